@@ -1,0 +1,45 @@
+"""Semi-supervised YOLOv8 with a background penalty, for MMDetection and MMYOLO.
+
+Importing the package (``custom_imports=dict(imports=['mmyolo_bgpenalty'])``) registers its modules.
+"""
+
+from .compat import allow_checkpoint_types, check_versions
+from .version import __version__
+
+check_versions()
+allow_checkpoint_types()
+
+from .data import (  # noqa: E402
+    BgPenaltyDetDataPreprocessor,
+    LabeledUnlabeledBatchSampler,
+    LabeledUnlabeledDataset,
+    SemiDataPreprocessor,
+    SolarPanelDataset,
+    bg_penalty_collate,
+)
+from .heads import BgPenaltyYOLOv8Head  # noqa: E402
+from .hooks import BurnInMeanTeacherHook, LambdaBgSchedulerHook  # noqa: E402
+from .losses import background_penalty  # noqa: E402
+from .schedule import lambda_bg_at  # noqa: E402
+from .semi_detector import SemiYOLODetector  # noqa: E402
+from .transforms import RecordedLetterResize, RecordedMosaic, RecordedYOLOv5RandomAffine, Views  # noqa: E402
+
+__all__ = [
+    'BgPenaltyDetDataPreprocessor',
+    'BgPenaltyYOLOv8Head',
+    'BurnInMeanTeacherHook',
+    'LabeledUnlabeledBatchSampler',
+    'LabeledUnlabeledDataset',
+    'LambdaBgSchedulerHook',
+    'RecordedLetterResize',
+    'RecordedMosaic',
+    'RecordedYOLOv5RandomAffine',
+    'SemiDataPreprocessor',
+    'SemiYOLODetector',
+    'SolarPanelDataset',
+    'Views',
+    '__version__',
+    'background_penalty',
+    'bg_penalty_collate',
+    'lambda_bg_at',
+]

@@ -1,0 +1,67 @@
+"""The versions this plugin works with, and what torch may unpickle from MMEngine's checkpoints."""
+
+from importlib import import_module, metadata
+
+REQUIRED = {  # module: (lowest version, first version that does not work)
+    'torch': ('1.13', None),
+    'mmengine': ('0.10', '1.0'),
+    'mmcv': ('2.0.0', '2.1.0'),
+    'mmdet': ('3.0.0', '4.0.0'),
+    'mmyolo': ('0.6.0', '1.0'),
+}
+
+
+def _release(version: str):
+    """'2.13.0+cpu' -> (2, 13, 0)."""
+    numbers = []
+    for part in version.split('+')[0].split('.'):
+        digits = ''.join(c for c in part if c.isdigit())
+        if not part[:1].isdigit():
+            break
+        numbers.append(int(digits))
+    return tuple(numbers)
+
+
+def check_versions() -> None:
+    """Say in one error what is missing or of a wrong version.
+
+    Raises:
+        ImportError: lists every package at fault, with what was found and what is needed.
+    """
+    faults = []
+    for name, (lowest, limit) in REQUIRED.items():
+        wanted = f'{name} >= {lowest}' + (f', < {limit}' if limit else '')
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            faults.append(f'{wanted} is needed, and {name} is not installed')
+            continue
+        if _release(found) < _release(lowest) or (limit and _release(found) >= _release(limit)):
+            faults.append(f'{wanted} is needed, and {name} {found} is installed')
+    if not faults:
+        try:
+            import_module('mmcv.ops')
+        except ImportError as error:
+            faults.append(f'mmcv is installed without its compiled operators or for another torch ({error})')
+    if faults:
+        raise ImportError('mmyolo_bgpenalty cannot work here: ' + '; '.join(faults) + '. See README.md, "Install".')
+
+
+def allow_checkpoint_types() -> None:
+    """Let ``torch.load(weights_only=True)``, torch's default from 2.6 on, read MMEngine's own checkpoints.
+
+    MMEngine 0.10 stores its message hub in them: HistoryBuffer objects that hold NumPy arrays. Exactly these
+    types are allowed; whatever else a file may hold is still refused.
+    """
+    import numpy as np
+    import torch
+    from mmengine.logging import HistoryBuffer
+
+    if not hasattr(torch.serialization, 'add_safe_globals'):
+        return
+    multiarray = getattr(np, '_core', None) or np.core
+    multiarray = multiarray.multiarray
+    dtypes = [type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64', 'int32', 'bool')]
+    torch.serialization.add_safe_globals(
+        [HistoryBuffer, multiarray._reconstruct, multiarray.scalar, np.ndarray, np.dtype, *dtypes]
+    )

@@ -1,0 +1,197 @@
+"""Labeled and unlabeled images in one loader: dataset, batches and pre-processing."""
+
+import json
+import math
+import random
+from itertools import count, islice
+from typing import Iterator, List, Optional, Sequence
+
+import numpy as np
+from mmdet.models.data_preprocessors import MultiBranchDataPreprocessor
+from mmengine.dataset import ConcatDataset
+from mmengine.registry import FUNCTIONS
+from mmyolo.datasets import YOLOv5CocoDataset
+from mmyolo.datasets.utils import yolov5_collate
+from mmyolo.models.data_preprocessors import YOLOv5DetDataPreprocessor
+from mmyolo.registry import DATA_SAMPLERS, DATASETS, MODELS
+from torch.utils.data import Sampler
+
+from . import synthetic
+from .checks import one_of
+
+
+@DATASETS.register_module()
+class SolarPanelDataset(YOLOv5CocoDataset):
+    """The embedded set of :mod:`~mmyolo_bgpenalty.synthetic`, made in ``data_root`` on first use."""
+
+    METAINFO = dict(classes=synthetic.CLASSES)
+
+    def load_data_list(self) -> List[dict]:
+        synthetic.generate(self.data_root)
+        return super().load_data_list()
+
+
+class SeededIndex(int):
+    """An index into a dataset that carries the seed of its sample's augmentation."""
+
+    def __new__(cls, index: int, seed: int):
+        self = super().__new__(cls, index)
+        self.seed = seed
+        return self
+
+    def __getnewargs__(self):
+        return int(self), self.seed
+
+
+@DATASETS.register_module()
+class LabeledUnlabeledDataset(ConcatDataset):
+    """ConcatDataset whose two members a child config reaches by name.
+
+    Under a :class:`SeededIndex` a sample is augmented from its own seed (Python's and NumPy's generators), so it
+    depends neither on the worker that loads it nor on what was loaded before: a resumed run sees the same.
+
+    Args:
+        labeled: config of the labeled images.
+        unlabeled: config of the unlabeled images; boxes it may have are not read by training.
+
+    Raises:
+        ValueError: one of the two is empty, or no labeled image has a box of the classes.
+    """
+
+    def __init__(self, labeled: dict, unlabeled: dict, **kwargs):
+        super().__init__([dict(member, lazy_init=True) for member in (labeled, unlabeled)], **kwargs)
+
+    def full_init(self) -> None:
+        for name, dataset in zip(('labeled', 'unlabeled'), self.datasets):
+            try:
+                dataset.full_init()
+            except ValueError as error:
+                # This is how MMEngine fails to serialise an empty list.
+                if 'concatenate' not in str(error):
+                    raise
+                raise ValueError(f'Expected images in the `{name}` set, but {dataset.ann_file} leaves none') from error
+        super().full_init()
+        labeled = self.datasets[0]
+        if not any(labeled.get_data_info(i)['instances'] for i in range(len(labeled))):
+            with open(labeled.ann_file) as file:
+                found = [category['name'] for category in json.load(file).get('categories', [])]
+            raise ValueError(
+                f'Expected boxes of the classes {list(labeled.metainfo["classes"])} in {labeled.ann_file}, but it '
+                f'has none; its categories are {found}'
+            )
+
+    def __getitem__(self, idx: int) -> dict:
+        if isinstance(idx, SeededIndex):
+            random.seed(idx.seed)
+            np.random.seed(idx.seed)
+        return super().__getitem__(idx)
+
+
+@DATA_SAMPLERS.register_module()
+class LabeledUnlabeledBatchSampler(Sampler):
+    """Batches of labeled images followed by unlabeled ones; an epoch is one pass over one of the sets.
+
+    Epoch and seed alone determine the order, which is the same whatever the number of processes: each takes
+    its share of every global batch. The set that ends first within an epoch is shuffled and begun again. As
+    a batch sampler it is given the loader's own ``batch_size``.
+
+    Args:
+        sampler: mmengine's DefaultSampler over a LabeledUnlabeledDataset; its seed, epoch, ``shuffle``,
+            rank and world size are used.
+        batch_size: images in a batch of one process, labeled and unlabeled.
+        source_ratio: labeled : unlabeled, two whole numbers > 0 whose sum divides ``batch_size``.
+        epoch_of: 'unlabeled' or 'labeled', the set of which an epoch is one pass (rounded up to whole batches).
+
+    Attributes:
+        labeled_only: number of batches from the start of training without their unlabeled part (burn-in).
+
+    Raises:
+        ValueError: an argument as described above is not met.
+    """
+
+    def __init__(self, sampler, batch_size: int, source_ratio: Sequence[int] = (1, 1), epoch_of: str = 'unlabeled'):
+        ratio = list(source_ratio)
+        if len(ratio) != 2 or not all(isinstance(n, int) and n > 0 for n in ratio):
+            raise ValueError(f'Expected `source_ratio` to be two whole numbers > 0, but got {source_ratio!r}')
+        if batch_size % sum(ratio):
+            raise ValueError(
+                f'Expected `batch_size` to be a multiple of {sum(ratio)}, the sum of `source_ratio` {ratio}, '
+                f'but got {batch_size}'
+            )
+        one_of('epoch_of', epoch_of, ('labeled', 'unlabeled'))
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.shares = [batch_size // sum(ratio) * n for n in ratio]
+        self.sizes = [len(dataset) for dataset in sampler.dataset.datasets]
+        source = ('labeled', 'unlabeled').index(epoch_of)
+        self._length = math.ceil(self.sizes[source] / (self.shares[source] * sampler.world_size))
+        self.labeled_only = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[List[int]]:
+        labeled, unlabeled = (self._indices(source) for source in (0, 1))
+        first = self.sampler.epoch * self._length
+        for batch in range(first, first + self._length):
+            # Both streams advance in burn-in too: the order does not depend on its length.
+            indices, rest = list(islice(labeled, self.shares[0])), list(islice(unlabeled, self.shares[1]))
+            yield indices if batch < self.labeled_only else indices + rest
+
+    def _indices(self, source: int) -> Iterator[int]:
+        """This process's share of the epoch's endless, reshuffled passes over one of the sets."""
+        sampler, size, offset = self.sampler, self.sizes[source], sum(self.sizes[:source])
+        rng = np.random.default_rng([sampler.seed, sampler.epoch, source])
+
+        def endless():
+            for _ in count():
+                yield from rng.permutation(size) if sampler.shuffle else range(size)
+
+        for place, index in islice(enumerate(endless()), sampler.rank, None, sampler.world_size):
+            seed = np.random.SeedSequence([sampler.seed, sampler.epoch, source, place]).generate_state(1)[0]
+            yield SeededIndex(offset + int(index), int(seed))
+
+
+@MODELS.register_module()
+class SemiDataPreprocessor(MultiBranchDataPreprocessor):
+    """MultiBranchDataPreprocessor for batches in which a branch may be missing (burn-in)."""
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        if training:
+            data = {
+                key: {branch: items for branch, items in branches.items() if any(item is not None for item in items)}
+                for key, branches in data.items()
+            }
+        return super().forward(data, training)
+
+
+@FUNCTIONS.register_module()
+def bg_penalty_collate(data_batch: Sequence[dict], use_ms_training: bool = False) -> dict:
+    """MMYOLO's yolov5_collate, with what tells background from padding and ignored objects: ``regions``."""
+    collated = yolov5_collate(data_batch, use_ms_training)
+    keys = ('homography_matrix', 'mosaic_tiles', 'ori_shape', 'img_shape')
+    collated['data_samples']['regions'] = [
+        dict(
+            {key: sample.metainfo[key] for key in keys if key in sample.metainfo},
+            ignored_bboxes=sample.ignored_instances.bboxes.tensor,
+        )
+        for sample in (item['data_samples'] for item in data_batch)
+    ]
+    return collated
+
+
+@MODELS.register_module()
+class BgPenaltyDetDataPreprocessor(YOLOv5DetDataPreprocessor):
+    """YOLOv5DetDataPreprocessor that hands the ``regions`` of :func:`bg_penalty_collate` to the head."""
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        regions: Optional[List[dict]] = None
+        if training:
+            samples = dict(data['data_samples'])
+            regions = samples.pop('regions', None)
+            data = dict(data, data_samples=samples)
+        data = super().forward(data, training)
+        if regions is not None:
+            metas = data['data_samples']['img_metas']
+            data['data_samples']['img_metas'] = [{**region, **meta} for region, meta in zip(regions, metas)]
+        return data

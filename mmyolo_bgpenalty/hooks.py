@@ -1,0 +1,191 @@
+"""Hooks that read progress, set λ_bg or the teacher's share, and log."""
+
+import math
+from typing import List, Optional
+
+import torch
+from mmdet.engine.hooks import MeanTeacherHook
+from mmengine.hooks import Hook, LoggerHook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from mmyolo.registry import HOOKS
+from torch import nn
+
+from .checks import non_negative, one_of
+from .data import LabeledUnlabeledBatchSampler
+from .heads import BgPenaltyYOLOv8Head
+from .overrides import HOOK_SETTINGS, hook_arguments, settings_in
+from .schedule import SCHEDULES, lambda_bg_at, ramp
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model
+
+
+@HOOKS.register_module()
+class LambdaBgSchedulerHook(Hook):
+    """Steers λ_bg of every head that the optimizer trains by :func:`~mmyolo_bgpenalty.schedule.lambda_bg_at`.
+
+    Settings at the top level of the config (``lambda_bg``, ``lambda_bg_warmup``, ``lambda_bg_schedule``,
+    ``burn_in``, ``use_focal_bg``; see :mod:`~mmyolo_bgpenalty.overrides`) take the place of the arguments, so
+    ``--cfg-options lambda_bg=1.5`` works with any ``tools/train.py``. Burn-in is stated here alone:
+    :class:`BurnInMeanTeacherHook` follows it.
+
+    Logs ``semi/lambda_bg`` at every iteration and, when LoggerHook prints, ``loss/bg_penalty_mean`` and
+    ``loss/bg_penalty_max`` (the head's statistics), to the message hub and so to every visualizer backend.
+
+    Args:
+        lambda_bg: maximum of λ, >= 0.
+        burn_in: epochs (iterations) with λ = 0.
+        warmup: epochs (iterations) from there to the maximum.
+        schedule: 'constant', 'linear', 'step' or 'cosine'.
+        by_epoch: count progress in epochs (of the train loader, in either train loop), not in iterations.
+
+    Raises:
+        ValueError: an argument out of range; a setting stated twice or misspelt; no head to steer.
+    """
+
+    def __init__(
+        self,
+        lambda_bg: float = 1.0,
+        burn_in: float = 5,
+        warmup: float = 5,
+        schedule: str = 'linear',
+        by_epoch: bool = True,
+    ):
+        self.plan = dict(lambda_bg=lambda_bg, burn_in=burn_in, warmup=warmup, schedule=schedule)
+        self.by_epoch = by_epoch
+        lambda_bg_at(0, **self.plan)
+        self._heads: List[BgPenaltyYOLOv8Head] = []
+
+    @property
+    def burn_in(self) -> float:
+        """Length of burn-in, in epochs or iterations as ``by_epoch`` says."""
+        return self.plan['burn_in']
+
+    def progress(self, runner: Runner, batch_idx: int) -> float:
+        """Epochs or iterations done before this batch. IterBasedTrainLoop stays in epoch 0 and counts on."""
+        return runner.epoch + batch_idx / len(runner.train_dataloader) if self.by_epoch else runner.iter
+
+    def burn_in_batches(self, runner: Runner) -> int:
+        """Number of batches with progress < burn_in."""
+        return math.ceil(self.burn_in * len(runner.train_dataloader) if self.by_epoch else self.burn_in)
+
+    def before_run(self, runner: Runner) -> None:
+        settings = settings_in(runner.cfg)
+        given = hook_arguments(runner.cfg)
+        for name, argument in HOOK_SETTINGS.items():
+            if name in settings:
+                if argument in given and given[argument] != settings[name]:
+                    raise ValueError(
+                        f'`{name}` is stated twice: {settings[name]!r} at the top level of the config and '
+                        f'{given[argument]!r} as `{argument}` of LambdaBgSchedulerHook; remove one'
+                    )
+                self.plan[argument] = settings[name]
+        lambda_bg_at(0, **self.plan)
+        self._heads = self._find_heads(runner.model)
+        if 'use_focal_bg' in settings:
+            for head in self._heads:
+                head.bg_penalty.focal = settings['use_focal_bg']
+
+    def before_train(self, runner: Runner) -> None:
+        if not self._heads:
+            raise ValueError(
+                'LambdaBgSchedulerHook found no BgPenaltyYOLOv8Head to steer in the model: '
+                "set `type='BgPenaltyYOLOv8Head'` in its `bbox_head`, or remove the hook"
+            )
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None) -> None:
+        value = lambda_bg_at(self.progress(runner, batch_idx), **self.plan)
+        for head in self._heads:
+            head.lambda_bg = value
+        runner.message_hub.update_scalar('train/semi/lambda_bg', value)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 10)
+        if not self.every_n_inner_iters(batch_idx, interval):
+            return
+        stats = self._heads[0].get_bg_penalty_stats()
+        for name in ('mean', 'max'):
+            key = f'train/loss/bg_penalty_{name}'
+            # LogProcessor averages what has "loss" in its name: leave it only the latest value.
+            runner.message_hub.log_scalars.pop(key, None)
+            runner.message_hub.update_scalar(key, stats[name])
+
+    @staticmethod
+    def _find_heads(model: nn.Module) -> List[BgPenaltyYOLOv8Head]:
+        model = _unwrapped(model)
+        trained = getattr(model, 'student', model)
+        return [module for module in trained.modules() if isinstance(module, BgPenaltyYOLOv8Head)]
+
+
+@HOOKS.register_module()
+class BurnInMeanTeacherHook(MeanTeacherHook):
+    """MeanTeacherHook with burn-in, and with the buffers averaged as the parameters are.
+
+    During burn-in, which LambdaBgSchedulerHook states, the teacher is the student's copy and is not run; from
+    then on teacher = (1 − momentum) · teacher + momentum · student after every iteration, and the unlabeled
+    images' share ``unsup_ramp`` of the detector rises from 0 to 1. All of it follows from progress, so a
+    resumed run neither misses nor repeats the hand-over.
+
+    Args:
+        momentum: the student's share, in (0, 1).
+        interval: iterations between updates after burn-in.
+        unsup_warmup: epochs (iterations, as LambdaBgSchedulerHook counts) of the rise.
+        unsup_schedule: 'constant', 'linear', 'step' or 'cosine'.
+
+    Raises:
+        ValueError: an argument out of range; no student and teacher in the model; no LambdaBgSchedulerHook.
+    """
+
+    def __init__(
+        self,
+        momentum: float = 0.002,
+        interval: int = 1,
+        unsup_warmup: float = 1,
+        unsup_schedule: str = 'linear',
+    ):
+        if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 < momentum < 1:
+            raise ValueError(f'Expected `momentum` to be a number in (0, 1), but got {momentum!r}')
+        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
+            raise ValueError(f'Expected `interval` to be a whole number >= 1, but got {interval!r}')
+        super().__init__(momentum=momentum, interval=interval, skip_buffer=False)
+        self.unsup_warmup = non_negative('unsup_warmup', unsup_warmup)
+        self.unsup_schedule = one_of('unsup_schedule', unsup_schedule, SCHEDULES)
+
+    def before_train(self, runner: Runner) -> None:
+        model = _unwrapped(runner.model)
+        if not (hasattr(model, 'student') and hasattr(model, 'teacher')):
+            raise ValueError(
+                f'BurnInMeanTeacherHook expects a model with a student and a teacher, but got {type(model).__name__}'
+            )
+        self._plan = next((hook for hook in runner.hooks if isinstance(hook, LambdaBgSchedulerHook)), None)
+        if self._plan is None:
+            raise ValueError(
+                'BurnInMeanTeacherHook takes burn-in from LambdaBgSchedulerHook, which is not among the hooks: '
+                'add it (with lambda_bg=0 if no penalty is wanted)'
+            )
+        batches = getattr(runner.train_dataloader, 'batch_sampler', None)
+        if isinstance(batches, LabeledUnlabeledBatchSampler):
+            batches.labeled_only = self._plan.burn_in_batches(runner)
+        if runner.iter == 0:
+            self.momentum_update(model, 1)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None) -> None:
+        elapsed = self._plan.progress(runner, batch_idx) - self._plan.burn_in
+        _unwrapped(runner.model).unsup_ramp = ramp(elapsed, self.unsup_warmup, self.unsup_schedule)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        if self._plan.progress(runner, batch_idx) < self._plan.burn_in:
+            self.momentum_update(_unwrapped(runner.model), 1)
+        else:
+            super().after_train_iter(runner, batch_idx, data_batch, outputs)
+
+    @torch.no_grad()
+    def momentum_update(self, model: nn.Module, momentum: float) -> None:
+        """Average parameters and floating buffers; copy counters."""
+        for teacher, student in zip(model.teacher.state_dict().values(), model.student.state_dict().values()):
+            if teacher.is_floating_point():
+                teacher.lerp_(student, momentum)
+            else:
+                teacher.copy_(student)

@@ -1,0 +1,93 @@
+"""Settings at the top level of a config, and overrides that would change nothing. Pure Python.
+
+MMEngine merges ``--cfg-options`` after a config's variables have been used, so ``max_epochs=3`` there changes
+a variable that nobody reads any more. The names in ``SETTINGS`` are read when training starts instead.
+"""
+
+from difflib import get_close_matches
+from typing import Iterable, Iterator, Mapping, Optional, Tuple
+
+# Top-level name -> argument of LambdaBgSchedulerHook; use_focal_bg is `focal` in the head's `bg_penalty`.
+HOOK_SETTINGS = dict(lambda_bg='lambda_bg', lambda_bg_warmup='warmup', lambda_bg_schedule='schedule', burn_in='burn_in')
+SETTINGS = (*HOOK_SETTINGS, 'use_focal_bg')
+
+
+def settings_in(cfg: Mapping) -> dict:
+    """The settings that a config states at its top level.
+
+    Raises:
+        ValueError: a top-level name that looks like a misspelt setting.
+    """
+    for name in cfg:
+        if name not in SETTINGS:
+            meant = get_close_matches(name, SETTINGS, n=1, cutoff=0.75)
+            if meant:
+                raise ValueError(f'`{name}` in the config would change nothing; is `{meant[0]}` meant?')
+    return {name: cfg[name] for name in SETTINGS if cfg.get(name) is not None}
+
+
+def check_overrides(cfg: Mapping, options: Iterable[str], runner_arguments: Iterable[str]) -> None:
+    """Refuse ``--cfg-options`` that would change nothing.
+
+    Args:
+        cfg: the config before the overrides are merged.
+        options: the dotted names overridden, such as ``train_cfg.max_epochs``.
+        runner_arguments: the top-level names that MMEngine's Runner reads.
+
+    Raises:
+        ValueError: names the override and what may be meant.
+    """
+    live = {*runner_arguments, *SETTINGS}
+    for option in options:
+        top, _, rest = option.partition('.')
+        if top not in live:
+            raise ValueError(f'--cfg-options {option}: {_why_dead(cfg, top, live)}')
+        if top in SETTINGS and not any(_hooks(cfg)):
+            raise ValueError(f'--cfg-options {option} would change nothing: no LambdaBgSchedulerHook in the config')
+        meant = _misspelt(cfg, option.split('.')) if rest else None
+        if meant:
+            raise ValueError(f'--cfg-options {option}: no such entry in the config; is `{meant}` meant?')
+
+
+def hook_arguments(cfg: Mapping) -> dict:
+    """What the config gives to its LambdaBgSchedulerHook, ``type`` left out."""
+    return {key: value for hook in _hooks(cfg) for key, value in hook.items() if key != 'type'}
+
+
+def _hooks(cfg: Mapping) -> Iterator[Mapping]:
+    hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]
+    return (h for h in hooks if isinstance(h, Mapping) and str(h.get('type')).endswith('LambdaBgSchedulerHook'))
+
+
+def _why_dead(cfg: Mapping, name: str, live: Iterable[str]) -> str:
+    paths = [path for path, _ in _leaves(cfg) if path.rpartition('.')[2] == name and path != name]
+    if name in cfg:
+        hint = f'; override {" or ".join(paths[:3])}' if paths else ''
+        return f'`{name}` is a variable of the config whose value is in use already, so this would change nothing{hint}'
+    meant = get_close_matches(name, live, n=1, cutoff=0.6)
+    hint = f'; is {" or ".join(paths[:3])} meant?' if paths else f'; is `{meant[0]}` meant?' if meant else ''
+    return f'nothing reads `{name}`, so this would change nothing{hint}'
+
+
+def _misspelt(cfg, keys) -> Optional[str]:
+    """The dotted name meant, where a key is new to its dict but much like one that is there."""
+    node = cfg
+    for depth, key in enumerate(keys):
+        if isinstance(node, (list, tuple)):
+            node = node[int(key)] if key.isdigit() and int(key) < len(node) else None
+        elif isinstance(node, Mapping) and key not in node:
+            meant = get_close_matches(key, map(str, node), n=1, cutoff=0.8)
+            return '.'.join([*keys[:depth], meant[0], *keys[depth + 1 :]]) if meant else None
+        else:
+            node = node[key] if isinstance(node, Mapping) else None
+        if node is None:
+            return None
+    return None
+
+
+def _leaves(node, path: str = '') -> Iterator[Tuple[str, object]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _leaves(value, f'{path}.{key}' if path else str(key))
+    else:
+        yield path, node

@@ -1,0 +1,54 @@
+"""λ_bg and the weight of the unlabeled images as functions of progress. Pure Python.
+
+Progress is a number of epochs (or iterations) since the start of training, fractions included; burn-in and
+ramps are in the same unit. Nothing is remembered, so a resumed run is on schedule by construction.
+"""
+
+import math
+
+from .checks import non_negative, one_of
+
+SCHEDULES = ('constant', 'linear', 'step', 'cosine')
+
+
+def ramp(elapsed: float, length: float, schedule: str) -> float:
+    """Share of the maximum reached ``elapsed`` after the ramp began.
+
+    With x = min(1, elapsed / length), 0 before the ramp begins and 1 at once where ``length`` is 0:
+    constant 1, linear x, cosine (1 − cos πx) / 2, step the linear value of ⌊elapsed⌋.
+
+    Returns:
+        Python float in [0, 1].
+    """
+    if elapsed < 0:
+        return 0.0
+    if schedule == 'constant' or length == 0:
+        return 1.0
+    if schedule == 'step':
+        elapsed = math.floor(elapsed)
+    share = min(1.0, elapsed / length)
+    return (1 - math.cos(math.pi * share)) / 2 if schedule == 'cosine' else float(share)
+
+
+def lambda_bg_at(progress: float, *, lambda_bg: float, burn_in: float, warmup: float, schedule: str) -> float:
+    """λ_bg at ``progress``: 0 while progress < burn_in, then ``lambda_bg`` times :func:`ramp`.
+
+    Args:
+        progress: epochs or iterations since the start of training.
+        lambda_bg: maximum, >= 0.
+        burn_in: length of burn-in, >= 0, in the unit of ``progress``.
+        warmup: length of the ramp after burn-in, >= 0.
+        schedule: 'constant', 'linear', 'step' or 'cosine'.
+
+    Returns:
+        Python float in [0, lambda_bg].
+
+    Raises:
+        ValueError: a number is negative, not finite or no number, or ``schedule`` is unknown.
+    """
+    lambda_bg, burn_in, warmup = (
+        non_negative(name, value)
+        for name, value in (('lambda_bg', lambda_bg), ('burn_in', burn_in), ('warmup', warmup))
+    )
+    one_of('schedule', schedule, SCHEDULES)
+    return lambda_bg * ramp(progress - burn_in, warmup, schedule)

@@ -1,0 +1,146 @@
+"""A student and its EMA teacher, for YOLOv8."""
+
+import copy
+from typing import Dict, List, Tuple
+
+import torch
+from mmdet.models.detectors import SemiBaseDetector
+from mmdet.models.utils import filter_gt_instances, rename_loss_dict, reweight_loss_dict
+from mmengine.config import ConfigDict
+from mmyolo.registry import MODELS
+from torch import Tensor
+
+from .checks import non_negative
+from .geometry import project_boxes
+
+# One label a box, so no class-agnostic NMS is left to choose between two; never the evaluation's config.
+PSEUDO_TEST_CFG = dict(
+    multi_label=False,
+    score_thr=0.4,
+    nms_pre=1000,
+    nms=dict(type='nms', iou_threshold=0.6, class_agnostic=True),
+    max_per_img=300,
+)
+
+
+@MODELS.register_module()
+class SemiYOLODetector(SemiBaseDetector):
+    r"""SoftTeacher-style training of a YOLO detector with decoupled, anchor-free predictions (YOLOv8).
+
+    The teacher labels the weak view of each unlabeled image; its boxes are projected into the strong view,
+    from which the student learns them. Losses are
+
+    .. math:: L = w_{sup} L_{sup} + r \cdot w_{unsup} \cdot \min(1, n / B) \cdot L_{unsup}
+
+    where r in [0, 1] is ``unsup_ramp``, steered by :class:`~mmyolo_bgpenalty.hooks.BurnInMeanTeacherHook` (0 in
+    burn-in: no teacher is run), and n is the number of pseudo-boxes in a batch of B images. YOLOv8 divides
+    its losses by the assigned scores, which are few where pseudo-boxes are; with n / B a single box in many
+    images weighs as one box, and none weighs nothing.
+
+    Args:
+        detector: config of the student and of the teacher.
+        semi_train_cfg: ``sup_weight`` (1.0), ``unsup_weight`` (1.0), ``min_pseudo_bbox_wh`` ((1e-2, 1e-2),
+            pixels), and ``pseudo_test_cfg``, how the teacher's predictions become labels (entries replace
+            those of ``PSEUDO_TEST_CFG``).
+        semi_test_cfg: ``predict_on``, 'teacher' or 'student'.
+
+    Raises:
+        ValueError: an unknown key of ``semi_train_cfg``, or a weight that is no number >= 0.
+    """
+
+    TRAIN_CFG = dict(sup_weight=1.0, unsup_weight=1.0, min_pseudo_bbox_wh=(1e-2, 1e-2), freeze_teacher=True)
+
+    def __init__(self, detector, semi_train_cfg=None, semi_test_cfg=None, data_preprocessor=None, init_cfg=None):
+        given = dict(semi_train_cfg or {})
+        pseudo = dict(given.pop('pseudo_test_cfg', {}))
+        _refuse_unknown('semi_train_cfg', given, [*self.TRAIN_CFG, 'pseudo_test_cfg'])
+        _refuse_unknown('semi_train_cfg.pseudo_test_cfg', pseudo, PSEUDO_TEST_CFG)
+        train_cfg = ConfigDict({**self.TRAIN_CFG, **given})
+        for name in ('sup_weight', 'unsup_weight'):
+            non_negative(f'semi_train_cfg.{name}', train_cfg[name])
+        super().__init__(
+            detector=detector,
+            semi_train_cfg=train_cfg,
+            semi_test_cfg=semi_test_cfg or ConfigDict(predict_on='teacher'),
+            data_preprocessor=data_preprocessor,
+            init_cfg=init_cfg,
+        )
+        self.pseudo_test_cfg = ConfigDict({**PSEUDO_TEST_CFG, **pseudo})
+        self.unsup_ramp = 1.0
+
+    def train(self, mode: bool = True):
+        """The teacher stays in eval mode: its BN statistics are the student's average, not its own."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def loss(self, multi_batch_inputs: Dict[str, Tensor], multi_batch_data_samples: dict) -> dict:
+        """Losses ``sup_*`` and, after burn-in, ``unsup_*``; ``semi/pseudo_boxes`` (an image) and
+        ``semi/unsup_weight`` are for the log and no losses."""
+        if self.unsup_ramp > 0:
+            return super().loss(multi_batch_inputs, multi_batch_data_samples)
+        losses = self.loss_by_gt_instances(multi_batch_inputs['sup'], multi_batch_data_samples['sup'])
+        return self._with_statistics(losses, weight=0.0, boxes=0.0)
+
+    @torch.no_grad()
+    def get_pseudo_instances(self, batch_inputs: Tensor, batch_data_samples: list) -> Tuple[list, dict]:
+        """Label the weak views. The boxes stay in their pixels."""
+        self.teacher.eval()
+        outs = self.teacher.bbox_head(self.teacher.extract_feat(batch_inputs))
+        # The head clamps to `ori_shape` and divides by `scale_factor`: here both are the view's own.
+        meta = dict(ori_shape=tuple(batch_inputs.shape[-2:]), scale_factor=(1.0, 1.0))
+        results = self.teacher.bbox_head.predict_by_feat(
+            *outs, batch_img_metas=[meta] * len(batch_inputs), cfg=self.pseudo_test_cfg, rescale=False
+        )
+        for sample, instances in zip(batch_data_samples, results):
+            sample.gt_instances = instances
+        return batch_data_samples, {}
+
+    def project_pseudo_instances(self, batch_pseudo_instances: list, batch_data_samples: list) -> list:
+        """Take the boxes from the weak views' pixels to the strong views'."""
+        for weak, strong in zip(batch_pseudo_instances, batch_data_samples):
+            instances = copy.copy(weak.gt_instances)
+            instances.bboxes = project_boxes(
+                instances.bboxes, _between(weak, strong).to(instances.bboxes.device), strong.img_shape[:2]
+            )
+            strong.gt_instances = instances
+        return filter_gt_instances(batch_data_samples, wh_thr=self.semi_train_cfg.min_pseudo_bbox_wh)
+
+    def loss_by_pseudo_instances(self, batch_inputs: Tensor, batch_data_samples: list, batch_info=None) -> dict:
+        """As the student's loss, weighted by ramp, ``unsup_weight`` and the number of pseudo-boxes."""
+        losses = self.student.loss(batch_inputs, batch_data_samples)
+        boxes = sum(len(sample.gt_instances) for sample in batch_data_samples) / len(batch_data_samples)
+        weight = self.unsup_ramp * self.semi_train_cfg.unsup_weight
+        if boxes:
+            losses = reweight_loss_dict(losses, weight * min(1.0, boxes))
+        else:
+            # Not multiplied by 0, which would keep a NaN.
+            losses = {name: torch.zeros_like(loss) for name, loss in losses.items()}
+        return self._with_statistics(rename_loss_dict('unsup_', losses), weight=weight, boxes=boxes)
+
+    def _with_statistics(self, losses: dict, *, weight: float, boxes: float) -> dict:
+        device = next(self.student.parameters()).device
+        losses['semi/unsup_weight'] = torch.tensor(weight, device=device)
+        losses['semi/pseudo_boxes'] = torch.tensor(boxes, device=device)
+        return losses
+
+
+def _between(weak, strong) -> Tensor:
+    """Homography from the weak view's pixels to the strong view's, (3, 3), fp32, composed in fp64."""
+    matrices = []
+    for name, sample in (('weak', weak), ('strong', strong)):
+        matrix = sample.metainfo.get('homography_matrix')
+        if matrix is None:
+            raise ValueError(
+                f'Expected `homography_matrix` in the meta of the {name} view of {sample.metainfo.get("img_path")}, '
+                f'but got only {sorted(sample.metainfo)}: add it to the `meta_keys` of PackDetInputs and resize '
+                'by a transform that records its geometry (RecordedLetterResize)'
+            )
+        matrices.append(torch.as_tensor(matrix, dtype=torch.float64))
+    return (matrices[1] @ torch.linalg.inv(matrices[0])).float()
+
+
+def _refuse_unknown(where: str, given: dict, known: List[str]) -> None:
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise ValueError(f'Expected the keys of `{where}` among {", ".join(known)}, but got {unknown}')

@@ -1,0 +1,184 @@
+import pickle
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from mmdet.registry import DATASETS, MODELS
+from mmengine.dataset import DefaultSampler, pseudo_collate
+from mmengine.registry import init_default_scope
+from tiny import CLASSES, SEMI, data_options, make_images, make_set
+from mmengine.config import Config
+
+from mmyolo_bgpenalty import LabeledUnlabeledBatchSampler
+from mmyolo_bgpenalty.data import SeededIndex
+
+
+def batches(labeled, unlabeled, *, epoch=0, rank=0, world_size=1, shuffle=True, seed=3, **kwargs):
+    dataset = SimpleNamespace(datasets=[range(labeled), range(unlabeled)])
+    sampler = SimpleNamespace(
+        dataset=dataset, seed=seed, epoch=epoch, rank=rank, world_size=world_size, shuffle=shuffle
+    )
+    return LabeledUnlabeledBatchSampler(sampler, **{'batch_size': 4, **kwargs})
+
+
+@given(labeled=st.integers(1, 9), unlabeled=st.integers(1, 30), world_size=st.integers(1, 3), epoch=st.integers(0, 3))
+def test_an_epoch_is_one_pass_over_the_unlabeled_set(labeled, unlabeled, world_size, epoch):
+    ranks = [
+        list(batches(labeled, unlabeled, epoch=epoch, rank=rank, world_size=world_size)) for rank in range(world_size)
+    ]
+    per_global_batch = 2 * world_size
+    assert {len(rank) for rank in ranks} == {-(-unlabeled // per_global_batch)}
+    for rank in ranks:
+        for batch in rank:
+            assert [index < labeled for index in batch] == [True, True, False, False]
+    seen = [index - labeled for rank in ranks for batch in rank for index in batch[2:]]
+    assert set(seen) == set(range(unlabeled))
+    # Only what rounding up to whole batches needs is seen again.
+    assert len(seen) - unlabeled < per_global_batch
+
+
+@given(world_size=st.integers(1, 4))
+def test_the_global_batch_does_not_depend_on_the_number_of_processes(world_size):
+    def in_order(number, batch_size):
+        per_rank = [list(batches(50, 96, rank=r, world_size=number, batch_size=batch_size)) for r in range(number)]
+        half = batch_size // 2
+        order = []
+        for step in zip(*per_rank):
+            for part in (slice(0, half), slice(half, None)):
+                # Ranks take turns.
+                order += [i for group in zip(*[batch[part] for batch in step]) for i in group]
+        return [(int(i), i.seed) for i in order]
+
+    assert in_order(world_size, 24 // world_size // 2 * 2) == in_order(1, 24 // world_size // 2 * 2 * world_size)
+
+
+def test_epoch_of_the_labeled_set():
+    sampler = batches(10, 100, epoch_of='labeled')
+    assert len(sampler) == 5
+    assert {index for batch in sampler for index in batch[:2]} == set(range(10))
+
+
+def test_epochs_differ_and_a_resumed_epoch_is_the_same():
+    first, again, second = (list(batches(7, 20, epoch=epoch)) for epoch in (0, 0, 1))
+    assert first == again and first != second
+    assert [[i.seed for i in b] for b in first] == [[i.seed for i in b] for b in again]
+    seeds = [i.seed for b in first + second for i in b]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_burn_in_leaves_out_the_unlabeled_part_and_keeps_the_order():
+    plain, burn_in = batches(6, 20, epoch=1), batches(6, 20, epoch=1)
+    burn_in.labeled_only = len(plain) + 3
+    for number, (whole, batch) in enumerate(zip(plain, burn_in)):
+        assert batch == (whole[:2] if number < 3 else whole)
+
+
+def test_trap_14_batch_size_comes_from_the_loader(tmp_path):
+    cfg = Config.fromfile(SEMI)
+    assert 'batch_size' not in cfg.train_dataloader.batch_sampler
+    assert cfg.train_dataloader.sampler.type == 'DefaultSampler'
+
+
+@pytest.mark.parametrize(
+    'bad, message',
+    [
+        (dict(batch_size=5), '`batch_size` to be a multiple of 2.*got 5'),
+        (dict(source_ratio=[1]), '`source_ratio`.*got'),
+        (dict(source_ratio=[1, 0]), '`source_ratio`.*got'),
+        (dict(epoch_of='all'), "`epoch_of`.*got 'all'"),
+    ],
+)
+def test_bad_batches_are_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
+        batches(4, 8, **bad)
+
+
+def test_seeded_index_survives_the_way_to_a_worker():
+    index = pickle.loads(pickle.dumps(SeededIndex(7, 123)))
+    assert index == 7 and index.seed == 123
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return make_set(tmp_path_factory.mktemp('set'))
+
+
+@pytest.fixture
+def cfg(data):
+    init_default_scope('mmyolo')
+    cfg = Config.fromfile(SEMI)
+    cfg.merge_from_dict(data_options(data))
+    return cfg
+
+
+def test_a_sample_depends_on_its_seed_alone(cfg):
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    np.random.seed(0)
+    first = [dataset[SeededIndex(i, 11)]['inputs'] for i in (0, 8)]
+    dataset[3]
+    again = [dataset[SeededIndex(i, 11)]['inputs'] for i in (0, 8)]
+    other = dataset[SeededIndex(0, 12)]['inputs']
+    assert torch.equal(first[0]['sup'], again[0]['sup'])
+    assert torch.equal(first[1]['unsup_student'], again[1]['unsup_student'])
+    assert not torch.equal(first[0]['sup'], other['sup'])
+
+
+def test_training_does_not_read_the_boxes_of_unlabeled_images(cfg):
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    assert dataset.datasets[1].get_data_info(0)['instances']
+    samples = dataset[len(dataset.datasets[0])]['data_samples']
+    assert samples['sup'] is None
+    for branch in ('unsup_teacher', 'unsup_student'):
+        assert len(samples[branch].gt_instances) == 0
+
+
+@pytest.mark.parametrize('name', ['labeled', 'unlabeled'])
+def test_an_empty_set_is_named(cfg, tmp_path, name):
+    make_images(tmp_path, 'nothing', 0, 0)
+    cfg.merge_from_dict(
+        {f'train_dataloader.dataset.{name}.data_root': '', f'train_dataloader.dataset.{name}.ann_file': f'{tmp_path}/nothing.json'}
+    )
+    with pytest.raises(ValueError, match=f'`{name}` set.*nothing.json'):
+        DATASETS.build(cfg.train_dataloader.dataset)
+
+
+def test_labels_of_other_classes_are_named(cfg):
+    for name in ('labeled', 'unlabeled'):
+        cfg.train_dataloader.dataset[name].metainfo.classes = ('cat', 'dog', 'cow')
+    with pytest.raises(ValueError, match="'cat'.*labeled.json.*'square', 'disc', 'bar'"):
+        DATASETS.build(cfg.train_dataloader.dataset)
+
+
+def test_trap_12_branches_reach_the_model_whole(cfg):
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    preprocessor = MODELS.build(cfg.model.data_preprocessor)
+    mixed = preprocessor(pseudo_collate([dataset[i] for i in (0, 1, 6, 7)]), training=True)
+    assert {branch: tuple(x.shape) for branch, x in mixed['inputs'].items()} == dict.fromkeys(
+        ('sup', 'unsup_teacher', 'unsup_student'), (2, 3, 256, 320)
+    )
+    assert all(len(samples) == 2 for samples in mixed['data_samples'].values())
+    burn_in = preprocessor(pseudo_collate([dataset[i] for i in (0, 1)]), training=True)
+    assert list(burn_in['inputs']) == ['sup']
+
+
+def test_fast_path_hands_ignored_objects_and_padding_to_the_head(tmp_path):
+    init_default_scope('mmyolo')
+    make_images(tmp_path, 'crowd', 6, seed=5, crowd=True)
+    cfg = Config.fromfile(SEMI.parent / 'yolov8_bgpenalty.py')
+    loader = cfg.train_dataloader
+    options = dict(type='YOLOv5CocoDataset', data_root=f'{tmp_path}/', ann_file='crowd.json', metainfo=dict(classes=CLASSES))
+    loader.dataset.update(options)
+    dataset = DATASETS.build(loader.dataset)
+    from mmengine.registry import FUNCTIONS
+
+    batch = FUNCTIONS.get(loader.collate_fn.type)([dataset[i] for i in range(6)])
+    out = MODELS.build(cfg.model.data_preprocessor)(batch, training=True)
+    metas = out['data_samples']['img_metas']
+    assert out['inputs'].shape[0] == len(metas) == 6
+    assert sum(len(meta['ignored_bboxes']) for meta in metas) > 0
+    assert all(meta['homography_matrix'].shape == (3, 3) for meta in metas)
+    assert set(metas[0]) >= {'batch_input_shape', 'ori_shape'}
+    assert isinstance(loader.sampler, dict) and DefaultSampler.__name__ == loader.sampler.type

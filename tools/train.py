@@ -1,0 +1,85 @@
+"""Train a detector: MMDetection's tools/train.py, which also refuses overrides that would change nothing."""
+
+import argparse
+import inspect
+import os
+import os.path as osp
+import sys
+
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import Config, DictAction
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+# Top-level names that are read beside the Runner's own arguments.
+OTHER_NAMES = ('custom_imports', 'env_cfg', 'runner_type', 'work_dir')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Train a detector')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='where logs and checkpoints go (work_dirs/<name of the config>)')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='continue from this checkpoint, or without a value from the latest one in the work dir',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        help='override settings: lambda_bg=1.5 burn_in=3 train_cfg.max_epochs=40',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    # torch.distributed passes --local-rank
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """The config with everything the command line says of it.
+
+    Raises:
+        ValueError: an override that would change nothing.
+        FileNotFoundError: no such config or checkpoint.
+    """
+    from mmyolo_bgpenalty.overrides import check_overrides
+
+    cfg = Config.fromfile(args.config)
+    runner_arguments = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'}
+    check_overrides(cfg.to_dict(), args.cfg_options, {*runner_arguments, *OTHER_NAMES})
+    cfg.merge_from_dict(args.cfg_options)
+    cfg.launcher = args.launcher
+    name = osp.splitext(osp.basename(args.config))[0]
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or osp.join('work_dirs', name)
+    if args.amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.loss_scale = 'dynamic'
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    if cfg.get('load_from') and '://' not in cfg.load_from and not osp.isfile(cfg.load_from):
+        raise FileNotFoundError(f'no such checkpoint: {cfg.load_from}')
+    return cfg
+
+
+def main() -> int:
+    args = parse_args()
+    try:
+        cfg = load_config(args)
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        print(f'train.py: {error}', file=sys.stderr)
+        return 2
+    setup_cache_size_limit_of_dynamo()
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.train()
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
