@@ -1,0 +1,213 @@
+"""The hooks' arithmetic and refusals; tests/test_runs.py has them in real runs."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import head_cfg
+from mmengine.hooks import LoggerHook
+from mmengine.logging import MessageHub
+from mmyolo.registry import HOOKS, MODELS
+from test_schedule import GOLDEN
+from torch import nn
+
+from mmyolo_bgpenalty import BurnInMeanTeacherHook, LambdaBgSchedulerHook
+
+
+class Model(nn.Module):
+    def __init__(self, head):
+        super().__init__()
+        self.bbox_head = head
+
+
+class Semi(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.student = Model(MODELS.build(head_cfg('BgPenaltyYOLOv8Head')))
+        self.teacher = Model(MODELS.build(head_cfg('BgPenaltyYOLOv8Head')))
+
+
+def runner(model, *, hooks=(), cfg=None, epoch=0, iteration=0, batches=10):
+    return SimpleNamespace(
+        model=model,
+        hooks=list(hooks),
+        cfg=cfg or {},
+        epoch=epoch,
+        iter=iteration,
+        train_dataloader=range(batches),
+        message_hub=MessageHub.get_instance('test_hooks'),
+    )
+
+
+def plain_model():
+    return Model(MODELS.build(head_cfg('BgPenaltyYOLOv8Head')))
+
+
+@pytest.mark.parametrize('arguments, progress, expected', GOLDEN)
+@pytest.mark.parametrize('loop', ['epoch', 'iter', 'by_iteration'])
+def test_hook_follows_the_golden_table(arguments, progress, expected, loop):
+    """Trap 18: a fresh hook at any iteration; the same table as the function's."""
+    batches = 1000
+    hook = LambdaBgSchedulerHook(**arguments, by_epoch=loop != 'by_iteration')
+    place = progress if loop == 'by_iteration' else progress * batches
+    if place != int(place):
+        return pytest.fail(f'{progress} is no whole number of iterations') if loop != 'by_iteration' else None
+    place = int(place)
+    epoch, batch_idx = divmod(place, batches) if loop == 'epoch' else (0, place)
+    run = runner(plain_model(), epoch=epoch, iteration=place, batches=batches)
+    hook.before_run(run)
+    hook.before_train(run)
+    hook.before_train_iter(run, batch_idx)
+    assert run.model.bbox_head.lambda_bg == pytest.approx(expected, abs=1e-12)
+    assert run.message_hub.get_scalar('train/semi/lambda_bg').current() == run.model.bbox_head.lambda_bg
+
+
+def test_trap_19_the_hook_reaches_the_student_through_ddp(tmp_path):
+    from mmengine.model import MMDistributedDataParallel
+
+    torch.distributed.init_process_group('gloo', store=torch.distributed.FileStore(str(tmp_path / 'store'), 1), rank=0, world_size=1)
+    try:
+        model = MMDistributedDataParallel(Semi())
+        hook = LambdaBgSchedulerHook(burn_in=0, warmup=0)
+        run = runner(model)
+        hook.before_run(run)
+        hook.before_train(run)
+        model.module.student.bbox_head.lambda_bg = model.module.teacher.bbox_head.lambda_bg = 0.25
+        hook.before_train_iter(run, 0)
+        assert model.module.student.bbox_head.lambda_bg == 1.0
+        assert model.module.teacher.bbox_head.lambda_bg == 0.25
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_trap_19_no_head_is_an_error_before_training():
+    hook = LambdaBgSchedulerHook()
+    run = runner(Model(MODELS.build(head_cfg('YOLOv8Head'))))
+    hook.before_run(run)
+    with pytest.raises(ValueError, match='no BgPenaltyYOLOv8Head'):
+        hook.before_train(run)
+
+
+def test_settings_at_the_top_level_take_the_arguments_place():
+    cfg = dict(lambda_bg=1.5, lambda_bg_warmup=10, lambda_bg_schedule='cosine', use_focal_bg=True, burn_in=3)
+    hook = LambdaBgSchedulerHook()
+    run = runner(plain_model(), cfg=cfg)
+    hook.before_run(run)
+    assert hook.plan == dict(lambda_bg=1.5, warmup=10, schedule='cosine', burn_in=3)
+    assert run.model.bbox_head.bg_penalty.focal is True
+
+
+def test_a_setting_stated_twice_is_refused():
+    cfg = dict(lambda_bg=1.5, default_hooks=dict(lambda_bg=dict(type='LambdaBgSchedulerHook', lambda_bg=2.0)))
+    with pytest.raises(ValueError, match='`lambda_bg` is stated twice: 1.5 .* 2.0'):
+        LambdaBgSchedulerHook(lambda_bg=2.0).before_run(runner(plain_model(), cfg=cfg))
+
+
+@pytest.mark.parametrize(
+    'cfg, message',
+    [
+        (dict(lambda_bg=-1), '`lambda_bg`.*-1'),
+        (dict(lambda_bg_schedule='quadratic'), "`schedule`.*'quadratic'"),
+        (dict(lamda_bg=2.0), '`lamda_bg`.*`lambda_bg` meant'),
+        (dict(use_focal_bg='maybe'), "`focal`.*'maybe'"),
+    ],
+)
+def test_bad_settings_are_refused_before_training(cfg, message):
+    with pytest.raises(ValueError, match=message):
+        LambdaBgSchedulerHook().before_run(runner(plain_model(), cfg=cfg))
+
+
+@pytest.mark.parametrize('bad', [dict(lambda_bg=-1), dict(burn_in=float('nan')), dict(warmup='5'), dict(schedule='log')])
+def test_bad_arguments_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        HOOKS.build(dict(type='LambdaBgSchedulerHook', **bad))
+
+
+def test_statistics_are_logged_when_the_logger_prints():
+    hook, logger = LambdaBgSchedulerHook(), LoggerHook(interval=3)
+    model = plain_model()
+    asked = []
+    model.bbox_head.get_bg_penalty_stats = lambda: asked.append(1) or dict(mean=0.25, max=0.5, min=0.0, num=4)
+    run = runner(model, hooks=[logger])
+    hook.before_run(run)
+    for batch_idx in range(6):
+        hook.after_train_iter(run, batch_idx)
+    assert len(asked) == 2
+    assert run.message_hub.get_scalar('train/loss/bg_penalty_mean').mean(10) == 0.25
+    assert run.message_hub.get_scalar('train/loss/bg_penalty_max').current() == 0.5
+
+
+def teacher_hook(model, plan=None, **arguments):
+    plan = plan or LambdaBgSchedulerHook(burn_in=2)
+    hook = BurnInMeanTeacherHook(**arguments)
+    return hook, lambda **place: runner(model, hooks=[plan, hook], **place)
+
+
+def fill(module, value):
+    for tensor in module.state_dict().values():
+        tensor.fill_(value)
+
+
+def test_trap_2_momentum_is_the_students_share():
+    model = Semi()
+    fill(model.teacher, 0)
+    fill(model.student, 1)
+    BurnInMeanTeacherHook(momentum=0.001).momentum_update(model, 0.001)
+    for tensor in model.teacher.state_dict().values():
+        assert torch.allclose(tensor, torch.full_like(tensor, 0.001 if tensor.is_floating_point() else 1))
+
+
+def test_trap_1_buffers_are_copied_and_averaged():
+    model = Semi()
+    hook, at = teacher_hook(model, momentum=0.1)
+    hook.before_train(at())
+    for norm in (m for m in model.student.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_mean.fill_(3)
+    hook.after_train_iter(at(epoch=1, iteration=19), 9)
+    means = [m.running_mean for m in model.teacher.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert means and all((mean == 3).all() for mean in means)
+    for norm in (m for m in model.student.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_mean.fill_(4)
+    hook.after_train_iter(at(epoch=2, iteration=20), 0)
+    assert all(torch.allclose(mean, torch.full_like(mean, 3.1)) for mean in means)
+
+
+def test_trap_5_the_hand_over_is_not_repeated_on_resume():
+    model = Semi()
+    hook, at = teacher_hook(model, momentum=0.5)
+    fill(model.teacher, 0)
+    fill(model.student, 1)
+    place = at(epoch=2, iteration=25)
+    hook.before_train(place)
+    hook.before_train_iter(place, 5)
+    assert all((tensor == 0).all() for tensor in model.teacher.state_dict().values())
+    hook.after_train_iter(place, 5)
+    assert all(
+        (tensor == 0.5).all() for tensor in model.teacher.state_dict().values() if tensor.is_floating_point()
+    )
+
+
+def test_the_share_of_unlabeled_images_follows_burn_in():
+    model = Semi()
+    hook, at = teacher_hook(model, unsup_warmup=2)
+    hook.before_train(at())
+    shares = {}
+    for epoch, batch_idx in ((0, 0), (1, 9), (2, 0), (2, 5), (3, 0), (4, 0), (9, 0)):
+        hook.before_train_iter(at(epoch=epoch), batch_idx)
+        shares[epoch + batch_idx / 10] = model.unsup_ramp
+    assert shares == {0.0: 0, 1.9: 0, 2.0: 0, 2.5: 0.25, 3.0: 0.5, 4.0: 1, 9.0: 1}
+
+
+@pytest.mark.parametrize(
+    'bad', [dict(momentum=0), dict(momentum=1), dict(interval=0), dict(unsup_warmup=-1), dict(unsup_schedule='x')]
+)
+def test_bad_teacher_arguments_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        BurnInMeanTeacherHook(**bad)
+
+
+def test_what_the_teacher_hook_needs_is_named():
+    with pytest.raises(ValueError, match='a student and a teacher, but got Model'):
+        BurnInMeanTeacherHook().before_train(runner(plain_model()))
+    with pytest.raises(ValueError, match='LambdaBgSchedulerHook, which is not among the hooks'):
+        BurnInMeanTeacherHook().before_train(runner(Semi()))

@@ -1,0 +1,250 @@
+import numpy as np
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import bbox_project
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
+from mmyolo.registry import MODELS
+from tiny import SEMI, SMALL
+
+SHAPE = (64, 96)  # height, width
+
+
+def build(**semi_train_cfg):
+    init_default_scope('mmyolo')
+    cfg = Config.fromfile(SEMI)
+    cfg.merge_from_dict(SMALL)
+    cfg.model.semi_train_cfg.update(semi_train_cfg)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    return model.train()
+
+
+@pytest.fixture
+def model():
+    return build()
+
+
+def sample(homography=None, boxes=0):
+    data_sample = DetDataSample(
+        metainfo=dict(
+            img_path='a.png',
+            ori_shape=SHAPE,
+            img_shape=SHAPE,
+            batch_input_shape=SHAPE,
+            homography_matrix=np.eye(3, dtype=np.float32) if homography is None else homography,
+        )
+    )
+    data_sample.gt_instances = InstanceData(
+        bboxes=torch.tensor([[8.0, 8, 40, 40]] * boxes).reshape(-1, 4), labels=torch.zeros(boxes, dtype=torch.long)
+    )
+    data_sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4))
+    return data_sample
+
+
+def batch(images=4, boxes=1):
+    inputs = {branch: torch.rand(images, 3, *SHAPE) for branch in ('sup', 'unsup_teacher', 'unsup_student')}
+    return inputs, {branch: [sample(boxes=boxes) for _ in range(images)] for branch in inputs}
+
+
+def teacher_sees(model, boxes_per_image):
+    """Make the teacher find what the test wants."""
+
+    def predict_by_feat(*args, batch_img_metas, **kwargs):
+        found = []
+        for number in boxes_per_image:
+            boxes = torch.tensor([[10.0, 10, 50, 50]] * number).reshape(-1, 4)
+            found.append(InstanceData(bboxes=boxes, labels=torch.zeros(number, dtype=torch.long), scores=torch.ones(number)))
+        return found
+
+    model.teacher.bbox_head.predict_by_feat = predict_by_feat
+
+
+def total(losses):
+    return sum(value.sum() for name, value in losses.items() if 'loss' in name)
+
+
+def test_trap_3_labelling_leaves_the_teachers_buffers_alone(model):
+    model.train()
+    assert not model.teacher.training and model.student.training
+    before = {name: buffer.clone() for name, buffer in model.teacher.named_buffers()}
+    inputs, samples = batch()
+    model.teacher.train()
+    model.get_pseudo_instances(inputs['unsup_teacher'], samples['unsup_teacher'])
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.teacher.named_buffers())
+
+
+def test_burn_in_runs_no_teacher_and_needs_no_unlabeled_images(model):
+    model.unsup_ramp = 0.0
+    model.teacher.forward = model.teacher.extract_feat = None
+    inputs, samples = batch()
+    losses = model.loss({'sup': inputs['sup']}, {'sup': samples['sup']})
+    assert {name for name in losses if 'loss' in name} == {f'sup_loss_{n}' for n in ('cls', 'bbox', 'dfl', 'bg')}
+    assert losses['semi/unsup_weight'] == losses['semi/pseudo_boxes'] == 0
+
+
+def test_losses_after_burn_in(model):
+    teacher_sees(model, [2, 0, 1, 1])
+    losses = model.loss(*batch())
+    names = {f'{branch}_loss_{n}' for branch in ('sup', 'unsup') for n in ('cls', 'bbox', 'dfl', 'bg')}
+    assert {name for name in losses if 'loss' in name} == names
+    assert losses['semi/pseudo_boxes'] == 1.0 and losses['semi/unsup_weight'] == 1.0
+    total(losses).backward()
+    assert all(p.grad is None for p in model.teacher.parameters())
+    assert all(p.grad.isfinite().all() for p in model.student.parameters())
+
+
+def test_weights_scale_their_branch(model):
+    inputs, samples = batch()
+    teacher_sees(model, [1, 1, 1, 1])
+    plain = model.loss(inputs, samples)
+    model.unsup_ramp = 0.5
+    model.semi_train_cfg.unsup_weight = 0.5
+    scaled = model.loss(inputs, samples)
+    assert scaled['semi/unsup_weight'] == 0.25
+    # BN is in train mode: the same batch gives the same losses.
+    assert torch.allclose(scaled['unsup_loss_cls'], plain['unsup_loss_cls'] * 0.25)
+    assert torch.allclose(scaled['sup_loss_cls'], plain['sup_loss_cls'])
+
+
+def test_trap_24_one_pseudo_box_in_many_images_weighs_as_one_box(model):
+    """The unlabeled loss of a single box does not grow with the number of images it is looked for in."""
+    values, picture = [], torch.rand(1, 3, *SHAPE)
+    for images in (1, 4):
+        inputs, samples = batch(images)
+        inputs['unsup_student'] = picture.expand(images, -1, -1, -1).clone()
+        teacher_sees(model, [1] + [0] * (images - 1))
+        losses = model.loss(inputs, samples)
+        values.append({n: losses[f'unsup_loss_{n}'].item() for n in ('bbox', 'dfl', 'cls')})
+    assert values[1]['bbox'] == pytest.approx(values[0]['bbox'], rel=0.05)
+    assert values[1]['dfl'] == pytest.approx(values[0]['dfl'], rel=0.05)
+    # Four images hold four times the background; MMYOLO's scale would make it 16 times.
+    assert values[1]['cls'] < 4.5 * values[0]['cls']
+
+
+def test_no_pseudo_box_is_zero_even_where_the_loss_is_nan(model):
+    """Trap 25."""
+    teacher_sees(model, [0, 0, 0, 0])
+    inputs, samples = batch()
+    inputs['unsup_student'].fill_(float('nan'))
+    losses = model.loss(inputs, samples)
+    assert all(losses[f'unsup_loss_{n}'] == 0 for n in ('cls', 'bbox', 'dfl', 'bg'))
+    assert total(losses).isfinite()
+
+
+def test_trap_29_the_statistics_are_no_losses(model):
+    teacher_sees(model, [1, 1, 1, 1])
+    losses = model.loss(*batch())
+    parsed, logged = model.parse_losses(losses)
+    assert torch.allclose(parsed, total(losses))
+    assert logged['semi/pseudo_boxes'] == 1.0
+
+
+def test_traps_8_and_10_a_box_beyond_the_original_size_survives(model):
+    """A 32×32 image enlarged to 64×96: the teacher's boxes live in the view's pixels, and need no scale_factor."""
+    inputs, samples = batch(1)
+    samples['unsup_teacher'][0].set_metainfo(dict(ori_shape=(32, 32)))
+    seen = {}
+    original = model.teacher.bbox_head._bbox_post_process
+
+    def far_right(results, **kwargs):
+        results = original(results=results, **kwargs)
+        seen['cfg'] = kwargs['cfg']
+        return InstanceData(
+            bboxes=torch.tensor([[60.0, 10, 95, 60]]), labels=torch.zeros(1, dtype=torch.long), scores=torch.ones(1)
+        )
+
+    model.teacher.bbox_head._bbox_post_process = far_right
+    labeled, _ = model.get_pseudo_instances(inputs['unsup_teacher'], samples['unsup_teacher'])
+    assert labeled[0].gt_instances.bboxes.tolist() == [[60, 10, 95, 60]]
+    # Trap 30: not the evaluation's config.
+    assert seen['cfg'].multi_label is False and seen['cfg'].score_thr == 0.4
+    assert model.teacher.bbox_head.test_cfg.score_thr == 0.001
+
+
+def test_trap_30_one_label_a_box(model):
+    """Two classes score high on the same prior: the evaluation's config gives two boxes, the pseudo-label's one."""
+    head = model.teacher.bbox_head
+    shapes = [(8, 12), (4, 6), (2, 3)]
+    cls_scores = [torch.full((1, 3, *shape), -9.0) for shape in shapes]
+    bbox_preds = [torch.full((1, 4, *shape), 1.5) for shape in shapes]
+    cls_scores[0][0, :2, 4, 6] = torch.tensor([2.0, 1.5])
+    meta = [dict(ori_shape=SHAPE, scale_factor=(1.0, 1.0))]
+    evaluation = head.predict_by_feat(cls_scores, bbox_preds, batch_img_metas=meta, rescale=False)
+    assert (evaluation[0].scores > 0.5).sum() == 2
+    model.teacher.extract_feat = lambda inputs: None
+    head.forward = lambda features: (cls_scores, bbox_preds)
+    labeled, _ = model.get_pseudo_instances(torch.zeros(1, 3, *SHAPE), [sample()])
+    assert labeled[0].gt_instances.labels.tolist() == [0]
+
+
+def letterbox(scale, left, top):
+    return np.array([[scale, 0, left], [0, scale, top], [0, 0, 1]], dtype=np.float32)
+
+
+def test_boxes_go_from_the_weak_to_the_strong_view(model):
+    weak = sample(letterbox(0.5, 0, 8), boxes=1)
+    strong = sample(np.array([[-1.2, 0.1, 90], [0.05, 1.1, -3], [0, 0, 1]], dtype=np.float32))
+    boxes = weak.gt_instances.bboxes.clone()
+    expected = bbox_project(boxes, np.linalg.inv(weak.homography_matrix).astype(np.float32))
+    expected = bbox_project(expected, torch.from_numpy(strong.homography_matrix), SHAPE)
+    out = model.project_pseudo_instances([weak], [strong])
+    assert torch.allclose(out[0].gt_instances.bboxes, expected, atol=1e-3)
+    assert torch.equal(weak.gt_instances.bboxes, boxes)
+
+
+def test_trap_9_the_projection_keeps_its_precision_under_autocast(model):
+    def project():
+        weak, strong = sample(letterbox(0.37, 1.3, 8.1), boxes=1), sample(letterbox(1.13, -3.7, 2.9))
+        weak.gt_instances.bboxes = torch.tensor([[301.3, 211.7, 620.9, 450.1]])
+        strong.set_metainfo(dict(img_shape=(4000, 4000)))
+        return model.project_pseudo_instances([weak], [strong])[0].gt_instances.bboxes
+
+    exact = project()
+    with torch.autocast('cpu', torch.bfloat16):
+        assert (project() - exact).abs().max() < 0.01
+
+
+def test_a_box_that_leaves_the_strong_view_is_dropped(model):
+    weak, strong = sample(boxes=1), sample(letterbox(1.0, 500, 0))
+    assert len(model.project_pseudo_instances([weak], [strong])[0].gt_instances) == 0
+
+
+def test_a_view_without_geometry_is_named(model):
+    weak, strong = sample(boxes=1), sample()
+    del strong.homography_matrix
+    with pytest.raises(ValueError, match='`homography_matrix`.*strong view of a.png.*RecordedLetterResize'):
+        model.project_pseudo_instances([weak], [strong])
+
+
+@pytest.mark.parametrize(
+    'bad, message',
+    [
+        (dict(unsup_wieght=1), "`semi_train_cfg`.*'unsup_wieght'"),
+        (dict(unsup_weight=-1), '`semi_train_cfg.unsup_weight`.*-1'),
+        (dict(pseudo_test_cfg=dict(score_th=0.4)), "`semi_train_cfg.pseudo_test_cfg`.*'score_th'"),
+    ],
+)
+def test_bad_config_is_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
+        build(**bad)
+
+
+def test_a_plain_checkpoint_loads_into_student_and_teacher(model):
+    state = {name: torch.full_like(value, 0.5) for name, value in model.student.state_dict().items()}
+    result = model.load_state_dict(state, strict=True)
+    assert not result.missing_keys and not result.unexpected_keys
+    for part in (model.student, model.teacher):
+        assert all((value == torch.full_like(value, 0.5)).all() for value in part.state_dict().values())
+
+
+def test_trap_20_no_key_beyond_plain_yolov8s(model):
+    init_default_scope('mmyolo')
+    cfg = Config.fromfile(SEMI)
+    cfg.merge_from_dict(SMALL)
+    cfg.model.detector.bbox_head.type = 'YOLOv8Head'
+    plain = MODELS.build(cfg.model.detector)
+    assert list(model.student.state_dict()) == list(plain.state_dict())
