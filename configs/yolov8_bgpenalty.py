@@ -1,25 +1,64 @@
-# Supervised YOLOv8 with the background penalty: labeled images only, no teacher, MMYOLO's fast data path.
-_base_ = './yolov8_semi_bgpenalty.py'
+# Supervised YOLOv8 with the background penalty, on the labeled tenth of the embedded solar-panel set:
+# no teacher, MMYOLO's fast data path. yolov8_semi_bgpenalty.py builds on it.
+_base_ = 'mmyolo::yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py'
+custom_imports = dict(imports=['mmyolo_bgpenalty'])
 
-burn_in = 2
-lambda_bg_warmup = 5
+# Settings. A child config or --cfg-options changes them here; the hooks read them when training starts.
+lambda_bg = 1.0  # weight of the penalty at its maximum
+lambda_bg_warmup = 5  # epochs from 0 to the maximum, after burn-in
+lambda_bg_schedule = 'linear'  # constant, linear, step or cosine
+use_focal_bg = False
+burn_in = 5  # epochs without penalty, and without teacher
 
-mosaic = dict(
-    type='RecordedMosaic',
-    img_scale=_base_.img_scale,
-    pad_val=114.0,
-    pre_transform=[dict(type='LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True)],
+# Data
+data_root = 'data/solar/'
+classes = ('hot_cell', 'hot_string', 'crack')
+img_scale = (320, 256)  # width, height; multiples of 32
+max_epochs = 20
+
+resize = dict(type='RecordedLetterResize', scale=img_scale, pad_val=dict(img=114))
+affine = dict(
+    type='RecordedYOLOv5RandomAffine',
+    max_rotate_degree=0.0,
+    max_shear_degree=0.0,
+    scaling_ratio_range=(0.5, 1.5),
+    max_aspect_ratio=100,
+    border_val=(114, 114, 114),
 )
+colour = dict(type='YOLOv5HSVRandomAug')
+flip = dict(type='mmdet.RandomFlip', prob=0.5)
+pack = dict(
+    type='mmdet.PackDetInputs',
+    meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'homography_matrix', 'mosaic_tiles'),
+)
+# MMDetection's LoadAnnotations: MMYOLO's drops crowd boxes, which the penalty must know to leave alone.
+load = [dict(type='LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True)]
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='mmdet.LoadAnnotations', with_bbox=True),
-    mosaic,
+    *load,
+    dict(type='RecordedMosaic', img_scale=img_scale, pad_val=114.0, pre_transform=load),
     # The mosaic's canvas is twice the input's size.
-    dict(_base_.affine, border=(-_base_.img_scale[0] // 2, -_base_.img_scale[1] // 2)),
-    dict(type='YOLOv5HSVRandomAug'),
-    _base_.flip,
-    _base_.pack,
+    dict(affine, border=(-img_scale[0] // 2, -img_scale[1] // 2)),
+    colour,
+    flip,
+    pack,
 ]
+test_pipeline = [
+    load[0],
+    resize,
+    load[1],
+    dict(
+        type='mmdet.PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'pad_param'),
+    ),
+]
+
+dataset = dict(
+    type='SolarPanelDataset',
+    data_root=data_root,
+    metainfo=dict(classes=classes),
+    data_prefix=dict(img='images/'),
+    filter_cfg=dict(filter_empty_gt=False),
+)
 train_dataloader = dict(
     _delete_=True,
     batch_size=8,
@@ -27,16 +66,44 @@ train_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='bg_penalty_collate'),
-    dataset=dict(ann_file='semi_anns/train.1@10.json', pipeline=train_pipeline, **_base_.dataset),
+    dataset=dict(ann_file='semi_anns/train.1@10.json', pipeline=train_pipeline, **dataset),
+)
+val_dataloader = dict(
+    batch_size=8,
+    dataset=dict(_delete_=True, ann_file='annotations/val.json', pipeline=test_pipeline, test_mode=True, **dataset),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=data_root + 'annotations/val.json')
+test_evaluator = val_evaluator
+
+# Model
+num_classes = len(classes)
+model = dict(
+    data_preprocessor=dict(type='BgPenaltyDetDataPreprocessor'),
+    bbox_head=dict(type='BgPenaltyYOLOv8Head', head_module=dict(num_classes=num_classes)),
+    train_cfg=dict(assigner=dict(num_classes=num_classes)),
 )
 
-model = _base_.detector
-model._delete_ = True
-model.data_preprocessor = dict(
-    type='BgPenaltyDetDataPreprocessor', mean=[0.0, 0.0, 0.0], std=[255.0, 255.0, 255.0], bgr_to_rgb=True
+# Training
+train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=5)
+optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-3, weight_decay=0.05))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(
+        type='CosineAnnealingLR',
+        eta_min=2e-5,
+        begin=0,
+        end=max_epochs,
+        by_epoch=True,
+        convert_to_iter_based=True,
+    ),
+]
+default_hooks = dict(
+    param_scheduler=dict(_delete_=True, type='ParamSchedulerHook'),
+    checkpoint=dict(interval=5, save_best='coco/bbox_mAP_50'),
+    logger=dict(interval=20),
+    lambda_bg=dict(type='LambdaBgSchedulerHook'),
 )
-val_cfg = dict(_delete_=True, type='ValLoop')
-default_hooks = dict(checkpoint=dict(save_best='coco/bbox_mAP_50'), mean_teacher=None)
 custom_hooks = [
     dict(
         type='EMAHook',

@@ -9,6 +9,7 @@ from .version import __version__
 check_versions()
 allow_checkpoint_types()
 
+from .config_path import config  # noqa: E402
 from .data import (  # noqa: E402
     BgPenaltyDetDataPreprocessor,
     LabeledUnlabeledBatchSampler,
@@ -41,5 +42,6 @@ __all__ = [
     '__version__',
     'background_penalty',
     'bg_penalty_collate',
+    'config',
     'lambda_bg_at',
 ]

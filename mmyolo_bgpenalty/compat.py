@@ -1,6 +1,7 @@
 """The versions this plugin works with, and what torch may unpickle from MMEngine's checkpoints."""
 
 from importlib import import_module, metadata
+from pickle import UnpicklingError
 
 REQUIRED = {  # module: (lowest version, first version that does not work)
     'torch': ('1.13', None),
@@ -50,18 +51,35 @@ def check_versions() -> None:
 def allow_checkpoint_types() -> None:
     """Let ``torch.load(weights_only=True)``, torch's default from 2.6 on, read MMEngine's own checkpoints.
 
-    MMEngine 0.10 stores its message hub in them: HistoryBuffer objects that hold NumPy arrays. Exactly these
-    types are allowed; whatever else a file may hold is still refused.
+    MMEngine 0.10 stores its message hub in them: HistoryBuffer objects, which hold NumPy arrays and, by way of
+    ``getattr``, their own statistics methods. Exactly these are allowed: under the name of ``getattr`` stands a
+    function that finds nothing else. Whatever else a file may hold is still refused.
     """
     import numpy as np
     import torch
     from mmengine.logging import HistoryBuffer
 
-    if not hasattr(torch.serialization, 'add_safe_globals'):
+    if _release(torch.__version__) < (2, 6):
         return
-    multiarray = getattr(np, '_core', None) or np.core
-    multiarray = multiarray.multiarray
-    dtypes = [type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64', 'int32', 'bool')]
+    multiarray = (getattr(np, '_core', None) or np.core).multiarray
+    dtypes = [type(np.dtype(kind)) for kind in ('float64', 'int64')]
     torch.serialization.add_safe_globals(
-        [HistoryBuffer, multiarray._reconstruct, multiarray.scalar, np.ndarray, np.dtype, *dtypes]
+        [
+            HistoryBuffer,
+            (_statistics_method, 'builtins.getattr'),
+            multiarray._reconstruct,
+            multiarray.scalar,
+            np.ndarray,
+            np.dtype,
+            *dtypes,
+        ]
     )
+
+
+def _statistics_method(owner, name):
+    """``getattr`` for HistoryBuffer's statistics and nothing else."""
+    from mmengine.logging import HistoryBuffer
+
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
+        raise UnpicklingError(f'refused getattr({owner!r}, {name!r}) in a checkpoint')
+    return getattr(owner, name)

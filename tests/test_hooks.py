@@ -65,7 +65,9 @@ def test_hook_follows_the_golden_table(arguments, progress, expected, loop):
 def test_trap_19_the_hook_reaches_the_student_through_ddp(tmp_path):
     from mmengine.model import MMDistributedDataParallel
 
-    torch.distributed.init_process_group('gloo', store=torch.distributed.FileStore(str(tmp_path / 'store'), 1), rank=0, world_size=1)
+    torch.distributed.init_process_group(
+        'gloo', store=torch.distributed.FileStore(str(tmp_path / 'store'), 1), rank=0, world_size=1
+    )
     try:
         model = MMDistributedDataParallel(Semi())
         hook = LambdaBgSchedulerHook(burn_in=0, warmup=0)
@@ -117,7 +119,9 @@ def test_bad_settings_are_refused_before_training(cfg, message):
         LambdaBgSchedulerHook().before_run(runner(plain_model(), cfg=cfg))
 
 
-@pytest.mark.parametrize('bad', [dict(lambda_bg=-1), dict(burn_in=float('nan')), dict(warmup='5'), dict(schedule='log')])
+@pytest.mark.parametrize(
+    'bad', [dict(lambda_bg=-1), dict(burn_in=float('nan')), dict(warmup='5'), dict(schedule='log')]
+)
 def test_bad_arguments_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         HOOKS.build(dict(type='LambdaBgSchedulerHook', **bad))
@@ -182,9 +186,7 @@ def test_trap_5_the_hand_over_is_not_repeated_on_resume():
     hook.before_train_iter(place, 5)
     assert all((tensor == 0).all() for tensor in model.teacher.state_dict().values())
     hook.after_train_iter(place, 5)
-    assert all(
-        (tensor == 0.5).all() for tensor in model.teacher.state_dict().values() if tensor.is_floating_point()
-    )
+    assert all((tensor == 0.5).all() for tensor in model.teacher.state_dict().values() if tensor.is_floating_point())
 
 
 def test_the_share_of_unlabeled_images_follows_burn_in():
@@ -199,7 +201,8 @@ def test_the_share_of_unlabeled_images_follows_burn_in():
 
 
 @pytest.mark.parametrize(
-    'bad', [dict(momentum=0), dict(momentum=1), dict(interval=0), dict(unsup_warmup=-1), dict(unsup_schedule='x')]
+    'bad',
+    [dict(momentum=0), dict(momentum=1), dict(interval=0), dict(unsup_warmup=-1), dict(unsup_schedule='x')],
 )
 def test_bad_teacher_arguments_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):

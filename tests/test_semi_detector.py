@@ -7,14 +7,14 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from mmyolo.registry import MODELS
-from tiny import SEMI, SMALL
+from tiny import CONFIGS, SEMI, SMALL
 
 SHAPE = (64, 96)  # height, width
 
 
 def build(**semi_train_cfg):
     init_default_scope('mmyolo')
-    cfg = Config.fromfile(SEMI)
+    cfg = Config.fromfile(CONFIGS / SEMI)
     cfg.merge_from_dict(SMALL)
     cfg.model.semi_train_cfg.update(semi_train_cfg)
     torch.manual_seed(0)
@@ -39,7 +39,8 @@ def sample(homography=None, boxes=0):
         )
     )
     data_sample.gt_instances = InstanceData(
-        bboxes=torch.tensor([[8.0, 8, 40, 40]] * boxes).reshape(-1, 4), labels=torch.zeros(boxes, dtype=torch.long)
+        bboxes=torch.tensor([[8.0, 8, 40, 40]] * boxes).reshape(-1, 4),
+        labels=torch.zeros(boxes, dtype=torch.long),
     )
     data_sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4))
     return data_sample
@@ -57,7 +58,9 @@ def teacher_sees(model, boxes_per_image):
         found = []
         for number in boxes_per_image:
             boxes = torch.tensor([[10.0, 10, 50, 50]] * number).reshape(-1, 4)
-            found.append(InstanceData(bboxes=boxes, labels=torch.zeros(number, dtype=torch.long), scores=torch.ones(number)))
+            found.append(
+                InstanceData(bboxes=boxes, labels=torch.zeros(number, dtype=torch.long), scores=torch.ones(number))
+            )
         return found
 
     model.teacher.bbox_head.predict_by_feat = predict_by_feat
@@ -154,7 +157,9 @@ def test_traps_8_and_10_a_box_beyond_the_original_size_survives(model):
         results = original(results=results, **kwargs)
         seen['cfg'] = kwargs['cfg']
         return InstanceData(
-            bboxes=torch.tensor([[60.0, 10, 95, 60]]), labels=torch.zeros(1, dtype=torch.long), scores=torch.ones(1)
+            bboxes=torch.tensor([[60.0, 10, 95, 60]]),
+            labels=torch.zeros(1, dtype=torch.long),
+            scores=torch.ones(1),
         )
 
     model.teacher.bbox_head._bbox_post_process = far_right
@@ -243,7 +248,7 @@ def test_a_plain_checkpoint_loads_into_student_and_teacher(model):
 
 def test_trap_20_no_key_beyond_plain_yolov8s(model):
     init_default_scope('mmyolo')
-    cfg = Config.fromfile(SEMI)
+    cfg = Config.fromfile(CONFIGS / SEMI)
     cfg.merge_from_dict(SMALL)
     cfg.model.detector.bbox_head.type = 'YOLOv8Head'
     plain = MODELS.build(cfg.model.detector)

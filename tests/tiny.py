@@ -9,9 +9,11 @@ from mmengine.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / 'configs'
-SEMI = CONFIGS / 'yolov8_semi_bgpenalty.py'
+SEMI = 'yolov8_semi_bgpenalty.py'
+SUPERVISED = 'yolov8_bgpenalty.py'
 CLASSES = ('square', 'disc', 'bar')
 SIZE = (80, 64)  # width, height
+INPUT = (96, 64)
 
 
 def make_images(root: Path, name: str, number: int, seed: int, crowd: bool = False) -> None:
@@ -42,9 +44,7 @@ def make_images(root: Path, name: str, number: int, seed: int, crowd: bool = Fal
         cv2.imwrite(str(root / 'images' / file_name), picture)
         images.append(dict(id=i, file_name=file_name, width=width, height=height))
     categories = [dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)]
-    (root / f'{name}.json').write_text(
-        json.dumps(dict(images=images, annotations=annotations, categories=categories))
-    )
+    (root / f'{name}.json').write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
 
 
 def make_set(root: Path) -> Path:
@@ -86,10 +86,30 @@ SMALL = {
 }
 
 
-def semi_config(root: Path, work_dir: Path, **options) -> Config:
-    """The shipped semi config on the tiny set; ``options`` are dotted names with ``__`` for the dots."""
-    cfg = Config.fromfile(SEMI)
-    options = {name.replace('__', '.'): value for name, value in options.items()}
-    cfg.merge_from_dict({**data_options(root), **SMALL, **options})
-    cfg.work_dir = str(work_dir)
+def load(name: str, root: Path, work_dir: Path, **options) -> Config:
+    """A shipped config on the tiny set, at its size; ``options`` are dotted names with ``__`` for the dots."""
+    cfg = Config.fromfile(CONFIGS / name)
+    overrides = {**data_options(root), **SMALL}
+    if cfg.model.type != 'SemiYOLODetector':
+        overrides = {
+            key.replace('model.detector', 'model').replace('dataset.labeled', 'dataset'): value
+            for key, value in overrides.items()
+            if 'unlabeled' not in key
+        }
+    # MMEngine's visualizer is one an interpreter unless it is named.
+    overrides |= {'visualizer.name': str(work_dir), 'work_dir': str(work_dir)}
+    cfg.merge_from_dict(overrides | {key.replace('__', '.'): value for key, value in options.items()})
+    shrink(cfg.train_dataloader)
+    shrink(cfg.val_dataloader)
     return cfg
+
+
+def shrink(node) -> None:
+    """Give every resize and mosaic below ``node`` the tiny set's size, and each mosaic's affine its border."""
+    for child in node.values() if isinstance(node, dict) else node:
+        if isinstance(child, (dict, list)):
+            shrink(child)
+    if isinstance(node, dict):
+        for key, value in dict(scale=INPUT, img_scale=INPUT, border=(-INPUT[0] // 2, -INPUT[1] // 2)).items():
+            if key in node:
+                node[key] = value

@@ -1,0 +1,35 @@
+PYTHON ?= $(shell command -v python3.11 || echo python3)
+ENV := $(or $(BGP_PYTHON_ENV),.venv)
+RUN := $(ENV)/bin/python
+ARGS ?=
+
+.PHONY: help env train test lint clean
+
+help:
+	@echo 'make env     sets up $(ENV) with torch, MMCV, MMDetection and MMYOLO; does nothing when it is ready'
+	@echo 'make train   trains configs/yolov8_semi_bgpenalty.py; ARGS="..." goes to tools/train.py'
+	@echo 'make test    runs the tests; ARGS="..." goes to pytest'
+	@echo 'make lint    checks style with ruff'
+	@echo 'make clean   removes build outputs and caches, and has the next set-up check $(ENV) again'
+	@echo
+	@echo 'PYTHON=...           the Python 3.10 or 3.11 to set up with ($(PYTHON))'
+	@echo 'TORCH_SPEC=...       the torch to install (torch==2.13.0)'
+	@echo 'BGP_PYTHON_ENV=...   an environment with torch (say, for CUDA) to use in place of .venv'
+	@echo 'BGP_CACHE=...        where built wheels are kept (~/.cache/mmyolo_bgpenalty)'
+
+env:
+	@$(PYTHON) tools/setup_env.py
+
+train: env
+	$(RUN) tools/train.py configs/yolov8_semi_bgpenalty.py $(ARGS)
+
+test: env
+	$(RUN) -m pytest tests $(ARGS)
+
+lint: env
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -f $(ENV)/.bgpenalty-setup.json

@@ -1,0 +1,6 @@
+# The aggressive preset: a weak, early penalty that risks little recall.
+_base_ = './yolov8_semi_bgpenalty.py'
+
+lambda_bg = 0.5
+lambda_bg_warmup = 3
+use_focal_bg = False

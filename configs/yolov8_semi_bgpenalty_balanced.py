@@ -1,0 +1,6 @@
+# The balanced preset.
+_base_ = './yolov8_semi_bgpenalty.py'
+
+lambda_bg = 1.0
+lambda_bg_warmup = 5
+lambda_bg_schedule = 'linear'

@@ -1,0 +1,24 @@
+# The method on a set in COCO format: blood cells, BCCD (github.com/Shenggan/BCCD_Dataset, MIT), 10 % labeled.
+_base_ = './yolov8_semi_bgpenalty.py'
+
+data_root = 'data/bccd/'
+classes = ('RBC', 'WBC', 'Platelets')
+
+coco = dict(type='YOLOv5CocoDataset', data_root=data_root, metainfo=dict(classes=classes))
+num_classes = len(classes)
+model = dict(
+    detector=dict(
+        bbox_head=dict(head_module=dict(num_classes=num_classes)),
+        train_cfg=dict(assigner=dict(num_classes=num_classes)),
+    )
+)
+train_dataloader = dict(
+    dataset=dict(
+        labeled=dict(ann_file='semi_anns/train.1@10.json', **coco),
+        unlabeled=dict(ann_file='semi_anns/train.1@10-unlabeled.json', **coco),
+    )
+)
+val_dataloader = dict(dataset=dict(ann_file='annotations/test.json', **coco))
+val_evaluator = dict(ann_file=data_root + 'annotations/test.json')
+test_dataloader = val_dataloader
+test_evaluator = val_evaluator

@@ -1,0 +1,28 @@
+"""Shared by all tests: MMYOLO's modules, the same random numbers in every run, and a tiny head."""
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmyolo.utils import register_all_modules
+
+import mmyolo_bgpenalty  # noqa: F401
+
+register_all_modules()
+torch.set_num_threads(1)
+hypothesis.settings.register_profile('repeatable', deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.load_profile('repeatable')
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+def head_cfg(type: str = 'BgPenaltyYOLOv8Head', **kwargs) -> ConfigDict:
+    """Config of a tiny YOLOv8 head of that type, for strides 8, 16 and 32."""
+    assigner = dict(type='BatchTaskAlignedAssigner', num_classes=3, use_ciou=True, topk=10, alpha=0.5, beta=6, eps=1e-9)
+    module = dict(type='YOLOv8HeadModule', num_classes=3, in_channels=[16, 16, 16], reg_max=16)
+    return ConfigDict(type=type, head_module=module, train_cfg=dict(assigner=assigner), **kwargs)

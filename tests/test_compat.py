@@ -1,0 +1,221 @@
+import io
+import os
+import pickle
+import re
+import subprocess
+import sys
+import zipfile
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer, MessageHub
+
+from mmyolo_bgpenalty import compat
+
+ROOT = Path(__file__).parent.parent
+GOOD = {'torch': '2.13.0+cpu', 'mmengine': '0.10.7', 'mmcv': '2.0.1', 'mmdet': '3.3.0', 'mmyolo': '0.6.0'}
+
+
+def saved(content):
+    file = io.BytesIO()
+    torch.save(content, file)
+    file.seek(0)
+    return file
+
+
+def renamed(file, old, new):
+    """The same checkpoint with other names in its pickle."""
+    copy = io.BytesIO()
+    with zipfile.ZipFile(file) as source, zipfile.ZipFile(copy, 'w') as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name).replace(old, new))
+    copy.seek(0)
+    return copy
+
+
+def history():
+    buffer = HistoryBuffer()
+    for value in (1.0, 2.5, 4.0):
+        buffer.update(value)
+    return buffer
+
+
+def test_trap_32_history_buffers_load():
+    """By torch's default, weights_only=True since 2.6."""
+    loaded = torch.load(saved({'log_scalars': {'train/loss': history()}}))['log_scalars']['train/loss']
+    assert type(loaded) is HistoryBuffer
+    assert loaded.data[0].tolist() == [1, 2.5, 4] and loaded.data[1].tolist() == [1, 1, 1]
+    assert (loaded.mean(), loaded.min(), loaded.max(), loaded.current()) == (2.5, 1, 4, 4)
+    loaded.update(0.5)
+    assert loaded.statistics('min') == 0.5
+
+
+def test_trap_32_a_message_hub_loads():
+    hub = MessageHub('test_trap_32')
+    hub.update_scalar('train/loss', 0.25)
+    hub.update_info('best_score', np.float64(0.5))
+    fresh = MessageHub('test_trap_32 again')
+    fresh.load_state_dict(torch.load(saved({'message_hub': hub.state_dict()}))['message_hub'])
+    assert fresh.get_scalar('train/loss').current() == 0.25 and fresh.get_info('best_score') == 0.5
+
+
+@pytest.mark.parametrize('kind', ['float64', 'int64'])
+def test_trap_32_numpy_values_load(kind):
+    loaded = torch.load(saved({'score': np.dtype(kind).type(1), 'scores': np.ones(2, kind)}))
+    assert loaded['score'] == 1 and type(loaded['score']) is np.dtype(kind).type
+    assert loaded['scores'].dtype == kind and loaded['scores'].tolist() == [1, 1]
+
+
+def test_trap_32_files_written_under_numpy_1_load():
+    """As OpenMMLab's published weights were: NumPy 2 has given `numpy.core` another name."""
+    file = renamed(saved({'score': np.float64(0.5), 'loss': history()}), b'numpy._core.', b'numpy.core.')
+    loaded = torch.load(file)
+    assert loaded['score'] == 0.5 and loaded['loss'].mean() == 2.5
+
+
+class Runs:
+    """Runs a function of its choice when it is unpickled."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize('function', [os.system, exec, eval, getattr, torch.load, np.load], ids=lambda f: f.__name__)
+def test_trap_32_nothing_else_is_unpickled(function, tmp_path):
+    """Nor what `getattr`, by which HistoryBuffer's statistics are pickled, reaches beside them."""
+    trace = tmp_path / 'trace'
+    arguments = {
+        os.system: (f'touch {trace}',),
+        exec: (f'open({str(trace)!r}, "w")',),
+        eval: (f'open({str(trace)!r}, "w")',),
+        getattr: (HistoryBuffer, '__init__'),
+    }
+    file = saved({'state_dict': {}, 'extra': Runs(function, *arguments.get(function, (str(trace),)))})
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(file)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize('owner, name', [(np.ndarray, 'mean'), (HistoryBuffer, 'data'), (Path, 'unlink')], ids=str)
+def test_trap_32_getattr_finds_statistics_alone(owner, name):
+    assert torch.load(saved({'extra': Runs(getattr, HistoryBuffer, 'mean')}))['extra'] is HistoryBuffer.mean
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(saved({'extra': Runs(getattr, owner, name)}))
+
+
+def requirements():
+    return {file.name: file.read_text(encoding='utf-8') for file in (ROOT / 'requirements').glob('*.txt')}
+
+
+def test_trap_33_pkg_resources_is_there():
+    assert int(metadata.version('setuptools').split('.')[0]) < 81
+    assert import_module('pkg_resources').parse_version('2.0.1') > import_module('pkg_resources').parse_version('2.0.0')
+    assert re.search(r'^setuptools<81$', requirements()['runtime.txt'], re.MULTILINE)
+    assert "'setuptools<81'" in (ROOT / 'pyproject.toml').read_text(encoding='utf-8')
+
+
+def test_trap_34_torchvision_is_not_needed():
+    """If there is one all the same, it must be for this torch."""
+    assert 'runtime.txt' in requirements()
+    assert not [name for name, text in requirements().items() if re.search('^ *torchvision', text, re.MULTILINE)]
+    if find_spec('torchvision'):
+        import_module('torchvision')
+
+
+def test_trap_34_torchvision_is_not_imported():
+    code = (
+        'import sys\n'
+        'class Refuse:\n'
+        '    def find_spec(self, name, path=None, target=None):\n'
+        '        if name.split(".")[0] == "torchvision":\n'
+        '            raise ImportError("operator torchvision::nms does not exist")\n'
+        'sys.meta_path.insert(0, Refuse())\n'
+        'import mmyolo_bgpenalty\n'
+        'print(mmyolo_bgpenalty.__version__, "torchvision" in sys.modules)\n'
+    )
+    env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-2:] == ['0.1.0', 'False']
+
+
+def versions(monkeypatch, **found):
+    """Let these versions be installed; None is not installed."""
+
+    def version(name):
+        if {**GOOD, **found}[name] is None:
+            raise metadata.PackageNotFoundError(name)
+        return {**GOOD, **found}[name]
+
+    monkeypatch.setattr(metadata, 'version', version)
+
+
+@pytest.mark.parametrize(
+    'found',
+    [
+        {},
+        {'torch': '1.13.1+cu117'},
+        {'torch': '2.14.0a0+git123'},
+        {'torch': '10.0', 'mmcv': '2.0.0+cu118'},
+        {'mmengine': '0.11.0rc1', 'mmdet': '3.0.0', 'mmyolo': '0.6.1.dev0', 'mmcv': '2.0.0.post1'},
+    ],
+    ids=str,
+)
+def test_good_versions_pass(found, monkeypatch):
+    versions(monkeypatch, **found)
+    compat.check_versions()
+
+
+@pytest.mark.parametrize(
+    'name, found',
+    [
+        ('torch', '1.12.1'),
+        ('mmengine', '0.9.1'),
+        ('mmcv', '1.7.2'),
+        ('mmcv', '2.1.0'),
+        ('mmcv', '2.2.0'),
+        ('mmdet', '2.28.2'),
+        ('mmdet', '3.0.0rc6'),
+        ('mmyolo', '0.5.0'),
+        ('mmyolo', '1.0.0'),
+    ],
+)
+def test_wrong_versions_are_named(name, found, monkeypatch):
+    versions(monkeypatch, **{name: found})
+    with pytest.raises(ImportError) as error:
+        compat.check_versions()
+    message = str(error.value)
+    assert f'{name} {found} is installed' in message and f'{name} >= {compat.REQUIRED[name][0]}' in message
+    assert message.count('is needed') == 1
+
+
+@pytest.mark.parametrize('name', GOOD)
+def test_missing_packages_are_named(name, monkeypatch):
+    versions(monkeypatch, **{name: None})
+    with pytest.raises(ImportError, match=f'{name} >= .* is needed, and {name} is not installed'):
+        compat.check_versions()
+
+
+def test_all_faults_are_told_at_once(monkeypatch):
+    versions(monkeypatch, mmengine=None, mmcv='2.2.0')
+    with pytest.raises(ImportError) as error:
+        compat.check_versions()
+    message = str(error.value)
+    assert 'mmcv >= 2.0.0, < 2.1.0 is needed, and mmcv 2.2.0 is installed' in message
+    assert 'mmengine is not installed' in message and 'README' in message
+
+
+def test_mmcv_without_operators_is_told(monkeypatch):
+    def broken(name):
+        raise ImportError('libtorch.so: undefined symbol')
+
+    monkeypatch.setattr(compat, 'import_module', broken)
+    with pytest.raises(ImportError, match=r'mmcv is installed without its compiled operators.*undefined symbol'):
+        compat.check_versions()

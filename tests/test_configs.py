@@ -1,0 +1,74 @@
+"""The shipped configs build, and state what the README says of them."""
+
+import pytest
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import HOOKS, init_default_scope
+from tiny import CONFIGS, SEMI
+
+import mmyolo_bgpenalty
+
+ALL = sorted(path.name for path in CONFIGS.glob('*.py'))
+SEMIS = [name for name in ALL if 'semi' in name]
+
+
+def hooks(cfg):
+    return {hook.type: hook for hook in (*cfg.default_hooks.values(), *cfg.custom_hooks)}
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_config_builds(name):
+    init_default_scope('mmyolo')
+    cfg = Config.fromfile(CONFIGS / name)
+    model = MODELS.build(cfg.model)
+    student = getattr(model, 'student', model)
+    classes = len(
+        cfg.train_dataloader.dataset.get('labeled', cfg.train_dataloader.dataset).metainfo.get('classes', range(80))
+    )
+    assert student.bbox_head.num_classes == student.bbox_head.assigner.num_classes == classes
+    for hook in ('LambdaBgSchedulerHook', 'BurnInMeanTeacherHook' if name in SEMIS else 'EMAHook'):
+        HOOKS.build(dict(hooks(cfg)[hook]))
+    # Trap 4: a teacher, or the EMA of a single model.
+    assert ('EMAHook' in hooks(cfg)) != ('BurnInMeanTeacherHook' in hooks(cfg))
+
+
+@pytest.mark.parametrize('name', SEMIS)
+def test_labeled_and_unlabeled_sets_belong_together(name):
+    dataset = Config.fromfile(CONFIGS / name).train_dataloader.dataset
+    assert dataset.unlabeled.ann_file == dataset.labeled.ann_file.replace('.json', '-unlabeled.json')
+    same = ('type', 'data_root', 'data_prefix', 'metainfo')
+    assert [dataset.labeled[key] for key in same] == [dataset.unlabeled[key] for key in same]
+
+
+@pytest.mark.parametrize(
+    'preset, settings',
+    [
+        ('balanced', (1.0, 5, 'linear', False)),
+        ('conservative', (1.5, 10, 'linear', True)),
+        ('aggressive', (0.5, 3, 'linear', False)),
+    ],
+)
+def test_presets(preset, settings):
+    file = CONFIGS / f'yolov8_semi_bgpenalty_{preset}.py'
+    cfg = Config.fromfile(file)
+    assert (cfg.lambda_bg, cfg.lambda_bg_warmup, cfg.lambda_bg_schedule, cfg.use_focal_bg) == settings
+    base = Config.fromfile(CONFIGS / SEMI)
+    assert cfg.model == base.model and cfg.default_hooks == base.default_hooks
+
+
+def test_coco_takes_mmdetections_layout():
+    cfg = Config.fromfile(CONFIGS / 'yolov8_semi_bgpenalty_coco.py')
+    dataset = cfg.train_dataloader.dataset
+    assert dataset.labeled.ann_file == 'semi_anns/instances_train2017.1@10.json'
+    pipelines = [dataset.labeled.pipeline, dataset.unlabeled.pipeline, cfg.val_dataloader.dataset.pipeline]
+    assert [[tuple(step.scale) for step in pipeline if 'scale' in step] for pipeline in pipelines] == [[(640, 640)]] * 3
+    assert cfg.default_hooks.param_scheduler.type == 'YOLOv5ParamSchedulerHook'
+
+
+def test_other_projects_find_the_configs(tmp_path):
+    child = tmp_path / 'mine.py'
+    child.write_text(f"_base_ = __import__('mmyolo_bgpenalty').config('{SEMI}')\nlambda_bg = 2.0\n")
+    cfg = Config.fromfile(child)
+    assert cfg.lambda_bg == 2.0 and cfg.model.type == 'SemiYOLODetector'
+    with pytest.raises(FileNotFoundError, match=f"'none.py' among .*{SEMI}"):
+        mmyolo_bgpenalty.config('none.py')
