@@ -1,5 +1,6 @@
 """The versions this plugin works with, and what torch may unpickle from MMEngine's checkpoints."""
 
+import re
 from importlib import import_module, metadata
 from pickle import UnpicklingError
 
@@ -13,13 +14,13 @@ REQUIRED = {  # module: (lowest version, first version that does not work)
 
 
 def _release(version: str):
-    """'2.13.0+cpu' -> (2, 13, 0)."""
+    """'2.13.0+cpu' -> (2, 13, 0); a pre-release comes before its release: '3.0.0rc6' -> (3, 0, -1)."""
     numbers = []
     for part in version.split('+')[0].split('.'):
-        digits = ''.join(c for c in part if c.isdigit())
-        if not part[:1].isdigit():
+        digits = re.match(r'\d+', part)
+        if not digits:
             break
-        numbers.append(int(digits))
+        numbers.append(int(digits.group()) - (digits.group() != part))
     return tuple(numbers)
 
 
@@ -63,12 +64,17 @@ def allow_checkpoint_types() -> None:
         return
     multiarray = (getattr(np, '_core', None) or np.core).multiarray
     dtypes = [type(np.dtype(kind)) for kind in ('float64', 'int64')]
+    # NumPy 2 writes its functions under another name than NumPy 1.
+    arrays = [
+        (getattr(multiarray, name), f'numpy.{core}.multiarray.{name}')
+        for name in ('_reconstruct', 'scalar')
+        for core in ('core', '_core')
+    ]
     torch.serialization.add_safe_globals(
         [
             HistoryBuffer,
             (_statistics_method, 'builtins.getattr'),
-            multiarray._reconstruct,
-            multiarray.scalar,
+            *arrays,
             np.ndarray,
             np.dtype,
             *dtypes,

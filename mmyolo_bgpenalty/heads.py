@@ -111,7 +111,8 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         to_image = torch.stack([matrix for matrix, _ in frames])
         mask = priors_on_image(points, to_image.to(points.device), image_boxes.to(points.device))
         for i, meta in enumerate(metas):
-            boxes = meta.get('ignored_bboxes') if ignored is None else ignored[i].get('bboxes')
+            instances = None if ignored is None else ignored[i]
+            boxes = meta.get('ignored_bboxes') if instances is None else instances.get('bboxes')
             if boxes is not None and len(boxes):
                 boxes = torch.as_tensor(getattr(boxes, 'tensor', boxes), device=points.device)
                 mask[i] &= ~priors_inside(points, boxes.float())
@@ -126,8 +127,7 @@ def _frame(meta: dict):
     """
     homography = meta.get('homography_matrix')
     if homography is not None:
-        height, width = meta['ori_shape'][:2]
-        boxes = meta.get('mosaic_tiles', [[0, 0, width, height]])
+        boxes = meta['mosaic_tiles'] if 'mosaic_tiles' in meta else [[0, 0, meta['ori_shape'][1], meta['ori_shape'][0]]]
         matrix = torch.linalg.inv(torch.as_tensor(homography, dtype=torch.float64)).float()
     else:
         height, width = meta.get('img_shape', (torch.inf, torch.inf))[:2]

@@ -64,6 +64,8 @@ def background_penalty(
     """
     max_logits = cls_logits.max(dim=-1).values
     max_logits = max_logits.to(torch.promote_types(max_logits.dtype, torch.float32))
+    # Before f, so that no infinity there comes back as 0 · inf in the gradient.
+    max_logits = max_logits.masked_fill(~background_mask, 0)
     if focal:
         # In logits, -log(1 - p) = softplus(z) and p^gamma = exp(gamma * logsigmoid(z)): finite for all z.
         terms = torch.exp(gamma * F.logsigmoid(max_logits)) * F.softplus(max_logits)

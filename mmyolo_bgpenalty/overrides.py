@@ -56,7 +56,11 @@ def hook_arguments(cfg: Mapping) -> dict:
 
 def _hooks(cfg: Mapping) -> Iterator[Mapping]:
     hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]
-    return (h for h in hooks if isinstance(h, Mapping) and str(h.get('type')).endswith('LambdaBgSchedulerHook'))
+    for hook in hooks:
+        if isinstance(hook, Mapping):
+            kind = hook.get('type')  # a name, with or without its scope, or the class itself
+            if str(getattr(kind, '__name__', kind)).endswith('LambdaBgSchedulerHook'):
+                yield hook
 
 
 def _why_dead(cfg: Mapping, name: str, live: Iterable[str]) -> str:
@@ -76,7 +80,9 @@ def _misspelt(cfg, keys) -> Optional[str]:
         if isinstance(node, (list, tuple)):
             node = node[int(key)] if key.isdigit() and int(key) < len(node) else None
         elif isinstance(node, Mapping) and key not in node:
-            meant = get_close_matches(key, map(str, node), n=1, cutoff=0.8)
+            # sup_weight is no misspelt unsup_weight.
+            others = [name for name in map(str, node) if not name.endswith(key) and not key.endswith(name)]
+            meant = get_close_matches(key, others, n=1, cutoff=0.8)
             return '.'.join([*keys[:depth], meant[0], *keys[depth + 1 :]]) if meant else None
         else:
             node = node[key] if isinstance(node, Mapping) else None

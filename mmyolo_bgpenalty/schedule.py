@@ -46,9 +46,9 @@ def lambda_bg_at(progress: float, *, lambda_bg: float, burn_in: float, warmup: f
     Raises:
         ValueError: a number is negative, not finite or no number, or ``schedule`` is unknown.
     """
-    lambda_bg, burn_in, warmup = (
-        non_negative(name, value)
-        for name, value in (('lambda_bg', lambda_bg), ('burn_in', burn_in), ('warmup', warmup))
-    )
+    progress = non_negative('progress', progress)
+    lambda_bg = non_negative('lambda_bg', lambda_bg)
+    elapsed = progress - non_negative('burn_in', burn_in)
+    warmup = non_negative('warmup', warmup)
     one_of('schedule', schedule, SCHEDULES)
-    return lambda_bg * ramp(progress - burn_in, warmup, schedule)
+    return lambda_bg * ramp(elapsed, warmup, schedule)

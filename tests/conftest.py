@@ -1,6 +1,7 @@
 """Shared by all tests: MMYOLO's modules, the same random numbers in every run, and a tiny head."""
 
 import hypothesis
+import mmengine
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,14 @@ register_all_modules()
 torch.set_num_threads(1)
 hypothesis.settings.register_profile('repeatable', deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile('repeatable')
+
+
+@pytest.fixture(scope='session', autouse=True)
+def plain_config_text():
+    """MMEngine lays out the config's text at every checkpoint, which takes yapf seconds: leave it as it comes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmengine.config.config, 'FormatCode', lambda text, **kwargs: (text, False))
+        yield
 
 
 @pytest.fixture(autouse=True)

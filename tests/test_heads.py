@@ -347,11 +347,6 @@ def test_lambda_0_is_0_whatever_the_logits():
     assert losses_of(head, (sure, *boxes), batch('fast', NO_OBJECTS))['loss_bg'].item() == 0
 
 
-def test_no_graph_where_none_is_wanted():
-    with torch.no_grad():
-        assert not build().loss(features(), batch('fast'))['loss_bg'].requires_grad
-
-
 def test_defaults():
     head = build()
     assert vars(head.bg_penalty) == {'lambda_bg': 1.0, 'focal': False, 'gamma': 2.0}

@@ -213,6 +213,22 @@ def test_trap_9_the_projection_keeps_its_precision_under_autocast(model):
         assert (project() - exact).abs().max() < 0.01
 
 
+def test_trap_9_pseudo_boxes_are_decoded_in_full_precision(model):
+    shapes = [(64, 96), (32, 48), (16, 24)]
+    cls_scores = [torch.full((1, 3, *shape), -9.0) for shape in shapes]
+    cls_scores[0][0, 1, 60, 91] = 3.0
+    bbox_preds = [torch.full((1, 4, *shape), 2.0) for shape in shapes]
+    model.teacher.extract_feat = lambda inputs: None
+    model.teacher.bbox_head.forward = lambda features: (
+        [s.bfloat16() for s in cls_scores],
+        [b.bfloat16() for b in bbox_preds],
+    )
+    with torch.autocast('cpu', torch.bfloat16):
+        labeled, _ = model.get_pseudo_instances(torch.zeros(1, 3, 512, 768), [sample()])
+    # The prior's centre, (732, 484), less and plus two strides of 8; bf16 has steps of 4 here.
+    assert labeled[0].gt_instances.bboxes.tolist() == [[716.0, 468.0, 748.0, 500.0]]
+
+
 def test_a_box_that_leaves_the_strong_view_is_dropped(model):
     weak, strong = sample(boxes=1), sample(letterbox(1.0, 500, 0))
     assert len(model.project_pseudo_instances([weak], [strong])[0].gt_instances) == 0
