@@ -8,7 +8,7 @@ lambda_bg = 1.0  # weight of the penalty at its maximum
 lambda_bg_warmup = 5  # epochs from 0 to the maximum, after burn-in
 lambda_bg_schedule = 'linear'  # constant, linear, step or cosine
 use_focal_bg = False
-burn_in = 5  # epochs without penalty, and without teacher
+burn_in = 8  # epochs without penalty, and without teacher
 
 # Data
 data_root = 'data/solar/'
@@ -26,7 +26,8 @@ affine = dict(
     border_val=(114, 114, 114),
 )
 colour = dict(type='YOLOv5HSVRandomAug')
-flip = dict(type='mmdet.RandomFlip', prob=0.5)
+# Seen from above, there is no upright.
+flip = dict(type='mmdet.RandomFlip', prob=[0.25] * 3, direction=['horizontal', 'vertical', 'diagonal'])
 pack = dict(
     type='mmdet.PackDetInputs',
     meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'homography_matrix', 'mosaic_tiles'),
@@ -76,11 +77,14 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/val.json')
 test_evaluator = val_evaluator
 
-# Model
+# Model: YOLOv8-n at half its width
+widen_factor = 0.125
 num_classes = len(classes)
 model = dict(
     data_preprocessor=dict(type='BgPenaltyDetDataPreprocessor'),
-    bbox_head=dict(type='BgPenaltyYOLOv8Head', head_module=dict(num_classes=num_classes)),
+    backbone=dict(widen_factor=widen_factor),
+    neck=dict(widen_factor=widen_factor),
+    bbox_head=dict(type='BgPenaltyYOLOv8Head', head_module=dict(num_classes=num_classes, widen_factor=widen_factor)),
     train_cfg=dict(assigner=dict(num_classes=num_classes)),
 )
 

@@ -10,8 +10,15 @@ img_scale = (640, 640)
 num_classes = 80
 
 
-def at_scale(pipeline):
-    return [dict(step, scale=img_scale) if 'scale' in step else step for step in pipeline]
+def for_coco(node):
+    """The solar set's pipeline at this scale, flipped to the side alone."""
+    if isinstance(node, (list, tuple)):
+        return type(node)(for_coco(step) for step in node)
+    if not isinstance(node, dict):
+        return node
+    if node.get('type') == 'mmdet.RandomFlip':
+        return dict(type='mmdet.RandomFlip', prob=0.5)
+    return {key: img_scale if key == 'scale' else for_coco(value) for key, value in node.items()}
 
 
 coco = dict(
@@ -25,13 +32,13 @@ train_dataloader = dict(
     batch_size=16,
     num_workers=8,
     dataset=dict(
-        labeled=dict(ann_file=f'{ann_file}.json', pipeline=at_scale(_base_.sup_pipeline), **coco),
-        unlabeled=dict(ann_file=f'{ann_file}-unlabeled.json', pipeline=at_scale(_base_.unsup_pipeline), **coco),
+        labeled=dict(ann_file=f'{ann_file}.json', pipeline=for_coco(_base_.sup_pipeline), **coco),
+        unlabeled=dict(ann_file=f'{ann_file}-unlabeled.json', pipeline=for_coco(_base_.unsup_pipeline), **coco),
     ),
 )
 val_ann_file = 'annotations/instances_val2017.json'
 coco['data_prefix'] = dict(img='val2017/')
-val_dataloader = dict(dataset=dict(ann_file=val_ann_file, pipeline=at_scale(_base_.test_pipeline), **coco))
+val_dataloader = dict(dataset=dict(ann_file=val_ann_file, pipeline=for_coco(_base_.test_pipeline), **coco))
 val_evaluator = dict(ann_file=data_root + val_ann_file)
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator

@@ -32,9 +32,9 @@ CLASSES = ('hot_cell', 'hot_string', 'crack')
 VERSION = 1  # raise when render changes; the constants below are part of the stamp by themselves
 
 # What steers the difficulty. Temperatures are in grey levels before the gain; ranges are (low, high).
-CONTRAST = (30.0, 80.0)  # of a defect's peak over its surroundings, log-uniform
+CONTRAST = (36.0, 85.0)  # of a defect's peak over its surroundings, log-uniform
 CLASS_MIX = (0.53, 0.28, 0.19)  # share of hot_cell, hot_string, crack
-CLASS_CONTRAST = (1.0, 0.72, 0.95)  # factor on CONTRAST by class
+CLASS_CONTRAST = (1.0, 0.72, 1.1)  # factor on CONTRAST by class
 P_EMPTY = 0.26  # share of images without any defect
 MEAN_EXTRA = 1.9  # defects beyond the first, Poisson mean, in an image that has any
 MAX_DEFECTS = 6
@@ -54,7 +54,7 @@ P_SHADOW = 0.22
 P_VEGETATION = 0.18
 P_CABLE = 0.22
 P_JUNCTION = 0.65
-DISTRACTOR_CONTRAST = (12.0, 55.0)
+DISTRACTOR_CONTRAST = (12.0, 48.0)
 
 MIN_SIDE = 96  # smallest image side
 MIN_BOX = 8  # smallest box side in pixels
