@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mmyolo_bgpenalty import synthetic
+from mmyolo_bgpenalty import infrared, synthetic
 
 SMALL = {'num_train': 40, 'num_val': 4, 'percent': 25, 'size': (160, 128), 'progress': False}
 TINY = {**SMALL, 'num_train': 6, 'num_val': 2, 'percent': 50}
@@ -119,7 +119,7 @@ def test_boxes_inside(size):
 def test_boxes_enclose_what_is_drawn(monkeypatch):
     """The same pictures with and without contrast of the defects differ inside the boxes, and only there."""
     with_defects = [synthetic.render(n, 5) for n in range(40)]
-    monkeypatch.setattr(synthetic, 'CONTRAST', (1e-6, 1e-5))
+    monkeypatch.setattr(infrared, 'CONTRAST', (1e-6, 1e-5))
     checked = 0
     for n, (image, boxes) in enumerate(with_defects):
         plain, same = synthetic.render(n, 5)
@@ -262,7 +262,7 @@ def test_other_parameters_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r'size=\[160, 128\] \(asked for \[128, 128\]\)'):
         synthetic.generate(root, **{**TINY, 'size': (128, 128)})
     with monkeypatch.context() as patch:
-        patch.setattr(synthetic, 'P_EMPTY', 0.5)
+        patch.setattr(infrared, 'P_EMPTY', 0.5)
         with pytest.raises(ValueError, match=r'P_EMPTY=.* \(asked for 0\.5\)'):
             synthetic.generate(root, **TINY)
     assert digest(root) == before
