@@ -15,12 +15,13 @@ VERSION = 1  # raise when render changes; the constants below are part of the st
 
 # What steers the difficulty. Temperatures are in grey levels before the gain; ranges are (low, high).
 CONTRAST = (36.0, 85.0)  # of a defect's peak over its surroundings, log-uniform
-CLASS_MIX = (0.53, 0.28, 0.19)  # share of hot_cell, hot_string, crack
+CLASS_MIX = (0.45, 0.3, 0.25)  # share of hot_cell, hot_string, crack
 CLASS_CONTRAST = (1.0, 0.72, 1.1)  # factor on CONTRAST by class
 P_EMPTY = 0.26  # share of images without any defect
 MEAN_EXTRA = 1.9  # defects beyond the first, Poisson mean, in an image that has any
 MAX_DEFECTS = 6
 CELL_PX = (20.0, 34.0)  # side of a cell in pixels at 320x256, log-uniform
+STRING_CELLS = (3, 6)  # cells of a hot string, the upper end left out
 ANGLE_SD = 6.0  # degrees of rotation about the nearest quarter turn
 PERSPECTIVE = 0.24  # largest relative change of scale between centre and border
 CELL_JITTER = (0.6, 2.4)  # sd of healthy cells' temperatures
@@ -312,18 +313,16 @@ def _hot_cell(rng, scene, cell):
 
 
 def _hot_string(rng, scene, cell):
-    """(slices, mask 0..1, used cells) of a warm line of cells along the module, one or two cells wide."""
+    """(slices, mask 0..1, used cells) of a warm run of cells in a line: a string that its bypass diode cut off."""
     column, row, i, j = cell
     upright = scene.rows >= scene.cols
-    across, length = (scene.cols, scene.rows) if upright else (scene.rows, scene.cols)
-    wide = int(rng.integers(1, 3))
-    start = min((i if upright else j) // wide * wide, across - wide)
-    size = (wide, length) if upright else (length, wide)
-    first = (start, 0) if upright else (0, start)
+    length = min(int(rng.integers(*STRING_CELLS)), scene.rows if upright else scene.cols)
+    size = (1, length) if upright else (length, 1)
+    first = (i, min(j, scene.rows - length)) if upright else (min(i, scene.cols - length), j)
     u0, v0 = scene.corner(column, row, *first)
     u1, v1 = u0 + size[0], v0 + size[1]
     ys, xs, seen = scene.window([(u0, v0), (u1, v0), (u0, v1), (u1, v1)], 0.35 * scene.px)
-    if seen < 0.5:
+    if seen < 0.8:
         return None
     x, y = scene.u[ys, xs], scene.v[ys, xs]
     inside = np.minimum(np.minimum(x - u0, u1 - x), np.minimum(y - v0, v1 - y))

@@ -34,7 +34,6 @@ def config(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp('config')
     cfg = load(SEMI, data, folder / 'work', train_cfg__max_epochs=5, train_cfg__val_interval=5)
     cfg.default_hooks.checkpoint.interval = 5
-    del cfg['work_dir']
     cfg.dump(folder / 'tiny.py')
     return folder / 'tiny.py'
 
@@ -62,18 +61,9 @@ def test_overrides_take_effect(tool, config, tmp_path):
         expected = lambda_bg_at((row['step'] - 1) / 5, lambda_bg=1.5, burn_in=3, warmup=10, schedule='cosine')
         assert row['semi/lambda_bg'] == pytest.approx(expected, abs=1e-9)
         assert ('unsup_loss_bg' in row) == (row['step'] > 16)
-
-
-def test_focal_reaches_the_head(config, tmp_path):
-    """At one iteration with λ at once at its maximum: the two forms of the penalty differ, nothing else does."""
-    now = ('burn_in=0', 'lambda_bg_warmup=0', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=9')
-    rows = []
-    for focal in (True, False):
-        done = train(OURS, config, tmp_path / str(focal), f'use_focal_bg={focal}', *now)
-        assert done.returncode == 0, done.stderr[-2000:]
-        rows.append(scalars(tmp_path / str(focal))[0])
-    assert rows[0]['sup_loss_cls'] == rows[1]['sup_loss_cls']
-    assert 0 < rows[0]['sup_loss_bg'] < 0.5 * rows[1]['sup_loss_bg']
+        if row['step'] > 16:
+            # Focal: far below λ times the mean confidence, which the plain form is near to (0.5 · 2 images = 1).
+            assert 0 < row['sup_loss_bg'] < 0.1 * row['semi/lambda_bg'] * row['loss/bg_penalty_mean']
 
 
 @pytest.mark.parametrize('tool', [OURS, MMDET], ids=['ours', 'mmdet'])
