@@ -14,12 +14,12 @@ class BuildWithConfigs(build_py):
 
     def run(self):
         super().run()
-        if not self.editable_mode:
+        if not getattr(self, 'editable_mode', False):
             target = Path(self.build_lib, NAME, 'configs')
             shutil.copytree(ROOT / 'configs', target, ignore=shutil.ignore_patterns('__pycache__'), dirs_exist_ok=True)
 
     def get_outputs(self, include_bytecode=True):
-        configs = [] if self.editable_mode else (ROOT / 'configs').rglob('*.py')
+        configs = [] if getattr(self, 'editable_mode', False) else (ROOT / 'configs').rglob('*.py')
         copied = [str(Path(self.build_lib, NAME, file.relative_to(ROOT))) for file in configs]
         return super().get_outputs(include_bytecode) + copied
 

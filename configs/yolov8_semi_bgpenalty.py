@@ -52,6 +52,7 @@ model = dict(
 
 # Training
 val_cfg = dict(type='mmdet.TeacherStudentValLoop')
+log_processor = dict(custom_cfg=[dict(data_src='semi/pseudo_boxes', method_name='mean', window_size=50)])
 default_hooks = dict(
     checkpoint=dict(save_best='teacher/coco/bbox_mAP_50'),
     mean_teacher=dict(type='BurnInMeanTeacherHook', momentum=0.002, unsup_warmup=1),

@@ -5,7 +5,7 @@ fold = 1
 percent = 10
 burn_in = 10
 data_root = 'data/coco/'
-max_epochs = 60  # of 1,650 iterations at 10 %
+max_epochs = 60  # of 1,650 iterations at 10 %; stated below for the loop and for the schedule
 img_scale = (640, 640)
 num_classes = 80
 

@@ -21,7 +21,7 @@ def _release(version: str):
         if not digits:
             break
         numbers.append(int(digits.group()) - (digits.group() != part))
-    return tuple(numbers)
+    return (*numbers, 0, 0, 0)[:3]
 
 
 def check_versions() -> None:
@@ -38,7 +38,7 @@ def check_versions() -> None:
         except metadata.PackageNotFoundError:
             faults.append(f'{wanted} is needed, and {name} is not installed')
             continue
-        if _release(found) < _release(lowest) or (limit and _release(found) >= _release(limit)):
+        if _release(found) < _release(lowest) or (limit and not _release(found) < _release(limit)):
             faults.append(f'{wanted} is needed, and {name} {found} is installed')
     if not faults:
         try:

@@ -65,9 +65,11 @@ class LabeledUnlabeledDataset(ConcatDataset):
         for name, dataset in zip(('labeled', 'unlabeled'), self.datasets):
             try:
                 dataset.full_init()
+                if not len(dataset):
+                    raise ValueError('no images')
             except ValueError as error:
-                # This is how MMEngine fails to serialise an empty list.
-                if 'concatenate' not in str(error):
+                # MMEngine fails to serialise an empty list with "need at least one array to concatenate".
+                if 'concatenate' not in str(error) and 'no images' not in str(error):
                     raise
                 raise ValueError(f'Expected images in the `{name}` set, but {dataset.ann_file} leaves none') from error
         super().full_init()
@@ -79,6 +81,15 @@ class LabeledUnlabeledDataset(ConcatDataset):
                 f'Expected boxes of the classes {list(labeled.metainfo["classes"])} in {labeled.ann_file}, but it '
                 f'has none; its categories are {found}'
             )
+
+    @property
+    def pipeline(self):
+        """The labeled images' pipeline, which MMDetection's PipelineSwitchHook sets."""
+        return self.datasets[0].pipeline
+
+    @pipeline.setter
+    def pipeline(self, pipeline) -> None:
+        self.datasets[0].pipeline = pipeline
 
     def __getitem__(self, idx: int) -> dict:
         if isinstance(idx, SeededIndex):
@@ -156,6 +167,10 @@ class LabeledUnlabeledBatchSampler(Sampler):
 class SemiDataPreprocessor(MultiBranchDataPreprocessor):
     """MultiBranchDataPreprocessor for batches in which a branch may be missing (burn-in)."""
 
+    def __init__(self, data_preprocessor: dict):
+        super().__init__(data_preprocessor)
+        _refuse_batch_augments(self.data_preprocessor)
+
     def forward(self, data: dict, training: bool = False) -> dict:
         if training:
             data = {
@@ -165,24 +180,35 @@ class SemiDataPreprocessor(MultiBranchDataPreprocessor):
         return super().forward(data, training)
 
 
+def _refuse_batch_augments(preprocessor) -> None:
+    if preprocessor.batch_augments is not None:
+        raise ValueError(
+            'Expected no `batch_augments`, but got some: they move pixels after the geometry was recorded; '
+            'resize in the pipeline, by a transform that records it'
+        )
+
+
 @FUNCTIONS.register_module()
 def bg_penalty_collate(data_batch: Sequence[dict], use_ms_training: bool = False) -> dict:
     """MMYOLO's yolov5_collate, with what tells background from padding and ignored objects: ``regions``."""
     collated = yolov5_collate(data_batch, use_ms_training)
     keys = ('homography_matrix', 'mosaic_tiles', 'ori_shape', 'img_shape')
-    collated['data_samples']['regions'] = [
-        dict(
-            {key: sample.metainfo[key] for key in keys if key in sample.metainfo},
-            ignored_bboxes=sample.ignored_instances.bboxes.tensor,
-        )
-        for sample in (item['data_samples'] for item in data_batch)
-    ]
+    regions = []
+    for sample in (item['data_samples'] for item in data_batch):
+        regions.append({key: sample.metainfo[key] for key in keys if key in sample.metainfo})
+        if 'bboxes' in sample.ignored_instances:
+            regions[-1]['ignored_bboxes'] = sample.ignored_instances.bboxes.tensor
+    collated['data_samples']['regions'] = regions
     return collated
 
 
 @MODELS.register_module()
 class BgPenaltyDetDataPreprocessor(YOLOv5DetDataPreprocessor):
     """YOLOv5DetDataPreprocessor that hands the ``regions`` of :func:`bg_penalty_collate` to the head."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        _refuse_batch_augments(self)
 
     def forward(self, data: dict, training: bool = False) -> dict:
         regions: Optional[List[dict]] = None

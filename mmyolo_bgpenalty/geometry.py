@@ -35,8 +35,10 @@ def project_boxes(boxes: Tensor, homography: Tensor, clip_shape: Optional[Tuple[
     corners = _transform(corners, homography).reshape(-1, 4, 2)
     low, high = corners.amin(dim=1), corners.amax(dim=1)
     if clip_shape is not None:
-        limit = low.new_tensor([clip_shape[1], clip_shape[0]])
-        low, high = low.clamp(min=0).minimum(limit), high.clamp(min=0).minimum(limit)
+        height, width = clip_shape
+        x1, y1, x2, y2 = (*low.unbind(-1), *high.unbind(-1))
+        clipped = [x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)]
+        return torch.stack(clipped, dim=-1)
     return torch.cat([low, high], dim=-1)
 
 

@@ -109,13 +109,14 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         for row, (_, boxes) in zip(image_boxes, frames):
             row[: len(boxes)] = boxes
         to_image = torch.stack([matrix for matrix, _ in frames])
-        mask = priors_on_image(points, to_image.to(points.device), image_boxes.to(points.device))
+        to_image, image_boxes = (x.to(points.device, non_blocking=True) for x in (to_image, image_boxes))
+        mask = priors_on_image(points, to_image, image_boxes)
         for i, meta in enumerate(metas):
             instances = None if ignored is None else ignored[i]
             boxes = meta.get('ignored_bboxes') if instances is None else instances.get('bboxes')
             if boxes is not None and len(boxes):
-                boxes = torch.as_tensor(getattr(boxes, 'tensor', boxes), device=points.device)
-                mask[i] &= ~priors_inside(points, boxes.float())
+                boxes = torch.as_tensor(getattr(boxes, 'tensor', boxes), dtype=torch.float32)
+                mask[i] &= ~priors_inside(points, boxes.to(points.device, non_blocking=True))
         return mask
 
 

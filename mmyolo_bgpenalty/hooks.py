@@ -1,10 +1,13 @@
 """Hooks that read progress, set λ_bg or the teacher's share, and log."""
 
 import math
+import os
+from inspect import signature
 from typing import List, Optional
 
 import torch
 from mmdet.engine.hooks import MeanTeacherHook
+from mmengine.config import Config
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -14,12 +17,27 @@ from torch import nn
 from .checks import non_negative, one_of
 from .data import LabeledUnlabeledBatchSampler
 from .heads import BgPenaltyYOLOv8Head
-from .overrides import HOOK_SETTINGS, hook_arguments, settings_in
+from .overrides import HOOK_SETTINGS, SETTINGS, check_overrides, hook_arguments, settings_in
 from .schedule import SCHEDULES, lambda_bg_at, ramp
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
     return model.module if is_model_wrapper(model) else model
+
+
+# What MMEngine reads of a config's top level.
+LIVE_NAMES = {*signature(Runner.__init__).parameters, 'custom_imports', 'env_cfg', 'runner_type'} - {'self', 'cfg'}
+
+
+def _refuse_dead_names(cfg) -> None:
+    """Refuse what was added or changed at the top level since the config was read, and nobody reads."""
+    filename = getattr(cfg, 'filename', None)
+    if not filename or not os.path.isfile(filename):
+        return
+    read = Config.fromfile(filename).to_dict()
+    now = cfg.to_dict()
+    changed = [name for name in now if name not in read or now[name] != read[name]]
+    check_overrides(read, [name for name in changed if name not in SETTINGS], LIVE_NAMES)
 
 
 @HOOKS.register_module()
@@ -68,10 +86,12 @@ class LambdaBgSchedulerHook(Hook):
         return runner.epoch + batch_idx / len(runner.train_dataloader) if self.by_epoch else runner.iter
 
     def burn_in_batches(self, runner: Runner) -> int:
-        """Number of batches with progress < burn_in."""
-        return math.ceil(self.burn_in * len(runner.train_dataloader) if self.by_epoch else self.burn_in)
+        """Number of batches with progress < burn_in; a rounding error adds none."""
+        batches = self.burn_in * len(runner.train_dataloader) if self.by_epoch else self.burn_in
+        return math.floor(batches - 1e-6) + 1 if batches else 0
 
     def before_run(self, runner: Runner) -> None:
+        _refuse_dead_names(runner.cfg)
         settings = settings_in(runner.cfg)
         given = hook_arguments(runner.cfg)
         for name, argument in HOOK_SETTINGS.items():
@@ -86,6 +106,11 @@ class LambdaBgSchedulerHook(Hook):
         self._heads = self._find_heads(runner.model)
         if 'use_focal_bg' in settings:
             for head in self._heads:
+                if head.bg_penalty.focal and settings['use_focal_bg'] is False:
+                    raise ValueError(
+                        '`use_focal_bg` is stated twice: False at the top level of the config and True as `focal` of '
+                        "the head's `bg_penalty`; remove one"
+                    )
                 head.bg_penalty.focal = settings['use_focal_bg']
 
     def before_train(self, runner: Runner) -> None:
@@ -103,7 +128,7 @@ class LambdaBgSchedulerHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 10)
-        if not self.every_n_inner_iters(batch_idx, interval):
+        if not (self.every_n_inner_iters(batch_idx, interval) or self.end_of_epoch(runner.train_dataloader, batch_idx)):
             return
         stats = self._heads[0].get_bg_penalty_stats()
         for name in ('mean', 'max'):

@@ -13,16 +13,7 @@ SETTINGS = (*HOOK_SETTINGS, 'use_focal_bg')
 
 
 def settings_in(cfg: Mapping) -> dict:
-    """The settings that a config states at its top level.
-
-    Raises:
-        ValueError: a top-level name that looks like a misspelt setting.
-    """
-    for name in cfg:
-        if name not in SETTINGS:
-            meant = get_close_matches(name, SETTINGS, n=1, cutoff=0.75)
-            if meant:
-                raise ValueError(f'`{name}` in the config would change nothing; is `{meant[0]}` meant?')
+    """The settings that a config states at its top level."""
     return {name: cfg[name] for name in SETTINGS if cfg.get(name) is not None}
 
 

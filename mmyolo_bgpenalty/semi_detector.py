@@ -48,7 +48,7 @@ class SemiYOLODetector(SemiBaseDetector):
         ValueError: an unknown key of ``semi_train_cfg``, or a weight that is no number >= 0.
     """
 
-    TRAIN_CFG = dict(sup_weight=1.0, unsup_weight=1.0, min_pseudo_bbox_wh=(1e-2, 1e-2), freeze_teacher=True)
+    TRAIN_CFG = dict(sup_weight=1.0, unsup_weight=1.0, min_pseudo_bbox_wh=(1e-2, 1e-2))
 
     def __init__(self, detector, semi_train_cfg=None, semi_test_cfg=None, data_preprocessor=None, init_cfg=None):
         given = dict(semi_train_cfg or {})
@@ -77,7 +77,8 @@ class SemiYOLODetector(SemiBaseDetector):
     def loss(self, multi_batch_inputs: Dict[str, Tensor], multi_batch_data_samples: dict) -> dict:
         """Losses ``sup_*`` and, after burn-in, ``unsup_*``; ``semi/pseudo_boxes`` (an image) and
         ``semi/unsup_weight`` are for the log and no losses."""
-        if self.unsup_ramp > 0:
+        # The loader leaves the unlabeled part out of the batches that burn-in needs none of.
+        if self.unsup_ramp > 0 and 'unsup_student' in multi_batch_inputs:
             return super().loss(multi_batch_inputs, multi_batch_data_samples)
         losses = self.loss_by_gt_instances(multi_batch_inputs['sup'], multi_batch_data_samples['sup'])
         return self._with_statistics(losses, weight=0.0, boxes=0.0)
@@ -106,7 +107,9 @@ class SemiYOLODetector(SemiBaseDetector):
         for weak, strong in zip(batch_pseudo_instances, batch_data_samples):
             instances = copy.copy(weak.gt_instances)
             instances.bboxes = project_boxes(
-                instances.bboxes, _between(weak, strong).to(instances.bboxes.device), strong.img_shape[:2]
+                instances.bboxes,
+                _between(weak, strong).to(instances.bboxes.device, non_blocking=True),
+                strong.img_shape[:2],
             )
             strong.gt_instances = instances
         return filter_gt_instances(batch_data_samples, wh_thr=self.semi_train_cfg.min_pseudo_bbox_wh)
@@ -119,14 +122,14 @@ class SemiYOLODetector(SemiBaseDetector):
         if boxes:
             losses = reweight_loss_dict(losses, weight * min(1.0, boxes))
         else:
-            # Not multiplied by 0, which would keep a NaN.
-            losses = {name: torch.zeros_like(loss) for name, loss in losses.items()}
+            # With its graph, since SyncBN's backward must meet the other processes'; and NaN · 0 is NaN.
+            losses = {name: (loss * 0).nan_to_num() for name, loss in losses.items()}
         return self._with_statistics(rename_loss_dict('unsup_', losses), weight=weight, boxes=boxes)
 
     def _with_statistics(self, losses: dict, *, weight: float, boxes: float) -> dict:
         device = next(self.student.parameters()).device
-        losses['semi/unsup_weight'] = torch.tensor(weight, device=device)
-        losses['semi/pseudo_boxes'] = torch.tensor(boxes, device=device)
+        losses['semi/unsup_weight'] = torch.full((), weight, device=device)
+        losses['semi/pseudo_boxes'] = torch.full((), boxes, device=device)
         return losses
 
 

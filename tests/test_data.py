@@ -7,9 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from mmdet.registry import DATASETS, MODELS
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import FUNCTIONS, init_default_scope
-from tiny import SEMI, SUPERVISED, load, make_images, make_set
+from tiny import CONFIGS, SEMI, SUPERVISED, load, make_images, make_set
 
 from mmyolo_bgpenalty import LabeledUnlabeledBatchSampler
 from mmyolo_bgpenalty.data import SeededIndex
@@ -149,6 +150,29 @@ def test_labels_of_other_classes_are_named(cfg):
         cfg.train_dataloader.dataset[name].metainfo.classes = ('cat', 'dog', 'cow')
     with pytest.raises(ValueError, match="'cat'.*labeled.json.*'square', 'disc', 'bar'"):
         DATASETS.build(cfg.train_dataloader.dataset)
+
+
+def test_trap_17_mmdetections_pipeline_switch_reaches_the_labeled_images(cfg):
+    """PipelineSwitchHook sets `pipeline` on the loader's dataset."""
+    from mmcv.transforms import Compose
+
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    unlabeled = dataset.datasets[1].pipeline
+    switched = Compose([lambda results: 'switched'])
+    dataset.pipeline = switched
+    assert dataset.pipeline is switched and dataset[0] == 'switched'
+    assert dataset.datasets[1].pipeline is unlabeled
+
+
+@pytest.mark.parametrize('name', [SEMI, SUPERVISED])
+def test_batch_augments_are_refused(name):
+    init_default_scope('mmyolo')
+    preprocessor = Config.fromfile(CONFIGS / name).model.data_preprocessor
+    preprocessor.get('data_preprocessor', preprocessor).batch_augments = [
+        dict(type='mmdet.BatchSyncRandomResize', random_size_range=(64, 128))
+    ]
+    with pytest.raises(ValueError, match='no `batch_augments`'):
+        MODELS.build(preprocessor)
 
 
 def test_trap_12_branches_reach_the_model_whole(cfg):

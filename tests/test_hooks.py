@@ -5,13 +5,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import head_cfg
+from mmengine.config import Config
 from mmengine.hooks import LoggerHook
 from mmengine.logging import MessageHub
 from mmyolo.registry import HOOKS, MODELS
 from test_schedule import GOLDEN
 from torch import nn
 
-from mmyolo_bgpenalty import BurnInMeanTeacherHook, LambdaBgSchedulerHook
+from mmyolo_bgpenalty import BurnInMeanTeacherHook, LambdaBgSchedulerHook, lambda_bg_at
 
 
 class Model(nn.Module):
@@ -49,10 +50,13 @@ def test_hook_follows_the_golden_table(arguments, progress, expected, loop):
     """Trap 18: a fresh hook at any iteration; the same table as the function's."""
     batches = 1000
     hook = LambdaBgSchedulerHook(**arguments, by_epoch=loop != 'by_iteration')
-    place = progress if loop == 'by_iteration' else progress * batches
-    if place != int(place):
-        return pytest.fail(f'{progress} is no whole number of iterations') if loop != 'by_iteration' else None
-    place = int(place)
+    if loop == 'by_iteration':
+        # The same table with an iteration for a thousandth of an epoch.
+        arguments = {**arguments, 'burn_in': arguments['burn_in'] * batches, 'warmup': arguments['warmup'] * batches}
+        if arguments['schedule'] == 'step':
+            expected = lambda_bg_at(progress * batches, **arguments)
+        hook = LambdaBgSchedulerHook(**arguments, by_epoch=False)
+    place = round(progress * batches)
     epoch, batch_idx = divmod(place, batches) if loop == 'epoch' else (0, place)
     run = runner(plain_model(), epoch=epoch, iteration=place, batches=batches)
     hook.before_run(run)
@@ -62,22 +66,26 @@ def test_hook_follows_the_golden_table(arguments, progress, expected, loop):
     assert run.message_hub.get_scalar('train/semi/lambda_bg').current() == run.model.bbox_head.lambda_bg
 
 
-def test_trap_19_the_hook_reaches_the_student_through_ddp(tmp_path):
+@pytest.mark.parametrize('semi', [True, False])
+def test_trap_19_the_hook_reaches_the_trained_head_through_ddp(tmp_path, semi):
     from mmengine.model import MMDistributedDataParallel
 
     torch.distributed.init_process_group(
         'gloo', store=torch.distributed.FileStore(str(tmp_path / 'store'), 1), rank=0, world_size=1
     )
     try:
-        model = MMDistributedDataParallel(Semi())
+        model = MMDistributedDataParallel(Semi() if semi else plain_model())
         hook = LambdaBgSchedulerHook(burn_in=0, warmup=0)
         run = runner(model)
         hook.before_run(run)
         hook.before_train(run)
-        model.module.student.bbox_head.lambda_bg = model.module.teacher.bbox_head.lambda_bg = 0.25
+        trained = model.module.student if semi else model.module
+        trained.bbox_head.lambda_bg = 0.25
+        if semi:
+            model.module.teacher.bbox_head.lambda_bg = 0.25
         hook.before_train_iter(run, 0)
-        assert model.module.student.bbox_head.lambda_bg == 1.0
-        assert model.module.teacher.bbox_head.lambda_bg == 0.25
+        assert trained.bbox_head.lambda_bg == 1.0
+        assert not semi or model.module.teacher.bbox_head.lambda_bg == 0.25
     finally:
         torch.distributed.destroy_process_group()
 
@@ -105,12 +113,39 @@ def test_a_setting_stated_twice_is_refused():
         LambdaBgSchedulerHook(lambda_bg=2.0).before_run(runner(plain_model(), cfg=cfg))
 
 
+def test_focal_stated_twice_is_refused():
+    model = plain_model()
+    model.bbox_head.bg_penalty.focal = True
+    with pytest.raises(ValueError, match='`use_focal_bg` is stated twice'):
+        LambdaBgSchedulerHook().before_run(runner(model, cfg=dict(use_focal_bg=False)))
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(lamda_bg=2.0), '`lamda_bg`.*`lambda_bg` meant'),
+        (dict(warmup=2), 'nothing reads `warmup`'),
+        (dict(max_epochs=2), '`max_epochs`.*override train_cfg.max_epochs'),
+        (dict(lambda_bg=2.0, work_dir='a', load_from=None), None),
+    ],
+)
+def test_what_a_tool_adds_to_the_config_in_vain_is_refused(tmp_path, change, message):
+    """Whatever the tool: MMDetection's merges --cfg-options unchecked."""
+    file = tmp_path / 'mine.py'
+    file.write_text('lambda_bg = 1.0\nlambda_box = 7.5\nmax_epochs = 3\ntrain_cfg = dict(max_epochs=max_epochs)\n')
+    cfg = Config.fromfile(file)
+    cfg.merge_from_dict(change)
+    if message is None:
+        return LambdaBgSchedulerHook().before_run(runner(plain_model(), cfg=cfg))
+    with pytest.raises(ValueError, match=message):
+        LambdaBgSchedulerHook().before_run(runner(plain_model(), cfg=cfg))
+
+
 @pytest.mark.parametrize(
     'cfg, message',
     [
         (dict(lambda_bg=-1), '`lambda_bg`.*-1'),
         (dict(lambda_bg_schedule='quadratic'), "`schedule`.*'quadratic'"),
-        (dict(lamda_bg=2.0), '`lamda_bg`.*`lambda_bg` meant'),
         (dict(use_focal_bg='maybe'), "`focal`.*'maybe'"),
     ],
 )
@@ -128,15 +163,18 @@ def test_bad_arguments_are_refused(bad):
 
 
 def test_statistics_are_logged_when_the_logger_prints():
-    hook, logger = LambdaBgSchedulerHook(), LoggerHook(interval=3)
+    hook, logger = LambdaBgSchedulerHook(), LoggerHook(interval=4)
     model = plain_model()
     asked = []
     model.bbox_head.get_bg_penalty_stats = lambda: asked.append(1) or dict(mean=0.25, max=0.5, min=0.0, num=4)
-    run = runner(model, hooks=[logger])
+    run = runner(model, hooks=[logger], batches=6)
     hook.before_run(run)
+    when = []
     for batch_idx in range(6):
         hook.after_train_iter(run, batch_idx)
-    assert len(asked) == 2
+        when.append(len(asked))
+    # The fourth batch, and the epoch's last one.
+    assert when == [0, 0, 0, 1, 1, 2]
     assert run.message_hub.get_scalar('train/loss/bg_penalty_mean').mean(10) == 0.25
     assert run.message_hub.get_scalar('train/loss/bg_penalty_max').current() == 0.5
 

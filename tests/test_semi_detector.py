@@ -128,14 +128,30 @@ def test_trap_24_one_pseudo_box_in_many_images_weighs_as_one_box(model):
     assert values[1]['cls'] < 4.5 * values[0]['cls']
 
 
-def test_no_pseudo_box_is_zero_even_where_the_loss_is_nan(model):
-    """Trap 25."""
+def test_trap_25_no_pseudo_box_weighs_nothing(model):
+    """Values and gradients are those of the labeled images; the graph stays, as SyncBN needs it on every process."""
+    inputs, samples = batch()
+    teacher_sees(model, [0, 0, 0, 0])
+    losses = model.loss(inputs, samples)
+    unsup = [losses[f'unsup_loss_{n}'] for n in ('cls', 'bbox', 'dfl', 'bg')]
+    assert all(loss == 0 for loss in unsup) and unsup[0].requires_grad
+    gradients = torch.autograd.grad(sum(unsup[:3]), list(model.student.parameters()), allow_unused=True)
+    assert all(g is None or (g == 0).all() for g in gradients)
+
+
+def test_trap_25_no_pseudo_box_is_zero_even_where_the_loss_is_nan(model):
     teacher_sees(model, [0, 0, 0, 0])
     inputs, samples = batch()
     inputs['unsup_student'].fill_(float('nan'))
     losses = model.loss(inputs, samples)
     assert all(losses[f'unsup_loss_{n}'] == 0 for n in ('cls', 'bbox', 'dfl', 'bg'))
     assert total(losses).isfinite()
+
+
+def test_a_batch_without_unlabeled_images_is_burn_in(model):
+    inputs, samples = batch()
+    losses = model.loss({'sup': inputs['sup']}, {'sup': samples['sup']})
+    assert losses['semi/unsup_weight'] == 0 and 'unsup_loss_cls' not in losses
 
 
 def test_trap_29_the_statistics_are_no_losses(model):

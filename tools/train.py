@@ -1,7 +1,6 @@
 """Train a detector: MMDetection's tools/train.py, which also refuses overrides that would change nothing."""
 
 import argparse
-import inspect
 import os
 import os.path as osp
 import sys
@@ -10,9 +9,6 @@ from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
-
-# Top-level names that are read beside the Runner's own arguments.
-OTHER_NAMES = ('custom_imports', 'env_cfg', 'runner_type', 'work_dir')
 
 
 def parse_args() -> argparse.Namespace:
@@ -48,11 +44,11 @@ def load_config(args: argparse.Namespace) -> Config:
         ValueError: an override that would change nothing.
         FileNotFoundError: no such config or checkpoint.
     """
+    from mmyolo_bgpenalty.hooks import LIVE_NAMES
     from mmyolo_bgpenalty.overrides import check_overrides
 
     cfg = Config.fromfile(args.config)
-    runner_arguments = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'}
-    check_overrides(cfg.to_dict(), args.cfg_options, {*runner_arguments, *OTHER_NAMES})
+    check_overrides(cfg.to_dict(), args.cfg_options, LIVE_NAMES - {'launcher'})
     cfg.merge_from_dict(args.cfg_options)
     cfg.launcher = args.launcher
     name = osp.splitext(osp.basename(args.config))[0]
