@@ -5,16 +5,16 @@ custom_imports = dict(imports=['mmyolo_bgpenalty'])
 
 # Settings. A child config or --cfg-options changes them here; the hooks read them when training starts.
 lambda_bg = 1.0  # weight of the penalty at its maximum
-lambda_bg_warmup = 5  # epochs from 0 to the maximum, after burn-in
+lambda_bg_warmup = 30  # epochs from 0 to the maximum, after burn-in
 lambda_bg_schedule = 'linear'  # constant, linear, step or cosine
 use_focal_bg = False
-burn_in = 8  # epochs without penalty, and without teacher
+burn_in = 30  # epochs without penalty, and without teacher
 
 # Data
 data_root = 'data/solar/'
 classes = ('hot_cell', 'hot_string', 'crack')
 img_scale = (320, 256)  # width, height; multiples of 32
-max_epochs = 20
+max_epochs = 300  # of 8 iterations
 
 resize = dict(type='RecordedLetterResize', scale=img_scale, pad_val=dict(img=114))
 affine = dict(
@@ -89,7 +89,7 @@ model = dict(
 )
 
 # Training
-train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=5)
+train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=50)
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-3, weight_decay=0.05))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
@@ -98,7 +98,7 @@ param_scheduler = [
 ]
 default_hooks = dict(
     param_scheduler=dict(_delete_=True, type='ParamSchedulerHook'),
-    checkpoint=dict(interval=5, save_best='coco/bbox_mAP_50'),
+    checkpoint=dict(interval=50, save_best='coco/bbox_mAP_50'),
     logger=dict(interval=20),
     lambda_bg=dict(type='LambdaBgSchedulerHook'),
 )

@@ -3,6 +3,10 @@
 #   python tools/train.py configs/yolov8_semi_bgpenalty.py [--cfg-options lambda_bg=1.5 burn_in=3 ...]
 _base_ = './yolov8_bgpenalty.py'
 
+# Settings, as in the base; an epoch is 135 iterations.
+burn_in = 10
+lambda_bg_warmup = 5
+
 # Data: batches of as many labeled as unlabeled images; an epoch is one pass over the unlabeled ones.
 branches = ['sup', 'unsup_teacher', 'unsup_student']
 sup_pipeline = [
@@ -46,15 +50,16 @@ model = dict(
     type='SemiYOLODetector',
     detector=detector,
     data_preprocessor=dict(type='SemiDataPreprocessor', data_preprocessor=detector.data_preprocessor),
-    semi_train_cfg=dict(unsup_weight=1.0, pseudo_test_cfg=dict(score_thr=0.4)),
+    semi_train_cfg=dict(unsup_weight=0.5, pseudo_test_cfg=dict(score_thr=0.4)),
     semi_test_cfg=dict(predict_on='teacher'),
 )
 
 # Training
+train_cfg = dict(max_epochs=20, val_interval=5)
 val_cfg = dict(type='mmdet.TeacherStudentValLoop')
 log_processor = dict(custom_cfg=[dict(data_src='semi/pseudo_boxes', method_name='mean', window_size=50)])
 default_hooks = dict(
-    checkpoint=dict(save_best='teacher/coco/bbox_mAP_50'),
+    checkpoint=dict(interval=5, save_best='teacher/coco/bbox_mAP_50'),
     mean_teacher=dict(type='BurnInMeanTeacherHook', momentum=0.002, unsup_warmup=1),
 )
 # No EMAHook: the teacher is the average.

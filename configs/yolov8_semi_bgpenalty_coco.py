@@ -3,7 +3,6 @@ _base_ = './yolov8_semi_bgpenalty.py'
 
 fold = 1
 percent = 10
-burn_in = 10
 data_root = 'data/coco/'
 max_epochs = 60  # of 1,650 iterations at 10 %; stated below for the loop and for the schedule
 img_scale = (640, 640)
