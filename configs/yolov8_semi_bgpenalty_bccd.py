@@ -1,6 +1,8 @@
 # The method on a set in COCO format: blood cells, BCCD (github.com/Shenggan/BCCD_Dataset, MIT), 10 % labeled.
 _base_ = './yolov8_semi_bgpenalty.py'
 
+burn_in = 6  # epochs of 66 iterations
+lambda_bg_warmup = 3
 data_root = 'data/bccd/'
 classes = ('RBC', 'WBC', 'Platelets')
 
@@ -22,3 +24,4 @@ val_dataloader = dict(dataset=dict(ann_file='annotations/test.json', **coco))
 val_evaluator = dict(ann_file=data_root + 'annotations/test.json')
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
+train_cfg = dict(max_epochs=18, val_interval=6)

@@ -72,3 +72,9 @@ def test_other_projects_find_the_configs(tmp_path):
     assert cfg.lambda_bg == 2.0 and cfg.model.type == 'SemiYOLODetector'
     with pytest.raises(FileNotFoundError, match=f"'none.py' among .*{SEMI}"):
         mmyolo_bgpenalty.config('none.py')
+
+
+def test_the_readme_shows_the_config_it_names():
+    readme = (CONFIGS.parent / 'README.md').read_text()
+    config = (CONFIGS / 'yolov8_semi_bgpenalty_bccd.py').read_text()
+    assert config.partition('\n')[2] in readme
