@@ -27,7 +27,10 @@ class SolarPanelDataset(YOLOv5CocoDataset):
     METAINFO = dict(classes=synthetic.CLASSES)
 
     def load_data_list(self) -> List[dict]:
-        synthetic.generate(self.data_root)
+        try:
+            synthetic.generate(self.data_root)
+        except ValueError as error:
+            raise ValueError(f"{error}. A set of your own takes `type='YOLOv5CocoDataset'`") from None
         return super().load_data_list()
 
 

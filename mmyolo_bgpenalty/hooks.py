@@ -1,5 +1,6 @@
 """Hooks that read progress, set λ_bg or the teacher's share, and log."""
 
+import logging
 import math
 import os
 from inspect import signature
@@ -9,6 +10,7 @@ import torch
 from mmdet.engine.hooks import MeanTeacherHook
 from mmengine.config import Config
 from mmengine.hooks import Hook, LoggerHook
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmyolo.registry import HOOKS
@@ -17,7 +19,7 @@ from torch import nn
 from .checks import non_negative, one_of
 from .data import LabeledUnlabeledBatchSampler
 from .heads import BgPenaltyYOLOv8Head
-from .overrides import HOOK_SETTINGS, SETTINGS, check_overrides, hook_arguments, settings_in
+from .overrides import HOOK_SETTINGS, SETTINGS, check_overrides, hook_arguments, misspelt_setting, settings_in
 from .schedule import SCHEDULES, lambda_bg_at, ramp
 
 
@@ -29,15 +31,23 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 LIVE_NAMES = {*signature(Runner.__init__).parameters, 'custom_imports', 'env_cfg', 'runner_type'} - {'self', 'cfg'}
 
 
-def _refuse_dead_names(cfg) -> None:
-    """Refuse what was added or changed at the top level since the config was read, and nobody reads."""
+def _check_dead_names(cfg) -> None:
+    """Look at what was added or changed at the top level since the config was read, and nobody reads.
+
+    What looks like a misspelt setting is refused; the rest gets a warning, as tools add names of their own.
+    """
     filename = getattr(cfg, 'filename', None)
     if not filename or not os.path.isfile(filename):
         return
-    read = Config.fromfile(filename).to_dict()
-    now = cfg.to_dict()
-    changed = [name for name in now if name not in read or now[name] != read[name]]
-    check_overrides(read, [name for name in changed if name not in SETTINGS], LIVE_NAMES)
+    read, now = Config.fromfile(filename).to_dict(), cfg.to_dict()
+    for name in now:
+        if name not in SETTINGS and (name not in read or now[name] != read[name]):
+            try:
+                check_overrides(read, [name], LIVE_NAMES)
+            except ValueError as error:
+                if misspelt_setting(name):
+                    raise
+                print_log(str(error), logger='current', level=logging.WARNING)
 
 
 @HOOKS.register_module()
@@ -91,7 +101,7 @@ class LambdaBgSchedulerHook(Hook):
         return math.floor(batches - 1e-6) + 1 if batches else 0
 
     def before_run(self, runner: Runner) -> None:
-        _refuse_dead_names(runner.cfg)
+        _check_dead_names(runner.cfg)
         settings = settings_in(runner.cfg)
         given = hook_arguments(runner.cfg)
         for name, argument in HOOK_SETTINGS.items():

@@ -17,6 +17,11 @@ def settings_in(cfg: Mapping) -> dict:
     return {name: cfg[name] for name in SETTINGS if cfg.get(name) is not None}
 
 
+def misspelt_setting(name: str) -> Optional[str]:
+    """The setting that ``name`` looks like, or None."""
+    return next(iter(get_close_matches(name, SETTINGS, n=1, cutoff=0.6)), None)
+
+
 def check_overrides(cfg: Mapping, options: Iterable[str], runner_arguments: Iterable[str]) -> None:
     """Refuse ``--cfg-options`` that would change nothing.
 
@@ -59,8 +64,8 @@ def _why_dead(cfg: Mapping, name: str, live: Iterable[str]) -> str:
     if name in cfg:
         hint = f'; override {" or ".join(paths[:3])}' if paths else ''
         return f'`{name}` is a variable of the config whose value is in use already, so this would change nothing{hint}'
-    meant = get_close_matches(name, live, n=1, cutoff=0.6)
-    hint = f'; is {" or ".join(paths[:3])} meant?' if paths else f'; is `{meant[0]}` meant?' if meant else ''
+    meant = misspelt_setting(name) or next(iter(get_close_matches(name, live, n=1, cutoff=0.6)), None)
+    hint = f'; is {" or ".join(paths[:3])} meant?' if paths else f'; is `{meant}` meant?' if meant else ''
     return f'nothing reads `{name}`, so this would change nothing{hint}'
 
 

@@ -1,3 +1,4 @@
+import json
 import pickle
 from types import SimpleNamespace
 
@@ -142,6 +143,24 @@ def test_an_empty_set_is_named(cfg, tmp_path, name):
         }
     )
     with pytest.raises(ValueError, match=f'`{name}` set.*nothing.json'):
+        DATASETS.build(cfg.train_dataloader.dataset)
+
+
+def test_the_unlabeled_json_needs_no_boxes(cfg, data, tmp_path):
+    """As the README says."""
+    content = json.loads((data / 'unlabeled.json').read_text())
+    del content['annotations']
+    (tmp_path / 'bare.json').write_text(json.dumps(content))
+    cfg.train_dataloader.dataset.unlabeled.ann_file = str(tmp_path / 'bare.json')
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    assert len(dataset.datasets[1]) == 10
+    assert dataset[6]['inputs']['unsup_student'].shape == (3, 64, 96)
+
+
+def test_the_solar_set_does_not_take_a_folder_of_somebody_else(cfg):
+    for name in ('labeled', 'unlabeled'):
+        cfg.train_dataloader.dataset[name].type = 'SolarPanelDataset'
+    with pytest.raises(ValueError, match="not a generated set.*A set of your own takes `type='YOLOv5CocoDataset'`"):
         DATASETS.build(cfg.train_dataloader.dataset)
 
 
