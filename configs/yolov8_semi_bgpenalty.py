@@ -60,7 +60,7 @@ val_cfg = dict(type='mmdet.TeacherStudentValLoop')
 log_processor = dict(custom_cfg=[dict(data_src='semi/pseudo_boxes', method_name='mean', window_size=50)])
 default_hooks = dict(
     checkpoint=dict(interval=5, save_best='teacher/coco/bbox_mAP_50'),
-    mean_teacher=dict(type='BurnInMeanTeacherHook', momentum=0.002, unsup_warmup=1),
+    mean_teacher=dict(type='BurnInMeanTeacherHook', momentum=0.004, unsup_warmup=1),
 )
 # No EMAHook: the teacher is the average.
 custom_hooks = []
