@@ -86,6 +86,7 @@ def cfg(data, tmp_path_factory):
         default_hooks__checkpoint__max_keep_ckpts=-1,
         visualizer__vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')],
         default_hooks__mean_teacher__momentum=0.25,
+        model__semi_train_cfg__unsup_weight=1.0,
         # The student's early boxes count as sure, so that there is something to learn.
         model__semi_train_cfg__pseudo_test_cfg__score_thr=0.0,
         model__semi_train_cfg__pseudo_test_cfg__max_per_img=3,

@@ -16,7 +16,7 @@ def build(**semi_train_cfg):
     init_default_scope('mmyolo')
     cfg = Config.fromfile(CONFIGS / SEMI)
     cfg.merge_from_dict(SMALL)
-    cfg.model.semi_train_cfg.update(semi_train_cfg)
+    cfg.model.semi_train_cfg.update({'unsup_weight': 1.0, **semi_train_cfg})
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     model.init_weights()
