@@ -90,14 +90,13 @@ class SemiYOLODetector(SemiBaseDetector):
         outs = self.teacher.bbox_head(self.teacher.extract_feat(batch_inputs))
         # The head clamps to `ori_shape` and divides by `scale_factor`: here both are the view's own.
         meta = dict(ori_shape=tuple(batch_inputs.shape[-2:]), scale_factor=(1.0, 1.0))
-        # Pixels need more than the 8 or 11 bits of autocast's types.
-        with torch.autocast(batch_inputs.device.type, enabled=False):
-            results = self.teacher.bbox_head.predict_by_feat(
-                *([level.float() for level in levels] for levels in outs),
-                batch_img_metas=[meta] * len(batch_inputs),
-                cfg=self.pseudo_test_cfg,
-                rescale=False,
-            )
+        # In fp32, since pixels need more than the 8 or 11 bits of autocast's types.
+        results = self.teacher.bbox_head.predict_by_feat(
+            *([level.float() for level in levels] for levels in outs),
+            batch_img_metas=[meta] * len(batch_inputs),
+            cfg=self.pseudo_test_cfg,
+            rescale=False,
+        )
         for sample, instances in zip(batch_data_samples, results):
             sample.gt_instances = instances
         return batch_data_samples, {}
