@@ -89,6 +89,7 @@ model = dict(
 )
 
 # Training
+randomness = dict(seed=0)
 train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=50)
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-3, weight_decay=0.05))
 param_scheduler = [
