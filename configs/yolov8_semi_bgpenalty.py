@@ -55,11 +55,11 @@ model = dict(
 )
 
 # Training
-train_cfg = dict(max_epochs=20, val_interval=5)
+train_cfg = dict(max_epochs=20, val_interval=10)
 val_cfg = dict(type='mmdet.TeacherStudentValLoop')
 log_processor = dict(custom_cfg=[dict(data_src='semi/pseudo_boxes', method_name='mean', window_size=50)])
 default_hooks = dict(
-    checkpoint=dict(interval=5, save_best='teacher/coco/bbox_mAP_50'),
+    checkpoint=dict(interval=10, save_best='teacher/coco/bbox_mAP_50'),
     mean_teacher=dict(type='BurnInMeanTeacherHook', momentum=0.004, unsup_warmup=1),
 )
 # No EMAHook: the teacher is the average.
