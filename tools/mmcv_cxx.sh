@@ -1,7 +1,7 @@
 #!/bin/sh
 # The compilers that build mmcv 2.0.1 for a torch that needs a later C++, without touching its source:
 #   -std=c++14 becomes -std=c++$CXX_STD, and torch's headers are parsed once instead of once a file
-#   (a precompiled header; the objects are the same to the byte, the build is some three times faster).
+#   (a precompiled header, which leaves the objects as they were and makes the build some three times faster).
 # Used by tools/setup_env.py as CXX, and under a name with nvcc in it as PYTORCH_NVCC.
 #   CXX_STD    the standard that torch's headers need, as 17
 #   REAL_CXX   the C++ compiler to call      PCH_DIR  an empty folder for the precompiled header, or unset
