@@ -68,13 +68,14 @@ class LabeledUnlabeledDataset(ConcatDataset):
         for name, dataset in zip(('labeled', 'unlabeled'), self.datasets):
             try:
                 dataset.full_init()
-                if not len(dataset):
-                    raise ValueError('no images')
+                images = len(dataset)
             except ValueError as error:
                 # MMEngine fails to serialise an empty list with "need at least one array to concatenate".
-                if 'concatenate' not in str(error) and 'no images' not in str(error):
+                if 'concatenate' not in str(error):
                     raise
-                raise ValueError(f'Expected images in the `{name}` set, but {dataset.ann_file} leaves none') from error
+                images = 0
+            if not images:
+                raise ValueError(f'Expected images in the `{name}` set, but {dataset.ann_file} leaves none')
         super().full_init()
         labeled = self.datasets[0]
         if not any(labeled.get_data_info(i)['instances'] for i in range(len(labeled))):
