@@ -39,6 +39,7 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
             raise ValueError(f'Expected the keys of `bg_penalty` among {", ".join(known)}, but got {unknown}')
         self.bg_penalty = BackgroundPenaltyOptions(**(bg_penalty or {}))
         self._bg_stats: Optional[Tensor] = None
+        self._latest: Optional[tuple] = None
 
     @property
     def lambda_bg(self) -> float:
@@ -77,6 +78,7 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
             # Without a graph where λ is 0: no gradient is touched, not even by adding 0 · NaN.
             penalty = background_penalty(max_logits, background, **vars(self.bg_penalty))
         self._bg_stats = background_statistics(max_logits.detach(), background)
+        self._latest = (max_logits.detach(), background, [distances.detach() for distances in bbox_preds])
         scale = self.loss_cls.loss_weight * len(batch_img_metas) * get_world_size()
         losses['loss_bg'] = penalty.new_zeros(()) if self.lambda_bg == 0 else scale * penalty
         return losses
@@ -88,6 +90,30 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         """
         mean, highest, lowest, num = [0.0] * 4 if self._bg_stats is None else self._bg_stats.tolist()
         return dict(mean=mean, max=highest, min=lowest, num=int(num))
+
+    @torch.no_grad()
+    def background_predictions(self, image: int, number: int) -> Dict[str, Tensor]:
+        """The most confident predictions on background of one image of the latest loss, best first.
+
+        Args:
+            image: its place in the batch.
+            number: how many at most, >= 1.
+
+        Returns:
+            ``scores`` (K,), max_c σ(z), and ``bboxes`` (K, 4), xyxy in the input's pixels, fp32; K <= number.
+
+        Raises:
+            ValueError: there was no loss yet.
+        """
+        if self._latest is None:
+            raise ValueError('Expected a loss to have been computed, but there was none yet')
+        max_logits, background, bbox_preds = self._latest
+        scores = max_logits[image, :, 0].float().sigmoid().masked_fill(~background[image], -1)
+        scores, places = scores.topk(min(number, int(background[image].sum())))
+        distances = torch.cat([level[image].flatten(1) for level in bbox_preds], dim=1).T[places].float()
+        priors = self.flatten_priors_train[places].float()
+        boxes = self.bbox_coder.decode(priors[None, :, :2], distances[None], priors[:, 2])[0]
+        return dict(scores=scores, bboxes=boxes)
 
     @contextmanager
     def _watch_assigner(self):

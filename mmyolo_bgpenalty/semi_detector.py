@@ -1,7 +1,7 @@
 """A student and its EMA teacher, for YOLOv8."""
 
 import copy
-from typing import Dict, List, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import torch
 from mmdet.models.detectors import SemiBaseDetector
@@ -44,6 +44,13 @@ class SemiYOLODetector(SemiBaseDetector):
             those of ``PSEUDO_TEST_CFG``).
         semi_test_cfg: ``predict_on``, 'teacher' or 'student'.
 
+    Attributes:
+        pseudo_labels: data samples of the latest weak views, their ``gt_instances`` the pseudo-boxes (with
+            ``scores``) in the weak view's pixels; empty in burn-in.
+        keep_views: set it to have ``views`` kept.
+        views: of the latest batch after burn-in, ``dict(weak=(inputs, samples), strong=(inputs, samples))`` as the
+            model saw them (pre-processed), each sample with its pseudo-boxes in its own pixels; else None.
+
     Raises:
         ValueError: an unknown key of ``semi_train_cfg``, or a weight that is no number >= 0.
     """
@@ -67,6 +74,9 @@ class SemiYOLODetector(SemiBaseDetector):
         )
         self.pseudo_test_cfg = ConfigDict({**PSEUDO_TEST_CFG, **pseudo})
         self.unsup_ramp = 1.0
+        self.pseudo_labels: list = []
+        self.keep_views = False
+        self.views: Optional[dict] = None
 
     def train(self, mode: bool = True):
         """The teacher stays in eval mode: its BN statistics are the student's average, not its own."""
@@ -75,13 +85,21 @@ class SemiYOLODetector(SemiBaseDetector):
         return self
 
     def loss(self, multi_batch_inputs: Dict[str, Tensor], multi_batch_data_samples: dict) -> dict:
-        """Losses ``sup_*`` and, after burn-in, ``unsup_*``; ``semi/pseudo_boxes`` (an image) and
-        ``semi/unsup_weight`` are for the log and no losses."""
+        """Losses ``sup_*`` and, after burn-in, ``unsup_*``. For the log, and no losses, are ``semi/unsup_weight`` and
+        of the pseudo-labels ``semi/pseudo_boxes`` (an image), ``semi/pseudo_score`` (mean; 0 without any) and
+        ``semi/pseudo_empty`` (share of images without any)."""
+        self.pseudo_labels, self.views = [], None
         # The loader leaves the unlabeled part out of the batches that burn-in needs none of.
         if self.unsup_ramp > 0 and 'unsup_student' in multi_batch_inputs:
-            return super().loss(multi_batch_inputs, multi_batch_data_samples)
+            losses = super().loss(multi_batch_inputs, multi_batch_data_samples)
+            if self.keep_views:
+                self.views = dict(
+                    weak=(multi_batch_inputs['unsup_teacher'], self.pseudo_labels),
+                    strong=(multi_batch_inputs['unsup_student'], multi_batch_data_samples['unsup_student']),
+                )
+            return losses
         losses = self.loss_by_gt_instances(multi_batch_inputs['sup'], multi_batch_data_samples['sup'])
-        return self._with_statistics(losses, weight=0.0, boxes=0.0)
+        return self._with_statistics(losses, 0.0, [])
 
     @torch.no_grad()
     def get_pseudo_instances(self, batch_inputs: Tensor, batch_data_samples: list) -> Tuple[list, dict]:
@@ -99,6 +117,7 @@ class SemiYOLODetector(SemiBaseDetector):
         )
         for sample, instances in zip(batch_data_samples, results):
             sample.gt_instances = instances
+        self.pseudo_labels = batch_data_samples
         return batch_data_samples, {}
 
     def project_pseudo_instances(self, batch_pseudo_instances: list, batch_data_samples: list) -> list:
@@ -123,12 +142,20 @@ class SemiYOLODetector(SemiBaseDetector):
         else:
             # With its graph, since SyncBN's backward must meet the other processes'; and NaN · 0 is NaN.
             losses = {name: (loss * 0).nan_to_num() for name, loss in losses.items()}
-        return self._with_statistics(rename_loss_dict('unsup_', losses), weight=weight, boxes=boxes)
+        return self._with_statistics(rename_loss_dict('unsup_', losses), weight, batch_data_samples)
 
-    def _with_statistics(self, losses: dict, *, weight: float, boxes: float) -> dict:
+    def _with_statistics(self, losses: dict, weight: float, samples: list) -> dict:
+        """Add what is logged; ``samples`` are the strong views with their pseudo-boxes."""
         device = next(self.student.parameters()).device
+        counts = [len(sample.gt_instances) for sample in samples]
+        score = torch.zeros((), device=device)
+        if any(counts):
+            score = torch.cat([sample.gt_instances.scores for sample in samples]).float().mean()
+        images = max(len(counts), 1)
         losses['semi/unsup_weight'] = torch.full((), weight, device=device)
-        losses['semi/pseudo_boxes'] = torch.full((), boxes, device=device)
+        losses['semi/pseudo_boxes'] = torch.full((), sum(counts) / images, device=device)
+        losses['semi/pseudo_score'] = score
+        losses['semi/pseudo_empty'] = torch.full((), counts.count(0) / images, device=device)
         return losses
 
 
