@@ -61,6 +61,8 @@ class LambdaBgSchedulerHook(Hook):
 
     Logs ``semi/lambda_bg`` at every iteration and, when LoggerHook prints, ``loss/bg_penalty_mean`` and
     ``loss/bg_penalty_max`` (the head's statistics), to the message hub and so to every visualizer backend.
+    After each pass over the train loader, in either train loop, it logs λ where the epoch (from 0) ends and the
+    statistics of its last loss: ``Epoch 5: λ_bg=0.200`` and ``BG Penalty Stats: mean=… max=… min=…``.
 
     Args:
         lambda_bg: maximum of λ, >= 0.
@@ -137,6 +139,16 @@ class LambdaBgSchedulerHook(Hook):
         runner.message_hub.update_scalar('train/semi/lambda_bg', value)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        self._log_statistics(runner, batch_idx)
+        done = runner.iter + 1
+        epoch, rest = divmod(done, len(runner.train_dataloader))
+        if not rest:
+            value = lambda_bg_at(epoch if self.by_epoch else done, **self.plan)
+            stats = self._heads[0].get_bg_penalty_stats()
+            runner.logger.info(f'Epoch {epoch - 1}: λ_bg={value:.3f}')
+            runner.logger.info('BG Penalty Stats: mean={mean:.4f} max={max:.4f} min={min:.4f}'.format(**stats))
+
+    def _log_statistics(self, runner: Runner, batch_idx: int) -> None:
         interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 10)
         if not (self.every_n_inner_iters(batch_idx, interval) or self.end_of_epoch(runner.train_dataloader, batch_idx)):
             return

@@ -396,3 +396,30 @@ def test_autocast_is_finite(path, focal, dtype):
     assert losses['loss_bg'].dtype == torch.float32
     assert all(loss.isfinite() for loss in losses.values())
     assert all(gradient.isfinite().all() for gradient in gradients.values() if gradient is not None)
+
+
+@both_paths
+def test_background_predictions_are_the_most_confident_ones(path):
+    head = build()
+    ignored = [torch.tensor([[0.0, 0, 32, 64]]), torch.zeros(0, 4)]
+    data = batch(path, ignored=ignored)
+    outs = head(features())
+    losses_of(head, outs, data)
+    background = ~foreground(head, outs)
+    background[0] &= ~torch.from_numpy(in_boxes(PRIORS, ignored[0]))
+    strides = np.array([SIZE / n for n in GRIDS for _ in range(n * n)])
+    scores, distances = (torch.cat([level.flatten(2) for level in out], 2).mT.detach() for out in outs[:2])
+    for image in (0, 1):
+        confidence = scores[image].sigmoid().max(-1).values
+        places = [i for i in confidence.argsort(descending=True).tolist() if background[image, i]][:7]
+        found = head.background_predictions(image, 7)
+        torch.testing.assert_close(found['scores'], confidence[places])
+        left_top, right_bottom = np.split(distances[image, places].numpy() * strides[places, None], 2, axis=1)
+        expected = np.concatenate([PRIORS[places] - left_top, PRIORS[places] + right_bottom], axis=1)
+        np.testing.assert_allclose(found['bboxes'].numpy(), expected, rtol=1e-5, atol=1e-4)
+    assert len(head.background_predictions(0, 10**6)['scores']) == background[0].sum()
+
+
+def test_no_background_predictions_before_a_loss():
+    with pytest.raises(ValueError, match='no'):
+        build().background_predictions(0, 1)

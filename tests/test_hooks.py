@@ -178,6 +178,23 @@ def test_statistics_are_logged_when_the_logger_prints():
     assert run.message_hub.get_scalar('train/loss/bg_penalty_max').current() == 0.5
 
 
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_each_epochs_end_is_told(by_epoch):
+    """The schedule's epochs, from 0, in either train loop: burn-in 5 and warm-up 5 reach a fifth at the end of 5."""
+    scale = 1 if by_epoch else 4
+    hook = LambdaBgSchedulerHook(burn_in=5 * scale, warmup=5 * scale, by_epoch=by_epoch)
+    model = plain_model()
+    model.bbox_head.get_bg_penalty_stats = lambda: dict(mean=0.012345, max=0.5, min=0.0, num=4)
+    lines = []
+    for iteration in (18, 19, 20, 22, 23):
+        run = runner(model, batches=4, iteration=iteration)
+        run.logger = SimpleNamespace(info=lines.append)
+        hook.before_run(run)
+        hook.after_train_iter(run, iteration % 4)
+    stats = 'BG Penalty Stats: mean=0.0123 max=0.5000 min=0.0000'
+    assert lines == ['Epoch 4: λ_bg=0.000', stats, 'Epoch 5: λ_bg=0.200', stats]
+
+
 def teacher_hook(model, plan=None, **arguments):
     plan = plan or LambdaBgSchedulerHook(burn_in=2)
     hook = BurnInMeanTeacherHook(**arguments)

@@ -160,6 +160,9 @@ def test_log_line_and_visualizer_show_the_settings(run):
         'unsup_loss_cls:',
     ):
         assert part in line
+    epochs = [row.rpartition(' - ')[2] for row in log.splitlines() if ': λ_bg=' in row]
+    assert epochs == [f'Epoch {n}: λ_bg={value}' for n, value in enumerate(('0.000', '1.000', '2.000', '2.000'))]
+    assert log.count('BG Penalty Stats: mean=') == 4
     scalars = [json.loads(row) for row in (Path(run[0].log_dir) / 'vis_data/scalars.json').read_text().splitlines()]
     train_rows = [row for row in scalars if 'loss' in row]
     assert [row['semi/lambda_bg'] for row in train_rows] == [row['lambda_bg'] for row in run[1].rows]
@@ -214,6 +217,15 @@ def test_resume_continues_exactly(cfg, run, tmp_path, epoch, workers):
         for name in ('iteration', 'epoch', 'lambda_bg', 'ramp', 'labeled', 'unlabeled'):
             assert row[name] == original[name]
         assert float(row['outputs']['loss']) == float(original['outputs']['loss'])
+    assert_equal(states(runner), states(run[0]))
+
+
+def test_a_run_may_share_another_ones_burn_in(cfg, run, tmp_path):
+    """Settings of the penalty say nothing before burn-in ends: what tools/ablation.py builds on."""
+    _, other = train(cfg, work_dir=str(tmp_path / 'a'), lambda_bg=0.0, use_focal_bg=True)
+    assert float(other.rows[-1]['outputs']['loss']) != float(run[1].rows[-1]['outputs']['loss'])
+    checkpoint = str(tmp_path / 'a/epoch_1.pth')
+    runner, _ = train(cfg, work_dir=str(tmp_path / 'b'), load_from=checkpoint, resume=True)
     assert_equal(states(runner), states(run[0]))
 
 

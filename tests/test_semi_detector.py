@@ -162,6 +162,43 @@ def test_trap_29_the_statistics_are_no_losses(model):
     assert logged['semi/pseudo_boxes'] == 1.0
 
 
+def test_statistics_of_the_pseudo_labels(model):
+    def predict_by_feat(*args, **kwargs):
+        boxes = torch.tensor([[10.0, 10, 50, 50]])
+        found = [InstanceData(bboxes=boxes.repeat(n, 1), labels=torch.zeros(n).long()) for n in (2, 0, 0, 1)]
+        for instances, scores in zip(found, ([0.5, 0.75], [], [], [1.0])):
+            instances.scores = torch.tensor(scores)
+        return found
+
+    model.teacher.bbox_head.predict_by_feat = predict_by_feat
+    losses = model.loss(*batch())
+    assert losses['semi/pseudo_boxes'] == 0.75 and losses['semi/pseudo_empty'] == 0.5
+    assert losses['semi/pseudo_score'] == 0.75
+    teacher_sees(model, [0, 0, 0, 0])
+    losses = model.loss(*batch())
+    assert losses['semi/pseudo_score'] == 0 and losses['semi/pseudo_empty'] == 1
+
+
+def test_pseudo_labels_and_views_are_there_to_look_at(model):
+    teacher_sees(model, [1, 0, 1, 1])
+    double = np.diag([0.5, 0.5, 1]).astype(np.float32)
+    inputs, samples = batch()
+    samples['unsup_student'] = [sample(double) for _ in range(4)]
+    model.loss(inputs, samples)
+    assert [len(weak.gt_instances) for weak in model.pseudo_labels] == [1, 0, 1, 1]
+    assert model.pseudo_labels[0].gt_instances.bboxes.tolist() == [[10, 10, 50, 50]]
+    assert model.views is None
+    model.keep_views = True
+    model.loss(inputs, samples)
+    (weak, weak_samples), (strong, strong_samples) = model.views['weak'], model.views['strong']
+    assert weak is inputs['unsup_teacher'] and strong is inputs['unsup_student']
+    assert weak_samples[0].gt_instances.bboxes.tolist() == [[10, 10, 50, 50]]
+    assert strong_samples[0].gt_instances.bboxes.tolist() == [[5, 5, 25, 25]]
+    model.unsup_ramp = 0.0
+    model.loss(inputs, samples)
+    assert model.pseudo_labels == [] and model.views is None
+
+
 def test_traps_8_and_10_a_box_beyond_the_original_size_survives(model):
     """A 32×32 image enlarged to 64×96: the teacher's boxes live in the view's pixels, and need no scale_factor."""
     inputs, samples = batch(1)

@@ -41,15 +41,11 @@ def load_config(args: argparse.Namespace) -> Config:
     """The config with everything the command line says of it.
 
     Raises:
-        ValueError: an override that would change nothing.
-        FileNotFoundError: no such config or checkpoint.
+        FileNotFoundError: no such checkpoint; and as read_config.
     """
-    from mmyolo_bgpenalty.hooks import LIVE_NAMES
-    from mmyolo_bgpenalty.overrides import check_overrides
+    from mmyolo_bgpenalty.cli import read_config
 
-    cfg = Config.fromfile(args.config)
-    check_overrides(cfg.to_dict(), args.cfg_options, LIVE_NAMES - {'launcher'})
-    cfg.merge_from_dict(args.cfg_options)
+    cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     name = osp.splitext(osp.basename(args.config))[0]
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or osp.join('work_dirs', name)
