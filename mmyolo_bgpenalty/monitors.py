@@ -1,0 +1,339 @@
+"""Hooks that watch training: how good the pseudo-labels are, and whether it collapses."""
+
+import logging
+import os
+from typing import Dict, Iterator, List, Optional, Sequence
+
+import numpy as np
+import torch
+from mmdet.engine.hooks import MeanTeacherHook
+from mmengine.dist import all_reduce
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.optim import OptimWrapperDict
+from mmengine.runner import Runner
+from mmyolo.registry import HOOKS
+from torch import nn
+
+from .checks import non_negative
+from .geometry import project_boxes
+from .hooks import _unwrapped
+from .precision_recall import match_boxes
+
+MAX_CLASSES_IN_LOG = 20
+MAX_PATHS_IN_ERROR = 16
+
+
+def _whole(name: str, value) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f'Expected `{name}` to be a whole number >= 1, but got {value!r}')
+    return value
+
+
+def _members(runner: Runner) -> list:
+    """The labeled and the unlabeled set; None for one that does not say what it holds."""
+    members = (*getattr(runner.train_dataloader.dataset, 'datasets', ()), None, None)[:2]
+    return [dataset if hasattr(dataset, 'get_data_info') else None for dataset in members]
+
+
+def _classes(dataset) -> List[str]:
+    return [str(name) for name in dataset.metainfo.get('classes', ())]
+
+
+def _instances(dataset) -> Iterator[List[dict]]:
+    """Each image's boxes, as the annotation file has them."""
+    return (dataset.get_data_info(i).get('instances') or [] for i in range(len(dataset)))
+
+
+@HOOKS.register_module()
+class PseudoLabelQualityHook(Hook):
+    """Precision and recall of the pseudo-labels, where the unlabeled set has boxes that training does not read.
+
+    Every ``interval`` iterations ``semi/pseudo_precision`` and ``semi/pseudo_recall`` of the iterations since the
+    last report, over all processes, go to the message hub, and so to the log and every visualizer backend; a line of
+    the log has them by class (up to 20). Boxes match as :func:`~mmyolo_bgpenalty.precision_recall.match_boxes` says,
+    in the weak view, where true boxes are cut at its edge and those with less than a pixel left are not counted.
+    Without pseudo-boxes there is no precision, without true boxes no recall. That the unlabeled set has no boxes is
+    said once in the log, and nothing is measured; in a set with boxes an image without any is one without objects.
+
+    Args:
+        interval: iterations between reports.
+        iou_thr: IoU from which on a pseudo-box is right, in (0, 1].
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(self, interval: int = 50, iou_thr: float = 0.5):
+        self.interval = _whole('interval', interval)
+        if not 0 < non_negative('iou_thr', iou_thr) <= 1:
+            raise ValueError(f'Expected `iou_thr` to be in (0, 1], but got {iou_thr!r}')
+        self.iou_thr = iou_thr
+
+    def before_train(self, runner: Runner) -> None:
+        # By path, (M, 6): x1, y1, x2, y2, class, ignored. None until there are pseudo-labels; {}: nothing to measure.
+        self._truth: Optional[Dict[str, np.ndarray]] = None
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        samples = getattr(_unwrapped(runner.model), 'pseudo_labels', None)
+        if samples:
+            if self._truth is None:
+                self._truth = self._read_truth(runner)
+            if self._truth:
+                self._count(samples)
+        if self._truth and self.every_n_train_iters(runner, self.interval):
+            self._report(runner)
+
+    def _read_truth(self, runner: Runner) -> Dict[str, np.ndarray]:
+        labeled, dataset = _members(runner)
+        reason = None
+        if labeled is None or dataset is None:
+            reason = 'the training set does not say'
+        elif _classes(dataset) != _classes(labeled):
+            reason = f'its classes {_classes(dataset)} are not those of the labeled set'
+        elif not any(_instances(dataset)):
+            reason = 'it has none'
+        if reason:
+            print_log(f'No true boxes of the unlabeled set to measure pseudo-labels by: {reason}', logger='current')
+            return {}
+        self._classes = _classes(dataset)
+        # Rows: right, pseudo-boxes, true boxes; columns: classes.
+        classes = max(_unwrapped(runner.model).student.bbox_head.num_classes, len(self._classes))
+        self._counts = np.zeros((3, classes))
+        truth = {}
+        for i, instances in enumerate(_instances(dataset)):
+            rows = [(*item['bbox'], item['bbox_label'], item.get('ignore_flag', 0)) for item in instances]
+            truth[dataset.get_data_info(i)['img_path']] = np.array(rows, dtype=np.float32).reshape(-1, 6)
+        return truth
+
+    def _count(self, samples: list) -> None:
+        known = [sample for sample in samples if sample.img_path in self._truth]
+        if not known:
+            return
+        pseudo = [sample.gt_instances for sample in known]
+        # One transfer from the device for all images.
+        rows = torch.cat([torch.cat([p.bboxes, p.scores[:, None], p.labels[:, None]], dim=1) for p in pseudo])
+        splits = np.cumsum([len(p) for p in pseudo])[:-1]
+        for sample, found in zip(known, np.split(rows.detach().float().cpu().numpy(), splits)):
+            true = self._truth[sample.img_path]
+            if len(true):
+                homography = torch.as_tensor(sample.homography_matrix)
+                boxes = project_boxes(torch.from_numpy(true[:, :4]), homography, sample.img_shape[:2]).numpy()
+                seen = (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1)
+                true = np.concatenate([boxes, true[:, 4:]], axis=1)[seen]
+            labels, true_labels, ignored = found[:, 5].astype(int), true[:, 4].astype(int), true[:, 5] > 0
+            right, neither = match_boxes(
+                found[:, :4], found[:, 4], labels, true[:, :4], true_labels, ignored, iou_thr=self.iou_thr
+            )
+            for row, counted in enumerate((labels[right], labels[~neither], true_labels[~ignored])):
+                self._counts[row] += np.bincount(counted, minlength=self._counts.shape[1])
+
+    def _report(self, runner: Runner) -> None:
+        counts = torch.from_numpy(self._counts)
+        all_reduce(counts)
+        right, pseudo, true = counts.tolist()
+        hub = runner.message_hub
+        for name, of in (('precision', pseudo), ('recall', true)):
+            key = f'train/semi/pseudo_{name}'
+            # Without this an old figure would be printed on.
+            hub.log_scalars.pop(key, None)
+            if sum(of):
+                hub.update_scalar(key, sum(right) / sum(of))
+        if len(self._classes) <= MAX_CLASSES_IN_LOG:
+            text = ', '.join(
+                f'{name} {_share(tp, n)} / {_share(tp, m)}'
+                for name, tp, n, m in zip(self._classes, right, pseudo, true)
+            )
+            print_log(f'Pseudo-labels, precision / recall: {text}', logger='current')
+        self._counts = np.zeros_like(self._counts)
+
+
+def _share(part: float, whole: float) -> str:
+    return f'{part / whole:.3f}' if whole else '-'
+
+
+@HOOKS.register_module()
+class CollapseMonitorHook(Hook):
+    """Warns, once for each cause, and stops a run whose losses or gradients are not finite.
+
+    - Pseudo-boxes: their mean per image over ``window`` iterations (after the unlabeled images' share has risen to 1)
+      leaves ``band`` times the labeled set's objects per image.
+    - Teacher: the student is ahead by more than ``margin`` in ``validations`` validations in a row, in
+      ``teacher/<metric>`` and ``student/<metric>`` (higher is better); silent where there are no such metrics.
+    - Losses: checked in every iteration between forward and backward pass, the gradients before the optimizer's step.
+      The error names the entries; parameters, BN statistics, optimizer and teacher are left as they were before the
+      iteration, and no checkpoint is written. fp16's overflows, which GradScaler skips, are no error.
+
+    Counts begin anew in a resumed run.
+
+    Args:
+        band: lowest and highest number of pseudo-boxes, in objects per labeled image.
+        window: iterations over which pseudo-boxes are averaged.
+        metric: the metric's name without ``teacher/``.
+        validations: number of validations in a row.
+        margin: difference of the metric that counts, >= 0.
+
+    Raises:
+        ValueError: an argument out of range.
+        FloatingPointError: in training, a loss or gradient that is not finite.
+    """
+
+    def __init__(
+        self,
+        band: Sequence[float] = (0.2, 3.0),
+        window: int = 100,
+        metric: str = 'coco/bbox_mAP_50',
+        validations: int = 3,
+        margin: float = 0.02,
+    ):
+        if len(band) != 2 or not non_negative('band[0]', band[0]) < non_negative('band[1]', band[1]):
+            raise ValueError(f'Expected `band` to be two numbers, low < high, but got {band!r}')
+        self.band = tuple(band)
+        self.window = _whole('window', window)
+        self.metric = metric
+        self.validations = _whole('validations', validations)
+        self.margin = non_negative('margin', margin)
+        self._warned: set = set()
+        self._boxes: List[float] = []
+        self._objects: Optional[float] = None  # an image of the labeled set
+        self._behind = 0
+
+    def before_train(self, runner: Runner) -> None:
+        self._runner = runner
+        model = _unwrapped(runner.model)
+        # BN's statistics change in the forward pass already. The teacher's do not.
+        self._buffers = list(getattr(model, 'student', model).buffers())
+        self._handles = [model.register_forward_hook(self._check_losses)]
+        wrapper = runner.optim_wrapper
+        for one in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
+            # torch >= 2.0
+            if hasattr(one.optimizer, 'register_step_pre_hook'):
+                self._handles.append(one.optimizer.register_step_pre_hook(self._check_gradients))
+
+    def after_train(self, runner: Runner) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        self._batch = data_batch
+        self._before = [buffer.clone() for buffer in self._buffers]
+
+    def _check_losses(self, model: nn.Module, args, outputs) -> None:
+        if not (model.training and isinstance(outputs, dict)):
+            return
+        # What MMEngine adds up.
+        losses = {
+            name: sum(part.detach().float().mean() for part in (value if isinstance(value, (list, tuple)) else [value]))
+            for name, value in outputs.items()
+            if 'loss' in name
+        }
+        # A sum is finite only if its terms are: one transfer from the device.
+        if losses and not torch.isfinite(sum(losses.values())):
+            values = {name: float(value) for name, value in losses.items()}
+            bad = [f'{name} is {value}' for name, value in values.items() if not np.isfinite(value)]
+            fine = [f'{name} {value:.4g}' for name, value in values.items() if np.isfinite(value)]
+            self._stop((', '.join(bad) or 'the sum of the losses is inf') + f' (finite: {", ".join(fine) or "none"})')
+
+    def _check_gradients(self, optimizer, args, kwargs) -> None:
+        # GradScaler hands these to a fused optimizer, which then skips the step itself.
+        if getattr(optimizer, 'found_inf', None) is not None:
+            return
+        gradients = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
+        if gradients and not torch.stack([g.sum(dtype=torch.float32) for g in gradients]).sum().isfinite():
+            named = {id(p.grad): name for name, p in _unwrapped(self._runner.model).named_parameters()}
+            bad = [named.get(id(g), '?') for g in gradients if not torch.isfinite(g).all()]
+            # Clipping divides all by the norm, which one of them made nan.
+            which = f', the first of {bad[0]}' if 0 < len(bad) < len(gradients) else ''
+            self._stop(
+                f'the losses are finite, but {len(bad) or "the sum"} of {len(gradients)} gradients is nan or inf{which}'
+            )
+
+    def _stop(self, what: str) -> None:
+        runner = self._runner
+        for buffer, before in zip(self._buffers, self._before):
+            buffer.copy_(before)
+        lines = [
+            f'Stopped in iteration {runner.iter} (epoch {runner.epoch}) before the optimizer changed a weight: {what}.'
+        ]
+        penalty = runner.message_hub.log_scalars.get('train/semi/lambda_bg')
+        if penalty is not None:
+            lines.append(f'λ_bg was {penalty.current():.4g}.')
+        paths = _image_paths(self._batch)
+        if paths:
+            more = ', …' if len(paths) > MAX_PATHS_IN_ERROR else ''
+            lines.append(f'The batch: {", ".join(paths[:MAX_PATHS_IN_ERROR])}{more}.')
+        lines.append(
+            'Try a lower `optim_wrapper.optimizer.lr`, `optim_wrapper.clip_grad=dict(max_norm=10)`, with --amp '
+            '`optim_wrapper.dtype=bfloat16`; if it is an `unsup_` or `bg` entry, a smaller '
+            '`model.semi_train_cfg.unsup_weight` or `lambda_bg`; and look at these images and their boxes.'
+        )
+        latest = os.path.join(runner.work_dir, 'last_checkpoint')
+        if os.path.isfile(latest):
+            with open(latest) as file:
+                lines.append(f'The latest checkpoint is good: {file.read().strip()}')
+        message = ' '.join(lines)
+        print_log(message, logger='current', level=logging.ERROR)
+        raise FloatingPointError(message)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        model = _unwrapped(runner.model)
+        if not getattr(model, 'pseudo_labels', None) or model.unsup_ramp < 1 or 'boxes' in self._warned:
+            return
+        self._boxes.append(float(outputs['semi/pseudo_boxes']))
+        if len(self._boxes) == self.window:
+            # Each process has as many images.
+            mean = torch.tensor(self._boxes, dtype=torch.float64).mean()
+            all_reduce(mean, 'mean')
+            self._boxes = []
+            self._compare_boxes(runner, float(mean))
+
+    def _compare_boxes(self, runner: Runner, boxes: float) -> None:
+        if self._objects is None:
+            labeled, _ = _members(runner)
+            images = [] if labeled is None else [*_instances(labeled)]
+            objects = sum(not item.get('ignore_flag', 0) for instances in images for item in instances)
+            self._objects = objects / max(len(images), 1)
+        low, high = (bound * self._objects for bound in self.band)
+        if not self._objects or low <= boxes <= high:
+            return
+        cfg = _unwrapped(runner.model).pseudo_test_cfg
+        threshold = f'`model.semi_train_cfg.pseudo_test_cfg.score_thr` (now {cfg.score_thr})'
+        if boxes < low:
+            which, change = 'few', f'a lower {threshold} or a longer `burn_in`'
+        else:
+            which, change = 'many', f'a higher {threshold}, a longer `burn_in` or a larger `lambda_bg`'
+        self._warn(
+            'boxes',
+            f'Too {which} pseudo-boxes: {boxes:.3g} an image over {self.window} iterations up to {runner.iter}, where '
+            f'a labeled image has {self._objects:.3g} objects (expected {low:.3g} to {high:.3g}). Try {change}.',
+        )
+
+    def after_val_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
+        teacher, student = ((metrics or {}).get(f'{name}/{self.metric}') for name in ('teacher', 'student'))
+        if teacher is None or student is None:
+            return
+        self._behind = self._behind + 1 if student - teacher > self.margin else 0
+        if self._behind >= self.validations:
+            momentum = next((hook.momentum for hook in runner.hooks if isinstance(hook, MeanTeacherHook)), None)
+            self._warn(
+                'teacher',
+                f'The teacher stays behind the student: {self.metric} {teacher:.4g} to {student:.4g}, in '
+                f'{self._behind} validations in a row by more than {self.margin}. Try a larger '
+                f'`default_hooks.mean_teacher.momentum` (now {momentum}), so that the teacher follows sooner; with '
+                '`pseudo_boxes` near 0 see `score_thr` first.',
+            )
+
+    def _warn(self, cause: str, message: str) -> None:
+        if cause not in self._warned:
+            self._warned.add(cause)
+            print_log(message, logger='current', level=logging.WARNING)
+
+
+def _image_paths(batch) -> List[str]:
+    """Paths of a batch's images, each once, in order; of MMYOLO's fast collate, which keeps none, []."""
+    if isinstance(batch, dict):
+        batch = list(batch.values())
+    if isinstance(batch, (list, tuple)):
+        return list(dict.fromkeys(path for item in batch for path in _image_paths(item)))
+    path = getattr(batch, 'img_path', None)
+    return [path] if path else []
