@@ -10,7 +10,7 @@ def run(main: Callable[[], Optional[int]]) -> int:
     try:
         return main() or 0
     except (ValueError, OSError, ImportError) as error:
-        line = ' '.join(str(error).split())
+        line = ' '.join(str(error).split()) or type(error).__name__
         print(f'{os.path.basename(sys.argv[0])}: {line}', file=sys.stderr)
         return 2
 
@@ -19,15 +19,20 @@ def read_config(file: str, options: Mapping):
     """A config with ``--cfg-options`` merged, as mmengine's Config.
 
     Raises:
-        ValueError: an override that would change nothing.
-        FileNotFoundError: no such config.
+        ValueError: an override that would change nothing, or a config that cannot be read; the message names it.
+        OSError: no such config, or none that it builds on.
     """
     from mmengine.config import Config
 
     from .hooks import LIVE_NAMES
     from .overrides import check_overrides
 
-    cfg = Config.fromfile(file)
+    try:
+        cfg = Config.fromfile(file)
+    except (OSError, ValueError, ImportError):
+        raise
+    except Exception as error:  # a config is code, and may fail in any way
+        raise ValueError(f'{file}: {type(error).__name__}: {error}') from error
     check_overrides(cfg.to_dict(), options, LIVE_NAMES - {'launcher'})
     cfg.merge_from_dict(dict(options))
     return cfg

@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 from tiny import CLASSES, INPUT, ROOT, SEMI, SIZE, load, make_set
 
 from mmyolo_bgpenalty import lambda_bg_at
+from mmyolo_bgpenalty.cli import run
 
 OURS = ROOT / 'tools/train.py'
 MMDET = Path(find_spec('mmdet').origin).parent / '.mim/tools/train.py'
@@ -84,6 +85,22 @@ def test_bad_input_is_one_line(config, tmp_path):
         assert 'Traceback' not in done.stderr
     done = train(OURS, tmp_path / 'none.py', tmp_path)
     assert done.returncode == 2 and 'none.py' in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_test_py_says_what_is_wrong_in_one_line(config, tmp_path, monkeypatch, capsys):
+    spec = spec_from_file_location('tools_test', ROOT / 'tools/test.py')
+    tool = module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    checkpoint = tmp_path / 'none.pth'
+    for arguments, part in (
+        ((tmp_path / 'none.py', checkpoint), 'none.py'),
+        ((config, checkpoint), f'no such checkpoint: {checkpoint}'),
+        ((config, checkpoint, '--cfg-options', 'max_epochs=3'), 'train_cfg.max_epochs'),
+    ):
+        monkeypatch.setattr(sys, 'argv', ['test.py', *map(str, arguments)])
+        assert run(tool.main) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and part in lines[0]
 
 
 def test_a_project_of_somebody_else(data, tmp_path):
