@@ -74,7 +74,8 @@ val_dataloader = dict(
     dataset=dict(_delete_=True, ann_file='annotations/val.json', pipeline=test_pipeline, test_mode=True, **dataset),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(ann_file=data_root + 'annotations/val.json')
+# CocoMetric's figures, and precision, recall and false positives an image
+val_evaluator = dict(type='PrecisionRecallMetric', coco=True, ann_file=data_root + 'annotations/val.json')
 test_evaluator = val_evaluator
 
 # Model: YOLOv8-n at half its width
@@ -102,6 +103,8 @@ default_hooks = dict(
     checkpoint=dict(interval=50, save_best='coco/bbox_mAP_50'),
     logger=dict(interval=20),
     lambda_bg=dict(type='LambdaBgSchedulerHook'),
+    collapse=dict(type='CollapseMonitorHook'),
+    progress=dict(type='ProgressBarHook'),
 )
 custom_hooks = [
     dict(

@@ -57,10 +57,16 @@ model = dict(
 # Training
 train_cfg = dict(max_epochs=20, val_interval=10)
 val_cfg = dict(type='mmdet.TeacherStudentValLoop')
-log_processor = dict(custom_cfg=[dict(data_src='semi/pseudo_boxes', method_name='mean', window_size=50)])
+log_processor = dict(
+    custom_cfg=[
+        dict(data_src=f'semi/pseudo_{name}', method_name='mean', window_size=50) for name in ('boxes', 'score', 'empty')
+    ]
+)
 default_hooks = dict(
     checkpoint=dict(interval=10, save_best='teacher/coco/bbox_mAP_50'),
     mean_teacher=dict(type='BurnInMeanTeacherHook', momentum=0.004, unsup_warmup=1),
+    quality=dict(type='PseudoLabelQualityHook'),
+    pictures=dict(type='PseudoLabelPicturesHook', interval=500),
 )
 # No EMAHook: the teacher is the average.
 custom_hooks = []

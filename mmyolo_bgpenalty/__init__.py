@@ -20,7 +20,12 @@ from .data import (  # noqa: E402
 )
 from .heads import BgPenaltyYOLOv8Head  # noqa: E402
 from .hooks import BurnInMeanTeacherHook, LambdaBgSchedulerHook  # noqa: E402
+from .image_folder import ImageFolderDataset  # noqa: E402
 from .losses import background_penalty  # noqa: E402
+from .metrics import PrecisionRecallMetric  # noqa: E402
+from .monitors import CollapseMonitorHook, PseudoLabelQualityHook  # noqa: E402
+from .pictures import PseudoLabelPicturesHook  # noqa: E402
+from .progress import ProgressBarHook  # noqa: E402
 from .schedule import lambda_bg_at  # noqa: E402
 from .semi_detector import SemiYOLODetector  # noqa: E402
 from .transforms import RecordedLetterResize, RecordedMosaic, RecordedYOLOv5RandomAffine, Views  # noqa: E402
@@ -29,9 +34,15 @@ __all__ = [
     'BgPenaltyDetDataPreprocessor',
     'BgPenaltyYOLOv8Head',
     'BurnInMeanTeacherHook',
+    'CollapseMonitorHook',
+    'ImageFolderDataset',
     'LabeledUnlabeledBatchSampler',
     'LabeledUnlabeledDataset',
     'LambdaBgSchedulerHook',
+    'PrecisionRecallMetric',
+    'ProgressBarHook',
+    'PseudoLabelPicturesHook',
+    'PseudoLabelQualityHook',
     'RecordedLetterResize',
     'RecordedMosaic',
     'RecordedYOLOv5RandomAffine',

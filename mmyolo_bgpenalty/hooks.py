@@ -17,6 +17,7 @@ from mmyolo.registry import HOOKS
 from torch import nn
 
 from .checks import non_negative, one_of
+from .config_checks import check_at_start
 from .data import LabeledUnlabeledBatchSampler
 from .heads import BgPenaltyYOLOv8Head
 from .overrides import HOOK_SETTINGS, SETTINGS, check_overrides, hook_arguments, misspelt_setting, settings_in
@@ -72,7 +73,8 @@ class LambdaBgSchedulerHook(Hook):
         by_epoch: count progress in epochs (of the train loader, in either train loop), not in iterations.
 
     Raises:
-        ValueError: an argument out of range; a setting stated twice or misspelt; no head to steer.
+        ValueError: an argument out of range; a setting stated twice or misspelt; no head to steer; what
+            :func:`~mmyolo_bgpenalty.config_checks.check_at_start` finds when training starts.
     """
 
     def __init__(
@@ -131,6 +133,7 @@ class LambdaBgSchedulerHook(Hook):
                 'LambdaBgSchedulerHook found no BgPenaltyYOLOv8Head to steer in the model: '
                 "set `type='BgPenaltyYOLOv8Head'` in its `bbox_head`, or remove the hook"
             )
+        check_at_start(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None) -> None:
         value = lambda_bg_at(self.progress(runner, batch_idx), **self.plan)

@@ -133,7 +133,8 @@ def picture(rows: List[dict], results: List[dict]) -> bytes:
 def _bars(axes, metric: str, rows: List[dict], results: List[dict], colours: Dict[str, str]) -> None:
     seen = []
     for place, row in enumerate(rows):
-        values = [r['metrics'][metric] for r in results if r['variant'] == row['variant'] and metric in r['metrics']]
+        values = [r['metrics'].get(metric) for r in results if r['variant'] == row['variant']]
+        values = [value for value in values if value is not None]
         if row['mean'] is not None:
             axes.bar(place, row['mean'], yerr=row['std'], color=colours[row['variant']], alpha=0.6, capsize=3)
         axes.plot([place] * len(values), values, 'k.', markersize=4)

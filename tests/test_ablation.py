@@ -167,7 +167,6 @@ def test_for_real(tmp_path):
     cfg = load(SEMI, data, tmp_path / 'unused', burn_in=1, train_cfg__max_epochs=2, train_cfg__val_interval=2)
     cfg.default_hooks.checkpoint.interval = 1
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
-    del cfg['work_dir']
     cfg.visualizer.name = 'visualizer'
     cfg.dump(tmp_path / 'tiny.py')
     (tmp_path / 'variants.py').write_text("variants = {'none': dict(lambda_bg=0.0), 'focal': dict(use_focal_bg=True)}")

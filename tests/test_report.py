@@ -57,6 +57,15 @@ def test_one_run_without_a_curve_is_still_a_report(tmp_path):
     assert 'Difference' not in (tmp_path / 'r.md').read_text() and (tmp_path / 'r.png').stat().st_size > 1000
 
 
+def test_a_number_that_was_not_known_is_left_out(tmp_path):
+    runs = results()
+    runs[0]['metrics']['pr/fp_per_empty_image_at_0.25'] = None
+    runs[2]['metrics']['pr/fp_per_empty_image_at_0.25'] = 0.25
+    write_report(tmp_path / 'r', runs, list(VALUES))
+    assert '| base | 2 | 0.600 ± 0.141 | – |' in (tmp_path / 'r.md').read_text()
+    assert '| more | 2 | 0.700 ± 0.141 | 0.250 |' in (tmp_path / 'r.md').read_text()
+
+
 def test_nothing_to_report(tmp_path):
     with pytest.raises(ValueError, match='nothing to report'):
         write_report(tmp_path / 'r', [dict(variant='base', seed=0, metrics={'other': 1.0})], ['base'])

@@ -3,6 +3,7 @@ writes the figures to one file."""
 
 import argparse
 import json
+import math
 import os.path as osp
 import sys
 
@@ -37,7 +38,11 @@ def main() -> int:
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     metrics = runner.test()
     if args.out:
-        write_whole(osp.join(args.out, 'metrics.json'), json.dumps(metrics, indent=1) + '\n')
+        # json knows no nan, as of false positives an empty image where no image is empty
+        known = {
+            name: None if isinstance(value, float) and math.isnan(value) else value for name, value in metrics.items()
+        }
+        write_whole(osp.join(args.out, 'metrics.json'), json.dumps(known, indent=1) + '\n')
     return 0
 
 
