@@ -16,3 +16,10 @@ def one_of(name: str, value, choices) -> str:
     if value not in choices:
         raise ValueError(f'Expected `{name}` to be one of {", ".join(choices)}, but got {value!r}')
     return value
+
+
+def whole(name: str, value, least: int = 1) -> int:
+    """``value`` if it is a whole number >= ``least``, or a ValueError that names the argument."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f'Expected `{name}` to be a whole number >= {least}, but got {value!r}')
+    return value

@@ -73,7 +73,7 @@ def _step(runner: Runner) -> Step:
     loader = runner.build_dataloader(runner.cfg.train_dataloader, seed=runner.seed)
     model.init_weights()
     trained = getattr(model, 'student', model)
-    if False:
+    if runner.cfg.get('load_from'):
         runner.load_checkpoint(runner.cfg.load_from)
     elif trained is not model:
         model.teacher.load_state_dict(trained.state_dict())

@@ -128,7 +128,7 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
     def _penalisable(self, metas: List[dict], ignored) -> Tensor:
         """Which priors, (B, N), lie neither in padding nor in an ignored box."""
         points = self.flatten_priors_train[:, :2].float()
-        frames = [_frame(meta) for meta in metas]
+        frames = [picture_frame(meta) for meta in metas]
         tiles = max(len(boxes) for _, boxes in frames)
         # Rows of NaN hold no point.
         image_boxes = torch.full((len(metas), tiles, 4), torch.nan)
@@ -146,7 +146,7 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         return mask
 
 
-def _frame(meta: dict):
+def picture_frame(meta: dict):
     """(matrix from the input to the picture, boxes of the picture there), from an image's meta.
 
     With ``homography_matrix`` the picture is the original image, or ``mosaic_tiles``; without it, the part

@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from mmyolo.registry import HOOKS
 from torch import nn
 
-from .checks import non_negative, one_of
+from .checks import non_negative, one_of, whole
 from .config_checks import check_at_start
 from .data import LabeledUnlabeledBatchSampler
 from .heads import BgPenaltyYOLOv8Head
@@ -24,7 +24,7 @@ from .overrides import HOOK_SETTINGS, SETTINGS, check_overrides, hook_arguments,
 from .schedule import SCHEDULES, lambda_bg_at, ramp
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     return model.module if is_model_wrapper(model) else model
 
 
@@ -164,7 +164,7 @@ class LambdaBgSchedulerHook(Hook):
 
     @staticmethod
     def _find_heads(model: nn.Module) -> List[BgPenaltyYOLOv8Head]:
-        model = _unwrapped(model)
+        model = unwrapped(model)
         trained = getattr(model, 'student', model)
         return [module for module in trained.modules() if isinstance(module, BgPenaltyYOLOv8Head)]
 
@@ -197,14 +197,12 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
     ):
         if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 < momentum < 1:
             raise ValueError(f'Expected `momentum` to be a number in (0, 1), but got {momentum!r}')
-        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-            raise ValueError(f'Expected `interval` to be a whole number >= 1, but got {interval!r}')
-        super().__init__(momentum=momentum, interval=interval, skip_buffer=False)
+        super().__init__(momentum=momentum, interval=whole('interval', interval), skip_buffer=False)
         self.unsup_warmup = non_negative('unsup_warmup', unsup_warmup)
         self.unsup_schedule = one_of('unsup_schedule', unsup_schedule, SCHEDULES)
 
     def before_train(self, runner: Runner) -> None:
-        model = _unwrapped(runner.model)
+        model = unwrapped(runner.model)
         if not (hasattr(model, 'student') and hasattr(model, 'teacher')):
             raise ValueError(
                 f'BurnInMeanTeacherHook expects a model with a student and a teacher, but got {type(model).__name__}'
@@ -223,11 +221,11 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None) -> None:
         elapsed = self._plan.progress(runner, batch_idx) - self._plan.burn_in
-        _unwrapped(runner.model).unsup_ramp = ramp(elapsed, self.unsup_warmup, self.unsup_schedule)
+        unwrapped(runner.model).unsup_ramp = ramp(elapsed, self.unsup_warmup, self.unsup_schedule)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         if self._plan.progress(runner, batch_idx) < self._plan.burn_in:
-            self.momentum_update(_unwrapped(runner.model), 1)
+            self.momentum_update(unwrapped(runner.model), 1)
         else:
             super().after_train_iter(runner, batch_idx, data_batch, outputs)
 

@@ -15,19 +15,13 @@ from mmengine.runner import Runner
 from mmyolo.registry import HOOKS
 from torch import nn
 
-from .checks import non_negative
+from .checks import non_negative, whole
 from .geometry import project_boxes
-from .hooks import _unwrapped
+from .hooks import unwrapped
 from .precision_recall import match_boxes
 
 MAX_CLASSES_IN_LOG = 20
 MAX_PATHS_IN_ERROR = 16
-
-
-def _whole(name: str, value) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f'Expected `{name}` to be a whole number >= 1, but got {value!r}')
-    return value
 
 
 def _members(runner: Runner) -> list:
@@ -65,7 +59,7 @@ class PseudoLabelQualityHook(Hook):
     """
 
     def __init__(self, interval: int = 50, iou_thr: float = 0.5):
-        self.interval = _whole('interval', interval)
+        self.interval = whole('interval', interval)
         if not 0 < non_negative('iou_thr', iou_thr) <= 1:
             raise ValueError(f'Expected `iou_thr` to be in (0, 1], but got {iou_thr!r}')
         self.iou_thr = iou_thr
@@ -75,7 +69,7 @@ class PseudoLabelQualityHook(Hook):
         self._truth: Optional[Dict[str, np.ndarray]] = None
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        samples = getattr(_unwrapped(runner.model), 'pseudo_labels', None)
+        samples = getattr(unwrapped(runner.model), 'pseudo_labels', None)
         if samples:
             if self._truth is None:
                 self._truth = self._read_truth(runner)
@@ -89,16 +83,16 @@ class PseudoLabelQualityHook(Hook):
         reason = None
         if labeled is None or dataset is None:
             reason = 'the training set does not say'
-        elif _classes(dataset) != _classes(labeled):
-            reason = f'its classes {_classes(dataset)} are not those of the labeled set'
         elif not any(_instances(dataset)):
             reason = 'it has none'
+        elif _classes(dataset) != _classes(labeled):
+            reason = f'its classes {_classes(dataset)} are not those of the labeled set'
         if reason:
             print_log(f'No true boxes of the unlabeled set to measure pseudo-labels by: {reason}', logger='current')
             return {}
         self._classes = _classes(dataset)
         # Rows: right, pseudo-boxes, true boxes; columns: classes.
-        classes = max(_unwrapped(runner.model).student.bbox_head.num_classes, len(self._classes))
+        classes = max(unwrapped(runner.model).student.bbox_head.num_classes, len(self._classes))
         self._counts = np.zeros((3, classes))
         truth = {}
         for i, instances in enumerate(_instances(dataset)):
@@ -189,9 +183,9 @@ class CollapseMonitorHook(Hook):
         if len(band) != 2 or not non_negative('band[0]', band[0]) < non_negative('band[1]', band[1]):
             raise ValueError(f'Expected `band` to be two numbers, low < high, but got {band!r}')
         self.band = tuple(band)
-        self.window = _whole('window', window)
+        self.window = whole('window', window)
         self.metric = metric
-        self.validations = _whole('validations', validations)
+        self.validations = whole('validations', validations)
         self.margin = non_negative('margin', margin)
         self._warned: set = set()
         self._boxes: List[float] = []
@@ -200,7 +194,7 @@ class CollapseMonitorHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         self._runner = runner
-        model = _unwrapped(runner.model)
+        model = unwrapped(runner.model)
         # BN's statistics change in the forward pass already. The teacher's do not.
         self._buffers = list(getattr(model, 'student', model).buffers())
         self._handles = [model.register_forward_hook(self._check_losses)]
@@ -240,7 +234,7 @@ class CollapseMonitorHook(Hook):
             return
         gradients = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
         if gradients and not torch.stack([g.sum(dtype=torch.float32) for g in gradients]).sum().isfinite():
-            named = {id(p.grad): name for name, p in _unwrapped(self._runner.model).named_parameters()}
+            named = {id(p.grad): name for name, p in unwrapped(self._runner.model).named_parameters()}
             bad = [named.get(id(g), '?') for g in gradients if not torch.isfinite(g).all()]
             # Clipping divides all by the norm, which one of them made nan.
             which = f', the first of {bad[0]}' if 0 < len(bad) < len(gradients) else ''
@@ -276,7 +270,7 @@ class CollapseMonitorHook(Hook):
         raise FloatingPointError(message)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        model = _unwrapped(runner.model)
+        model = unwrapped(runner.model)
         if not getattr(model, 'pseudo_labels', None) or model.unsup_ramp < 1 or 'boxes' in self._warned:
             return
         self._boxes.append(float(outputs['semi/pseudo_boxes']))
@@ -296,7 +290,7 @@ class CollapseMonitorHook(Hook):
         low, high = (bound * self._objects for bound in self.band)
         if not self._objects or low <= boxes <= high:
             return
-        cfg = _unwrapped(runner.model).pseudo_test_cfg
+        cfg = unwrapped(runner.model).pseudo_test_cfg
         threshold = f'`model.semi_train_cfg.pseudo_test_cfg.score_thr` (now {cfg.score_thr})'
         if boxes < low:
             which, change = 'few', f'a lower {threshold} or a longer `burn_in`'

@@ -16,11 +16,11 @@ from mmengine.runner import Runner
 from mmyolo.registry import HOOKS
 from torch import Tensor, nn
 
-from .checks import non_negative
+from .checks import non_negative, whole
 from .files import write_whole
 from .geometry import priors_inside, priors_on_image
-from .heads import _frame
-from .hooks import _unwrapped
+from .heads import picture_frame
+from .hooks import unwrapped
 from .semi_detector import SemiYOLODetector
 
 LABEL, BACKGROUND = '#00e676', '#ff4df8'
@@ -161,8 +161,7 @@ class PseudoLabelPicturesHook(Hook):
             ('max_images', max_images, 1),
             ('background', background, 0),
         ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f'Expected `{name}` to be a whole number >= {least}, but got {value!r}')
+            whole(name, value, least)
         if non_negative('score_thr', score_thr) > 1:
             raise ValueError(f'Expected `score_thr` to be in [0, 1], but got {score_thr!r}')
         self.interval = interval
@@ -171,12 +170,12 @@ class PseudoLabelPicturesHook(Hook):
         self.score_thr = score_thr
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None) -> None:
-        model = _unwrapped(runner.model)
+        model = unwrapped(runner.model)
         if isinstance(model, SemiYOLODetector):
             model.keep_views = self._due(runner)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: Optional[dict] = None) -> None:
-        model = _unwrapped(runner.model)
+        model = unwrapped(runner.model)
         if not isinstance(model, SemiYOLODetector) or not self._due(runner):
             return
         model.keep_views = False
@@ -251,7 +250,7 @@ def _ignored(view: Tensor, sample) -> np.ndarray:
     height, width = view.shape[-2:]
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing='ij')
     points = torch.stack([x.flatten(), y.flatten()], dim=-1)
-    to_image, boxes = _frame(sample.metainfo)
+    to_image, boxes = picture_frame(sample.metainfo)
     ignored = ~priors_on_image(points, to_image[None], boxes[None])[0]
     if 'ignored_instances' in sample and 'bboxes' in sample.ignored_instances:
         boxes = sample.ignored_instances.bboxes

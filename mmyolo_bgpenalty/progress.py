@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from .checks import non_negative
-from .hooks import LambdaBgSchedulerHook, _unwrapped
+from .hooks import LambdaBgSchedulerHook, unwrapped
 
 
 @HOOKS.register_module()
@@ -103,7 +103,7 @@ class ProgressBarHook(Hook):
         self._stop()
 
     def _mode(self, runner: Runner, batch_idx: int) -> str:
-        if not hasattr(_unwrapped(runner.model), 'teacher'):
+        if not hasattr(unwrapped(runner.model), 'teacher'):
             return 'train'
         burn_in = self._plan is not None and self._plan.progress(runner, batch_idx) < self._plan.burn_in
         return 'burn-in' if burn_in else 'semi'

@@ -426,6 +426,7 @@ def test_quality_by_hand_and_over_the_interval():
     'datasets, reason',
     [
         ((Listed([[]]), Listed([[], []])), 'it has none'),
+        ((Listed([[]]), Listed([[], []], classes=())), 'it has none'),
         ((Listed([[]]), UNSAID), 'does not say'),
         (
             (Listed([[]]), Listed(TRUE, classes=('disc', 'square', 'bar'))),
