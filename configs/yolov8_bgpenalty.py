@@ -75,7 +75,9 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 # CocoMetric's figures, and precision, recall and false positives an image
-val_evaluator = dict(type='PrecisionRecallMetric', coco=True, ann_file=data_root + 'annotations/val.json')
+val_evaluator = dict(
+    type='PrecisionRecallMetric', coco=True, classwise=True, ann_file=data_root + 'annotations/val.json'
+)
 test_evaluator = val_evaluator
 
 # Model: YOLOv8-n at half its width

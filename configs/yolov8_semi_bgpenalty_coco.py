@@ -38,7 +38,7 @@ train_dataloader = dict(
 val_ann_file = 'annotations/instances_val2017.json'
 coco['data_prefix'] = dict(img='val2017/')
 val_dataloader = dict(dataset=dict(ann_file=val_ann_file, pipeline=for_coco(_base_.test_pipeline), **coco))
-val_evaluator = dict(ann_file=data_root + val_ann_file)
+val_evaluator = dict(ann_file=data_root + val_ann_file, classwise=False)
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
 
@@ -76,4 +76,5 @@ default_hooks = dict(
     ),
     mean_teacher=dict(momentum=0.0004),
     logger=dict(interval=50),
+    pictures=dict(interval=5000),
 )

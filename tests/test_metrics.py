@@ -83,7 +83,7 @@ def numbers(data, samples):
     return evaluate(samples, ann_file=str(data / 'crowd.json'))
 
 
-def expected_report(coco, samples, **kwargs):
+def expected_report(coco, samples, iou_thr=0.5, **kwargs):
     images = []
     for sample in samples:
         objects = [a for a in coco['annotations'] if a['image_id'] == sample.img_id]
@@ -100,7 +100,7 @@ def expected_report(coco, samples, **kwargs):
                 np.array([a['iscrowd'] for a in objects], bool),
             )
         )
-    return precision_recall(match_images(images, 3), **kwargs)
+    return precision_recall(match_images(images, 3, iou_thr), **kwargs)
 
 
 def same(numbers, expected):
@@ -113,6 +113,13 @@ def test_numbers_are_those_of_the_pure_functions(numbers, coco, samples):
     assert expected['empty_images'] == 1 and any(a['iscrowd'] for a in coco['annotations'])
     assert 0 < numbers['pr/f1'] < 1 and numbers['pr/fp_per_empty_image_at_0.25'] > 0
     assert same(numbers, {f'pr/{key}': value for key, value in expected['metrics'].items()})
+
+
+def test_another_iou(numbers, data, coco, samples):
+    expected = expected_report(coco, samples, iou_thr=0.9)['metrics']
+    assert expected['f1'] < numbers['pr/f1']
+    strict = evaluate(samples, ann_file=str(data / 'crowd.json'), iou_thr=0.9)
+    assert same(strict, {f'pr/{key}': value for key, value in expected.items()})
 
 
 def test_the_set_may_come_with_the_samples(numbers, samples):
