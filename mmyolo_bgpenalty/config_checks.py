@@ -480,16 +480,18 @@ def check_geometry(parts: ConfigParts) -> Findings:
     for hook in parts.hooks_of('PipelineSwitchHook'):
         pipelines.append(list(steps_in(hook.node.get('switch_pipeline') or [], f'{hook.path}.switch_pipeline')))
     for steps in pipelines:
-        steps = [step for step in steps if not step.inner]
         for step in steps:
             # What both views share cancels out of the projection between them.
-            view = parts.semi and step.branch in BRANCHES['unlabeled']
+            view = parts.semi and step.branch in BRANCHES['unlabeled'] and not step.inner
             if not (view or parts.penalised):
                 continue
             spoils = 'pseudo-boxes land elsewhere' if view else PENALISED
+            if view and 'RecordedMosaic' in step.names:
+                what = 'a mosaic within one view: the other view has none of its other images'
+                yield error(f'{step.path}.type', what, 'put it before the views, which then share it')
             for where, name, sure in _unrecorded(step):
-                level, does = (error, 'does not record') if view and sure else (warning, 'does not record')
-                does = does if sure else 'may not record'
+                level = error if view and sure else warning
+                does = 'does not record' if sure else 'may not record'
                 instead = RECORDED.get(name)
                 yield level(
                     where,

@@ -62,7 +62,10 @@ class LabeledUnlabeledDataset(ConcatDataset):
     """
 
     def __init__(self, labeled: dict, unlabeled: dict, **kwargs):
-        super().__init__([dict(member, lazy_init=True) for member in (labeled, unlabeled)], **kwargs)
+        members = [DATASETS.build(dict(member, lazy_init=True)) for member in (labeled, unlabeled)]
+        # What the unlabeled set does not state, as a folder of images does not, is the labeled set's.
+        kwargs.setdefault('ignore_keys', [key for key in members[0].metainfo if key not in members[1].metainfo])
+        super().__init__(members, **kwargs)
 
     def full_init(self) -> None:
         for name, dataset in zip(('labeled', 'unlabeled'), self.datasets):
@@ -75,7 +78,8 @@ class LabeledUnlabeledDataset(ConcatDataset):
                     raise
                 images = 0
             if not images:
-                raise ValueError(f'Expected images in the `{name}` set, but {dataset.ann_file} leaves none')
+                source = dataset.ann_file or dict(dataset.data_prefix)
+                raise ValueError(f'Expected images in the `{name}` set, but {source} leaves none')
         super().full_init()
         labeled = self.datasets[0]
         if not any(labeled.get_data_info(i)['instances'] for i in range(len(labeled))):

@@ -5,7 +5,7 @@ from collections import Counter
 from itertools import combinations
 from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
-from .config_checks import Findings, classes_of, error, some, warning
+from .config_checks import Finding, Findings, classes_of, error, some, warning
 from .config_parts import ConfigParts, Dataset
 from .files import read_coco
 
@@ -71,7 +71,8 @@ def check_built_sets(runner) -> Findings:
     for one, other in combinations(paths, 2):
         common = paths[one] & paths[other]
         if common:
-            yield _both('train_dataloader.dataset', one, other, common)
+            least = max(map(len, (sets[one], sets[other]))) > MOST
+            yield _both('train_dataloader.dataset', one, other, common, 'at least ' if least else '')
 
 
 def check_evaluator_paths(parts: ConfigParts) -> Findings:
@@ -188,9 +189,9 @@ def _shared(sets: Sequence[Tuple[Dataset, dict]]) -> Findings:
             yield _both(f'{other.path}.ann_file', one.role, other.role, common)
 
 
-def _both(where: str, one: str, other: str, common: set):
+def _both(where: str, one: str, other: str, common: set, least: str = '') -> Finding:
     harm = 'is measured on what it learnt' if other in ('val', 'test') else 'labels images whose labels it knows'
-    what = f'{len(common)} images are in {one} and {other}, among them {min(common)}: the detector {harm}'
+    what = f'{least}{len(common)} images are in {one} and {other}, among them {min(common)}: the detector {harm}'
     return warning(where, what, 'leave them out of one of the two')
 
 

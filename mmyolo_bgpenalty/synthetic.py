@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from . import infrared
 from .infrared import CLASSES, MIN_SIDE, VERSION, render
+from .splitting import part, semi_names
 
 try:
     import fcntl
@@ -62,15 +63,6 @@ def _coco(split, boxes, size, seed):
     }
 
 
-def _part(coco, ids):
-    """The COCO dict restricted to the images with these ids; ids stay as they are."""
-    return {
-        **coco,
-        'images': [i for i in coco['images'] if i['id'] in ids],
-        'annotations': [a for a in coco['annotations'] if a['image_id'] in ids],
-    }
-
-
 def _choose(boxes, count, seed):
     """Image ids of the labeled part: the first of 500 draws with 3 boxes of each class, else the best."""
     rng = np.random.default_rng([seed, 0, 1])
@@ -84,10 +76,6 @@ def _choose(boxes, count, seed):
         if score == 3 * len(CLASSES):
             break
     return {int(i) + 1 for i in best[1]}
-
-
-def _semi_names(percent):
-    return f'train.1@{percent:g}.json', f'train.1@{percent:g}-unlabeled.json'
 
 
 def _stamp(seed, num_train, num_val, percent, size):
@@ -126,7 +114,7 @@ def _present(root, stamp):
     names = {f'images/train_{n:05d}.png' for n in range(stamp['num_train'])}
     names |= {f'images/val_{n:05d}.png' for n in range(stamp['num_val'])}
     names |= {'annotations/train.json', 'annotations/val.json'}
-    names |= {f'semi_anns/{n}' for n in _semi_names(stamp['percent'])}
+    names |= {f'semi_anns/{n}' for n in semi_names('train', 1, stamp['percent'])}
     missing = sorted(n for n in names if not (root / n).is_file())
     if missing:
         raise ValueError(f'{root} lacks {len(missing)} of {len(names)} files, e.g. {missing[0]}; {advice}')
@@ -270,12 +258,12 @@ def generate(
             train = _coco('train', boxes[:num_train], size, seed)
             chosen = _choose(boxes[:num_train], labeled, seed)
             rest = {i['id'] for i in train['images']} - chosen
-            few, many = _semi_names(percent)
+            few, many = semi_names('train', 1, percent)
             files = {
                 'annotations/train.json': train,
                 'annotations/val.json': _coco('val', boxes[num_train:], size, seed),
-                f'semi_anns/{few}': _part(train, chosen),
-                f'semi_anns/{many}': _part(train, rest),
+                f'semi_anns/{few}': part(train, chosen),
+                f'semi_anns/{many}': part(train, rest),
                 'solar.json': stamp,
             }
             for name, content in files.items():

@@ -84,6 +84,22 @@ def test_the_tiny_set_has_no_mistake(configs, name):
     assert check_config(configs[name]) == []
 
 
+@pytest.mark.parametrize(
+    'name',
+    [
+        'mmyolo/.mim/configs/yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py',
+        'mmyolo/.mim/configs/ppyoloe/ppyoloe_s_fast_8xb32-300e_coco.py',
+        'mmyolo/.mim/configs/rtmdet/rtmdet_tiny_syncbn_fast_8xb32-300e_coco.py',
+        'mmdet/.mim/configs/soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py',
+        'mmdet/.mim/configs/bytetrack/bytetrack_yolox_x_8xb4-80e_crowdhuman-mot17halftrain_test-mot17halfval.py',
+    ],
+)
+def test_configs_of_other_projects_have_no_mistake(name):
+    package, _, path = name.partition('/')
+    cfg = Config.fromfile(Path(importlib.util.find_spec(package).origin).parent / path)
+    assert check_config(cfg, data=False) == []
+
+
 @pytest.mark.parametrize('cfg', [{}, dict(model=None, custom_hooks=None), dict(model=dict(type='mmdet.RetinaNet'))])
 def test_little_or_no_config_is_no_mistake(cfg):
     assert check_config(cfg) == []
@@ -417,6 +433,12 @@ SEMI_MISTAKES = {
         'RandomAffine',
     ),
     'trap 7: mosaic in a view': (strong(dict(type='Mosaic', img_scale=(96, 64))), E, f'{STRONG}.type', 'Mosaic'),
+    'mosaic in a view, recorded': (
+        strong(dict(type='RecordedMosaic', img_scale=(96, 64))),
+        E,
+        f'{STRONG}.type',
+        'within one view',
+    ),
     'mix-up in a view': (strong(dict(type='YOLOv5MixUp')), E, f'{STRONG}.type', 'YOLOv5MixUp'),
     'albumentations in a view': (
         strong(dict(type='mmdet.Albu', transforms=[dict(type='Blur'), dict(type='ShiftScaleRotate')])),
@@ -621,6 +643,12 @@ def test_a_mistake_in_the_supervised_config_is_the_only_finding(configs, mistake
     assert what in found[0].what
 
 
+def test_letterboxed_tiles_of_a_mosaic(cfg):
+    """Their padding is in no matrix; they do not move the view itself."""
+    strong(dict(type='Mosaic', img_scale=(96, 64), pre_transform=[dict(type='LetterResize', scale=(96, 64))]))(cfg)
+    assert brief(check_config(cfg)) == [('error', f'{STRONG}.type'), ('warning', f'{STRONG}.pre_transform.0.type')]
+
+
 def test_mmdetections_semi_detector_with_a_yolo_head(cfg):
     cfg.model.type = 'mmdet.SemiBaseDetector'
     assert brief(check_config(cfg)) == [('error', 'model.detector.test_cfg'), ('warning', 'model.type')]
@@ -803,10 +831,17 @@ def test_the_json_decides_the_order_of_labels(cfg):
     assert all(finding.level == 'warning' and 'the order square, disc, bar' in finding.what for finding in found)
 
 
-def test_trap_13_a_set_without_an_orientation(cfg):
-    change = many(MULTI, set_('train_dataloader.sampler.type', 'mmdet.GroupMultiSourceSampler'))
-    change(cfg)
+@pytest.mark.parametrize('sampler, found', [('GroupMultiSourceSampler', 1), ('MultiSourceSampler', 0)])
+def test_trap_13_a_set_without_an_orientation(data, tmp_path, sampler, found):
+    root = tmp_path / 'set'
+    shutil.copytree(data, root)
+    cfg = tiny(SEMI, root, tmp_path / 'work')
+    many(MULTI, set_('train_dataloader.sampler.type', f'mmdet.{sampler}'))(cfg)
     assert check_config(cfg) == []
+    edit(root, 'labeled', lambda coco: coco['images'][0].update(width=64, height=80))
+    findings = check_config(cfg)
+    assert brief(findings) == [('error', 'train_dataloader.sampler.type')] * found
+    assert all('no image of set 1 is taller than wide' in finding.what for finding in findings)
 
 
 @pytest.mark.parametrize(

@@ -305,7 +305,6 @@ def configured(data, work_dir, **options):
     )
     cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
     dataset = cfg.train_dataloader.dataset
-    dataset.ignore_keys = ['classes', 'palette']
     # As a child config would say it: pipeline and filter are the base's.
     dataset.unlabeled.update(type='ImageFolderDataset', ann_file='', data_prefix=dict(img='pool'))
     return cfg
