@@ -92,7 +92,7 @@ def _step(runner: Runner) -> Step:
         total, losses = model.parse_losses(model(**data, mode='loss'))
     total.backward()
     gradients, not_finite, untouched = _gradients(trained)
-    losses = {key: float(value) for key, value in losses.items()}
+    losses = {key: float(torch.as_tensor(value).detach()) for key, value in losses.items()}
     labels = getattr(model, 'pseudo_labels', None)
     inputs = data['inputs'] if isinstance(data['inputs'], dict) else dict(images=data['inputs'])
     return Step(

@@ -25,9 +25,10 @@ from mmyolo.models.dense_heads import YOLOv8Head
 from mmyolo.registry import METRICS, MODELS
 from tiny import CLASSES, CONFIGS, INPUT, ROOT, SEMI, SUPERVISED, load, make_set
 
-from mmyolo_bgpenalty import cli, export
+from mmyolo_bgpenalty import cli, export, onnx_graph
 from mmyolo_bgpenalty.compat import allow_checkpoint_types
-from mmyolo_bgpenalty.export import export_detector, export_onnx, input_shape, plain_config, write_files
+from mmyolo_bgpenalty.export import export_detector, plain_config
+from mmyolo_bgpenalty.onnx_graph import export_onnx, input_shape
 
 TOOL = ROOT / 'tools/export_teacher.py'
 main = runpy.run_path(str(TOOL))['main']
@@ -331,16 +332,6 @@ def test_bad_input_is_one_line_and_leaves_nothing(semi, data, tmp_path, monkeypa
     assert not list(out.iterdir())
 
 
-def test_files_appear_together_or_not_at_all(tmp_path):
-    (tmp_path / 'a').write_bytes(b'before')
-    with pytest.raises(OSError):
-        write_files(tmp_path, {'a': b'after', 'no/b': b''})
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [('a', b'before')]
-    write_files(tmp_path, {'a': b'after', 'b': b''})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['a', 'b']
-    assert (tmp_path / 'a').read_bytes() == b'after'
-
-
 def test_input_shape_is_the_last_scale():
     def shape(*steps):
         return input_shape(Config(dict(test_dataloader=dict(dataset=dict(pipeline=[*steps])))))
@@ -415,7 +406,7 @@ def test_onnx_takes_any_batch_and_says_what_it_is(onnx_file):
     meta = session.get_modelmeta().custom_metadata_map
     assert tuple(json.loads(meta['classes'])) == CLASSES
     assert json.loads(meta['test_cfg']) == exported.cfg.model.test_cfg.to_dict()
-    assert onnx.load_from_string(content).opset_import[0].version == export.ONNX_OPSET
+    assert onnx.load_from_string(content).opset_import[0].version == onnx_graph.OPSET
     assert 0 <= differences['boxes'] < 0.01 and 0 <= differences['scores'] < 1e-4
 
 
@@ -429,7 +420,7 @@ def test_onnx_through_the_tool(semi, onnx_file, tmp_path, monkeypatch, capsys):
         path.unlink()
     code, _, err = run_tool(monkeypatch, capsys, *arguments, 32, 60)
     assert code == 2 and 'multiples of 32' in err
-    monkeypatch.setitem(export.ONNX_TOLERANCE, 'scores', -1.0)
+    monkeypatch.setitem(onnx_graph.TOLERANCE, 'scores', -1.0)
     code, _, err = run_tool(monkeypatch, capsys, *arguments, 32, 64)
     assert code == 2 and 'scores by' in err
     assert not list(tmp_path.iterdir())

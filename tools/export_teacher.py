@@ -14,6 +14,7 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 from mmyolo_bgpenalty.cli import read_config, run
+from mmyolo_bgpenalty.files import write_together
 
 
 def main() -> int:
@@ -30,7 +31,8 @@ def main() -> int:
     args = parser.parse_args()
     if args.shape and not args.onnx:
         raise ValueError('--shape is of the ONNX graph: add --onnx')
-    from mmyolo_bgpenalty.export import checkpoint_bytes, export_detector, export_onnx, input_shape, write_files
+    from mmyolo_bgpenalty.export import checkpoint_bytes, export_detector
+    from mmyolo_bgpenalty.onnx_graph import export_onnx, input_shape
 
     export = export_detector(read_config(args.config, args.cfg_options), args.checkpoint, args.student)
     source = Path(args.checkpoint)
@@ -39,7 +41,7 @@ def main() -> int:
     if args.onnx:
         shape = tuple(args.shape or input_shape(export.cfg))
         files[f'{name}.onnx'], differences = export_onnx(export, shape)
-    write_files(folder, files)
+    write_together(((folder / file, content) for file, content in files.items()), overwrite=True)
     if export.role == 'detector':
         print(f'{args.config} is supervised: there is no teacher, the detector itself was exported')
     print(f'{folder / name}.pth with {name}.py: predicts as the {export.role} does, bit for bit')
