@@ -4,6 +4,7 @@ import os
 import pickle
 import re
 import shutil
+import subprocess
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
@@ -94,17 +95,25 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     assert paths(tmp_path / 'link') == paths(root)
 
 
-def test_folders_deeper_than_python_calls(tmp_path):
+@pytest.fixture
+def deep(tmp_path):
+    """A folder with 1200 folders in each other and a picture in the last; shutil, and so pytest, cannot remove it."""
     before = os.getcwd()
+    os.chdir(tmp_path)
     try:
-        os.chdir(tmp_path)
         for _ in range(1200):
             os.mkdir('d')
             os.chdir('d')
         Path('x.jpg').touch()
-    finally:
         os.chdir(before)
-    assert paths(tmp_path) == ['d/' * 1200 + 'x.jpg']
+        yield tmp_path
+    finally:
+        subprocess.run(['rm', '-rf', str(tmp_path)], check=True)
+        os.chdir(before)
+
+
+def test_folders_deeper_than_python_calls(deep):
+    assert paths(deep) == ['d/' * 1200 + 'x.jpg']
 
 
 def folder(path, **kwargs):
