@@ -27,6 +27,8 @@ if options.get('lambda_bg') == '1.5' and (calls.parent / 'broken').exists():
     sys.exit(3)
 for epoch in (1, 2):
     (work / f'epoch_{epoch}.pth').write_text(options.get('lambda_bg', 'none'))
+if options.get('default_hooks.checkpoint.max_keep_ckpts') != '-1':
+    (work / 'epoch_1.pth').unlink()
 (work / 'last_checkpoint').write_text(str(work / 'epoch_2.pth'))
 """
 TEST = """

@@ -46,6 +46,7 @@ class Run:
     overrides: dict
     folder: Path
     start_from: Optional[Path] = None  # a checkpoint at the end of burn-in that would be this run's own
+    started_from: bool = False  # others start from a checkpoint of this run
     failure: Optional[str] = None
     baseline: Optional['Run'] = None
     ended: Event = field(default_factory=Event)
@@ -82,7 +83,10 @@ class Run:
         elif self.start_from is not None and self.start_from.exists():
             train += ['--resume', str(self.start_from)]
         # The best checkpoint is the one that chance favoured on these very images: the last one is compared.
-        if not self._call([*train, '--cfg-options', 'default_hooks.checkpoint.save_best=None', *options], threads):
+        train += ['--cfg-options', 'default_hooks.checkpoint.save_best=None']
+        if self.started_from:
+            train += ['default_hooks.checkpoint.max_keep_ckpts=-1']
+        if not self._call([*train, *options], threads):
             return
         checkpoint = Path((self.folder / 'last_checkpoint').read_text().strip())
         out = self.folder / 'test'
@@ -165,6 +169,7 @@ def plan(config: str, variants: Dict[str, dict], seeds: List[int], work_dir: Pat
             one = Run(config, name, seed, {**common, **variants[name]}, folder)
             if name != baseline and shared and {*variants[name], *variants[baseline]} <= AFTER_BURN_IN:
                 one.baseline = next(r for r in runs if r.variant == baseline and r.seed == seed)
+                one.baseline.started_from = True
                 one.start_from = one.baseline.folder / shared
             runs.append(one)
     # By seed after the baselines: an interrupted ablation has whole seeds.
