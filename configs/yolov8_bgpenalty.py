@@ -88,7 +88,7 @@ model = dict(
     backbone=dict(widen_factor=widen_factor),
     neck=dict(widen_factor=widen_factor),
     bbox_head=dict(type='BgPenaltyYOLOv8Head', head_module=dict(num_classes=num_classes, widen_factor=widen_factor)),
-    train_cfg=dict(assigner=dict(num_classes=num_classes)),
+    train_cfg=dict(assigner=dict(type='SparseTaskAlignedAssigner', num_classes=num_classes)),
 )
 
 # Training

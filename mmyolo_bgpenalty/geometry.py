@@ -4,7 +4,7 @@ Shapes: B images, N priors, M boxes. A box is (x1, y1, x2, y2) in pixels. A homo
 that takes a point of the original image to the network's input: (x', y', w')ᵀ = H (x, y, 1)ᵀ.
 """
 
-from typing import Optional, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -69,3 +69,83 @@ def priors_on_image(points: Tensor, to_image: Tensor, image_boxes: Tensor) -> Te
         (B, N), bool.
     """
     return priors_inside(_transform(points, to_image), image_boxes)
+
+
+class Grid(NamedTuple):
+    """Points in rows and columns, numbered row by row; ``xs`` (W,) and ``ys`` (H,) ascend."""
+
+    xs: Tensor
+    ys: Tensor
+
+
+def as_grids(points: Tensor, most: int = 16) -> Optional[List[Grid]]:
+    """The grids that points (N, 2) are made of, one after the other, or None: more than ``most``, or none at all."""
+    x, y = points.float().cpu().unbind(-1)
+    grids, start = [], 0
+    while start < len(x):
+        if len(grids) == most:
+            return None
+        width = _run(y[start:] == y[start])
+        rows = (len(x) - start) // width
+        block = slice(start, start + rows * width)
+        xs, ys = x[block].reshape(rows, width), y[block].reshape(rows, width)
+        same = (xs == xs[0]).all(1) & (ys == ys[:, :1]).all(1)
+        same[1:] &= ys[1:, 0] > ys[:-1, 0]
+        rows = _run(same)
+        if not (xs[0, 1:] > xs[0, :-1]).all():
+            return None
+        grids.append(Grid(xs[0].to(points), ys[:rows, 0].to(points)))
+        start += rows * width
+    return grids
+
+
+def _run(flags: Tensor) -> int:
+    """How many are True before the first that is not."""
+    return int(flags.long().cumprod(0).sum())
+
+
+def priors_in_boxes(
+    points: Tensor, boxes: Tensor, valid: Tensor, grids: Optional[List[Grid]] = None, eps: float = 1e-9
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Pairs of a box and a point that lies inside, more than ``eps`` from every edge.
+
+    Args:
+        points: (N, 2).
+        boxes: (R, 4).
+        valid: (R,), bool; other boxes have no point.
+        grids: ``as_grids(points)``; with them the work grows with the pairs, without with R · N.
+
+    Returns:
+        ``box`` and ``point``, (P,), int64, by box, then by point; and ``counts``, (R,), points of each box.
+    """
+    if grids is None:
+        x, y = points.unbind(-1)
+        x1, y1, x2, y2 = boxes[..., None].unbind(1)
+        inside = (x - x1 > eps) & (y - y1 > eps) & (x2 - x > eps) & (y2 - y > eps) & valid[:, None]
+        return (*inside.nonzero(as_tuple=True), inside.sum(1))
+    firsts, sizes = [], []
+    for low, high, axis in ((boxes[:, :1], boxes[:, 2:3], 0), (boxes[:, 1:2], boxes[:, 3:], 1)):
+        lines = [grid[axis] for grid in grids]
+        line = torch.cat(lines)
+        bounds = [0, *torch.tensor([len(x) for x in lines]).cumsum(0).tolist()]
+        # In a grid the lines inside are neighbours: as many before them as are not beyond the low edge.
+        beyond, before = line - low > eps, high - line > eps
+        first, end = (
+            torch.stack([flags[:, a:b].sum(1) for a, b in zip(bounds, bounds[1:])], dim=1)
+            for flags in (~beyond, before)
+        )
+        firsts.append(first)
+        sizes.append((end - first).clamp(min=0) * valid[:, None])
+    widths = torch.tensor([len(grid.xs) for grid in grids], device=boxes.device)
+    numbers = torch.tensor([len(grid.xs) * len(grid.ys) for grid in grids], device=boxes.device)
+    # Segments: of each box its part of each grid.
+    count = (sizes[0] * sizes[1]).flatten()
+    segment = torch.repeat_interleave(count)
+    place = torch.arange(len(segment), device=boxes.device) - (count.cumsum(0) - count)[segment]
+    columns = sizes[0].flatten()[segment]
+    row = place.div(columns, rounding_mode='floor')
+    corner = (numbers.cumsum(0) - numbers) + firsts[1] * widths + firsts[0]
+    width = widths.expand(len(boxes), -1).flatten()[segment]
+    point = corner.flatten()[segment] + row * width + place - row * columns
+    box = segment.div(len(grids), rounding_mode='floor')
+    return box, point, count.reshape(len(boxes), -1).sum(1)

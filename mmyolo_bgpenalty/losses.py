@@ -4,6 +4,7 @@ Shapes: B images, N priors, C classes.
 """
 
 from dataclasses import dataclass
+from typing import List, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -93,3 +94,90 @@ def background_statistics(cls_logits: Tensor, background_mask: Tensor) -> Tensor
     highest = confidence.masked_fill(~background_mask, 0).max() if confidence.numel() else mean
     lowest = confidence.masked_fill(~background_mask, 1).min() if confidence.numel() else mean
     return torch.stack([mean, highest, lowest * some, number.float()])
+
+
+def bce_and_max_logits(
+    levels: Sequence[Tensor], image: Tensor, prior: Tensor, label: Tensor, score: Tensor
+) -> Tuple[Tensor, Tensor]:
+    r"""Sum of binary cross-entropies against targets that are 0 but for P entries, and the largest logits.
+
+    .. math:: \sum_{bnc} \mathrm{BCE}(z_{bnc}, t_{bnc}) = \sum_{bnc} \mathrm{softplus}(z_{bnc}) - \sum_p t_p z_p
+
+    so that neither targets nor a copy of the logits of shape (B, N, C) are needed. In both directions the logits are
+    read image by image, once from memory; the gradient is written once.
+
+    Args:
+        levels: logits as a head gives them, (B, C, H, W) each; N = ΣHW, row by row, level by level.
+        image, prior, label: (P,), int64, where the target is ``score``; each triple once.
+        score: (P,), targets in [0, 1], without gradient.
+
+    Returns:
+        The sum, a scalar, and max_c z, (B, N); both in fp32 at least, with gradients. Of equal logits one has the
+        gradient of the maximum.
+    """
+    return _BceAndMax.apply(image, prior, label, score, *levels)
+
+
+def split_by_level(prior: Tensor, sizes: Sequence[int]) -> List[Tuple[Tensor, Tensor]]:
+    """Of each level which of the priors, (P,), are in it, and their places there.
+
+    Args:
+        prior: indices among all N.
+        sizes: priors of each level, their sum N.
+    """
+    ends = torch.tensor(sizes).cumsum(0)
+    level = torch.bucketize(prior, ends.to(prior.device), right=True)
+    starts = (ends - torch.tensor(sizes)).tolist()
+    chosen = [(level == i).nonzero()[:, 0] for i in range(len(sizes))]
+    return [(places, prior[places] - start) for places, start in zip(chosen, starts)]
+
+
+class _BceAndMax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, image, prior, label, score, *levels):
+        total, largest, winners = 0, [], []
+        parts = split_by_level(prior, [level[0, 0].numel() for level in levels])
+        for level, (chosen, place) in zip(levels, parts):
+            flat = level.flatten(2)
+            for logits in _by_image(flat):
+                total = total + F.softplus(_wide(logits)).sum()
+            values, winner = flat.max(dim=1)
+            largest.append(_wide(values))
+            winners.append(winner)
+            positive = flat[image[chosen], label[chosen], place]
+            total = total - (score[chosen] * _wide(positive)).sum()
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(image, prior, label, score, *winners, *levels)
+        return total, torch.cat(largest, dim=1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, by_sum, by_max):
+        image, prior, label, score, *rest = ctx.saved_tensors
+        winners, levels = rest[: len(rest) // 2], rest[len(rest) // 2 :]
+        sizes = [winner.shape[1] for winner in winners]
+        by_maxes = [None] * len(levels) if by_max is None else by_max.split(sizes, dim=1)
+        gradients = []
+        for level, winner, own, (chosen, place) in zip(levels, winners, by_maxes, split_by_level(prior, sizes)):
+            if by_sum is None:
+                gradient = torch.zeros_like(level, memory_format=torch.contiguous_format).flatten(2)
+            else:
+                logits = level.flatten(2)
+                gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
+                for source, target in zip(_by_image(logits), _by_image(gradient)):
+                    torch.sigmoid(source, out=target).mul_(by_sum)
+                at = (image[chosen], label[chosen], place)
+                gradient[at] -= (by_sum * score[chosen]).to(gradient.dtype)
+            if own is not None:
+                gradient.scatter_add_(1, winner[:, None], own[:, None].to(gradient.dtype))
+            gradients.append(gradient.view_as(level))
+        return (None, None, None, None, *gradients)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _by_image(tensor: Tensor) -> Sequence[Tensor]:
+    """On the CPU image by image, which stays in its caches; a GPU is faster with all at once."""
+    return tensor if tensor.device.type == 'cpu' else [tensor]

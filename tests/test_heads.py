@@ -38,7 +38,7 @@ def features():
     return [torch.randn(2, 16, n, n, generator=generator).requires_grad_() for n in GRIDS]
 
 
-def batch(path, objects=OBJECTS, metas=None, ignored=None):
+def batch(path, objects=OBJECTS, metas=None, ignored=None, dtype=torch.float32):
     """Data samples as mmdet's pre-processor hands them over (list) or as MMYOLO's does (fast)."""
     metas = metas or [{} for _ in objects]
     if path == 'fast':
@@ -49,7 +49,7 @@ def batch(path, objects=OBJECTS, metas=None, ignored=None):
     samples = []
     for i, (boxes, labels) in enumerate(objects):
         sample = DetDataSample(metainfo=metas[i])
-        boxes = torch.tensor(boxes).float().reshape(-1, 4)
+        boxes = torch.tensor(boxes, dtype=dtype).reshape(-1, 4)
         sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor(labels, dtype=torch.long))
         sample.ignored_instances = InstanceData(bboxes=ignored[i]) if ignored else InstanceData()
         samples.append(sample)

@@ -229,6 +229,30 @@ def test_a_run_may_share_another_ones_burn_in(cfg, run, tmp_path):
     assert_equal(states(runner), states(run[0]))
 
 
+def test_the_sparse_assigner_trains_as_mmyolos_does(data, tmp_path):
+    """50 iterations, most of them with pseudo-labels."""
+    rows = []
+    for name in ('BatchTaskAlignedAssigner', 'SparseTaskAlignedAssigner'):
+        changes = dict(
+            train_cfg__max_epochs=10,
+            default_hooks__checkpoint__save_best=None,
+            model__semi_train_cfg__pseudo_test_cfg__score_thr=0.0,
+            model__semi_train_cfg__pseudo_test_cfg__max_per_img=3,
+            model__detector__train_cfg__assigner__type=name,
+            model__detector__bbox_head__sparse_targets=False,
+            **PLAN,
+        )
+        cfg = load(SEMI, data, tmp_path / name, **changes)
+        cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
+        rows.append(train(cfg)[1].rows)
+    original, found = ([row['outputs'] for row in part] for part in rows)
+    assert len(found) == 50 and sum(float(outputs['semi/pseudo_boxes']) > 0 for outputs in found) >= 40
+    for outputs, expected in zip(found, original):
+        assert outputs.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(outputs[key], value, rtol=1e-5, atol=1e-7, msg=key)
+
+
 def test_iteration_based_loop(cfg, tmp_path):
     """λ in epochs of the train loader and in iterations, in the loop that stays in epoch 0."""
     loop = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=8, val_interval=100)
