@@ -136,8 +136,8 @@ def test_semi_steps_do_the_same_work():
     names = [f'{branch}_{name}' for branch in ('sup', 'unsup') for name in LOSSES]
     assert {name for name in other if name != 'loss'} == set(names)
     for name in names:
-        assert float(mine[name]) == pytest.approx(float(other[name]), rel=1e-3), name
-        assert float(mine[name]) > 0
+        assert mine[name].item() == pytest.approx(other[name].item(), rel=1e-3), name
+        assert mine[name] > 0
     assert mine['unsup_loss_bg'] > 0
     # the learning rate is 0
     assert all(torch.equal(p, before[name]) for name, p in ours.model.student.named_parameters())
