@@ -303,7 +303,8 @@ INTRODUCTION = """\
 Ratios are ours / theirs: below 1 ours is the faster or the smaller. The two of a pair run one right after the other in
 random order; a ratio is the median of the pairs' ratios, with the 95 % interval of that median (order statistics) in
 brackets, then the pairs' 10 % and 90 % quantiles and their number. A target is met or not met where the whole interval
-lies on that side of it. Milliseconds are medians, and this machine's alone. B × pixels, C classes, G boxes an image.
+lies on that side of it (by the ratio itself where there is no interval). Milliseconds are medians, and this machine's
+alone. B × pixels, C classes, G boxes an image.
 
 - **Ours** is what the shipped configs state, λ at its maximum. **Theirs** is MMYOLO's YOLOv8 config with its own head
   and assigner, at the same width and number of classes, without any penalty.
