@@ -3,14 +3,15 @@ ENV := $(or $(BGP_PYTHON_ENV),.venv)
 RUN := $(ENV)/bin/python
 ARGS ?=
 
-.PHONY: help env train test lint clean
+.PHONY: help env train test benchmark lint clean
 
 help:
-	@echo 'make env     sets up $(ENV) with torch, MMCV, MMDetection and MMYOLO; does nothing when it is ready'
-	@echo 'make train   trains configs/yolov8_semi_bgpenalty.py; ARGS="..." goes to tools/train.py'
-	@echo 'make test    runs the tests; ARGS="..." goes to pytest'
-	@echo 'make lint    checks style with ruff'
-	@echo 'make clean   removes build outputs and caches, and has the next set-up check $(ENV) again'
+	@echo 'make env        sets up $(ENV) with torch, MMCV, MMDetection and MMYOLO; does nothing when it is ready'
+	@echo 'make train      trains configs/yolov8_semi_bgpenalty.py; ARGS="..." goes to tools/train.py'
+	@echo 'make test       runs the tests; ARGS="..." goes to pytest'
+	@echo 'make benchmark  times this package beside MMYOLO; ARGS="..." goes to tools/benchmark.py'
+	@echo 'make lint       checks style with ruff'
+	@echo 'make clean      removes build outputs and caches, and has the next set-up check $(ENV) again'
 	@echo
 	@echo 'PYTHON=...           the Python 3.10 or 3.11 to set up with ($(PYTHON))'
 	@echo 'TORCH_SPEC=...       the torch to install (torch==2.13.0)'
@@ -25,6 +26,9 @@ train: env
 
 test: env
 	$(RUN) -m pytest tests $(ARGS)
+
+benchmark: env
+	$(RUN) -W ignore tools/benchmark.py --out docs/benchmark $(ARGS)
 
 lint: env
 	$(RUN) -m ruff check .
