@@ -1,6 +1,9 @@
 # Supervised YOLOv8 with the background penalty, on the labeled tenth of the embedded solar-panel set:
 # no teacher, MMYOLO's fast data path. yolov8_semi_bgpenalty.py builds on it.
 _base_ = 'mmyolo::yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py'
+# MMEngine takes a config that imports before it names its base for one of another syntax.
+import torch  # noqa: E402
+
 custom_imports = dict(imports=['mmyolo_bgpenalty'])
 
 # Settings. A child config or --cfg-options changes them here; the hooks read them when training starts.
@@ -53,6 +56,8 @@ test_pipeline = [
     ),
 ]
 
+# Where there is no GPU, torch warns of pinning.
+workers = dict(num_workers=2, persistent_workers=True, pin_memory=torch.cuda.is_available())
 dataset = dict(
     type='SolarPanelDataset',
     data_root=data_root,
@@ -63,15 +68,15 @@ dataset = dict(
 train_dataloader = dict(
     _delete_=True,
     batch_size=8,
-    num_workers=2,
-    persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='bg_penalty_collate'),
     dataset=dict(ann_file='semi_anns/train.1@10.json', pipeline=train_pipeline, **dataset),
+    **workers,
 )
 val_dataloader = dict(
     batch_size=8,
     dataset=dict(_delete_=True, ann_file='annotations/val.json', pipeline=test_pipeline, test_mode=True, **dataset),
+    **workers,
 )
 test_dataloader = val_dataloader
 # CocoMetric's figures, and precision, recall and false positives an image

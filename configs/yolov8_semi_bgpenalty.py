@@ -31,20 +31,20 @@ unsup_pipeline = [
 train_dataloader = dict(
     _delete_=True,
     batch_size=8,
-    num_workers=2,
-    persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     batch_sampler=dict(type='LabeledUnlabeledBatchSampler', source_ratio=[1, 1], epoch_of='unlabeled'),
+    collate_fn=dict(type='branch_collate'),
     dataset=dict(
         type='LabeledUnlabeledDataset',
         labeled=dict(ann_file='semi_anns/train.1@10.json', pipeline=sup_pipeline, **_base_.dataset),
         unlabeled=dict(ann_file='semi_anns/train.1@10-unlabeled.json', pipeline=unsup_pipeline, **_base_.dataset),
     ),
+    **_base_.workers,
 )
 
 # Model: student and teacher are the base's detector.
 detector = _base_.model
-detector.data_preprocessor.update(type='mmdet.DetDataPreprocessor', pad_size_divisor=32)
+detector.data_preprocessor.update(type='mmdet.DetDataPreprocessor', pad_size_divisor=32, non_blocking=True)
 model = dict(
     _delete_=True,
     type='SemiYOLODetector',

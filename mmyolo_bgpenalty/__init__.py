@@ -17,6 +17,7 @@ from .data import (  # noqa: E402
     SemiDataPreprocessor,
     SolarPanelDataset,
     bg_penalty_collate,
+    branch_collate,
 )
 from .heads import BgPenaltyYOLOv8Head  # noqa: E402
 from .hooks import BurnInMeanTeacherHook, LambdaBgSchedulerHook  # noqa: E402
@@ -53,6 +54,7 @@ __all__ = [
     '__version__',
     'background_penalty',
     'bg_penalty_collate',
+    'branch_collate',
     'config',
     'lambda_bg_at',
 ]

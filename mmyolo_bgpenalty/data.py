@@ -8,7 +8,7 @@ from typing import Iterator, List, Optional, Sequence
 
 import numpy as np
 from mmdet.models.data_preprocessors import MultiBranchDataPreprocessor
-from mmengine.dataset import ConcatDataset
+from mmengine.dataset import ConcatDataset, pseudo_collate
 from mmengine.registry import FUNCTIONS
 from mmyolo.datasets import YOLOv5CocoDataset
 from mmyolo.datasets.utils import yolov5_collate
@@ -17,6 +17,7 @@ from mmyolo.registry import DATA_SAMPLERS, DATASETS, MODELS
 from torch.utils.data import Sampler
 
 from . import synthetic
+from .batches import SharedBatch
 from .checks import one_of
 
 
@@ -197,8 +198,17 @@ def _refuse_batch_augments(preprocessor) -> None:
 
 
 @FUNCTIONS.register_module()
+def branch_collate(data_batch: Sequence[dict]) -> dict:
+    """MMEngine's pseudo_collate, which keeps branches apart; the batch leaves a worker in one piece."""
+    return SharedBatch(pseudo_collate(data_batch))
+
+
+@FUNCTIONS.register_module()
 def bg_penalty_collate(data_batch: Sequence[dict], use_ms_training: bool = False) -> dict:
-    """MMYOLO's yolov5_collate, with what tells background from padding and ignored objects: ``regions``."""
+    """MMYOLO's yolov5_collate, with what tells background from padding and ignored objects: ``regions``.
+
+    The batch leaves a worker in one piece.
+    """
     collated = yolov5_collate(data_batch, use_ms_training)
     keys = ('homography_matrix', 'mosaic_tiles', 'ori_shape', 'img_shape')
     regions = []
@@ -207,7 +217,7 @@ def bg_penalty_collate(data_batch: Sequence[dict], use_ms_training: bool = False
         if 'bboxes' in sample.ignored_instances:
             regions[-1]['ignored_bboxes'] = sample.ignored_instances.bboxes.tensor
     collated['data_samples']['regions'] = regions
-    return collated
+    return SharedBatch(collated)
 
 
 @MODELS.register_module()

@@ -1,6 +1,7 @@
 """The shipped configs build, and state what the README says of them."""
 
 import pytest
+import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import HOOKS, init_default_scope
@@ -30,6 +31,15 @@ def test_config_builds(name):
         HOOKS.build(dict(hooks(cfg)[hook]))
     # Trap 4: a teacher, or the EMA of a single model.
     assert ('EMAHook' in hooks(cfg)) != ('BurnInMeanTeacherHook' in hooks(cfg))
+
+
+@pytest.mark.parametrize('name', ALL)
+@pytest.mark.parametrize('gpu', [True, False])
+def test_loaders_have_lasting_workers_and_pin_where_there_is_a_gpu(monkeypatch, name, gpu):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
+    cfg = Config.fromfile(CONFIGS / name)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        assert loader.num_workers >= 2 and loader.persistent_workers is True and loader.pin_memory is gpu
 
 
 @pytest.mark.parametrize('name', SEMIS)

@@ -2,6 +2,7 @@ import json
 import pickle
 from types import SimpleNamespace
 
+import mmcv
 import numpy as np
 import pytest
 import torch
@@ -11,9 +12,10 @@ from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import FUNCTIONS, init_default_scope
+from mmengine.runner import Runner
 from tiny import CONFIGS, SEMI, SUPERVISED, load, make_images, make_set
 
-from mmyolo_bgpenalty import LabeledUnlabeledBatchSampler
+from mmyolo_bgpenalty import LabeledUnlabeledBatchSampler, RecordedLetterResize
 from mmyolo_bgpenalty.data import SeededIndex
 
 
@@ -192,6 +194,51 @@ def test_batch_augments_are_refused(name):
     ]
     with pytest.raises(ValueError, match='no `batch_augments`'):
         MODELS.build(preprocessor)
+
+
+def test_both_views_come_from_one_decoded_image(cfg, monkeypatch):
+    calls = []
+    for owner, name in ((mmcv, 'imfrombytes'), (RecordedLetterResize, 'transform')):
+        original = getattr(owner, name)
+
+        def counted(*args, _name=name, _original=original, **kwargs):
+            calls.append(_name)
+            return _original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, counted)
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    for index, branches in ((0, {'sup'}), (6, {'unsup_teacher', 'unsup_student'})):
+        calls.clear()
+        inputs = dataset[index]['inputs']
+        assert {branch for branch, image in inputs.items() if image is not None} == branches
+        assert calls == ['imfrombytes', 'transform']
+
+
+def boxes_of(sample):
+    boxes = sample.gt_instances.bboxes  # of the labeled images HorizontalBoxes
+    return getattr(boxes, 'tensor', boxes)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_batches_are_the_same_from_workers_in_one_piece_and_in_many(cfg, workers):
+    def loaded(**changes):
+        loader = Runner.build_dataloader(dict(cfg.train_dataloader, **changes), seed=4)
+        return list(loader)
+
+    batches = loaded(num_workers=workers)
+    expected = loaded(collate_fn=dict(type='pseudo_collate'))
+    assert len(batches) == len(expected) == 5
+    for batch, one in zip(batches, expected):
+        for branch, images in one['inputs'].items():
+            for image, other in zip(images, batch['inputs'][branch]):
+                assert (image is None) == (other is None) and (image is None or torch.equal(image, other))
+            for sample, other in zip(one['data_samples'][branch], batch['data_samples'][branch]):
+                assert (sample is None) == (other is None)
+                if sample is not None:
+                    assert sample.img_path == other.img_path
+                    assert np.array_equal(sample.homography_matrix, other.homography_matrix)
+                    assert torch.equal(boxes_of(sample), boxes_of(other))
+                    assert torch.equal(sample.gt_instances.labels, other.gt_instances.labels)
 
 
 def test_trap_12_branches_reach_the_model_whole(cfg):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import MultiBranch
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.dataset import Compose
@@ -279,6 +280,28 @@ def test_trap_11_views_do_not_copy_the_dataset():
         assert seen_at(image[..., 2] > 148, [through(corners_of(square), matrix)])
         assert (matrix[0, 0] < 0) == mirrored
     assert results['img'].shape == (60, 80, 3)
+
+
+class Paint(BaseTransform):
+    """Writes into the picture that it is given."""
+
+    def __init__(self, colour):
+        self.colour = colour
+
+    def transform(self, results):
+        results['img'][:] = self.colour
+        return results
+
+
+def test_no_view_changes_the_pixels_of_another():
+    pack = {'type': 'mmdet.PackDetInputs', 'meta_keys': ()}
+    results = picture(8, 6, [2, 2, 4, 4])
+    image = results['img'].copy()
+    branches = {name: [{'type': Paint, 'colour': colour}, pack] for name, colour in (('a', 1), ('c', 3))}
+    transform = TRANSFORMS.build({'type': 'Views', 'branch_field': ['a', 'b', 'c'], 'b': [pack], **branches})
+    views = transform({**results, 'img_id': 1})['inputs']
+    assert (views['a'] == 1).all() and (views['c'] == 3).all()
+    assert np.array_equal(views['b'].numpy().transpose(1, 2, 0), image) and np.array_equal(results['img'], image)
 
 
 def test_trap_11_multi_branch_does():
