@@ -16,6 +16,7 @@ from .data import (  # noqa: E402
     LabeledUnlabeledDataset,
     SemiDataPreprocessor,
     SolarPanelDataset,
+    StackingDetDataPreprocessor,
     bg_penalty_collate,
 )
 from .heads import BgPenaltyYOLOv8Head  # noqa: E402
@@ -49,6 +50,7 @@ __all__ = [
     'SemiDataPreprocessor',
     'SemiYOLODetector',
     'SolarPanelDataset',
+    'StackingDetDataPreprocessor',
     'Views',
     '__version__',
     'background_penalty',

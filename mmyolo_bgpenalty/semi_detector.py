@@ -41,11 +41,13 @@ class SemiYOLODetector(SemiBaseDetector):
     Args:
         detector: config of the student and of the teacher.
         semi_train_cfg: ``sup_weight`` (1.0), ``unsup_weight`` (1.0), ``min_pseudo_bbox_wh`` ((1e-2, 1e-2),
-            pixels), ``joint_forward`` (False), and ``pseudo_test_cfg``, how the teacher's predictions become labels
-            (entries replace those of ``PSEUDO_TEST_CFG``). With ``joint_forward`` the student sees labeled images and
-            strong views as one batch, of which BN takes its statistics, and the losses are of each branch's part;
-            without, as in SemiBaseDetector, each is a batch of its own. Views smaller than the others are then padded
-            as images of a batch are.
+            pixels), ``joint_forward`` (False), ``channels_last`` (False), and ``pseudo_test_cfg``, how the teacher's
+            predictions become labels (entries replace those of ``PSEUDO_TEST_CFG``).
+
+            With ``joint_forward`` the student sees labeled images and strong views as one batch, of which BN takes
+            its statistics, and the losses are of each branch's part; without, as in SemiBaseDetector, each is a batch
+            of its own. Where their sizes differ, the smaller are padded as images of a batch are. ``channels_last`` is
+            the memory format of student and teacher: the same values to rounding, the same checkpoints.
         semi_test_cfg: ``predict_on``, 'teacher' or 'student'.
 
     Attributes:
@@ -59,7 +61,9 @@ class SemiYOLODetector(SemiBaseDetector):
         ValueError: an unknown key of ``semi_train_cfg``, a weight that is no number >= 0, or a switch that is no bool.
     """
 
-    TRAIN_CFG = dict(sup_weight=1.0, unsup_weight=1.0, min_pseudo_bbox_wh=(1e-2, 1e-2), joint_forward=False)
+    TRAIN_CFG = dict(
+        sup_weight=1.0, unsup_weight=1.0, min_pseudo_bbox_wh=(1e-2, 1e-2), joint_forward=False, channels_last=False
+    )
 
     def __init__(self, detector, semi_train_cfg=None, semi_test_cfg=None, data_preprocessor=None, init_cfg=None):
         given = dict(semi_train_cfg or {})
@@ -69,10 +73,9 @@ class SemiYOLODetector(SemiBaseDetector):
         train_cfg = ConfigDict({**self.TRAIN_CFG, **given})
         for name in ('sup_weight', 'unsup_weight'):
             non_negative(f'semi_train_cfg.{name}', train_cfg[name])
-        if not isinstance(train_cfg.joint_forward, bool):
-            raise ValueError(
-                f'Expected `semi_train_cfg.joint_forward` to be True or False, but got {train_cfg.joint_forward!r}'
-            )
+        for name in ('joint_forward', 'channels_last'):
+            if not isinstance(train_cfg[name], bool):
+                raise ValueError(f'Expected `semi_train_cfg.{name}` to be True or False, but got {train_cfg[name]!r}')
         super().__init__(
             detector=detector,
             semi_train_cfg=train_cfg,
@@ -80,6 +83,10 @@ class SemiYOLODetector(SemiBaseDetector):
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
         )
+        if train_cfg.channels_last:
+            # The weights' format is enough: a convolution hands it on to what it returns.
+            self.student.to(memory_format=torch.channels_last)
+            self.teacher.to(memory_format=torch.channels_last)
         self.pseudo_test_cfg = ConfigDict({**PSEUDO_TEST_CFG, **pseudo})
         self.unsup_ramp = 1.0
         self.pseudo_labels: list = []

@@ -11,6 +11,8 @@ from mmengine.structures import InstanceData
 from mmyolo.registry import MODELS
 from tiny import CONFIGS, SEMI, SMALL
 
+from mmyolo_bgpenalty import BurnInMeanTeacherHook
+
 SHAPE = (64, 96)  # height, width
 
 
@@ -301,6 +303,7 @@ def test_a_view_without_geometry_is_named(model):
     [
         (dict(unsup_wieght=1), "`semi_train_cfg`.*'unsup_wieght'"),
         (dict(unsup_weight=-1), '`semi_train_cfg.unsup_weight`.*-1'),
+        (dict(channels_last='yes'), "`semi_train_cfg.channels_last`.*'yes'"),
         (dict(joint_forward=1), '`semi_train_cfg.joint_forward`.*1'),
         (dict(pseudo_test_cfg=dict(score_th=0.4)), "`semi_train_cfg.pseudo_test_cfg`.*'score_th'"),
     ],
@@ -409,3 +412,37 @@ def test_burn_in_is_the_same_in_one_pass():
         values.append(model.loss({'sup': inputs['sup']}, {'sup': samples['sup']}))
     assert values[0].keys() == values[1].keys()
     assert all(torch.equal(values[0][name], values[1][name]) for name in values[0])
+
+
+@pytest.mark.parametrize('joint_forward', [False, True])
+def test_channels_last_changes_values_by_rounding_alone(joint_forward):
+    inputs, samples = batch()
+    values, states = [], []
+    for channels_last in (False, True):
+        model = frozen_bn(build(joint_forward=joint_forward, channels_last=channels_last))
+        values.append(losses_and_gradients(model, inputs, samples))
+        states.append(model.state_dict())
+        formats = {
+            w.is_contiguous(memory_format=torch.channels_last) for w in model.parameters() if w.shape[2:] == (3, 3)
+        }
+        assert formats == {channels_last}
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    (losses, gradients), (expected, expected_gradients) = values[1], values[0]
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+    for name, gradient in gradients.items():
+        scale = expected_gradients[name].abs().max().item()
+        torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-2, atol=1e-3 * scale + 1e-7, msg=name)
+
+
+def test_channels_last_reaches_the_predictions_and_survives_loading_and_averaging():
+    """The one format is handed on from the weights, also after a checkpoint was loaded."""
+    plain, model = build(), build(channels_last=True)
+    model.load_state_dict(plain.state_dict())
+    BurnInMeanTeacherHook().momentum_update(model, 0.5)
+    for part in (model.student, model.teacher):
+        feature = part.extract_feat(torch.rand(2, 3, *SHAPE))[0]
+        assert feature.is_contiguous(memory_format=torch.channels_last) and not feature.is_contiguous()
+    plain.load_state_dict(model.state_dict())
+    assert all(w.is_contiguous() for w in plain.parameters())
