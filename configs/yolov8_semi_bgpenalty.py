@@ -49,7 +49,10 @@ model = dict(
     _delete_=True,
     type='SemiYOLODetector',
     detector=detector,
-    data_preprocessor=dict(type='SemiDataPreprocessor', data_preprocessor=detector.data_preprocessor),
+    data_preprocessor=dict(
+        type='SemiDataPreprocessor',
+        data_preprocessor=dict(detector.data_preprocessor, type='StackingDetDataPreprocessor'),
+    ),
     semi_train_cfg=dict(unsup_weight=0.5, pseudo_test_cfg=dict(score_thr=0.4)),
     semi_test_cfg=dict(predict_on='teacher'),
 )

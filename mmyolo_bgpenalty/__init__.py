@@ -16,6 +16,7 @@ from .data import (  # noqa: E402
     LabeledUnlabeledDataset,
     SemiDataPreprocessor,
     SolarPanelDataset,
+    StackingDetDataPreprocessor,
     bg_penalty_collate,
     branch_collate,
 )
@@ -50,6 +51,7 @@ __all__ = [
     'SemiDataPreprocessor',
     'SemiYOLODetector',
     'SolarPanelDataset',
+    'StackingDetDataPreprocessor',
     'Views',
     '__version__',
     'background_penalty',

@@ -7,9 +7,12 @@ from itertools import count, islice
 from typing import Iterator, List, Optional, Sequence
 
 import numpy as np
-from mmdet.models.data_preprocessors import MultiBranchDataPreprocessor
+import torch
+from mmdet.models.data_preprocessors import DetDataPreprocessor, MultiBranchDataPreprocessor
 from mmengine.dataset import ConcatDataset, pseudo_collate
+from mmengine.model import ImgDataPreprocessor
 from mmengine.registry import FUNCTIONS
+from mmengine.utils import is_seq_of
 from mmyolo.datasets import YOLOv5CocoDataset
 from mmyolo.datasets.utils import yolov5_collate
 from mmyolo.models.data_preprocessors import YOLOv5DetDataPreprocessor
@@ -170,6 +173,34 @@ class LabeledUnlabeledBatchSampler(Sampler):
         for place, index in islice(enumerate(endless()), sampler.rank, None, sampler.world_size):
             seed = np.random.SeedSequence([sampler.seed, sampler.epoch, source, place]).generate_state(1)[0]
             yield SeededIndex(offset + int(index), int(seed))
+
+
+class _StackedImages(ImgDataPreprocessor):
+    """ImgDataPreprocessor that fills one batch instead of padding and stacking images; the result is the same."""
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        images = data['inputs']
+        if not (
+            is_seq_of(images, torch.Tensor)
+            and len({image.shape for image in images}) == 1
+            and images[0].shape[:-2] == (3,)
+            and not any(side % self.pad_size_divisor for side in images[0].shape[1:])
+        ):
+            return super().forward(data, training)
+        data = self.cast_data(data)
+        batch = torch.empty(len(images), *images[0].shape, device=self.device)
+        for row, image in zip(batch, data['inputs']):
+            row.copy_(image.flip(0) if self._channel_conversion else image)
+        if self._enable_normalize:
+            batch.sub_(self.mean).div_(self.std)
+        data['inputs'] = batch
+        data.setdefault('data_samples', None)
+        return data
+
+
+@MODELS.register_module()
+class StackingDetDataPreprocessor(DetDataPreprocessor, _StackedImages):
+    """DetDataPreprocessor, faster where the images of a batch are of one shape that needs no padding."""
 
 
 @MODELS.register_module()

@@ -70,7 +70,8 @@ def export_detector(cfg: Config, checkpoint, student: bool = False) -> Export:
         model = _build(MODELS, plain.model, 'model')
         weights = _weights(content['state_dict'], role, model.state_dict(), checkpoint)
         model.load_state_dict(weights)
-        trained = _build(MODELS, cfg.model, 'model')
+        # A plain detector's memory format, as another rounds otherwise.
+        trained = _build(MODELS, cfg.model, 'model').to(memory_format=torch.contiguous_format)
         (getattr(trained, role) if semi else trained).load_state_dict(weights)
         if semi:
             trained.semi_test_cfg = ConfigDict(predict_on=role)

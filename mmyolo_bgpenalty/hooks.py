@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmyolo.registry import HOOKS
-from torch import nn
+from torch import Tensor, nn
 
 from .checks import non_negative, one_of, whole
 from .config_checks import check_at_start
@@ -198,6 +198,8 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
         if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 < momentum < 1:
             raise ValueError(f'Expected `momentum` to be a number in (0, 1), but got {momentum!r}')
         super().__init__(momentum=momentum, interval=whole('interval', interval), skip_buffer=False)
+        # Collecting the state takes three times as long as averaging it.
+        self._averaged: Optional[tuple] = None
         self.unsup_warmup = non_negative('unsup_warmup', unsup_warmup)
         self.unsup_schedule = one_of('unsup_schedule', unsup_schedule, SCHEDULES)
 
@@ -229,11 +231,29 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
         else:
             super().after_train_iter(runner, batch_idx, data_batch, outputs)
 
+    def before_train_epoch(self, runner: Runner) -> None:
+        self._averaged = None
+
     @torch.no_grad()
     def momentum_update(self, model: nn.Module, momentum: float) -> None:
         """Average parameters and floating buffers; copy counters."""
-        for teacher, student in zip(model.teacher.state_dict().values(), model.student.state_dict().values()):
-            if teacher.is_floating_point():
-                teacher.lerp_(student, momentum)
-            else:
-                teacher.copy_(student)
+        if self._averaged is None or self._averaged[0] is not model:
+            self._averaged = (model, *_by_kind(model.teacher, model.student))
+        _, teacher, student, teacher_counters, student_counters = self._averaged
+        if hasattr(torch, '_foreach_lerp_'):  # torch >= 2.0; one kernel for many tensors
+            torch._foreach_lerp_(teacher, student, momentum)
+        else:
+            for old, new in zip(teacher, student):
+                old.lerp_(new, momentum)
+        for old, new in zip(teacher_counters, student_counters):
+            old.copy_(new)
+
+
+def _by_kind(teacher: nn.Module, student: nn.Module) -> List[List[Tensor]]:
+    """The state's tensors: the teacher's that are averaged, the student's, and so the counters."""
+    lists: List[List[Tensor]] = [[], [], [], []]
+    for tensors in zip(teacher.state_dict().values(), student.state_dict().values()):
+        first = 0 if tensors[0].is_floating_point() else 2
+        for tensor, found in zip(tensors, lists[first:]):
+            found.append(tensor)
+    return lists

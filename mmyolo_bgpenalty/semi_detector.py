@@ -4,8 +4,9 @@ import copy
 from typing import Dict, List, Optional, Tuple
 
 import torch
+import torch.nn.functional as F
 from mmdet.models.detectors import SemiBaseDetector
-from mmdet.models.utils import filter_gt_instances, rename_loss_dict, reweight_loss_dict
+from mmdet.models.utils import filter_gt_instances, rename_loss_dict, reweight_loss_dict, unpack_gt_instances
 from mmengine.config import ConfigDict
 from mmyolo.registry import MODELS
 from torch import Tensor
@@ -40,8 +41,13 @@ class SemiYOLODetector(SemiBaseDetector):
     Args:
         detector: config of the student and of the teacher.
         semi_train_cfg: ``sup_weight`` (1.0), ``unsup_weight`` (1.0), ``min_pseudo_bbox_wh`` ((1e-2, 1e-2),
-            pixels), and ``pseudo_test_cfg``, how the teacher's predictions become labels (entries replace
-            those of ``PSEUDO_TEST_CFG``).
+            pixels), ``joint_forward`` (False), ``channels_last`` (False), and ``pseudo_test_cfg``, how the teacher's
+            predictions become labels (entries replace those of ``PSEUDO_TEST_CFG``).
+
+            With ``joint_forward`` the student sees labeled images and strong views as one batch, of which BN takes
+            its statistics, and the losses are of each branch's part; without, as in SemiBaseDetector, each is a batch
+            of its own. Where their sizes differ, the smaller are padded as images of a batch are. ``channels_last`` is
+            the memory format of student and teacher: the same values to rounding, the same checkpoints.
         semi_test_cfg: ``predict_on``, 'teacher' or 'student'.
 
     Attributes:
@@ -52,10 +58,12 @@ class SemiYOLODetector(SemiBaseDetector):
             model saw them (pre-processed), each sample with its pseudo-boxes in its own pixels; else None.
 
     Raises:
-        ValueError: an unknown key of ``semi_train_cfg``, or a weight that is no number >= 0.
+        ValueError: an unknown key of ``semi_train_cfg``, a weight that is no number >= 0, or a switch that is no bool.
     """
 
-    TRAIN_CFG = dict(sup_weight=1.0, unsup_weight=1.0, min_pseudo_bbox_wh=(1e-2, 1e-2))
+    TRAIN_CFG = dict(
+        sup_weight=1.0, unsup_weight=1.0, min_pseudo_bbox_wh=(1e-2, 1e-2), joint_forward=False, channels_last=False
+    )
 
     def __init__(self, detector, semi_train_cfg=None, semi_test_cfg=None, data_preprocessor=None, init_cfg=None):
         given = dict(semi_train_cfg or {})
@@ -65,6 +73,9 @@ class SemiYOLODetector(SemiBaseDetector):
         train_cfg = ConfigDict({**self.TRAIN_CFG, **given})
         for name in ('sup_weight', 'unsup_weight'):
             non_negative(f'semi_train_cfg.{name}', train_cfg[name])
+        for name in ('joint_forward', 'channels_last'):
+            if not isinstance(train_cfg[name], bool):
+                raise ValueError(f'Expected `semi_train_cfg.{name}` to be True or False, but got {train_cfg[name]!r}')
         super().__init__(
             detector=detector,
             semi_train_cfg=train_cfg,
@@ -72,6 +83,10 @@ class SemiYOLODetector(SemiBaseDetector):
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
         )
+        if train_cfg.channels_last:
+            # The weights' format is enough: a convolution hands it on to what it returns.
+            self.student.to(memory_format=torch.channels_last)
+            self.teacher.to(memory_format=torch.channels_last)
         self.pseudo_test_cfg = ConfigDict({**PSEUDO_TEST_CFG, **pseudo})
         self.unsup_ramp = 1.0
         self.pseudo_labels: list = []
@@ -91,7 +106,8 @@ class SemiYOLODetector(SemiBaseDetector):
         self.pseudo_labels, self.views = [], None
         # The loader leaves the unlabeled part out of the batches that burn-in needs none of.
         if self.unsup_ramp > 0 and 'unsup_student' in multi_batch_inputs:
-            losses = super().loss(multi_batch_inputs, multi_batch_data_samples)
+            step = self._joint_loss if self.semi_train_cfg.joint_forward else super().loss
+            losses = step(multi_batch_inputs, multi_batch_data_samples)
             if self.keep_views:
                 self.views = dict(
                     weak=(multi_batch_inputs['unsup_teacher'], self.pseudo_labels),
@@ -100,6 +116,39 @@ class SemiYOLODetector(SemiBaseDetector):
             return losses
         losses = self.loss_by_gt_instances(multi_batch_inputs['sup'], multi_batch_data_samples['sup'])
         return self._with_statistics(losses, 0.0, [])
+
+    def _joint_loss(self, inputs: Dict[str, Tensor], samples: dict) -> dict:
+        """SemiBaseDetector's loss, with one pass of the student."""
+        labeled, _ = self.get_pseudo_instances(inputs['unsup_teacher'], samples['unsup_teacher'])
+        samples['unsup_student'] = self.project_pseudo_instances(labeled, samples['unsup_student'])
+        branches = [samples['sup'], samples['unsup_student']]
+        head = self.student.bbox_head
+        outs = head(self.student.extract_feat(self._one_batch([inputs['sup'], inputs['unsup_student']])))
+        sizes = [len(branch) for branch in branches]
+        # One split a tensor, whose backward is one concatenation; slices would each fill a whole gradient.
+        parts = [[level.split(sizes) for level in levels] for levels in outs]
+        sup, unsup = (
+            # As the head's own loss, which runs the student once for each.
+            head.loss_by_feat(*([level[i] for level in levels] for levels in parts), gt, metas, ignored)
+            for i, (gt, ignored, metas) in enumerate(map(unpack_gt_instances, branches))
+        )
+        return {**self._weigh_sup(sup), **self._weigh_unsup(unsup, samples['unsup_student'])}
+
+    def _one_batch(self, batches: List[Tensor]) -> Tensor:
+        """Concatenate, padded below and to the right to a common size.
+
+        Two passes where sizes differ would leave processes with unlike numbers of passes, and SyncBN waiting.
+        """
+        height, width = (max(batch.shape[side] for batch in batches) for side in (2, 3))
+        pad_value = self.student.data_preprocessor.pad_value
+        return torch.cat(
+            [
+                batch
+                if batch.shape[2:] == (height, width)
+                else F.pad(batch, (0, width - batch.shape[3], 0, height - batch.shape[2]), value=pad_value)
+                for batch in batches
+            ]
+        )
 
     @torch.no_grad()
     def get_pseudo_instances(self, batch_inputs: Tensor, batch_data_samples: list) -> Tuple[list, dict]:
@@ -134,7 +183,12 @@ class SemiYOLODetector(SemiBaseDetector):
 
     def loss_by_pseudo_instances(self, batch_inputs: Tensor, batch_data_samples: list, batch_info=None) -> dict:
         """As the student's loss, weighted by ramp, ``unsup_weight`` and the number of pseudo-boxes."""
-        losses = self.student.loss(batch_inputs, batch_data_samples)
+        return self._weigh_unsup(self.student.loss(batch_inputs, batch_data_samples), batch_data_samples)
+
+    def _weigh_sup(self, losses: dict) -> dict:
+        return rename_loss_dict('sup_', reweight_loss_dict(losses, self.semi_train_cfg.sup_weight))
+
+    def _weigh_unsup(self, losses: dict, batch_data_samples: list) -> dict:
         boxes = sum(len(sample.gt_instances) for sample in batch_data_samples) / len(batch_data_samples)
         weight = self.unsup_ramp * self.semi_train_cfg.unsup_weight
         if boxes:

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from mmdet.registry import DATASETS, MODELS
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import FUNCTIONS, init_default_scope
@@ -266,3 +267,37 @@ def test_fast_path_hands_ignored_objects_and_padding_to_the_head(tmp_path):
     assert sum(len(meta['ignored_bboxes']) for meta in metas) > 0
     assert all(meta['homography_matrix'].shape == (3, 3) for meta in metas)
     assert set(metas[0]) >= {'batch_input_shape', 'ori_shape'}
+
+
+@pytest.mark.parametrize('shape', [(64, 96), (60, 96), (64, 95)])
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.float32])
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        dict(mean=[0.0] * 3, std=[255.0] * 3, bgr_to_rgb=True),
+        dict(mean=[103.53, 116.28, 123.675], std=[57.375, 57.12, 58.395]),
+        dict(mean=[127.5], std=[3.7], rgb_to_bgr=True),
+        dict(bgr_to_rgb=True),
+        dict(),
+    ],
+)
+def test_stacked_images_are_the_padded_ones_bit_for_bit(shape, dtype, arguments):
+    torch.manual_seed(0)
+    images = [torch.randint(0, 256, (3, *shape)).to(dtype) for _ in range(3)]
+    before = [image.clone() for image in images]
+    made = []
+    for name in ('mmdet.DetDataPreprocessor', 'StackingDetDataPreprocessor'):
+        preprocessor = MODELS.build(dict(type=name, pad_size_divisor=32, pad_value=7, **arguments))
+        samples = [DetDataSample() for _ in images]
+        data = preprocessor(dict(inputs=list(images), data_samples=samples), True)
+        made.append((data['inputs'], [sample.metainfo for sample in data['data_samples']]))
+    assert torch.equal(made[0][0], made[1][0]) and made[0][0].dtype == made[1][0].dtype == torch.float32
+    assert made[0][1] == made[1][1] and made[0][1][0]['batch_input_shape'] == (64, 96)
+    # Pictures are drawn of what the loader gave.
+    assert all(torch.equal(image, old) for image, old in zip(images, before))
+
+
+def test_images_of_unlike_shapes_are_padded_as_ever():
+    images = [torch.full((3, 64, width), 9, dtype=torch.uint8) for width in (64, 96)]
+    batch = MODELS.build(dict(type='StackingDetDataPreprocessor', pad_size_divisor=32))(dict(inputs=images))['inputs']
+    assert batch.shape == (2, 3, 64, 96) and (batch[0, :, :, 64:] == 0).all() and (batch[1] == 9).all()

@@ -150,6 +150,21 @@ def test_its_files_need_no_package_of_ours(semi, data, tmp_path, monkeypatch, ca
     assert len(result['meta']['palette']) == len(CLASSES) and len(result['meta']['palette'][0]) == 3
 
 
+def test_of_channels_last_and_one_pass_comes_the_same(semi, data, tmp_path):
+    """A checkpoint whose weights lie otherwise in memory, of a config that says so."""
+    cfg = copy.deepcopy(semi.cfg)
+    cfg.model.semi_train_cfg.update(channels_last=True, joint_forward=True)
+    cfg.dump(tmp_path / 'semi.py')
+    model = MODELS.build(copy.deepcopy(cfg.model))
+    model.load_state_dict(semi.model.state_dict())
+    content = torch.load(semi.checkpoint)
+    torch.save(dict(content, state_dict=model.state_dict()), tmp_path / 'epoch_7.pth')
+    exported = export_detector(Config.fromfile(tmp_path / 'semi.py'), tmp_path / 'epoch_7.pth')
+    found = [unpacked(s.pred_instances) for s in inference_detector(exported.model, pictures(data))]
+    assert same(found, predictions(semi.model, pictures(data)))
+    assert exported.model.backbone.stem.conv.weight.is_contiguous()
+
+
 def test_checkpoint_is_safe_and_small(semi):
     exported = export_detector(Config.fromfile(semi.config), semi.checkpoint)
     content = export.checkpoint_bytes(exported.checkpoint)

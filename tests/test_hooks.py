@@ -215,6 +215,35 @@ def test_trap_2_momentum_is_the_students_share():
         assert torch.allclose(tensor, torch.full_like(tensor, 0.001 if tensor.is_floating_point() else 1))
 
 
+@pytest.mark.parametrize('momentum', [0.002, 0.5, 1])
+def test_the_average_is_taken_tensor_by_tensor_bit_for_bit(momentum):
+    model = Semi()
+    for tensor in [*model.teacher.state_dict().values(), *model.student.state_dict().values()]:
+        tensor.random_(0, 1000) if tensor.dtype == torch.long else tensor.normal_()
+    expected = {
+        name: new.clone() if new.dtype == torch.long else old.clone().lerp_(new, momentum)
+        for (name, old), new in zip(model.teacher.state_dict().items(), model.student.state_dict().values())
+    }
+    before = {name: tensor.clone() for name, tensor in model.student.state_dict().items()}
+    BurnInMeanTeacherHook().momentum_update(model, momentum)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.teacher.state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.student.state_dict().items())
+
+
+def test_what_is_averaged_is_collected_anew_for_another_model_and_each_epoch():
+    hook, models = BurnInMeanTeacherHook(), [Semi(), Semi()]
+    for model in models:
+        fill(model.teacher, 0)
+        fill(model.student, 1)
+        hook.momentum_update(model, 1)
+        assert all((tensor == 1).all() for tensor in model.teacher.state_dict().values())
+    norm = next(m for m in model.teacher.modules() if isinstance(m, nn.BatchNorm2d))
+    norm.running_mean = torch.zeros_like(norm.running_mean)
+    hook.before_train_epoch(runner(model))
+    hook.momentum_update(model, 1)
+    assert (norm.running_mean == 1).all()
+
+
 def test_trap_1_buffers_are_copied_and_averaged():
     model = Semi()
     hook, at = teacher_hook(model, momentum=0.1)

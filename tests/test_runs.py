@@ -220,6 +220,31 @@ def test_resume_continues_exactly(cfg, run, tmp_path, epoch, workers):
     assert_equal(states(runner), states(run[0]))
 
 
+def test_one_pass_and_channels_last_train_and_resume(cfg, run, tmp_path):
+    switches = dict(
+        model__semi_train_cfg__joint_forward=True,
+        model__semi_train_cfg__channels_last=True,
+        train_cfg__max_epochs=3,
+    )
+    runner, recorder = train(cfg, work_dir=str(tmp_path / 'a'), **switches)
+    for row, original in zip(recorder.rows, run[1].rows):
+        assert row['outputs'].keys() == original['outputs'].keys()
+        assert torch.as_tensor(float(row['outputs']['loss'])).isfinite()
+        # In burn-in there is one batch, and rounding alone differs; then BN sees both branches.
+        if row['iteration'] < BATCHES:
+            loss = float(original['outputs']['loss'])
+            assert float(row['outputs']['loss']) == pytest.approx(loss, rel=1e-3)
+    assert states(runner)['model'].keys() == states(run[0])['model'].keys()
+    checkpoint = str(tmp_path / 'a/epoch_2.pth')
+    resumed, _ = train(cfg, work_dir=str(tmp_path / 'b'), load_from=checkpoint, resume=True, **switches)
+    assert_equal(states(resumed), states(runner))
+    assert resumed.model.teacher.backbone.stem.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    # A checkpoint made without the switches goes on with them.
+    checkpoint = str(Path(run[0].work_dir) / 'epoch_2.pth')
+    _, recorder = train(cfg, work_dir=str(tmp_path / 'c'), load_from=checkpoint, resume=True, **switches)
+    assert len(recorder.rows) == BATCHES and float(recorder.rows[-1]['outputs']['loss']) > 0
+
+
 def test_a_run_may_share_another_ones_burn_in(cfg, run, tmp_path):
     """Settings of the penalty say nothing before burn-in ends: what tools/ablation.py builds on."""
     _, other = train(cfg, work_dir=str(tmp_path / 'a'), lambda_bg=0.0, use_focal_bg=True)

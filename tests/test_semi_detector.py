@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,8 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from mmyolo.registry import MODELS
 from tiny import CONFIGS, SEMI, SMALL
+
+from mmyolo_bgpenalty import BurnInMeanTeacherHook
 
 SHAPE = (64, 96)  # height, width
 
@@ -299,6 +303,8 @@ def test_a_view_without_geometry_is_named(model):
     [
         (dict(unsup_wieght=1), "`semi_train_cfg`.*'unsup_wieght'"),
         (dict(unsup_weight=-1), '`semi_train_cfg.unsup_weight`.*-1'),
+        (dict(channels_last='yes'), "`semi_train_cfg.channels_last`.*'yes'"),
+        (dict(joint_forward=1), '`semi_train_cfg.joint_forward`.*1'),
         (dict(pseudo_test_cfg=dict(score_th=0.4)), "`semi_train_cfg.pseudo_test_cfg`.*'score_th'"),
     ],
 )
@@ -322,3 +328,121 @@ def test_trap_20_no_key_beyond_plain_yolov8s(model):
     cfg.model.detector.bbox_head.type = 'YOLOv8Head'
     plain = MODELS.build(cfg.model.detector)
     assert list(model.student.state_dict()) == list(plain.state_dict())
+
+
+def frozen_bn(model):
+    """BN as in eval mode, so that a batch's losses do not depend on what else is in it; the head stays in training."""
+    for module in model.student.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
+    return model
+
+
+def losses_and_gradients(model, inputs, samples):
+    losses = model.loss(inputs, copy.deepcopy(samples))
+    model.zero_grad()
+    total(losses).backward()
+    return losses, {name: p.grad.clone() for name, p in model.student.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize('images, pseudo_boxes', [((4, 4), [2, 0, 1, 1]), ((2, 3), [0, 1, 0]), ((3, 2), [0, 0])])
+def test_one_pass_gives_the_losses_and_gradients_of_two(images, pseudo_boxes):
+    model = frozen_bn(build(unsup_weight=0.5, sup_weight=2.0))
+    teacher_sees(model, pseudo_boxes)
+    inputs, samples = batch()
+    for branch, number in zip(inputs, (images[0], images[1], images[1])):
+        inputs[branch], samples[branch] = inputs[branch][:number], samples[branch][:number]
+    # An ignored box and padding: what the penalty must leave alone.
+    samples['sup'][1].ignored_instances.bboxes = torch.tensor([[0.0, 0, 48, 48]])
+    samples['unsup_student'][0].set_metainfo(dict(ori_shape=(40, 60)))
+    model.student.bbox_head.lambda_bg = 5.0
+    expected, gradients = losses_and_gradients(model, inputs, samples)
+    stats = model.student.bbox_head.get_bg_penalty_stats()
+    model.semi_train_cfg.joint_forward = True
+    losses, joint_gradients = losses_and_gradients(model, inputs, samples)
+    assert list(losses) == list(expected) and gradients.keys() == joint_gradients.keys()
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, expected[name], rtol=1e-5, atol=1e-6, msg=name)
+    for name, gradient in joint_gradients.items():
+        scale = gradients[name].abs().max().item()
+        torch.testing.assert_close(gradient, gradients[name], rtol=1e-3, atol=1e-4 * scale + 1e-7, msg=name)
+    # Both end with the unlabeled images' loss, which the head's statistics are of.
+    joint_stats = model.student.bbox_head.get_bg_penalty_stats()
+    assert joint_stats == pytest.approx(stats, rel=1e-5)
+    assert joint_stats['num'] < images[1] * 126
+
+
+def test_in_one_pass_bn_takes_its_statistics_of_both_branches_once():
+    model = build(joint_forward=True)
+    teacher_sees(model, [1, 1, 1, 1])
+    passes = []
+    stem = model.student.backbone.stem.conv
+    stem.register_forward_hook(lambda module, args, output: passes.append((len(args[0]), output.detach())))
+    norm = model.student.backbone.stem.bn
+    norm.momentum = 1.0
+    model.loss(*batch())
+    assert [number for number, _ in passes] == [8]
+    assert torch.allclose(norm.running_mean, passes[0][1].mean(dim=(0, 2, 3)), atol=1e-6)
+    assert norm.num_batches_tracked == 1
+
+
+def test_in_one_pass_the_smaller_views_are_padded():
+    """One pass whatever the shapes are, since with SyncBN the processes must have as many as each other."""
+    model = build(joint_forward=True)
+    teacher_sees(model, [1, 1, 1, 1])
+    model.student.data_preprocessor.pad_value = 7
+    seen = []
+    model.student.backbone.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    inputs, samples = batch()
+    inputs['unsup_student'] = torch.rand(4, 3, 96, 64)
+    losses = model.loss(inputs, samples)
+    assert [tuple(x.shape) for x in seen] == [(8, 3, 96, 96)]
+    assert torch.equal(seen[0][:4, :, :64], inputs['sup']) and (seen[0][:4, :, 64:] == 7).all()
+    assert torch.equal(seen[0][4:, :, :, :64], inputs['unsup_student']) and (seen[0][4:, ..., 64:] == 7).all()
+    assert total(losses).isfinite()
+
+
+def test_burn_in_is_the_same_in_one_pass():
+    inputs, samples = batch()
+    values = []
+    for joint_forward in (False, True):
+        model = build(joint_forward=joint_forward)
+        model.unsup_ramp = 0.0
+        values.append(model.loss({'sup': inputs['sup']}, {'sup': samples['sup']}))
+    assert values[0].keys() == values[1].keys()
+    assert all(torch.equal(values[0][name], values[1][name]) for name in values[0])
+
+
+@pytest.mark.parametrize('joint_forward', [False, True])
+def test_channels_last_changes_values_by_rounding_alone(joint_forward):
+    inputs, samples = batch()
+    values, states = [], []
+    for channels_last in (False, True):
+        model = frozen_bn(build(joint_forward=joint_forward, channels_last=channels_last))
+        values.append(losses_and_gradients(model, inputs, samples))
+        states.append(model.state_dict())
+        formats = {
+            w.is_contiguous(memory_format=torch.channels_last) for w in model.parameters() if w.shape[2:] == (3, 3)
+        }
+        assert formats == {channels_last}
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    (losses, gradients), (expected, expected_gradients) = values[1], values[0]
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+    for name, gradient in gradients.items():
+        scale = expected_gradients[name].abs().max().item()
+        torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-2, atol=1e-3 * scale + 1e-7, msg=name)
+
+
+def test_channels_last_reaches_the_predictions_and_survives_loading_and_averaging():
+    """The one format is handed on from the weights, also after a checkpoint was loaded."""
+    plain, model = build(), build(channels_last=True)
+    model.load_state_dict(plain.state_dict())
+    BurnInMeanTeacherHook().momentum_update(model, 0.5)
+    for part in (model.student, model.teacher):
+        feature = part.extract_feat(torch.rand(2, 3, *SHAPE))[0]
+        assert feature.is_contiguous(memory_format=torch.channels_last) and not feature.is_contiguous()
+    plain.load_state_dict(model.state_dict())
+    assert all(w.is_contiguous() for w in plain.parameters())
