@@ -365,6 +365,8 @@ def picture(rows: List[Growth]) -> bytes:
         for name, times in (('ours', row.ours), ('MMYOLO', row.theirs)):
             panel.loglog(row.values, times, 'o-', label=name)
         panel.set(title=row.case, xlabel=row.axis, ylabel='ms')
+        panel.set_xticks(row.values, [str(value) for value in row.values])
+        panel.minorticks_off()
         panel.grid(alpha=0.3)
     panels[0][0].legend()
     buffer = io.BytesIO()
