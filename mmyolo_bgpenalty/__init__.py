@@ -21,7 +21,7 @@ from .data import (  # noqa: E402
     branch_collate,
 )
 from .heads import BgPenaltyYOLOv8Head  # noqa: E402
-from .hooks import BurnInMeanTeacherHook, LambdaBgSchedulerHook  # noqa: E402
+from .hooks import BurnInMeanTeacherHook, CompileHook, LambdaBgSchedulerHook  # noqa: E402
 from .image_folder import ImageFolderDataset  # noqa: E402
 from .losses import background_penalty  # noqa: E402
 from .metrics import PrecisionRecallMetric  # noqa: E402
@@ -37,6 +37,7 @@ __all__ = [
     'BgPenaltyYOLOv8Head',
     'BurnInMeanTeacherHook',
     'CollapseMonitorHook',
+    'CompileHook',
     'ImageFolderDataset',
     'LabeledUnlabeledBatchSampler',
     'LabeledUnlabeledDataset',

@@ -160,7 +160,8 @@ def test_quick_run(tmp_path):
     text, content = (tmp_path / 'b.md').read_text('utf-8'), json.loads((tmp_path / 'b.json').read_text('utf-8'))
     assert (tmp_path / 'b.png').read_bytes().startswith(b'\x89PNG')
     cases = {row['case'] for row in content['rows']}
-    assert {'loss', 'loss from predictions', 'assigner', 'supervised step', 'semi step', 'share'} <= cases
+    assert {'loss', 'loss from predictions', 'traffic', 'assigner', 'assigner in our head'} <= cases
+    assert {'supervised step', 'semi step', 'share'} <= cases
     assert {'memory of the loss', 'memory of the supervised step', 'memory of the semi step'} <= cases
     assert {(row['case'], row['axis']) for row in content['growth']} == {
         (case, axis) for case in ('assigner', 'loss') for axis in ('boxes', 'pixels')

@@ -13,7 +13,7 @@ from mmyolo.registry import HOOKS, MODELS
 from test_schedule import GOLDEN
 from torch import nn
 
-from mmyolo_bgpenalty import BurnInMeanTeacherHook, LambdaBgSchedulerHook, lambda_bg_at
+from mmyolo_bgpenalty import BurnInMeanTeacherHook, CompileHook, LambdaBgSchedulerHook, lambda_bg_at
 
 
 class Model(nn.Module):
@@ -297,3 +297,8 @@ def test_what_the_teacher_hook_needs_is_named():
         BurnInMeanTeacherHook().before_train(runner(plain_model()))
     with pytest.raises(ValueError, match='LambdaBgSchedulerHook, which is not among the hooks'):
         BurnInMeanTeacherHook().before_train(runner(Semi()))
+
+
+def test_nothing_to_compile_is_refused():
+    with pytest.raises(ValueError, match='a model with a backbone, but got Model'):
+        CompileHook().before_train(runner(plain_model()))

@@ -245,6 +245,22 @@ def test_one_pass_and_channels_last_train_and_resume(cfg, run, tmp_path):
     assert len(recorder.rows) == BATCHES and float(recorder.rows[-1]['outputs']['loss']) > 0
 
 
+def test_compiled_it_trains_the_same(cfg, run, tmp_path):
+    """Student and teacher; 'eager' traces as every backend does, and runs what it traced."""
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    hooks = [dict(type='CompileHook', backend='eager')]
+    switches = dict(custom_hooks=hooks, train_cfg__max_epochs=2, val_cfg=None, val_dataloader=None, val_evaluator=None)
+    runner, recorder = train(cfg, work_dir=str(tmp_path), **switches)
+    # In training and in eval mode: backbone and neck of the student, and of the teacher.
+    assert counters['stats']['unique_graphs'] == 4
+    for row, original in zip(recorder.rows, run[1].rows):
+        assert float(row['outputs']['loss']) == pytest.approx(float(original['outputs']['loss']), rel=1e-4)
+    assert len(recorder.rows) == 2 * BATCHES
+    assert states(runner)['model'].keys() == states(run[0])['model'].keys()
+
+
 def test_a_run_may_share_another_ones_burn_in(cfg, run, tmp_path):
     """Settings of the penalty say nothing before burn-in ends: what tools/ablation.py builds on."""
     _, other = train(cfg, work_dir=str(tmp_path / 'a'), lambda_bg=0.0, use_focal_bg=True)

@@ -1,6 +1,6 @@
 """Time and memory of this package beside MMYOLO's, MMDetection's and Ultralytics', in pairs within one process.
 
-    python tools/benchmark.py [--cases loss step memory growth assigner] [--device cuda] [--out docs/benchmark]
+    python tools/benchmark.py [--cases loss traffic step memory growth assigner] [--device cuda] [--out docs/benchmark]
 
 Ratios are ours / theirs. With --out it writes <out>.md, <out>.json and, with the case growth, <out>.png.
 """
@@ -29,8 +29,10 @@ from benchmark_steps import (
     assigner_steps,
     at_width,
     build_head,
+    classification_steps,
     disagreement,
     our_config,
+    positives_step,
     semi_steps,
     supervised_steps,
     their_detector,
@@ -168,6 +170,12 @@ def loss(bench: Bench) -> None:
             bench.compare(case, f'{which}, to Ultralytics', shape, steps[name], theirs)
 
 
+def traffic(bench: Bench) -> None:
+    what = 'classification loss and penalty, to a read and a write'
+    for shape in bench.shapes:
+        bench.compare('traffic', what, shape, *classification_steps(Scene(shape, bench.device)))
+
+
 def synchronisations(step: Step) -> int:
     """How often the host waits for the GPU."""
     step()
@@ -183,7 +191,10 @@ def synchronisations(step: Step) -> int:
 
 def assigner(bench: Bench) -> None:
     for shape in bench.shapes:
-        bench.compare('assigner', 'to MMYOLO', shape, *_assigners(bench, shape))
+        ours, theirs = _assigners(bench, shape)
+        bench.compare('assigner', 'to MMYOLO', shape, ours, theirs)
+        positives = positives_step(our_config(shape).model, Scene(shape, bench.device))
+        bench.compare('assigner in our head', 'the positives alone, to MMYOLO', shape, positives, theirs)
 
 
 def _assigners(bench: Bench, shape: Shape):
@@ -273,7 +284,9 @@ def growth(bench: Bench) -> None:
         bench.growth += rows
 
 
-CASES: Dict[str, Callable[[Bench], None]] = dict(loss=loss, assigner=assigner, step=step, memory=memory, growth=growth)
+CASES: Dict[str, Callable[[Bench], None]] = dict(
+    loss=loss, traffic=traffic, assigner=assigner, step=step, memory=memory, growth=growth
+)
 
 
 # Report
@@ -313,7 +326,14 @@ alone. B × pixels, C classes, G boxes an image.
   Ultralytics' loss makes them itself. **loss from predictions** leaves it out: it begins and ends at the head module's
   outputs. The boxes are 8 px to half the image; beside Ultralytics 16 px at least, as it assigns smaller ones by
   another rule. The losses agree as far as is said below.
-- **assigner**: on what MMYOLO's head gives to its own; equal results are checked before it is timed.
+- **traffic**: our classification loss and the penalty, forward and backward, over `sum` and `zeros_like` of the logits.
+  With B images, N priors and C classes in fp32 these move 4·B·N·C bytes each way, and no implementation less. Ours
+  makes one tensor of that size, the gradient. The penalty is one kernel more a level in each direction: `max`, which
+  writes 12·B·N bytes (the largest logit and its class), and `scatter_add_`, which adds B·N values to the gradient;
+  between them are eight kernels on (B, N).
+- **assigner**: on what MMYOLO's head gives to its own; equal results are checked before it is timed. **In our head** it
+  is asked for the positives alone, and reads the predictions where they are; theirs is given them permuted and
+  concatenated.
 - **supervised step**, **semi step**: pre-processing, forward, backward, optimizer and, semi, the teacher's update; no
   loader. The learning rate is 0, so that every step sees the same assignments and pseudo-labels. Semi is after burn-in,
   half of the batch labeled, to MMDetection's SemiBaseDetector with the same pseudo-label settings and MeanTeacherHook.

@@ -22,6 +22,7 @@ from mmyolo.registry import HOOKS, MODELS, TASK_UTILS
 from torch import Tensor, nn
 
 import mmyolo_bgpenalty
+from mmyolo_bgpenalty.losses import background_penalty, bce_and_max_logits
 
 MMYOLO = 'mmyolo::yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py'
 STRIDES = (8, 16, 32)
@@ -238,6 +239,37 @@ def assigner_steps(ours: ConfigDict, theirs: ConfigDict, scene: Scene) -> Tuple[
         if not torch.allclose(a, b, atol=1e-5):
             raise ValueError(f'{name} differs from MMYOLO by up to {(a - b).abs().max():.3g} at {scene.shape}')
     return tuple(partial(assigner, *seen[0]) for assigner in assigners)
+
+
+def positives_step(ours: ConfigDict, scene: Scene) -> Step:
+    """What our head asks of its assigner in a step: the positives alone, from the predictions as they are."""
+    head = build_head(ours, scene.device)
+    with torch.no_grad():
+        logits, distances, _ = LossStep(head, scene).predict()
+        head.loss_by_feat(*LossStep(head, scene).predict(), scene.objects, scene.metas)
+    boxes = torch.cat([scene.labels[..., None].float(), scene.bboxes], dim=-1)
+    return partial(head._assign, logits, distances, boxes)
+
+
+def classification_steps(scene: Scene) -> Tuple[Step, Step]:
+    """Our classification loss with the penalty, forward and backward, and what it cannot do without: one read of the
+    logits and one write of their gradient. A tenth of a percent of the priors is foreground."""
+    images, priors = scene.shape.batch, sum(level[0, 0].numel() for level in scene.logits)
+    image = torch.arange(images, device=scene.device).repeat_interleave(max(1, priors // 1000))
+    prior = torch.arange(len(image), device=scene.device) * 7919 % priors
+    label, score = torch.zeros_like(image), torch.full(image.shape, 0.5, device=scene.device)
+    background = torch.ones((images, priors), dtype=torch.bool, device=scene.device)
+    background[image, prior] = False
+
+    def ours():
+        bce, max_logits = bce_and_max_logits(scene.logits, image, prior, label, score)
+        return torch.autograd.grad(bce + background_penalty(max_logits[..., None], background), scene.logits)
+
+    @torch.no_grad()
+    def floor():
+        return [level.sum() for level in scene.logits], [torch.zeros_like(level) for level in scene.logits]
+
+    return ours, floor
 
 
 # Training
