@@ -143,7 +143,7 @@ class PseudoLabelPicturesHook(Hook):
     changes no state of the model. If it fails, training goes on after a warning.
 
     Args:
-        interval: iterations between sheets, >= 1.
+        interval: iterations between sheets, >= 1; or -1: none, as MMEngine's hooks have it.
         max_images: images on a sheet, the first of the batch, >= 1.
         background: predictions on background drawn on an image at most, >= 0.
         score_thr: their least confidence, in [0, 1].
@@ -157,7 +157,7 @@ class PseudoLabelPicturesHook(Hook):
 
     def __init__(self, interval: int = 500, max_images: int = 4, background: int = 5, score_thr: float = 0.05):
         for name, value, least in (
-            ('interval', interval, 1),
+            ('interval', 1 if interval == -1 else interval, 1),
             ('max_images', max_images, 1),
             ('background', background, 0),
         ):

@@ -252,6 +252,11 @@ def test_one_file_every_interval_also_where_the_local_backend_has_its_own(tmp_pa
     assert cv2.imread(str(tmp_path / FIRST)).shape[0] == TITLE + 2 * (HEADER + MARGIN + PANEL)
 
 
+def test_minus_one_draws_nothing(tmp_path):
+    model = fake_model()
+    assert run(PseudoLabelPicturesHook(interval=-1), tmp_path, model, steps=4)[1] == [] and not model.keep_views
+
+
 def test_the_file_has_the_colours_of_the_sheet(tmp_path, monkeypatch):
     sheet = np.random.randint(0, 256, (8, 9, 3), dtype=np.uint8)
     monkeypatch.setattr(pictures, 'draw_pseudo_labels', lambda *args: sheet)
