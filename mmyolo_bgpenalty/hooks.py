@@ -21,7 +21,7 @@ from .config_checks import check_at_start
 from .data import LabeledUnlabeledBatchSampler
 from .heads import BgPenaltyYOLOv8Head
 from .overrides import HOOK_SETTINGS, SETTINGS, check_overrides, hook_arguments, misspelt_setting, settings_in
-from .schedule import SCHEDULES, lambda_bg_at, ramp
+from .schedule import SCHEDULES, ema_momentum, lambda_bg_at, ramp
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -180,7 +180,11 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
 
     Args:
         momentum: the student's share, in (0, 1).
-        interval: iterations between updates after burn-in.
+        interval: iterations between updates of the average.
+        average_in_burn_in: average from the first iteration on, so that it is an average that labels the first
+            unlabeled images; and a run on labeled images alone (burn-in to the end) has its EMA.
+        momentum_warmup: iterations in which the student's share falls from 1 to ``momentum``, see
+            :func:`~mmyolo_bgpenalty.schedule.ema_momentum`; 0: at once.
         unsup_warmup: epochs (iterations, as LambdaBgSchedulerHook counts) of the rise.
         unsup_schedule: 'constant', 'linear', 'step' or 'cosine'.
 
@@ -194,6 +198,8 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
         interval: int = 1,
         unsup_warmup: float = 1,
         unsup_schedule: str = 'linear',
+        average_in_burn_in: bool = False,
+        momentum_warmup: float = 0,
     ):
         if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 < momentum < 1:
             raise ValueError(f'Expected `momentum` to be a number in (0, 1), but got {momentum!r}')
@@ -202,6 +208,10 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
         self._averaged: Optional[tuple] = None
         self.unsup_warmup = non_negative('unsup_warmup', unsup_warmup)
         self.unsup_schedule = one_of('unsup_schedule', unsup_schedule, SCHEDULES)
+        if not isinstance(average_in_burn_in, bool):
+            raise ValueError(f'Expected `average_in_burn_in` to be True or False, but got {average_in_burn_in!r}')
+        self.average_in_burn_in = average_in_burn_in
+        self.momentum_warmup = non_negative('momentum_warmup', momentum_warmup)
 
     def before_train(self, runner: Runner) -> None:
         model = unwrapped(runner.model)
@@ -226,10 +236,12 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
         unwrapped(runner.model).unsup_ramp = ramp(elapsed, self.unsup_warmup, self.unsup_schedule)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        if self._plan.progress(runner, batch_idx) < self._plan.burn_in:
+        first = 0 if self.average_in_burn_in else self._plan.burn_in_batches(runner)
+        if runner.iter < first:
             self.momentum_update(unwrapped(runner.model), 1)
-        else:
-            super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        elif self.every_n_train_iters(runner, self.interval):
+            share = ema_momentum(runner.iter - first, self.momentum, self.momentum_warmup)
+            self.momentum_update(unwrapped(runner.model), share)
 
     def before_train_epoch(self, runner: Runner) -> None:
         self._averaged = None

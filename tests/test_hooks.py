@@ -14,6 +14,7 @@ from test_schedule import GOLDEN
 from torch import nn
 
 from mmyolo_bgpenalty import BurnInMeanTeacherHook, CompileHook, LambdaBgSchedulerHook, lambda_bg_at
+from mmyolo_bgpenalty.schedule import ema_momentum
 
 
 class Model(nn.Module):
@@ -272,6 +273,34 @@ def test_trap_5_the_hand_over_is_not_repeated_on_resume():
     assert all((tensor == 0.5).all() for tensor in model.teacher.state_dict().values() if tensor.is_floating_point())
 
 
+@pytest.mark.parametrize(
+    'arguments, iteration, expected',
+    [
+        (dict(momentum=0.25), 19, 1),  # burn-in is 20 iterations, in which the teacher is a copy
+        (dict(momentum=0.25), 20, 0.25),
+        (dict(momentum=0.25, average_in_burn_in=True), 0, 0.25),
+        (dict(momentum=0.25, average_in_burn_in=True), 19, 0.25),
+        (dict(momentum=0.25, interval=2, average_in_burn_in=True), 2, 0),
+        (dict(momentum=0.25, interval=2, average_in_burn_in=True), 3, 0.25),
+        (dict(momentum=0.25, interval=2), 2, 1),
+        (dict(momentum=0.25, momentum_warmup=5, average_in_burn_in=True), 0, 1),
+        (dict(momentum=0.25, momentum_warmup=5, average_in_burn_in=True), 5, ema_momentum(5, 0.25, 5)),
+        (dict(momentum=0.25, momentum_warmup=5), 25, ema_momentum(5, 0.25, 5)),
+    ],
+)
+def test_the_students_share_by_iteration(arguments, iteration, expected):
+    model = Semi()
+    hook, at = teacher_hook(model, **arguments)
+    place = at(epoch=iteration // 10, iteration=iteration)
+    hook.before_train(place)
+    fill(model.teacher, 0)
+    fill(model.student, 1)
+    hook.after_train_iter(place, iteration % 10)
+    for tensor in model.teacher.state_dict().values():
+        if tensor.is_floating_point():
+            assert torch.allclose(tensor, torch.full_like(tensor, expected))
+
+
 def test_the_share_of_unlabeled_images_follows_burn_in():
     model = Semi()
     hook, at = teacher_hook(model, unsup_warmup=2)
@@ -285,7 +314,15 @@ def test_the_share_of_unlabeled_images_follows_burn_in():
 
 @pytest.mark.parametrize(
     'bad',
-    [dict(momentum=0), dict(momentum=1), dict(interval=0), dict(unsup_warmup=-1), dict(unsup_schedule='x')],
+    [
+        dict(momentum=0),
+        dict(momentum=1),
+        dict(interval=0),
+        dict(unsup_warmup=-1),
+        dict(unsup_schedule='x'),
+        dict(average_in_burn_in=1),
+        dict(momentum_warmup=-1),
+    ],
 )
 def test_bad_teacher_arguments_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):

@@ -1,10 +1,12 @@
 import math
 
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from mmdet.models.layers import ExpMomentumEMA
 
-from mmyolo_bgpenalty.schedule import SCHEDULES, lambda_bg_at, ramp
+from mmyolo_bgpenalty.schedule import SCHEDULES, ema_momentum, lambda_bg_at, ramp
 
 LINEAR = {'lambda_bg': 1.0, 'burn_in': 5, 'warmup': 5, 'schedule': 'linear'}
 COSINE, STEP, CONSTANT = ({**LINEAR, 'schedule': name} for name in ('cosine', 'step', 'constant'))
@@ -99,3 +101,30 @@ def test_an_unknown_schedule_is_named(bad):
         lambda_bg_at(6, **{**LINEAR, 'schedule': bad})
     assert '`schedule`' in str(error.value) and repr(bad) in str(error.value)
     assert all(name in str(error.value) for name in SCHEDULES)
+
+
+@pytest.mark.parametrize(
+    'updates, momentum, warmup, expected',
+    [
+        (0, 0.002, 2000, 1.0),  # the first update copies
+        (2000, 0.002, 2000, 0.002 + 0.998 / math.e),
+        (10**6, 0.002, 2000, 0.002),
+        (0, 0.002, 0, 0.002),
+        (7, 0.25, 0, 0.25),
+    ],
+)
+def test_golden_momenta(updates, momentum, warmup, expected):
+    assert ema_momentum(updates, momentum, warmup) == pytest.approx(expected, rel=1e-12)
+
+
+def test_momentum_is_mmengines():
+    ema = ExpMomentumEMA(torch.nn.Linear(1, 1, bias=False), momentum=0.01, gamma=5)
+    source = torch.nn.Linear(1, 1, bias=False)
+    ours = float(source.weight)
+    ema.update_parameters(source)  # the first one copies
+    for step in range(1, 20):
+        torch.nn.init.constant_(source.weight, step)
+        ema.update_parameters(source)
+        # MMEngine counts one further.
+        ours += ema_momentum(step + 1, 0.01, 5) * (step - ours)
+    assert float(ema.module.weight) == pytest.approx(ours, rel=1e-5)
