@@ -35,7 +35,8 @@ def export_detector(cfg: Config, checkpoint, student: bool = False) -> Export:
     """Take the teacher out of a semi-supervised checkpoint.
 
     Config and weights need MMYOLO alone. That they predict what the teacher predicts is checked on a picture: boxes,
-    scores and labels are equal, bit for bit. Of a supervised config the one detector is taken, ``role`` 'detector'.
+    scores and labels are equal, bit for bit, in a plain detector's memory format (channels_last rounds otherwise). Of a
+    supervised config the one detector is taken, ``role`` 'detector'.
 
     Args:
         cfg: the config it was trained with.

@@ -438,7 +438,7 @@ def test_channels_last_changes_values_by_rounding_alone(joint_forward):
 
 def test_channels_last_reaches_the_predictions_and_survives_loading_and_averaging():
     """The one format is handed on from the weights, also after a checkpoint was loaded."""
-    plain, model = build(), build(channels_last=True)
+    plain, model = build(channels_last=False), build(channels_last=True)
     model.load_state_dict(plain.state_dict())
     BurnInMeanTeacherHook().momentum_update(model, 0.5)
     for part in (model.student, model.teacher):
