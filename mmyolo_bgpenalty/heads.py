@@ -12,7 +12,7 @@ from mmyolo.registry import MODELS
 from torch import Tensor
 
 from .assigners import Positives, SparseTaskAlignedAssigner
-from .geometry import priors_inside, priors_on_image
+from .geometry import priors_in_boxes, priors_inside, priors_on_image
 from .losses import (
     BackgroundPenaltyOptions,
     background_penalty,
@@ -38,12 +38,23 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         sparse_targets: compute YOLOv8Head's losses from the positives alone, without its dense targets and copies
             of the predictions: the same values and gradients in less time and memory. It takes a
             SparseTaskAlignedAssigner, and YOLOv8's own classification loss. None: where these are given.
+        ignored_in_cls: leave out of the classification loss, too, what an ``ignored_instances`` box says there may be:
+            its class (all classes, if it has no label) at the priors inside that have no object. It takes
+            ``sparse_targets``.
 
     Raises:
-        ValueError: an unknown key or a value out of range in ``bg_penalty``; ``sparse_targets`` without what it takes.
+        ValueError: an unknown key or a value out of range in ``bg_penalty``; ``sparse_targets`` without what it takes;
+            ``ignored_in_cls`` without ``sparse_targets``.
     """
 
-    def __init__(self, *args, bg_penalty: Optional[dict] = None, sparse_targets: Optional[bool] = None, **kwargs):
+    def __init__(
+        self,
+        *args,
+        bg_penalty: Optional[dict] = None,
+        sparse_targets: Optional[bool] = None,
+        ignored_in_cls: bool = False,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
         known = BackgroundPenaltyOptions.__dataclass_fields__
         unknown = sorted(set(bg_penalty or {}) - set(known))
@@ -54,6 +65,13 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         if sparse_targets and obstacle:
             raise ValueError(f'Expected {obstacle} for `sparse_targets=True`')
         self.sparse_targets = not obstacle if sparse_targets is None else sparse_targets
+        if not isinstance(ignored_in_cls, bool):
+            raise ValueError(f'Expected `ignored_in_cls` to be True or False, but got {ignored_in_cls!r}')
+        if ignored_in_cls and not self.sparse_targets:
+            raise ValueError(f'Expected `sparse_targets` for `ignored_in_cls=True`, which takes {obstacle or "it"}')
+        self.ignored_in_cls = ignored_in_cls
+        # What the latest loss was divided by, before the clamp at 1: the sum of the positives' scores.
+        self.assigned_score_sum: Optional[Tensor] = None
         self._bg_stats: Optional[Tensor] = None
         self._latest: Optional[tuple] = None
 
@@ -97,11 +115,12 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
             losses = super().loss_by_feat(cls_scores, *args)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.lambda_bg > 0):
             max_logits = torch.cat([scores.max(dim=1).values.flatten(1) for scores in cls_scores], dim=1)
+        self.assigned_score_sum = assigned['assigned_scores'].sum()
         # Without any object MMYOLO's assigner returns its mask as floats.
         return losses, assigned['fg_mask_pre_prior'].bool(), max_logits
 
     def _losses_by_positives(
-        self, cls_scores, bbox_preds, bbox_dist_preds, batch_gt_instances, batch_img_metas, _
+        self, cls_scores, bbox_preds, bbox_dist_preds, batch_gt_instances, batch_img_metas, ignored
     ) -> Tuple[Dict[str, Tensor], Tensor, Tensor]:
         """The same, computed from the positives; the boxes' gradient goes by the distributions alone."""
         self._lay_priors(cls_scores)
@@ -114,8 +133,13 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         image, prior, box, score = (x[order] for x in positives)
         label = boxes[image, box, 0].long()
 
-        normalizer = score.sum().clamp(min=1)
-        bce, max_logits = bce_and_max_logits(cls_scores, image, prior, label, score)
+        self.assigned_score_sum = score.sum()
+        normalizer = self.assigned_score_sum.clamp(min=1)
+        number = len(self.flatten_priors_train)
+        foreground = torch.zeros((images, number), dtype=torch.bool, device=prior.device)
+        foreground[image, prior] = True
+        unsure = self._unsure(batch_img_metas, ignored, foreground) if self.ignored_in_cls else None
+        bce, max_logits = bce_and_max_logits(cls_scores, image, prior, label, score, unsure)
         losses = dict(loss_cls=self.loss_cls.loss_weight * bce / normalizer)
 
         # From where the convolution left them: (B, HW, 4, R) is a view of (B, 4 · R, HW).
@@ -142,8 +166,6 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         else:
             losses['loss_bbox'] = losses['loss_dfl'] = distributions.sum() * 0
         losses = {name: loss * images * get_world_size() for name, loss in losses.items()}
-        foreground = torch.zeros(max_logits.shape, dtype=torch.bool, device=max_logits.device)
-        foreground[image, prior] = True
         return losses, foreground, max_logits
 
     @torch.no_grad()
@@ -237,6 +259,27 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         finally:
             handle.remove()
 
+    def _unsure(self, metas: List[dict], ignored, foreground: Tensor) -> Optional[Tuple[Tensor, Tensor, Tensor]]:
+        """Image, prior and label, (U,) each, of ignored boxes' classes at the background priors inside; each once."""
+        points, classes = self.flatten_priors_train[:, :2].float(), self.num_classes
+        keys = []
+        for i, meta in enumerate(metas):
+            boxes, labels = _ignored(meta, ignored, i, points.device)
+            if len(boxes):
+                valid = torch.ones(len(boxes), dtype=torch.bool, device=points.device)
+                box, prior, _ = priors_in_boxes(points, boxes, valid)
+                box, prior = (x[~foreground[i, prior]] for x in (box, prior))
+                prior = i * len(points) + prior
+                if labels is None:
+                    keys.append((prior[:, None] * classes + torch.arange(classes, device=points.device)).flatten())
+                else:
+                    keys.append(prior * classes + labels[box])
+        if not keys:
+            return None
+        key = torch.cat(keys).unique()
+        prior, label = key.div(classes, rounding_mode='floor'), key % classes
+        return prior.div(len(points), rounding_mode='floor'), prior % len(points), label
+
     def _penalisable(self, metas: List[dict], ignored) -> Tensor:
         """Which priors, (B, N), lie neither in padding nor in an ignored box."""
         points = self.flatten_priors_train[:, :2].float()
@@ -250,12 +293,22 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         to_image, image_boxes = (x.to(points.device, non_blocking=True) for x in (to_image, image_boxes))
         mask = priors_on_image(points, to_image, image_boxes)
         for i, meta in enumerate(metas):
-            instances = None if ignored is None else ignored[i]
-            boxes = meta.get('ignored_bboxes') if instances is None else instances.get('bboxes')
-            if boxes is not None and len(boxes):
-                boxes = torch.as_tensor(getattr(boxes, 'tensor', boxes), dtype=torch.float32)
-                mask[i] &= ~priors_inside(points, boxes.to(points.device, non_blocking=True))
+            boxes, _ = _ignored(meta, ignored, i, points.device)
+            if len(boxes):
+                mask[i] &= ~priors_inside(points, boxes)
         return mask
+
+
+def _ignored(meta: dict, ignored, i: int, device) -> Tuple[Tensor, Optional[Tensor]]:
+    """Ignored boxes of image i, (K, 4), fp32, and their labels, (K,), or None where they have none."""
+    instances = None if ignored is None else ignored[i]
+    if instances is None:
+        boxes, labels = meta.get('ignored_bboxes'), meta.get('ignored_labels')
+    else:
+        boxes, labels = instances.get('bboxes'), instances.get('labels')
+    boxes = torch.zeros(0, 4) if boxes is None else boxes
+    boxes = torch.as_tensor(getattr(boxes, 'tensor', boxes), dtype=torch.float32).to(device, non_blocking=True)
+    return boxes, None if labels is None else torch.as_tensor(labels).to(device, non_blocking=True)
 
 
 def picture_frame(meta: dict):

@@ -4,7 +4,7 @@ Shapes: B images, N priors, C classes.
 """
 
 from dataclasses import dataclass
-from typing import List, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -97,7 +97,12 @@ def background_statistics(cls_logits: Tensor, background_mask: Tensor) -> Tensor
 
 
 def bce_and_max_logits(
-    levels: Sequence[Tensor], image: Tensor, prior: Tensor, label: Tensor, score: Tensor
+    levels: Sequence[Tensor],
+    image: Tensor,
+    prior: Tensor,
+    label: Tensor,
+    score: Tensor,
+    unsure: Optional[Tuple[Tensor, Tensor, Tensor]] = None,
 ) -> Tuple[Tensor, Tensor]:
     r"""Sum of binary cross-entropies against targets that are 0 but for P entries, and the largest logits.
 
@@ -110,12 +115,14 @@ def bce_and_max_logits(
         levels: logits as a head gives them, (B, C, H, W) each; N = ΣHW, row by row, level by level.
         image, prior, label: (P,), int64, where the target is ``score``; each triple once.
         score: (P,), targets in [0, 1], without gradient.
+        unsure: image, prior and label, (U,) each, of logits that are left out of the sum; each triple once, and none
+            that has a target.
 
     Returns:
         The sum, a scalar, and max_c z, (B, N); both in fp32 at least, with gradients. Of equal logits one has the
         gradient of the maximum.
     """
-    return _BceAndMax.apply(image, prior, label, score, *levels)
+    return _BceAndMax.apply(image, prior, label, score, unsure, *levels)
 
 
 def split_by_level(prior: Tensor, sizes: Sequence[int]) -> List[Tuple[Tensor, Tensor]]:
@@ -134,10 +141,11 @@ def split_by_level(prior: Tensor, sizes: Sequence[int]) -> List[Tuple[Tensor, Te
 
 class _BceAndMax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, image, prior, label, score, *levels):
+    def forward(ctx, image, prior, label, score, unsure, *levels):
         total, largest, winners = 0, [], []
-        parts = split_by_level(prior, [level[0, 0].numel() for level in levels])
-        for level, (chosen, place) in zip(levels, parts):
+        sizes = [level[0, 0].numel() for level in levels]
+        left_out = _left_out(unsure, sizes)
+        for level, (chosen, place), out in zip(levels, split_by_level(prior, sizes), left_out):
             flat = level.flatten(2)
             for logits in _by_image(flat):
                 total = total + F.softplus(_wide(logits)).sum()
@@ -146,7 +154,10 @@ class _BceAndMax(torch.autograd.Function):
             winners.append(winner)
             positive = flat[image[chosen], label[chosen], place]
             total = total - (score[chosen] * _wide(positive)).sum()
+            if out is not None:
+                total = total - F.softplus(_wide(flat[out])).sum()
         ctx.set_materialize_grads(False)
+        ctx.left_out = left_out
         ctx.save_for_backward(image, prior, label, score, *winners, *levels)
         return total, torch.cat(largest, dim=1)
 
@@ -158,7 +169,8 @@ class _BceAndMax(torch.autograd.Function):
         sizes = [winner.shape[1] for winner in winners]
         by_maxes = [None] * len(levels) if by_max is None else by_max.split(sizes, dim=1)
         gradients = []
-        for level, winner, own, (chosen, place) in zip(levels, winners, by_maxes, split_by_level(prior, sizes)):
+        parts = split_by_level(prior, sizes)
+        for level, winner, own, (chosen, place), out in zip(levels, winners, by_maxes, parts, ctx.left_out):
             if by_sum is None:
                 gradient = torch.zeros_like(level, memory_format=torch.contiguous_format).flatten(2)
             else:
@@ -166,12 +178,22 @@ class _BceAndMax(torch.autograd.Function):
                 gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
                 for source, target in zip(_by_image(logits), _by_image(gradient)):
                     torch.sigmoid(source, out=target).mul_(by_sum)
+                if out is not None:
+                    gradient[out] = 0
                 at = (image[chosen], label[chosen], place)
                 gradient[at] -= (by_sum * score[chosen]).to(gradient.dtype)
             if own is not None:
                 gradient.scatter_add_(1, winner[:, None], own[:, None].to(gradient.dtype))
             gradients.append(gradient.view_as(level))
-        return (None, None, None, None, *gradients)
+        return (*[None] * 5, *gradients)
+
+
+def _left_out(unsure: Optional[Tuple[Tensor, Tensor, Tensor]], sizes: Sequence[int]) -> list:
+    """Of each level the (image, label, place) to leave out, or None."""
+    if unsure is None:
+        return [None] * len(sizes)
+    image, prior, label = unsure
+    return [(image[chosen], label[chosen], place) for chosen, place in split_by_level(prior, sizes)]
 
 
 def _wide(tensor: Tensor) -> Tensor:

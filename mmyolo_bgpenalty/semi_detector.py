@@ -11,8 +11,9 @@ from mmengine.config import ConfigDict
 from mmyolo.registry import MODELS
 from torch import Tensor
 
-from .checks import non_negative
+from .checks import non_negative, one_of
 from .geometry import project_boxes
+from .heads import BgPenaltyYOLOv8Head
 
 # One label a box, so no class-agnostic NMS is left to choose between two; never the evaluation's config.
 PSEUDO_TEST_CFG = dict(
@@ -31,18 +32,25 @@ class SemiYOLODetector(SemiBaseDetector):
     The teacher labels the weak view of each unlabeled image; its boxes are projected into the strong view,
     from which the student learns them. Losses are
 
-    .. math:: L = w_{sup} L_{sup} + r \cdot w_{unsup} \cdot \min(1, n / B) \cdot L_{unsup}
+    .. math:: L = w_{sup} L_{sup} + r \cdot w_{unsup} \cdot k \cdot L_{unsup}
 
     where r in [0, 1] is ``unsup_ramp``, steered by :class:`~mmyolo_bgpenalty.hooks.BurnInMeanTeacherHook` (0 in
-    burn-in: no teacher is run), and n is the number of pseudo-boxes in a batch of B images. YOLOv8 divides
-    its losses by the assigned scores, which are few where pseudo-boxes are; with n / B a single box in many
-    images weighs as one box, and none weighs nothing.
+    burn-in: no teacher is run). YOLOv8 divides its losses by the sum S of the assigned scores, which is small where
+    pseudo-boxes are few; k makes up for it. It is 0 where there are none; else, by ``unsup_scale``, 'boxes':
+    min(1, n / B) with n pseudo-boxes in B images, so that a single box in many images weighs as one box; 'labeled':
+    min(1, S_unsup / S_sup), so that a pseudo-box never weighs more than a true one.
 
     Args:
         detector: config of the student and of the teacher.
-        semi_train_cfg: ``sup_weight`` (1.0), ``unsup_weight`` (1.0), ``min_pseudo_bbox_wh`` ((1e-2, 1e-2),
-            pixels), ``joint_forward`` (False), ``channels_last`` (False), and ``pseudo_test_cfg``, how the teacher's
-            predictions become labels (entries replace those of ``PSEUDO_TEST_CFG``).
+        semi_train_cfg: ``sup_weight`` (1.0), ``unsup_weight`` (1.0), ``min_pseudo_bbox_wh`` ((1e-2, 1e-2), pixels),
+            ``unsup_scale`` ('boxes'), ``unsup_loss_weights`` ({}: factors of single losses of the unlabeled images, as
+            ``dict(loss_bbox=0.0, loss_dfl=0.0)``), ``unsure_thr`` (None), ``joint_forward`` (False), ``channels_last``
+            (False), and ``pseudo_test_cfg``, how the teacher's predictions become labels (entries replace those of
+            ``PSEUDO_TEST_CFG``).
+
+            With ``unsure_thr`` there are three zones: what the teacher scores from ``unsure_thr`` to below
+            ``pseudo_test_cfg.score_thr`` is neither object nor background, but the strong view's ``ignored_instances``:
+            out of the penalty and, with the head's ``ignored_in_cls``, out of the classification loss.
 
             With ``joint_forward`` the student sees labeled images and strong views as one batch, of which BN takes
             its statistics, and the losses are of each branch's part; without, as in SemiBaseDetector, each is a batch
@@ -62,8 +70,16 @@ class SemiYOLODetector(SemiBaseDetector):
     """
 
     TRAIN_CFG = dict(
-        sup_weight=1.0, unsup_weight=1.0, min_pseudo_bbox_wh=(1e-2, 1e-2), joint_forward=False, channels_last=False
+        sup_weight=1.0,
+        unsup_weight=1.0,
+        unsup_scale='boxes',
+        unsup_loss_weights={},
+        unsure_thr=None,
+        min_pseudo_bbox_wh=(1e-2, 1e-2),
+        joint_forward=False,
+        channels_last=False,
     )
+    UNSUP_LOSSES = ('loss_cls', 'loss_bbox', 'loss_dfl', 'loss_bg')
 
     def __init__(self, detector, semi_train_cfg=None, semi_test_cfg=None, data_preprocessor=None, init_cfg=None):
         given = dict(semi_train_cfg or {})
@@ -73,6 +89,10 @@ class SemiYOLODetector(SemiBaseDetector):
         train_cfg = ConfigDict({**self.TRAIN_CFG, **given})
         for name in ('sup_weight', 'unsup_weight'):
             non_negative(f'semi_train_cfg.{name}', train_cfg[name])
+        _refuse_unknown('semi_train_cfg.unsup_loss_weights', train_cfg.unsup_loss_weights, self.UNSUP_LOSSES)
+        for name, weight in train_cfg.unsup_loss_weights.items():
+            non_negative(f'semi_train_cfg.unsup_loss_weights.{name}', weight)
+        one_of('semi_train_cfg.unsup_scale', train_cfg.unsup_scale, ('boxes', 'labeled'))
         for name in ('joint_forward', 'channels_last'):
             if not isinstance(train_cfg[name], bool):
                 raise ValueError(f'Expected `semi_train_cfg.{name}` to be True or False, but got {train_cfg[name]!r}')
@@ -83,12 +103,24 @@ class SemiYOLODetector(SemiBaseDetector):
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
         )
+        if train_cfg.unsup_scale == 'labeled' and not isinstance(self.student.bbox_head, BgPenaltyYOLOv8Head):
+            raise ValueError(
+                "Expected a BgPenaltyYOLOv8Head for `semi_train_cfg.unsup_scale='labeled'`, but got "
+                f'{type(self.student.bbox_head).__name__}'
+            )
         if train_cfg.channels_last:
             # The weights' format is enough: a convolution hands it on to what it returns.
             self.student.to(memory_format=torch.channels_last)
             self.teacher.to(memory_format=torch.channels_last)
         self.pseudo_test_cfg = ConfigDict({**PSEUDO_TEST_CFG, **pseudo})
+        unsure_thr, sure_thr = train_cfg.unsure_thr, self.pseudo_test_cfg.score_thr
+        if unsure_thr is not None and non_negative('semi_train_cfg.unsure_thr', unsure_thr) > sure_thr:
+            raise ValueError(
+                f'Expected `semi_train_cfg.unsure_thr` to be at most `pseudo_test_cfg.score_thr`, {sure_thr}, but got '
+                f'{unsure_thr}'
+            )
         self.unsup_ramp = 1.0
+        self._labeled_score_sum: Optional[Tensor] = None
         self.pseudo_labels: list = []
         self.keep_views = False
         self.views: Optional[dict] = None
@@ -121,18 +153,20 @@ class SemiYOLODetector(SemiBaseDetector):
         """SemiBaseDetector's loss, with one pass of the student."""
         labeled, _ = self.get_pseudo_instances(inputs['unsup_teacher'], samples['unsup_teacher'])
         samples['unsup_student'] = self.project_pseudo_instances(labeled, samples['unsup_student'])
-        branches = [samples['sup'], samples['unsup_student']]
         head = self.student.bbox_head
         outs = head(self.student.extract_feat(self._one_batch([inputs['sup'], inputs['unsup_student']])))
-        sizes = [len(branch) for branch in branches]
+        sizes = [len(samples['sup']), len(samples['unsup_student'])]
         # One split a tensor, whose backward is one concatenation; slices would each fill a whole gradient.
         parts = [[level.split(sizes) for level in levels] for levels in outs]
-        sup, unsup = (
+
+        def losses(i: int, branch: list) -> dict:
             # As the head's own loss, which runs the student once for each.
-            head.loss_by_feat(*([level[i] for level in levels] for levels in parts), gt, metas, ignored)
-            for i, (gt, ignored, metas) in enumerate(map(unpack_gt_instances, branches))
-        )
-        return {**self._weigh_sup(sup), **self._weigh_unsup(unsup, samples['unsup_student'])}
+            gt, ignored, metas = unpack_gt_instances(branch)
+            return head.loss_by_feat(*([level[i] for level in levels] for levels in parts), gt, metas, ignored)
+
+        sup = self._weigh_sup(losses(0, samples['sup']))
+        unsup = self._weigh_unsup(losses(1, samples['unsup_student']), samples['unsup_student'])
+        return {**sup, **unsup}
 
     def _one_batch(self, batches: List[Tensor]) -> Tensor:
         """Concatenate, padded below and to the right to a common size.
@@ -154,6 +188,7 @@ class SemiYOLODetector(SemiBaseDetector):
     def get_pseudo_instances(self, batch_inputs: Tensor, batch_data_samples: list) -> Tuple[list, dict]:
         """Label the weak views. The boxes stay in their pixels."""
         self.teacher.eval()
+        unsure_thr = self.semi_train_cfg.unsure_thr
         outs = self.teacher.bbox_head(self.teacher.extract_feat(batch_inputs))
         # The head clamps to `ori_shape` and divides by `scale_factor`: here both are the view's own.
         meta = dict(ori_shape=tuple(batch_inputs.shape[-2:]), scale_factor=(1.0, 1.0))
@@ -161,38 +196,51 @@ class SemiYOLODetector(SemiBaseDetector):
         results = self.teacher.bbox_head.predict_by_feat(
             *([level.float() for level in levels] for levels in outs),
             batch_img_metas=[meta] * len(batch_inputs),
-            cfg=self.pseudo_test_cfg,
+            cfg=self.pseudo_test_cfg if unsure_thr is None else ConfigDict(self.pseudo_test_cfg, score_thr=unsure_thr),
             rescale=False,
         )
         for sample, instances in zip(batch_data_samples, results):
+            if unsure_thr is not None:
+                sure = instances.scores > self.pseudo_test_cfg.score_thr
+                sample.ignored_instances, instances = instances[~sure], instances[sure]
             sample.gt_instances = instances
         self.pseudo_labels = batch_data_samples
         return batch_data_samples, {}
 
     def project_pseudo_instances(self, batch_pseudo_instances: list, batch_data_samples: list) -> list:
         """Take the boxes from the weak views' pixels to the strong views'."""
+        names = ['gt_instances'] if self.semi_train_cfg.unsure_thr is None else ['gt_instances', 'ignored_instances']
         for weak, strong in zip(batch_pseudo_instances, batch_data_samples):
-            instances = copy.copy(weak.gt_instances)
-            instances.bboxes = project_boxes(
-                instances.bboxes,
-                _between(weak, strong).to(instances.bboxes.device, non_blocking=True),
-                strong.img_shape[:2],
-            )
-            strong.gt_instances = instances
+            matrix = _between(weak, strong).to(weak.gt_instances.bboxes.device, non_blocking=True)
+            for name in names:
+                instances = copy.copy(weak.get(name))
+                instances.bboxes = project_boxes(instances.bboxes, matrix, strong.img_shape[:2])
+                setattr(strong, name, instances)
         return filter_gt_instances(batch_data_samples, wh_thr=self.semi_train_cfg.min_pseudo_bbox_wh)
 
     def loss_by_pseudo_instances(self, batch_inputs: Tensor, batch_data_samples: list, batch_info=None) -> dict:
         """As the student's loss, weighted by ramp, ``unsup_weight`` and the number of pseudo-boxes."""
         return self._weigh_unsup(self.student.loss(batch_inputs, batch_data_samples), batch_data_samples)
 
+    def loss_by_gt_instances(self, batch_inputs: Tensor, batch_data_samples: list) -> dict:
+        """As the student's loss, weighted by ``sup_weight``."""
+        return self._weigh_sup(self.student.loss(batch_inputs, batch_data_samples))
+
     def _weigh_sup(self, losses: dict) -> dict:
+        self._labeled_score_sum = getattr(self.student.bbox_head, 'assigned_score_sum', None)
         return rename_loss_dict('sup_', reweight_loss_dict(losses, self.semi_train_cfg.sup_weight))
 
     def _weigh_unsup(self, losses: dict, batch_data_samples: list) -> dict:
         boxes = sum(len(sample.gt_instances) for sample in batch_data_samples) / len(batch_data_samples)
         weight = self.unsup_ramp * self.semi_train_cfg.unsup_weight
         if boxes:
-            losses = reweight_loss_dict(losses, weight * min(1.0, boxes))
+            if self.semi_train_cfg.unsup_scale == 'labeled':
+                own = self.student.bbox_head.assigned_score_sum
+                scale = (own.clamp(min=1) / self._labeled_score_sum.clamp(min=1)).clamp(max=1)
+            else:
+                scale = min(1.0, boxes)
+            weights = self.semi_train_cfg.unsup_loss_weights
+            losses = {name: loss * (weight * scale * weights.get(name, 1.0)) for name, loss in losses.items()}
         else:
             # With its graph, since SyncBN's backward must meet the other processes'; and NaN · 0 is NaN.
             losses = {name: (loss * 0).nan_to_num() for name, loss in losses.items()}

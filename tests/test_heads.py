@@ -231,6 +231,56 @@ def test_trap_26_ignored_objects_are_no_background(path, kind):
     assert head.get_bg_penalty_stats()['num'] == expected.sum()
 
 
+def classified(head, data):
+    """(images, 84, classes): where loss_cls has a gradient to the logits."""
+    outs = head(features())
+    logits = [level.detach().requires_grad_() for level in outs[0]]
+    losses_of(head, (logits, *outs[1:]), data)['loss_cls'].backward()
+    return torch.cat([level.grad.flatten(2) for level in logits], 2).transpose(1, 2) != 0
+
+
+@both_paths
+@pytest.mark.parametrize('labels', [None, [0, 2]])
+def test_ignored_objects_are_left_out_of_the_classification_loss(path, labels):
+    """Their class, or all classes where it is not known, at the background inside; objects are learnt everywhere."""
+    boxes = torch.tensor([[0.0, 30, 41, 64], [34, 0, 64, 30]])
+    data = batch(path, ignored=[boxes, torch.zeros(0, 4)])
+    for one, meta in zip(data if path == 'list' else data['img_metas'], range(2)):
+        if labels is not None and not meta:
+            if path == 'list':
+                one.ignored_instances.labels = torch.tensor(labels)
+            else:
+                one['ignored_labels'] = torch.tensor(labels)
+    head = build(assigner='SparseTaskAlignedAssigner', ignored_in_cls=True)
+    found = classified(head, data)
+    expected = torch.ones_like(found)
+    for place, box in enumerate(boxes.numpy()):
+        inside = torch.from_numpy(in_boxes(PRIORS, [box])) & ~foreground(head, head(features()))[0]
+        assert inside.any()
+        expected[0, inside] &= torch.arange(3) != labels[place] if labels else torch.zeros(3, dtype=torch.bool)
+    assert torch.equal(found, expected)
+    assert classified(build(assigner='SparseTaskAlignedAssigner'), data).all()
+
+
+def test_leaving_ignored_objects_out_takes_sparse_targets():
+    with pytest.raises(ValueError, match='Expected `sparse_targets` for `ignored_in_cls=True`.*BatchTaskAligned'):
+        build(ignored_in_cls=True)
+    with pytest.raises(ValueError, match='`ignored_in_cls` to be True or False, but got 1'):
+        build(ignored_in_cls=1)
+
+
+@pytest.mark.parametrize('sparse_targets', [False, True])
+def test_the_sum_of_the_scores_is_the_assigners(sparse_targets):
+    head = build(assigner='SparseTaskAlignedAssigner', sparse_targets=sparse_targets)
+    with head._watch_assigner() as assigned:
+        original = build('YOLOv8Head')
+        original.assigner.register_forward_hook(lambda module, args, output: assigned.update(output))
+        original.loss(features(), batch('list'))
+    head.loss(features(), batch('list'))
+    torch.testing.assert_close(head.assigned_score_sum, assigned['assigned_scores'].sum(), rtol=1e-5, atol=0)
+    assert head.assigned_score_sum > 0
+
+
 def test_samples_without_ignored_instances():
     """As they come from a dataset that knows of no crowds, some or all of them."""
     head = build()

@@ -132,6 +132,75 @@ def test_trap_24_one_pseudo_box_in_many_images_weighs_as_one_box(model):
     assert values[1]['cls'] < 4.5 * values[0]['cls']
 
 
+@pytest.mark.parametrize('joint_forward', [False, True])
+@pytest.mark.parametrize('labeled, pseudo, scale', [(8.0, 2.0, 0.25), (2.0, 8.0, 1), (8.0, 0.5, 0.125), (0.5, 0.25, 1)])
+def test_trap_24_a_pseudo_box_weighs_no_more_than_a_true_one(labeled, pseudo, scale, joint_forward):
+    """What the head divided by, at least 1, is made the labeled images' where that is more."""
+    inputs, samples = batch()
+    found = {}
+    for unsup_scale in ('boxes', 'labeled'):
+        model = build(unsup_scale=unsup_scale, joint_forward=joint_forward)
+        head, sums = model.student.bbox_head, iter([torch.tensor(labeled), torch.tensor(pseudo)])
+
+        def loss_by_feat(*args, head=head, original=head.loss_by_feat, sums=sums):
+            losses = original(*args)
+            head.assigned_score_sum = next(sums)
+            return losses
+
+        head.loss_by_feat = loss_by_feat
+        teacher_sees(model, [1] * 4)
+        found[unsup_scale] = model.loss(inputs, copy.deepcopy(samples))
+    for name, loss in found['labeled'].items():
+        expected = found['boxes'][name] * (scale if name.startswith('unsup_loss') else 1)
+        assert torch.allclose(loss, expected, rtol=1e-5), name
+
+
+def test_three_zones(model):
+    """Sure: an object; unsure: neither object nor background of its class; the rest is background."""
+    boxes = torch.tensor([[8.0, 8, 24, 24], [40, 8, 56, 24], [72, 8, 88, 24]])
+    scores, labels = torch.tensor([0.9, 0.39, 0.1]), torch.tensor([0, 1, 2])
+
+    def predict_by_feat(*args, batch_img_metas, cfg, **kwargs):
+        kept = scores > cfg.score_thr
+        return [InstanceData(bboxes=boxes[kept], labels=labels[kept], scores=scores[kept]) for _ in batch_img_metas]
+
+    inputs, samples = batch(images=1)
+    move = np.array([[1, 0, 4], [0, 1, 8], [0, 0, 1]], dtype=np.float32)
+    samples['unsup_student'] = [sample(move)]
+    for unsure_thr, unsure in ((None, []), (0.2, [1]), (0.05, [1, 2])):
+        model = build(unsure_thr=unsure_thr)
+        model.teacher.bbox_head.predict_by_feat = predict_by_feat
+        given = copy.deepcopy(samples)
+        assert model.loss(inputs, given)['semi/pseudo_boxes'] == 1
+        strong = given['unsup_student'][0]
+        shift = torch.tensor([4.0, 8, 4, 8])
+        assert torch.equal(strong.gt_instances.bboxes, boxes[:1] + shift)
+        assert torch.equal(strong.ignored_instances.bboxes, (boxes + shift)[unsure].reshape(-1, 4))
+        if unsure:
+            assert strong.ignored_instances.labels.tolist() == unsure
+            assert torch.equal(model.pseudo_labels[0].ignored_instances.bboxes, boxes[unsure])
+
+
+def test_single_losses_of_unlabeled_images_are_weighed(model):
+    inputs, samples = batch()
+    teacher_sees(model, [1, 1, 1, 1])
+    plain = model.loss(inputs, samples)
+    model.semi_train_cfg.unsup_loss_weights = dict(loss_bbox=0.0, loss_dfl=0.25)
+    weighed = model.loss(inputs, samples)
+    factors = dict(unsup_loss_bbox=0.0, unsup_loss_dfl=0.25)
+    assert weighed.keys() == plain.keys() and plain['unsup_loss_bbox'] > 0
+    assert all(torch.allclose(loss, plain[name] * factors.get(name, 1.0)) for name, loss in weighed.items())
+
+
+def test_the_scale_by_labeled_images_takes_the_heads_sum():
+    cfg = Config.fromfile(CONFIGS / SEMI)
+    cfg.merge_from_dict(SMALL)
+    cfg.model.detector.bbox_head.type = 'YOLOv8Head'
+    cfg.model.semi_train_cfg.unsup_scale = 'labeled'
+    with pytest.raises(ValueError, match="Expected a BgPenaltyYOLOv8Head.*unsup_scale='labeled'.*got YOLOv8Head"):
+        MODELS.build(cfg.model)
+
+
 def test_trap_25_no_pseudo_box_weighs_nothing(model):
     """Values and gradients are those of the labeled images; the graph stays, as SyncBN needs it on every process."""
     inputs, samples = batch()
@@ -305,6 +374,11 @@ def test_a_view_without_geometry_is_named(model):
         (dict(unsup_weight=-1), '`semi_train_cfg.unsup_weight`.*-1'),
         (dict(channels_last='yes'), "`semi_train_cfg.channels_last`.*'yes'"),
         (dict(joint_forward=1), '`semi_train_cfg.joint_forward`.*1'),
+        (dict(unsure_thr=0.5), '`semi_train_cfg.unsure_thr`.*at most.*0.4.*0.5'),
+        (dict(unsure_thr='low'), "`semi_train_cfg.unsure_thr`.*'low'"),
+        (dict(unsup_scale='own'), "`semi_train_cfg.unsup_scale`.*'own'"),
+        (dict(unsup_loss_weights=dict(loss_box=0.0)), 'unsup_loss_weights.*loss_box'),
+        (dict(unsup_loss_weights=dict(loss_dfl=-1)), 'unsup_loss_weights.loss_dfl.*-1'),
         (dict(pseudo_test_cfg=dict(score_th=0.4)), "`semi_train_cfg.pseudo_test_cfg`.*'score_th'"),
     ],
 )

@@ -15,11 +15,13 @@ SPARSE = 'SparseTaskAlignedAssigner'
 SHAPES = ((4, 3), (2, 2), (1, 2))
 
 
-def naive(levels, image, prior, label, score):
+def naive(levels, image, prior, label, score, unsure=None):
     logits = torch.cat([level.flatten(2) for level in levels], 2)
-    targets = torch.zeros_like(logits)
+    targets, weights = torch.zeros_like(logits), torch.ones_like(logits)
     targets[image, label, prior] = score.to(logits.dtype)
-    return F.binary_cross_entropy_with_logits(logits, targets, reduction='sum'), logits.amax(1)
+    if unsure is not None:
+        weights[unsure[0], unsure[2], unsure[1]] = 0
+    return F.binary_cross_entropy_with_logits(logits, targets, weights, reduction='sum'), logits.amax(1)
 
 
 def case(seed, positives, images=2, classes=3, dtype=torch.float64):
@@ -43,6 +45,18 @@ def test_sum_and_maximum_are_the_naive_ones(seed, positives, classes, images):
         bce, largest = function(levels, *target)
         weights = torch.linspace(-1, 2, largest.numel(), dtype=largest.dtype).view_as(largest)
         results.append((bce, largest, *torch.autograd.grad(0.7 * bce + (weights * largest).sum(), levels)))
+    for found, expected in zip(*results):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@given(seed=st.integers(0, 10**6), positives=st.integers(0, 9), unsure=st.integers(0, 9))
+def test_unsure_logits_are_left_out_of_the_sum(seed, positives, unsure):
+    levels, target = case(seed, positives + unsure)
+    target, left_out = zip(*((x[:positives], x[positives:]) for x in target))
+    results = []
+    for function in (bce_and_max_logits, naive):
+        bce, largest = function(levels, *target, left_out[:3])
+        results.append((bce, largest, *torch.autograd.grad(0.7 * bce + largest.sum(), levels)))
     for found, expected in zip(*results):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
