@@ -148,4 +148,41 @@ def priors_in_boxes(
     width = widths.expand(len(boxes), -1).flatten()[segment]
     point = corner.flatten()[segment] + row * width + place - row * columns
     box = segment.div(len(grids), rounding_mode='floor')
-    return box, point, count.reshape(len(boxes), -1).sum(1)
+    return box, point, count.reshape(len(boxes), len(grids)).sum(1)
+
+
+def box_agreement(
+    bboxes: Tensor,
+    labels: Tensor,
+    predicted: Tensor,
+    scores: Tensor,
+    points: Tensor,
+    grids: Optional[List[Grid]] = None,
+) -> Tensor:
+    r"""How well the predictions at the priors within a box agree on its place.
+
+    .. math:: q_k = \frac{\sum_i s_{i, c_k}^2 \, \mathrm{IoU}(b_i, B_k)}{\sum_i s_{i, c_k}^2}
+
+    over the priors i whose points lie inside the box :math:`B_k` of class :math:`c_k`; the square lets those that are
+    sure of the class speak. Where a detector knows what, but not where, its boxes differ.
+
+    Args:
+        bboxes: (K, 4). labels: (K,).
+        predicted: (N, 4), the priors' boxes. scores: (N, C), in [0, 1].
+        points: (N, 2). grids: ``as_grids(points)``.
+
+    Returns:
+        (K,), in [0, 1]; 0 where no prior is inside.
+    """
+    valid = torch.ones(len(bboxes), dtype=torch.bool, device=bboxes.device)
+    box, prior, _ = priors_in_boxes(points, bboxes, valid, grids)
+    weights = scores[prior, labels[box]].float().square()
+    one, other = predicted[prior].float(), bboxes[box].float()
+    sides = torch.minimum(one[:, 2:], other[:, 2:]) - torch.maximum(one[:, :2], other[:, :2])
+    common = sides.clamp(min=0).prod(dim=1)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1) for boxes in (one, other)]
+    iou = common / (areas[0] + areas[1] - common).clamp(min=1e-9)
+    total, agreeing = (torch.zeros_like(bboxes[:, 0], dtype=torch.float32) for _ in range(2))
+    total.index_add_(0, box, weights)
+    agreeing.index_add_(0, box, weights * iou)
+    return agreeing / total.clamp(min=1e-9)

@@ -12,7 +12,7 @@ from mmyolo.registry import MODELS
 from torch import Tensor
 
 from .assigners import Positives, SparseTaskAlignedAssigner
-from .geometry import priors_in_boxes, priors_inside, priors_on_image
+from .geometry import as_grids, priors_in_boxes, priors_inside, priors_on_image
 from .losses import (
     BackgroundPenaltyOptions,
     background_penalty,
@@ -38,6 +38,7 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         sparse_targets: compute YOLOv8Head's losses from the positives alone, without its dense targets and copies
             of the predictions: the same values and gradients in less time and memory. It takes a
             SparseTaskAlignedAssigner, and YOLOv8's own classification loss. None: where these are given.
+            Objects of data samples may have ``box_weights``, (G,), >= 0, that multiply their box and DFL losses.
         ignored_in_cls: leave out of the classification loss, too, what an ``ignored_instances`` box says there may be:
             its class (all classes, if it has no label) at the priors inside that have no object. It takes
             ``sparse_targets``.
@@ -144,6 +145,8 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
 
         # From where the convolution left them: (B, HW, 4, R) is a view of (B, 4 · R, HW).
         levels = [level.permute(0, 2, 3, 1).flatten(1, 2) for level in bbox_dist_preds]
+        weights = self._box_weights(batch_gt_instances, boxes)
+        weight = score if weights is None else score * weights[image, box]
         distributions = torch.cat(
             [level[positives.image[chosen], :, place] for level, (chosen, place) in zip(levels, parts)]
         )
@@ -154,19 +157,30 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
             stride = self.stride_tensor[prior]
             targets = boxes[image, box, 1:] / stride
             losses['loss_bbox'] = (
-                self.loss_bbox(self._decode(prior, distances) / stride, targets, weight=score[:, None]) / normalizer
+                self.loss_bbox(self._decode(prior, distances) / stride, targets, weight=weight[:, None]) / normalizer
             )
             points = self.flatten_priors_train[prior, :2] / stride
             losses['loss_dfl'] = self.loss_dfl(
                 distributions.flatten(0, 1),
                 self.bbox_coder.encode(points[None], targets[None], max_dis=module.reg_max - 1, eps=0.01).flatten(),
-                weight=score.repeat_interleave(4),
+                weight=weight.repeat_interleave(4),
                 avg_factor=normalizer,
             )
         else:
             losses['loss_bbox'] = losses['loss_dfl'] = distributions.sum() * 0
         losses = {name: loss * images * get_world_size() for name, loss in losses.items()}
         return losses, foreground, max_logits
+
+    @staticmethod
+    def _box_weights(batch_gt_instances, boxes: Tensor) -> Optional[Tensor]:
+        """Weights of the box losses of ``boxes``, (B, G), where objects have ``box_weights``; None where none has."""
+        if isinstance(batch_gt_instances, Tensor) or not any('box_weights' in one for one in batch_gt_instances):
+            return None
+        weights = boxes.new_ones(boxes.shape[:2])
+        for row, instances in zip(weights, batch_gt_instances):
+            if 'box_weights' in instances:
+                row[: len(instances)] = instances.box_weights
+        return weights
 
     @torch.no_grad()
     def _assign(self, cls_scores, bbox_preds, boxes: Tensor) -> Positives:
@@ -195,6 +209,17 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         """Boxes, (P, 4), xyxy in pixels, of priors with their distances in strides."""
         points, stride = self.flatten_priors_train[prior, :2], self.flatten_priors_train[prior, 2]
         return self.bbox_coder.decode(points[None], distances[None], stride)[0]
+
+    @torch.no_grad()
+    def decoded(self, cls_scores, bbox_preds):
+        """All predictions, in fp32: the priors' points, (N, 2), pixels, and grids; boxes, (B, N, 4), xyxy in the
+        input's pixels; scores, (B, N, C)."""
+        self._lay_priors(cls_scores)
+        priors = self.flatten_priors_train.float()
+        scores = torch.cat([level.flatten(2) for level in cls_scores], dim=2).float().sigmoid().mT
+        distances = torch.cat([level.flatten(2) for level in bbox_preds], dim=2).float().mT
+        boxes = self.bbox_coder.decode(priors[None, :, :2], distances, priors[:, 2])
+        return priors[:, :2], as_grids(priors[:, :2]), boxes, scores
 
     def _lay_priors(self, cls_scores) -> None:
         """As YOLOv8Head's loss does where the feature maps' sizes are new."""

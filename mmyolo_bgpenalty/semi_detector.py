@@ -12,7 +12,7 @@ from mmyolo.registry import MODELS
 from torch import Tensor
 
 from .checks import non_negative, one_of
-from .geometry import project_boxes
+from .geometry import box_agreement, project_boxes
 from .heads import BgPenaltyYOLOv8Head
 
 # One label a box, so no class-agnostic NMS is left to choose between two; never the evaluation's config.
@@ -44,13 +44,17 @@ class SemiYOLODetector(SemiBaseDetector):
         detector: config of the student and of the teacher.
         semi_train_cfg: ``sup_weight`` (1.0), ``unsup_weight`` (1.0), ``min_pseudo_bbox_wh`` ((1e-2, 1e-2), pixels),
             ``unsup_scale`` ('boxes'), ``unsup_loss_weights`` ({}: factors of single losses of the unlabeled images, as
-            ``dict(loss_bbox=0.0, loss_dfl=0.0)``), ``unsure_thr`` (None), ``joint_forward`` (False), ``channels_last``
-            (False), and ``pseudo_test_cfg``, how the teacher's predictions become labels (entries replace those of
-            ``PSEUDO_TEST_CFG``).
+            ``dict(loss_bbox=0.0, loss_dfl=0.0)``), ``unsure_thr`` (None), ``box_quality`` (None), ``joint_forward``
+            (False), ``channels_last`` (False), and ``pseudo_test_cfg``, how the teacher's predictions become labels
+            (entries replace those of ``PSEUDO_TEST_CFG``).
 
             With ``unsure_thr`` there are three zones: what the teacher scores from ``unsure_thr`` to below
             ``pseudo_test_cfg.score_thr`` is neither object nor background, but the strong view's ``ignored_instances``:
             out of the penalty and, with the head's ``ignored_in_cls``, out of the classification loss.
+
+            ``box_quality`` weighs the box and DFL losses of a pseudo-box, since the teacher may be surer of its class
+            than of its place: 'score' by the score, 'agreement' by
+            :func:`~mmyolo_bgpenalty.geometry.box_agreement`.
 
             With ``joint_forward`` the student sees labeled images and strong views as one batch, of which BN takes
             its statistics, and the losses are of each branch's part; without, as in SemiBaseDetector, each is a batch
@@ -75,6 +79,7 @@ class SemiYOLODetector(SemiBaseDetector):
         unsup_scale='boxes',
         unsup_loss_weights={},
         unsure_thr=None,
+        box_quality=None,
         min_pseudo_bbox_wh=(1e-2, 1e-2),
         joint_forward=False,
         channels_last=False,
@@ -103,11 +108,19 @@ class SemiYOLODetector(SemiBaseDetector):
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
         )
-        if train_cfg.unsup_scale == 'labeled' and not isinstance(self.student.bbox_head, BgPenaltyYOLOv8Head):
+        head = self.student.bbox_head
+        if train_cfg.unsup_scale == 'labeled' and not isinstance(head, BgPenaltyYOLOv8Head):
             raise ValueError(
                 "Expected a BgPenaltyYOLOv8Head for `semi_train_cfg.unsup_scale='labeled'`, but got "
-                f'{type(self.student.bbox_head).__name__}'
+                f'{type(head).__name__}'
             )
+        if train_cfg.box_quality is not None:
+            one_of('semi_train_cfg.box_quality', train_cfg.box_quality, ('score', 'agreement'))
+            if not getattr(head, 'sparse_targets', False):
+                raise ValueError(
+                    'Expected a BgPenaltyYOLOv8Head with `sparse_targets` for `semi_train_cfg.box_quality`, but got '
+                    f'{type(head).__name__}'
+                )
         if train_cfg.channels_last:
             # The weights' format is enough: a convolution hands it on to what it returns.
             self.student.to(memory_format=torch.channels_last)
@@ -204,8 +217,21 @@ class SemiYOLODetector(SemiBaseDetector):
                 sure = instances.scores > self.pseudo_test_cfg.score_thr
                 sample.ignored_instances, instances = instances[~sure], instances[sure]
             sample.gt_instances = instances
+        if self.semi_train_cfg.box_quality:
+            self._weigh_boxes(batch_data_samples, outs)
         self.pseudo_labels = batch_data_samples
         return batch_data_samples, {}
+
+    def _weigh_boxes(self, samples: list, outs: tuple) -> None:
+        """Give pseudo-boxes their ``box_weights``; ``outs`` are the teacher's predictions."""
+        if self.semi_train_cfg.box_quality == 'score':
+            for sample in samples:
+                sample.gt_instances.box_weights = sample.gt_instances.scores
+            return
+        points, grids, boxes, scores = self.teacher.bbox_head.decoded(*outs[:2])
+        for sample, own_boxes, own_scores in zip(samples, boxes, scores):
+            found = sample.gt_instances
+            found.box_weights = box_agreement(found.bboxes, found.labels, own_boxes, own_scores, points, grids)
 
     def project_pseudo_instances(self, batch_pseudo_instances: list, batch_data_samples: list) -> list:
         """Take the boxes from the weak views' pixels to the strong views'."""

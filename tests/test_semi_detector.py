@@ -181,6 +181,34 @@ def test_three_zones(model):
             assert torch.equal(model.pseudo_labels[0].ignored_instances.bboxes, boxes[unsure])
 
 
+@pytest.mark.parametrize('box_quality', ['score', 'agreement'])
+def test_box_quality_weighs_what_the_student_learns_of_the_place(box_quality):
+    model, plain = build(box_quality=box_quality), build()
+    inputs, samples = batch()
+    results = []
+    for one in (model, plain):
+        one.pseudo_test_cfg.update(score_thr=0.0, max_per_img=3)
+        given = copy.deepcopy(samples)
+        results.append((one.loss(inputs, given), given['unsup_student']))
+    (weighed, views), (losses, _) = results
+    weights = torch.cat([view.gt_instances.box_weights for view in views])
+    assert len(weights) > 4 and 0 < weights.min() and weights.max() < 1
+    if box_quality == 'score':
+        assert torch.equal(weights, torch.cat([view.gt_instances.scores for view in views]))
+    assert torch.equal(weighed['unsup_loss_cls'], losses['unsup_loss_cls'])
+    for name in ('unsup_loss_bbox', 'unsup_loss_dfl'):
+        assert 0 < weighed[name] < losses[name]
+    assert torch.equal(weighed['sup_loss_bbox'], losses['sup_loss_bbox'])
+
+
+def test_box_quality_takes_sparse_targets():
+    cfg = Config.fromfile(CONFIGS / SEMI)
+    cfg.merge_from_dict({**SMALL, 'model.detector.bbox_head.sparse_targets': False})
+    cfg.model.semi_train_cfg.box_quality = 'score'
+    with pytest.raises(ValueError, match='`sparse_targets` for `semi_train_cfg.box_quality`'):
+        MODELS.build(cfg.model)
+
+
 def test_single_losses_of_unlabeled_images_are_weighed(model):
     inputs, samples = batch()
     teacher_sees(model, [1, 1, 1, 1])
@@ -376,6 +404,7 @@ def test_a_view_without_geometry_is_named(model):
         (dict(joint_forward=1), '`semi_train_cfg.joint_forward`.*1'),
         (dict(unsure_thr=0.5), '`semi_train_cfg.unsure_thr`.*at most.*0.4.*0.5'),
         (dict(unsure_thr='low'), "`semi_train_cfg.unsure_thr`.*'low'"),
+        (dict(box_quality='jitter'), "`semi_train_cfg.box_quality`.*'jitter'"),
         (dict(unsup_scale='own'), "`semi_train_cfg.unsup_scale`.*'own'"),
         (dict(unsup_loss_weights=dict(loss_box=0.0)), 'unsup_loss_weights.*loss_box'),
         (dict(unsup_loss_weights=dict(loss_dfl=-1)), 'unsup_loss_weights.loss_dfl.*-1'),

@@ -162,6 +162,30 @@ def test_the_penalty_is_the_same(focal, objects):
     assert_near(*pictures)
 
 
+def test_box_weights_weigh_the_boxes_losses_alone():
+    """They are linear in the weights, and 1 where none are given; the classification is left as it is."""
+
+    def losses(*weights):
+        samples = batch('list', OBJECTS)
+        for one, row in zip(samples, weights):
+            one.gt_instances.box_weights = torch.tensor(row)
+        return losses_and_gradients(sparse(), samples)
+
+    plain, ones = losses(), losses([1.0, 1.0], [1.0])
+    for found, expected in zip(ones, plain):
+        assert_near(found, expected, 1e-6)
+    single = [losses(*rows)[0] for rows in (([1.0, 0.0], [0.0]), ([0.0, 1.0], [0.0]), ([0.0, 0.0], [1.0]))]
+    weighed, _ = losses([0.5, 2.0], [0.25])
+    for name in ('loss_bbox', 'loss_dfl'):
+        parts = [one[name].item() for one in single]
+        assert min(parts) > 0 and sum(parts) == pytest.approx(plain[0][name].item(), rel=1e-5)
+        expected = 0.5 * parts[0] + 2 * parts[1] + 0.25 * parts[2]
+        assert weighed[name].item() == pytest.approx(expected, rel=1e-5)
+    assert torch.equal(weighed['loss_cls'], plain[0]['loss_cls'])
+    # Of one image alone: the other's weigh 1.
+    assert_near(losses([1.0, 1.0])[0], plain[0], 1e-6)
+
+
 def test_autocast():
     """bf16 features: the same as MMYOLO's up to bf16."""
     results = []
