@@ -53,7 +53,12 @@ model = dict(
         type='SemiDataPreprocessor',
         data_preprocessor=dict(detector.data_preprocessor, type='StackingDetDataPreprocessor'),
     ),
-    semi_train_cfg=dict(unsup_weight=0.5, channels_last=True, pseudo_test_cfg=dict(score_thr=0.4)),
+    semi_train_cfg=dict(
+        unsup_weight=0.5,
+        unsup_loss_weights=dict(),
+        channels_last=True,
+        pseudo_test_cfg=dict(score_thr=0.4),
+    ),
     semi_test_cfg=dict(predict_on='teacher'),
 )
 
