@@ -30,7 +30,14 @@ from .pictures import PseudoLabelPicturesHook  # noqa: E402
 from .progress import ProgressBarHook  # noqa: E402
 from .schedule import lambda_bg_at  # noqa: E402
 from .semi_detector import SemiYOLODetector  # noqa: E402
-from .transforms import RecordedLetterResize, RecordedMosaic, RecordedYOLOv5RandomAffine, Views  # noqa: E402
+from .transforms import (  # noqa: E402
+    RandomGaussianBlur,
+    RecordedLetterResize,
+    RecordedMixUp,
+    RecordedMosaic,
+    RecordedYOLOv5RandomAffine,
+    Views,
+)
 
 __all__ = [
     'BgPenaltyDetDataPreprocessor',
@@ -46,7 +53,9 @@ __all__ = [
     'ProgressBarHook',
     'PseudoLabelPicturesHook',
     'PseudoLabelQualityHook',
+    'RandomGaussianBlur',
     'RecordedLetterResize',
+    'RecordedMixUp',
     'RecordedMosaic',
     'RecordedYOLOv5RandomAffine',
     'SemiDataPreprocessor',

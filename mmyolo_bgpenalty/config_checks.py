@@ -21,11 +21,12 @@ RECORDED = dict(
     Mosaic='RecordedMosaic',
     RandomAffine='RecordedYOLOv5RandomAffine',
     YOLOv5RandomAffine='RecordedYOLOv5RandomAffine',
+    YOLOv5MixUp='RecordedMixUp',
 )
 # They move pixels or add some, and leave homography_matrix as it is.
 UNRECORDED = {
     *RECORDED,
-    *('CachedMosaic', 'Mosaic9', 'MixUp', 'CachedMixUp', 'YOLOv5MixUp', 'YOLOXMixUp', 'CopyPaste', 'YOLOv5CopyPaste'),
+    *('CachedMosaic', 'Mosaic9', 'MixUp', 'CachedMixUp', 'YOLOXMixUp', 'CopyPaste', 'YOLOv5CopyPaste'),
     *('Expand', 'MinIoURandomCrop', 'RandomCenterCropPad', 'PPYOLOERandomCrop', 'RandomShift', 'CenterCrop'),
 }
 # They record what they do, or do nothing that needs it.
@@ -36,6 +37,7 @@ GEOMETRIC = re.compile(
     'Affine|Resize|Scale|Crop|Mosaic|Mix|Rotat|Shear|Translat|(?<!RGB)Shift|Perspective|Flip|Expand|Transpose'
     '|OpticalDistortion|GridDistortion|Elastic|Zoom|^Pad|Paste'
 )
+MIXING = dict(RecordedMosaic='mosaic', RecordedMixUp='mixed image')
 COLLATES = ('yolov5_collate', 'bg_penalty_collate')
 
 
@@ -467,10 +469,11 @@ def check_branches(parts: ConfigParts) -> Findings:
                 f'it lacks {missing}',
                 f'write {[name for names in BRANCHES.values() for name in names]} in every pipeline',
             )
-        if any('Views' not in step.names for step in views) and 'BatchShapePolicyDataset' in dataset.names:
+        hands_itself = {'BatchShapePolicyDataset', 'ImageFolderDataset'} & dataset.names
+        if any('Views' not in step.names for step in views) and hands_itself:
             yield warning(
                 f'{views[0].path}.type',
-                f'{views[0].kind} copies the whole dataset for each image, as MMYOLO puts it into the sample',
+                f'{views[0].kind} copies the whole dataset for each image, since it is in the sample',
                 "write type='Views'",
             )
 
@@ -486,9 +489,12 @@ def check_geometry(parts: ConfigParts) -> Findings:
             if not (view or parts.penalised):
                 continue
             spoils = 'pseudo-boxes land elsewhere' if view else PENALISED
-            if view and 'RecordedMosaic' in step.names:
-                what = 'a mosaic within one view: the other view has none of its other images'
+            if view and {*MIXING} & step.names:
+                what = f'a {_noun(step)} within one view: the other view has none of its other images'
                 yield error(f'{step.path}.type', what, 'put it before the views, which then share it')
+            if parts.semi and step.branch == 'unsup_teacher' and {'CutOut', 'RandomErasing'} & step.names:
+                what = f"{step.kind} in the teacher's view: what it erases gets no pseudo-box, and is penalised"
+                yield warning(f'{step.path}.type', what, "move it into the student's view")
             for where, name, sure in _unrecorded(step):
                 level = error if view and sure else warning
                 does = 'does not record' if sure else 'may not record'
@@ -502,6 +508,32 @@ def check_geometry(parts: ConfigParts) -> Findings:
                 )
         for pack in (step for step in steps if 'PackDetInputs' in step.names):
             yield from _meta_keys(parts, pack, [step for step in steps if step.branch in (None, pack.branch)])
+
+
+def check_mixing(parts: ConfigParts) -> Findings:
+    """Mosaic and MixUp get their other images from the dataset that the image is of."""
+    for dataset in parts.train:
+        handed = {'BatchShapePolicyDataset', 'ImageFolderDataset'} & dataset.names
+        for step in dataset.steps:
+            # In one view it is an error as it is; MMDetection's own take MultiImageMixDataset.
+            if 'BaseMixImageTransform' not in step.names or step.branch is not None:
+                continue
+            if step.node.get('use_cached'):
+                if 'LabeledUnlabeledDataset' in parts.train_set.names:
+                    what = 'it mixes what its worker has loaded before: a resumed run sees other images'
+                    yield warning(f'{step.path}.use_cached', what, 'remove it')
+                continue
+            module = getattr(class_of(dataset.node, 'DATASETS', parts.scope), '__module__', '')
+            if not handed and module.startswith('mmdet.'):
+                what = f'{kind_of(dataset.node)} hands no other images to a {_noun(step)}, which fails'
+                yield error(f'{dataset.path}.type', what, "write type='YOLOv5CocoDataset' or 'ImageFolderDataset'")
+            if not step.node.get('pre_transform'):
+                what = f'no `pre_transform` loads the other images of the {_noun(step)}, which fails'
+                yield error(step.path, what, "write pre_transform=[…] of the pipeline's steps that come before")
+
+
+def _noun(step) -> str:
+    return next((noun for name, noun in MIXING.items() if name in step.names), step.kind)
 
 
 def _unrecorded(step) -> Iterator[tuple]:
@@ -525,7 +557,7 @@ def _meta_keys(parts: ConfigParts, pack, steps) -> Findings:
             yield error(where, what, "add 'homography_matrix'")
         elif parts.penalised and any(PADDING & step.names for step in steps):
             yield warning(where, f'no `homography_matrix`: {PENALISED}', "add 'homography_matrix' and 'mosaic_tiles'")
-    elif parts.penalised and 'mosaic_tiles' not in keys and any('RecordedMosaic' in step.names for step in steps):
+    elif parts.penalised and 'mosaic_tiles' not in keys and any({*MIXING} & step.names for step in steps):
         yield warning(where, f'no `mosaic_tiles`: {PENALISED}', "add 'mosaic_tiles'")
 
 
@@ -693,6 +725,7 @@ CHECKS: List[Callable] = [
     check_collate,
     check_branches,
     check_geometry,
+    check_mixing,
     check_loading,
     check_pseudo_labels,
     check_classes,

@@ -103,7 +103,7 @@ def steps_in(
         for key, value in node.items():
             if 'branch_field' in node and key not in ('type', '_scope_', 'branch_field'):
                 yield from steps_in(value, f'{here}.{key}', scope, key, inner)
-            elif key in ('transforms', 'transform', 'pre_transform'):
+            elif key in ('transforms', 'transform', 'pre_transform', 'aug_space', 'policies'):
                 yield from steps_in(value, f'{here}.{key}', scope, branch, inner or key == 'pre_transform')
 
 

@@ -4,7 +4,7 @@ import array
 import logging
 import os
 from pathlib import Path
-from typing import Callable, List, Optional, Set, Tuple
+from typing import Callable, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 import torch
@@ -157,12 +157,22 @@ class ImageFolderDataset(BaseDetDataset):
     def __getitem__(self, idx: int) -> dict:
         if self.test_mode:
             return super().__getitem__(idx)
+        return self.first_readable(idx, self.pipeline.transforms)
+
+    def first_readable(self, idx: int, transforms: Sequence[Callable]) -> dict:
+        """What ``transforms``, whose first loads the image, make of image ``idx`` or the next one that can be read.
+
+        As MMYOLO's datasets do, it hands itself to them in ``results['dataset']``, for those that mix images.
+
+        Raises:
+            ValueError: too many unreadable files in a row.
+        """
         number, reason = len(self), 'they were found unreadable before'
         tries = min(number, self.max_refetch + 1)
         for place in ((int(idx) + step) % number for step in range(tries)):
             if self._bad[place]:
                 continue
-            results, reason = self._load(place)
+            results, reason = self._load(place, transforms)
             if results is None:
                 self._bad[place] = True
                 print_log(
@@ -172,7 +182,7 @@ class ImageFolderDataset(BaseDetDataset):
                     level=logging.WARNING,
                 )
                 continue
-            for transform in self.pipeline.transforms[1:]:
+            for transform in transforms[1:]:
                 results = transform(results)
                 if results is None:
                     reason = f'{type(transform).__name__} returned nothing'
@@ -183,12 +193,12 @@ class ImageFolderDataset(BaseDetDataset):
             f'Expected images that can be read in {self.data_prefix["img"]}, but {tries} in a row cannot: {reason}'
         )
 
-    def _load(self, place: int) -> Tuple[Optional[dict], str]:
-        """What the pipeline's first transform makes of the image, or None and why."""
-        info = self.get_data_info(place)
-        if not self.pipeline.transforms:
+    def _load(self, place: int, transforms: Sequence[Callable]) -> Tuple[Optional[dict], str]:
+        """What the first transform makes of the image, or None and why."""
+        info = dict(self.get_data_info(place), dataset=self)
+        if not transforms:
             return info, ''
         try:
-            return self.pipeline.transforms[0](info), 'its loader returned nothing'
+            return transforms[0](info), 'its loader returned nothing'
         except Exception as error:  # what a broken file raises depends on the loader's backend
             return None, f'{type(error).__name__}: {" ".join(str(error).split())}'

@@ -47,6 +47,7 @@ class PseudoLabelQualityHook(Hook):
     last report, over all processes, go to the message hub, and so to the log and every visualizer backend; a line of
     the log has them by class (up to 20). Boxes match as :func:`~mmyolo_bgpenalty.precision_recall.match_boxes` says,
     in the weak view, where true boxes are cut at its edge and those with less than a pixel left are not counted.
+    Mosaics, mixed images and what a crop has cut (``mosaic_tiles`` in the meta) are left out.
     Without pseudo-boxes there is no precision, without true boxes no recall. That the unlabeled set has no boxes is
     said once in the log, and nothing is measured; in a set with boxes an image without any is one without objects.
 
@@ -101,7 +102,8 @@ class PseudoLabelQualityHook(Hook):
         return truth
 
     def _count(self, samples: list) -> None:
-        known = [sample for sample in samples if sample.img_path in self._truth]
+        # Of a mosaic or mixed image only one image's boxes would be known.
+        known = [s for s in samples if s.img_path in self._truth and not hasattr(s, 'mosaic_tiles')]
         if not known:
             return
         pseudo = [sample.gt_instances for sample in known]

@@ -140,6 +140,19 @@ def set_(path, value):
     return change
 
 
+def insert(path, step):
+    """A change: ``step`` comes before the entry of a list at a dotted path."""
+
+    def change(cfg):
+        *parents, place = path.split('.')
+        node = cfg
+        for key in parents:
+            node = node[int(key)] if isinstance(node, list) else node[key]
+        node.insert(int(place), ConfigDict(step))
+
+    return change
+
+
 def many(*changes):
     def change(cfg):
         for one in changes:
@@ -430,6 +443,81 @@ SEMI_MISTAKES = {
         'within one view',
     ),
     'mix-up in a view': (strong(dict(type='YOLOv5MixUp')), E, f'{STRONG}.type', 'YOLOv5MixUp'),
+    'mix-up in a view, recorded': (strong(dict(type='RecordedMixUp')), E, f'{STRONG}.type', 'within one view'),
+    'mix-up before the views': (
+        insert(f'{UNLABELED}.pipeline.3', dict(type='YOLOv5MixUp', pre_transform=[dict(type='LoadImageFromFile')])),
+        W,
+        f'{UNLABELED}.pipeline.3.type',
+        'padding counts as background',
+    ),
+    'mosaic whose images nothing loads': (
+        insert(f'{LABELED}.pipeline.2', dict(type='RecordedMosaic', img_scale=(96, 64))),
+        E,
+        f'{LABELED}.pipeline.2',
+        'no `pre_transform` loads',
+    ),
+    'mosaic within another transform': (
+        insert(
+            f'{UNLABELED}.pipeline.2',
+            dict(type='RandomChoice', transforms=[[dict(type='RecordedMosaic', img_scale=(96, 64))], []]),
+        ),
+        E,
+        f'{UNLABELED}.pipeline.2.transforms.0.0',
+        'no `pre_transform` loads',
+    ),
+    'mosaic of what was loaded before': (
+        insert(f'{UNLABELED}.pipeline.2', dict(type='RecordedMosaic', img_scale=(96, 64), use_cached=True)),
+        W,
+        f'{UNLABELED}.pipeline.2.use_cached',
+        'a resumed run sees other images',
+    ),
+    'mosaic of a set that hands out no images': (
+        many(
+            insert(
+                f'{UNLABELED}.pipeline.2',
+                dict(type='RecordedMosaic', img_scale=(96, 64), pre_transform=[dict(type='LoadImageFromFile')]),
+            ),
+            set_(f'{UNLABELED}.type', 'mmdet.CocoDataset'),
+        ),
+        E,
+        f'{UNLABELED}.type',
+        'CocoDataset hands no other images to a mosaic',
+    ),
+    'mosaic without its tiles': (
+        many(
+            insert(
+                f'{UNLABELED}.pipeline.2',
+                dict(type='RecordedMosaic', img_scale=(96, 64), pre_transform=[dict(type='LoadImageFromFile')]),
+            ),
+            set_(
+                f'{UNLABELED}.pipeline.4.unsup_student.3.meta_keys',
+                ('img_path', 'ori_shape', 'img_shape', 'homography_matrix'),
+            ),
+        ),
+        W,
+        f'{UNLABELED}.pipeline.4.unsup_student.3.meta_keys',
+        'no `mosaic_tiles`',
+    ),
+    "erasing in the teacher's view": (
+        insert(
+            f'{UNLABELED}.pipeline.3.unsup_teacher.0',
+            dict(type='mmdet.RandomErasing', n_patches=(1, 5), ratio=(0, 0.2)),
+        ),
+        W,
+        f'{UNLABELED}.pipeline.3.unsup_teacher.0.type',
+        'gets no pseudo-box',
+    ),
+    'geometry among random augmentations': (
+        strong(
+            dict(
+                type='mmdet.RandAugment',
+                aug_space=[[dict(type='mmdet.Color')], [dict(type='mmdet.Rotate')], [dict(type='mmdet.RandomShift')]],
+            )
+        ),
+        E,
+        f'{STRONG}.aug_space.2.0.type',
+        'RandomShift does not record',
+    ),
     'albumentations in a view': (
         strong(dict(type='mmdet.Albu', transforms=[dict(type='Blur'), dict(type='ShiftScaleRotate')])),
         E,
@@ -637,6 +725,21 @@ def test_letterboxed_tiles_of_a_mosaic(cfg):
     """Their padding is in no matrix; they do not move the view itself."""
     strong(dict(type='Mosaic', img_scale=(96, 64), pre_transform=[dict(type='LetterResize', scale=(96, 64))]))(cfg)
     assert brief(check_config(cfg)) == [('error', f'{STRONG}.type'), ('warning', f'{STRONG}.pre_transform.0.type')]
+
+
+def test_erasing_and_colours_in_the_students_view_and_mosaics_before_are_no_mistake(cfg):
+    """Nor is MMDetection's erasing of labeled images, whose boxes it drops itself."""
+    erasing = dict(type='mmdet.RandomErasing', n_patches=(1, 5), ratio=(0, 0.2))
+    mosaic = dict(type='RecordedMosaic', img_scale=(96, 64), pre_transform=[dict(type='LoadImageFromFile')])
+    for change in (
+        strong(erasing),
+        insert(f'{LABELED}.pipeline.4', erasing),
+        strong(dict(type='mmdet.RandAugment', aug_space=[[dict(type='mmdet.Rotate')], [dict(type='mmdet.Color')]])),
+        insert(f'{LABELED}.pipeline.2', mosaic),
+        insert(f'{UNLABELED}.pipeline.2', mosaic),
+    ):
+        change(cfg)
+    assert check_config(cfg) == []
 
 
 def test_mmdetections_semi_detector_with_a_yolo_head(cfg):
