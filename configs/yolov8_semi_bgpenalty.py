@@ -74,6 +74,7 @@ default_hooks = dict(
     checkpoint=dict(interval=10, save_best='teacher/coco/bbox_mAP_50'),
     mean_teacher=dict(type='BurnInMeanTeacherHook', momentum=0.004, unsup_warmup=1),
     quality=dict(type='PseudoLabelQualityHook'),
+    thresholds=dict(type='ClassThresholdsHook'),
     pictures=dict(type='PseudoLabelPicturesHook', interval=500),
 )
 # No EMAHook: the teacher is the average.

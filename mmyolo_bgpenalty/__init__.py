@@ -25,7 +25,7 @@ from .hooks import BurnInMeanTeacherHook, CompileHook, LambdaBgSchedulerHook  # 
 from .image_folder import ImageFolderDataset  # noqa: E402
 from .losses import background_penalty  # noqa: E402
 from .metrics import PrecisionRecallMetric  # noqa: E402
-from .monitors import CollapseMonitorHook, PseudoLabelQualityHook  # noqa: E402
+from .monitors import ClassThresholdsHook, CollapseMonitorHook, PseudoLabelQualityHook  # noqa: E402
 from .pictures import PseudoLabelPicturesHook  # noqa: E402
 from .progress import ProgressBarHook  # noqa: E402
 from .schedule import lambda_bg_at  # noqa: E402
@@ -43,6 +43,7 @@ __all__ = [
     'BgPenaltyDetDataPreprocessor',
     'BgPenaltyYOLOv8Head',
     'BurnInMeanTeacherHook',
+    'ClassThresholdsHook',
     'CollapseMonitorHook',
     'CompileHook',
     'ImageFolderDataset',

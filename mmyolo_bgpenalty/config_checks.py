@@ -12,6 +12,7 @@ from typing import Callable, Iterator, List, Mapping, NamedTuple
 from .config_parts import ConfigParts, class_of, kind_of, steps_in
 from .overrides import HOOK_SETTINGS, SETTINGS, hook_arguments, settings_in
 from .schedule import lambda_bg_at
+from .thresholds import build_thresholds
 
 BRANCHES = dict(labeled=('sup',), unlabeled=('unsup_teacher', 'unsup_student'))
 COCO_KEYS = re.compile(r'(bbox|segm)_mAP(_50|_75|_s|_m|_l)?$|AR|.*_precision$')
@@ -613,6 +614,28 @@ def check_pseudo_labels(parts: ConfigParts) -> Findings:
         )
 
 
+def check_class_thresholds(parts: ConfigParts) -> Findings:
+    where = 'model.semi_train_cfg.class_thresholds'
+    found = parts.get(where)
+    number = parts.get(f'{parts.head.path}.head_module.num_classes')
+    if None in (found, number) or 'SemiYOLODetector' not in parts.model.names:
+        return
+    score_thr = parts.get('model.semi_train_cfg.pseudo_test_cfg.score_thr', 0.4)
+    try:
+        floor = build_thresholds(found, number, 1, score_thr).floor
+    except ValueError as problem:
+        yield error(where, str(problem), 'correct it')
+        return
+    if found['type'] == 'ClassFrequency' and not parts.hooks_of('ClassThresholdsHook'):
+        yield error(
+            where,
+            'no hook counts the labeled boxes an image',
+            "add thresholds=dict(type='ClassThresholdsHook') to default_hooks",
+        )
+    if floor < 0.05:
+        yield warning(f'{where}.floor', f'{floor} takes nearly every prior into NMS', 'write 0.1')
+
+
 def check_classes(parts: ConfigParts) -> Findings:
     heads = parts.part(f'{parts.head.path}.head_module', 'MODELS')
     if not (heads.node or parts.semi):
@@ -728,6 +751,7 @@ CHECKS: List[Callable] = [
     check_mixing,
     check_loading,
     check_pseudo_labels,
+    check_class_thresholds,
     check_classes,
     check_evaluation,
     check_files,

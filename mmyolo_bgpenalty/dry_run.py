@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from .hooks import BurnInMeanTeacherHook, LambdaBgSchedulerHook
+from .monitors import ClassThresholdsHook
 from .schedule import lambda_bg_at, ramp
 
 
@@ -85,6 +86,9 @@ def _step(runner: Runner) -> Step:
         head.lambda_bg = hook.plan['lambda_bg'] if hook is not None else head.lambda_bg
     if hasattr(model, 'unsup_ramp'):
         model.unsup_ramp = 1.0
+    for counting in runner.hooks:
+        if isinstance(counting, ClassThresholdsHook):
+            counting.count(model, loader.dataset)
     model.train()
     wrapper = runner.build_optim_wrapper(runner.cfg.optim_wrapper)
     data = model.data_preprocessor(next(iter(loader)), True)

@@ -1,4 +1,4 @@
-"""Hooks that watch training: how good the pseudo-labels are, and whether it collapses."""
+"""Hooks that watch training: how good the pseudo-labels are, from which score on, and whether it collapses."""
 
 import logging
 import os
@@ -24,9 +24,9 @@ MAX_CLASSES_IN_LOG = 20
 MAX_PATHS_IN_ERROR = 16
 
 
-def _members(runner: Runner) -> list:
+def _members(dataset) -> list:
     """The labeled and the unlabeled set; None for one that does not say what it holds."""
-    members = (*getattr(runner.train_dataloader.dataset, 'datasets', ()), None, None)[:2]
+    members = (*getattr(dataset, 'datasets', ()), None, None)[:2]
     return [dataset if hasattr(dataset, 'get_data_info') else None for dataset in members]
 
 
@@ -80,7 +80,7 @@ class PseudoLabelQualityHook(Hook):
             self._report(runner)
 
     def _read_truth(self, runner: Runner) -> Dict[str, np.ndarray]:
-        labeled, dataset = _members(runner)
+        labeled, dataset = _members(runner.train_dataloader.dataset)
         reason = None
         if labeled is None or dataset is None:
             reason = 'the training set does not say'
@@ -146,6 +146,51 @@ class PseudoLabelQualityHook(Hook):
 
 def _share(part: float, whole: float) -> str:
     return f'{part / whole:.3f}' if whole else '-'
+
+
+@HOOKS.register_module()
+class ClassThresholdsHook(Hook):
+    """Tells ``class_thresholds`` of SemiYOLODetector the labeled boxes an image, class by class, and logs it.
+
+    The boxes are counted before training, crowds left out. In every iteration ``semi/threshold_<class>`` (of more than
+    20 classes ``semi/threshold_min``, ``_mean`` and ``_max``) goes to the message hub, and so to the log and every
+    visualizer backend. Without the option nothing is done.
+
+    Raises:
+        ValueError: before training, type='ClassFrequency' and no labeled boxes to count.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        model, dataset = unwrapped(runner.model), runner.train_dataloader.dataset
+        self.count(model, dataset)
+        labeled, _ = _members(dataset)
+        self._names = [] if labeled is None else _classes(labeled)
+
+    def count(self, model: nn.Module, dataset) -> None:
+        """Set ``objects_per_image`` by the labeled part of ``dataset``, where the model asks for it."""
+        thresholds = getattr(model, 'class_thresholds', None)
+        if not hasattr(thresholds, 'objects_per_image'):
+            return
+        labeled, _ = _members(dataset)
+        images = [] if labeled is None else [*_instances(labeled)]
+        labels = [item['bbox_label'] for boxes in images for item in boxes if not item.get('ignore_flag', 0)]
+        if not labels:
+            raise ValueError(
+                "type='ClassFrequency' of `semi_train_cfg.class_thresholds` expects labeled images with boxes, but got "
+                + ('a training set that does not say' if labeled is None else f'{len(images)} without any')
+            )
+        counts = torch.bincount(torch.tensor(labels), minlength=thresholds.num_classes)
+        thresholds.objects_per_image = counts / len(images)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        current = getattr(getattr(unwrapped(runner.model), 'class_thresholds', None), 'current', None)
+        if current is None:
+            return
+        values = dict(zip(self._names, current.tolist()))
+        if not 0 < len(values) <= MAX_CLASSES_IN_LOG:
+            values = dict(min=current.min().item(), mean=current.mean().item(), max=current.max().item())
+        for name, value in values.items():
+            runner.message_hub.update_scalar(f'train/semi/threshold_{name}', value)
 
 
 @HOOKS.register_module()
@@ -285,15 +330,17 @@ class CollapseMonitorHook(Hook):
 
     def _compare_boxes(self, runner: Runner, boxes: float) -> None:
         if self._objects is None:
-            labeled, _ = _members(runner)
+            labeled, _ = _members(runner.train_dataloader.dataset)
             images = [] if labeled is None else [*_instances(labeled)]
             objects = sum(not item.get('ignore_flag', 0) for instances in images for item in instances)
             self._objects = objects / max(len(images), 1)
         low, high = (bound * self._objects for bound in self.band)
         if not self._objects or low <= boxes <= high:
             return
-        cfg = unwrapped(runner.model).pseudo_test_cfg
-        threshold = f'`model.semi_train_cfg.pseudo_test_cfg.score_thr` (now {cfg.score_thr})'
+        model = unwrapped(runner.model)
+        threshold = f'`model.semi_train_cfg.pseudo_test_cfg.score_thr` (now {model.pseudo_test_cfg.score_thr})'
+        if getattr(model, 'class_thresholds', None) is not None:
+            threshold = f'`floor` in `model.semi_train_cfg.class_thresholds` (now {model.class_thresholds.floor})'
         if boxes < low:
             which, change = 'few', f'a lower {threshold} or a longer `burn_in`'
         else:

@@ -8,12 +8,14 @@ import torch.nn.functional as F
 from mmdet.models.detectors import SemiBaseDetector
 from mmdet.models.utils import filter_gt_instances, rename_loss_dict, reweight_loss_dict, unpack_gt_instances
 from mmengine.config import ConfigDict
+from mmengine.dist import all_gather
 from mmyolo.registry import MODELS
 from torch import Tensor
 
 from .checks import non_negative, one_of
 from .geometry import box_agreement, project_boxes
 from .heads import BgPenaltyYOLOv8Head
+from .thresholds import build_thresholds
 
 # One label a box, so no class-agnostic NMS is left to choose between two; never the evaluation's config.
 PSEUDO_TEST_CFG = dict(
@@ -44,13 +46,20 @@ class SemiYOLODetector(SemiBaseDetector):
         detector: config of the student and of the teacher.
         semi_train_cfg: ``sup_weight`` (1.0), ``unsup_weight`` (1.0), ``min_pseudo_bbox_wh`` ((1e-2, 1e-2), pixels),
             ``unsup_scale`` ('boxes'), ``unsup_loss_weights`` ({}: factors of single losses of the unlabeled images, as
-            ``dict(loss_bbox=0.0, loss_dfl=0.0)``), ``unsure_thr`` (None), ``box_quality`` (None), ``joint_forward``
-            (False), ``channels_last`` (False), and ``pseudo_test_cfg``, how the teacher's predictions become labels
-            (entries replace those of ``PSEUDO_TEST_CFG``).
+            ``dict(loss_bbox=0.0, loss_dfl=0.0)``), ``class_thresholds`` (None), ``unsure_thr`` (None),
+            ``box_quality`` (None), ``joint_forward`` (False), ``channels_last`` (False), and ``pseudo_test_cfg``, how
+            the teacher's predictions become labels (entries replace those of ``PSEUDO_TEST_CFG``).
+
+            With ``class_thresholds`` each class has its own threshold: ``dict(type='Fixed', thresholds=[...])``, or one
+            that follows the teacher's latest scores, ``dict(type='ClassFrequency')`` (which
+            :class:`~mmyolo_bgpenalty.monitors.ClassThresholdsHook` tells the labeled boxes an image) or
+            ``dict(type='Mixture')``, with ``score_thr`` until there are enough; see
+            :mod:`~mmyolo_bgpenalty.thresholds` for the arguments.
 
             With ``unsure_thr`` there are three zones: what the teacher scores from ``unsure_thr`` to below
-            ``pseudo_test_cfg.score_thr`` is neither object nor background, but the strong view's ``ignored_instances``:
-            out of the penalty and, with the head's ``ignored_in_cls``, out of the classification loss.
+            ``pseudo_test_cfg.score_thr`` (or its class's threshold) is neither object nor background, but the strong
+            view's ``ignored_instances``: out of the penalty and, with the head's ``ignored_in_cls``, out of the
+            classification loss.
 
             ``box_quality`` weighs the box and DFL losses of a pseudo-box, since the teacher may be surer of its class
             than of its place: 'score' by the score, 'agreement' by
@@ -65,12 +74,14 @@ class SemiYOLODetector(SemiBaseDetector):
     Attributes:
         pseudo_labels: data samples of the latest weak views, their ``gt_instances`` the pseudo-boxes (with
             ``scores``) in the weak view's pixels; empty in burn-in.
+        class_thresholds: the module that ``class_thresholds`` describes, or None.
         keep_views: set it to have ``views`` kept.
         views: of the latest batch after burn-in, ``dict(weak=(inputs, samples), strong=(inputs, samples))`` as the
             model saw them (pre-processed), each sample with its pseudo-boxes in its own pixels; else None.
 
     Raises:
-        ValueError: an unknown key of ``semi_train_cfg``, a weight that is no number >= 0, or a switch that is no bool.
+        ValueError: an unknown key of ``semi_train_cfg``, a weight that is no number >= 0, a switch that is no bool, or
+            a threshold out of range.
     """
 
     TRAIN_CFG = dict(
@@ -89,7 +100,8 @@ class SemiYOLODetector(SemiBaseDetector):
     def __init__(self, detector, semi_train_cfg=None, semi_test_cfg=None, data_preprocessor=None, init_cfg=None):
         given = dict(semi_train_cfg or {})
         pseudo = dict(given.pop('pseudo_test_cfg', {}))
-        _refuse_unknown('semi_train_cfg', given, [*self.TRAIN_CFG, 'pseudo_test_cfg'])
+        class_thresholds = given.pop('class_thresholds', None)
+        _refuse_unknown('semi_train_cfg', given, [*self.TRAIN_CFG, 'pseudo_test_cfg', 'class_thresholds'])
         _refuse_unknown('semi_train_cfg.pseudo_test_cfg', pseudo, PSEUDO_TEST_CFG)
         train_cfg = ConfigDict({**self.TRAIN_CFG, **given})
         for name in ('sup_weight', 'unsup_weight'):
@@ -126,17 +138,29 @@ class SemiYOLODetector(SemiBaseDetector):
             self.student.to(memory_format=torch.channels_last)
             self.teacher.to(memory_format=torch.channels_last)
         self.pseudo_test_cfg = ConfigDict({**PSEUDO_TEST_CFG, **pseudo})
+        self.class_thresholds = self._build_thresholds(class_thresholds)
         unsure_thr, sure_thr = train_cfg.unsure_thr, self.pseudo_test_cfg.score_thr
+        if self.class_thresholds is not None:
+            sure_thr = self.class_thresholds.ceiling
         if unsure_thr is not None and non_negative('semi_train_cfg.unsure_thr', unsure_thr) > sure_thr:
             raise ValueError(
-                f'Expected `semi_train_cfg.unsure_thr` to be at most `pseudo_test_cfg.score_thr`, {sure_thr}, but got '
-                f'{unsure_thr}'
+                'Expected `semi_train_cfg.unsure_thr` to be at most the threshold of pseudo-boxes '
+                f'(`pseudo_test_cfg.score_thr`, or the highest of `class_thresholds`), {sure_thr}, but got {unsure_thr}'
             )
         self.unsup_ramp = 1.0
         self._labeled_score_sum: Optional[Tensor] = None
         self.pseudo_labels: list = []
         self.keep_views = False
         self.views: Optional[dict] = None
+
+    def _build_thresholds(self, cfg: Optional[dict]):
+        if cfg is None:
+            return None
+        pseudo = self.pseudo_test_cfg
+        try:
+            return build_thresholds(cfg, self.student.bbox_head.num_classes, pseudo.max_per_img, pseudo.score_thr)
+        except ValueError as problem:
+            raise ValueError(f'`semi_train_cfg.class_thresholds`: {problem}') from None
 
     def train(self, mode: bool = True):
         """The teacher stays in eval mode: its BN statistics are the student's average, not its own."""
@@ -202,6 +226,9 @@ class SemiYOLODetector(SemiBaseDetector):
         """Label the weak views. The boxes stay in their pixels."""
         self.teacher.eval()
         unsure_thr = self.semi_train_cfg.unsure_thr
+        least = self.pseudo_test_cfg.score_thr if self.class_thresholds is None else self.class_thresholds.floor
+        if unsure_thr is not None:
+            least = min(least, unsure_thr)
         outs = self.teacher.bbox_head(self.teacher.extract_feat(batch_inputs))
         # The head clamps to `ori_shape` and divides by `scale_factor`: here both are the view's own.
         meta = dict(ori_shape=tuple(batch_inputs.shape[-2:]), scale_factor=(1.0, 1.0))
@@ -209,18 +236,31 @@ class SemiYOLODetector(SemiBaseDetector):
         results = self.teacher.bbox_head.predict_by_feat(
             *([level.float() for level in levels] for levels in outs),
             batch_img_metas=[meta] * len(batch_inputs),
-            cfg=self.pseudo_test_cfg if unsure_thr is None else ConfigDict(self.pseudo_test_cfg, score_thr=unsure_thr),
+            cfg=ConfigDict(self.pseudo_test_cfg, score_thr=least),
             rescale=False,
         )
         for sample, instances in zip(batch_data_samples, results):
-            if unsure_thr is not None:
-                sure = instances.scores > self.pseudo_test_cfg.score_thr
-                sample.ignored_instances, instances = instances[~sure], instances[sure]
             sample.gt_instances = instances
+        if unsure_thr is not None or self.class_thresholds is not None:
+            self._leave_sure(batch_data_samples)
         if self.semi_train_cfg.box_quality:
             self._weigh_boxes(batch_data_samples, outs)
         self.pseudo_labels = batch_data_samples
         return batch_data_samples, {}
+
+    def _leave_sure(self, samples: list) -> None:
+        """Leave in ``gt_instances`` what is sure; with ``unsure_thr`` the rest becomes ``ignored_instances``."""
+        found, unsure_thr = [sample.gt_instances for sample in samples], self.semi_train_cfg.unsure_thr
+        if self.class_thresholds is None:
+            sure = [instances.scores > self.pseudo_test_cfg.score_thr for instances in found]
+        else:
+            # Of all processes, whose thresholds so are the same.
+            thresholds = self.class_thresholds([(part.scores, part.labels) for part in found], all_gather)
+            sure = [instances.scores >= thresholds[instances.labels.long()] for instances in found]
+        for sample, instances, kept in zip(samples, found, sure):
+            sample.gt_instances = instances[kept]
+            if unsure_thr is not None:
+                sample.ignored_instances = instances[~kept & (instances.scores > unsure_thr)]
 
     def _weigh_boxes(self, samples: list, outs: tuple) -> None:
         """Give pseudo-boxes their ``box_weights``; ``outs`` are the teacher's predictions."""

@@ -90,6 +90,18 @@ def test_configs_of_other_projects_have_no_mistake(name):
     assert check_config(cfg, data=False) == []
 
 
+@pytest.mark.parametrize(
+    'thresholds',
+    [dict(type='ClassFrequency'), dict(type='Mixture', at='mean'), dict(type='Fixed', thresholds=[0.3, 0.4, 0.5])],
+)
+def test_thresholds_by_class_are_no_mistake(cfg, thresholds):
+    cfg.model.semi_train_cfg.class_thresholds = thresholds
+    assert check_config(cfg) == []
+    if thresholds['type'] != 'ClassFrequency':
+        cfg.default_hooks.pop('thresholds')
+        assert check_config(cfg) == []
+
+
 @pytest.mark.parametrize('cfg', [{}, dict(model=None, custom_hooks=None), dict(model=dict(type='mmdet.RetinaNet'))])
 def test_little_or_no_config_is_no_mistake(cfg):
     assert check_config(cfg) == []
@@ -196,6 +208,7 @@ MULTI = many(
 SWITCH = dict(type='mmdet.PipelineSwitchHook', switch_epoch=5)
 TEACHER = 'default_hooks.mean_teacher'
 PREPROCESSOR = 'model.data_preprocessor'
+THRESHOLDS = 'model.semi_train_cfg.class_thresholds'
 STRONG = f'{UNLABELED}.pipeline.3.unsup_student.0'
 E, W = 'error', 'warning'
 
@@ -579,6 +592,33 @@ SEMI_MISTAKES = {
         W,
         'model.semi_train_cfg.pseudo_test_cfg.score_thr',
         '0.001',
+    ),
+    'thresholds by class: an argument': (
+        set_(f'{THRESHOLDS}', dict(type='Fixed', thresholds=[0.4, 0.5])),
+        E,
+        THRESHOLDS,
+        'Expected `thresholds` to be 3 numbers',
+    ),
+    'thresholds by class: below the floor': (
+        many(
+            set_(THRESHOLDS, dict(type='Mixture', floor=0.3)),
+            set_('model.semi_train_cfg.pseudo_test_cfg.score_thr', 0.25),
+        ),
+        E,
+        THRESHOLDS,
+        'Expected floor <= score_thr <= ceiling',
+    ),
+    'thresholds by class: nobody counts': (
+        many(set_(THRESHOLDS, dict(type='ClassFrequency')), delete('default_hooks.thresholds')),
+        E,
+        THRESHOLDS,
+        'no hook counts',
+    ),
+    'thresholds by class: low floor': (
+        set_(THRESHOLDS, dict(type='ClassFrequency', floor=0.01)),
+        W,
+        f'{THRESHOLDS}.floor',
+        '0.01 takes nearly every prior',
     ),
     'head too small': (
         many(

@@ -1,5 +1,6 @@
 """One pass over a config's first batch, and tools/check_config.py --step."""
 
+import copy
 import importlib.util
 import math
 import os
@@ -50,6 +51,12 @@ def pass_and_files(cfg, tmp_path_factory):
         patch.chdir(folder)
         # torch's own cache, which it makes where it is first asked for it, is not ours
         return dry_run(cfg), [path for path in folder.iterdir() if 'torchinductor' not in path.name]
+
+
+def test_a_pass_counts_the_labeled_boxes(cfg):
+    cfg = copy.deepcopy(cfg)
+    cfg.model.semi_train_cfg.class_thresholds = dict(type='ClassFrequency', min_images=1)
+    assert math.isfinite(dry_run(cfg).losses['unsup_loss_cls'])
 
 
 def test_a_pass_has_all_branches_and_every_loss(pass_and_files):
