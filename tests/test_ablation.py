@@ -6,12 +6,14 @@ import subprocess
 import sys
 
 import pytest
-from tiny import ROOT, SEMI, load, make_set
+from mmengine.registry import init_default_scope
+from mmyolo.registry import MODELS
+from tiny import CONFIGS, ROOT, SEMI, load, make_set
 
 sys.path.insert(0, str(ROOT / 'tools'))
 import ablation
 
-from mmyolo_bgpenalty.cli import run
+from mmyolo_bgpenalty.cli import read_config, run
 
 TRAIN = """
 import sys, pathlib
@@ -185,3 +187,25 @@ def test_for_real(tmp_path):
     log = (tmp_path / 'work/focal/seed_0/log.txt').read_text()
     assert 'resumed epoch: 1, iter: 5' in log
     assert (tmp_path / 'work/ablation.png').read_bytes()[:4] == b'\x89PNG'
+
+
+@pytest.mark.parametrize(
+    'config, variants',
+    [
+        ('yolov8_semi_bgpenalty.py', 'bg_penalty.py'),
+        ('yolov8_semi_bgpenalty_bccd.py', 'unlabeled.py'),
+        ('yolov8_semi_bgpenalty_views.py', 'views.py'),
+    ],
+)
+def test_shipped_variants_take_effect(config, variants, tmp_path):
+    """Their overrides are entries of the config, its models can be built, and no two are alike."""
+    config, found = str(CONFIGS / config), ablation.read_variants(CONFIGS / 'ablations' / variants)
+    runs = ablation.plan(config, found, [0], tmp_path, {})
+    assert {one.variant for one in runs} == set(found) and len(found) > 5
+    init_default_scope('mmyolo')
+    texts = []
+    for overrides in found.values():
+        cfg = read_config(config, overrides)
+        texts.append(str(cfg.to_dict()))
+        MODELS.build(cfg.model)
+    assert len(set(texts)) == len(texts)
