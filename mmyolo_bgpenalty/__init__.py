@@ -20,6 +20,7 @@ from .data import (  # noqa: E402
     bg_penalty_collate,
     branch_collate,
 )
+from .dense_detector import DenseSemiYOLODetector  # noqa: E402
 from .heads import BgPenaltyYOLOv8Head  # noqa: E402
 from .hooks import BurnInMeanTeacherHook, CompileHook, LambdaBgSchedulerHook  # noqa: E402
 from .image_folder import ImageFolderDataset  # noqa: E402
@@ -46,6 +47,7 @@ __all__ = [
     'ClassThresholdsHook',
     'CollapseMonitorHook',
     'CompileHook',
+    'DenseSemiYOLODetector',
     'ImageFolderDataset',
     'LabeledUnlabeledBatchSampler',
     'LabeledUnlabeledDataset',

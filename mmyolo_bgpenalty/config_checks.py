@@ -493,6 +493,9 @@ def check_geometry(parts: ConfigParts) -> Findings:
             if view and {*MIXING} & step.names:
                 what = f'a {_noun(step)} within one view: the other view has none of its other images'
                 yield error(f'{step.path}.type', what, 'put it before the views, which then share it')
+            if view and 'DenseSemiYOLODetector' in parts.model.names and GEOMETRIC.search(step.kind):
+                what = f'{step.kind} within one view: DenseSemiYOLODetector compares the views prior by prior'
+                yield error(f'{step.path}.type', what, 'put it before `Views`')
             if parts.semi and step.branch == 'unsup_teacher' and {'CutOut', 'RandomErasing'} & step.names:
                 what = f"{step.kind} in the teacher's view: what it erases gets no pseudo-box, and is penalised"
                 yield warning(f'{step.path}.type', what, "move it into the student's view")
@@ -587,6 +590,13 @@ def check_pseudo_labels(parts: ConfigParts) -> Findings:
             parts.get('model.semi_train_cfg.pseudo_test_cfg') or {},
         )
         threshold = 0.4
+        unsure_thr = parts.get('model.semi_train_cfg.unsure_thr')
+        if unsure_thr is not None and not parts.head.node.get('ignored_in_cls'):
+            yield warning(
+                f'{model.path}.semi_train_cfg.unsure_thr',
+                'without `ignored_in_cls` of the head the classification loss learns what is unsure as background',
+                f'write {parts.head.path}.ignored_in_cls=True',
+            )
     elif 'SemiBaseDetector' in model.names and 'YOLODetector' in parts.detector.names:
         where, found, threshold = f'{parts.detector.path}.test_cfg', parts.detector.node.get('test_cfg') or {}, 0.0
         yield warning(

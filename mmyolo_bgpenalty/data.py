@@ -247,6 +247,7 @@ def bg_penalty_collate(data_batch: Sequence[dict], use_ms_training: bool = False
         regions.append({key: sample.metainfo[key] for key in keys if key in sample.metainfo})
         if 'bboxes' in sample.ignored_instances:
             regions[-1]['ignored_bboxes'] = sample.ignored_instances.bboxes.tensor
+        if 'labels' in sample.ignored_instances:
             regions[-1]['ignored_labels'] = sample.ignored_instances.labels
     collated['data_samples']['regions'] = regions
     return SharedBatch(collated)

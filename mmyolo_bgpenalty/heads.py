@@ -18,6 +18,7 @@ from .losses import (
     background_penalty,
     background_statistics,
     bce_and_max_logits,
+    dense_distillation,
     split_by_level,
 )
 
@@ -40,7 +41,7 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
             SparseTaskAlignedAssigner, and YOLOv8's own classification loss. None: where these are given.
             Objects of data samples may have ``box_weights``, (G,), >= 0, that multiply their box and DFL losses.
         ignored_in_cls: leave out of the classification loss, too, what an ``ignored_instances`` box says there may be:
-            its class (all classes, if it has no label) at the priors inside that have no object. It takes
+            its class (all classes, if it has none of them) at the priors inside that have no object. It takes
             ``sparse_targets``.
 
     Raises:
@@ -128,10 +129,7 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         images = len(batch_img_metas)
         boxes = gt_instances_preprocess(batch_gt_instances, images)
         positives = self._assign(cls_scores, bbox_preds, boxes)
-        parts = split_by_level(positives.prior, self.num_level_priors)
-        # By level, as the predictions are gathered.
-        order = torch.cat([chosen for chosen, _ in parts])
-        image, prior, box, score = (x[order] for x in positives)
+        image, prior, box, score = positives
         label = boxes[image, box, 0].long()
 
         self.assigned_score_sum = score.sum()
@@ -143,33 +141,38 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         bce, max_logits = bce_and_max_logits(cls_scores, image, prior, label, score, unsure)
         losses = dict(loss_cls=self.loss_cls.loss_weight * bce / normalizer)
 
-        # From where the convolution left them: (B, HW, 4, R) is a view of (B, 4 · R, HW).
-        levels = [level.permute(0, 2, 3, 1).flatten(1, 2) for level in bbox_dist_preds]
         weights = self._box_weights(batch_gt_instances, boxes)
         weight = score if weights is None else score * weights[image, box]
-        distributions = torch.cat(
-            [level[positives.image[chosen], :, place] for level, (chosen, place) in zip(levels, parts)]
-        )
-        if len(prior):
-            module = self.head_module
-            distributions = distributions.view(len(prior), 4, module.reg_max)
-            distances = distributions.softmax(2).matmul(module.proj.view(-1, 1)).squeeze(-1)
-            stride = self.stride_tensor[prior]
-            targets = boxes[image, box, 1:] / stride
-            losses['loss_bbox'] = (
-                self.loss_bbox(self._decode(prior, distances) / stride, targets, weight=weight[:, None]) / normalizer
-            )
-            points = self.flatten_priors_train[prior, :2] / stride
-            losses['loss_dfl'] = self.loss_dfl(
-                distributions.flatten(0, 1),
-                self.bbox_coder.encode(points[None], targets[None], max_dis=module.reg_max - 1, eps=0.01).flatten(),
-                weight=weight.repeat_interleave(4),
-                avg_factor=normalizer,
-            )
-        else:
-            losses['loss_bbox'] = losses['loss_dfl'] = distributions.sum() * 0
+        losses.update(self._box_losses(bbox_dist_preds, image, prior, boxes[image, box, 1:], weight, normalizer))
         losses = {name: loss * images * get_world_size() for name, loss in losses.items()}
         return losses, foreground, max_logits
+
+    def _box_losses(
+        self, bbox_dist_preds, image: Tensor, prior: Tensor, bboxes: Tensor, weight: Tensor, normalizer: Tensor
+    ) -> Dict[str, Tensor]:
+        """``loss_bbox`` and ``loss_dfl`` of the priors, (P,), against ``bboxes``, (P, 4), xyxy in pixels."""
+        parts = split_by_level(prior, self.num_level_priors)
+        # From where the convolution left them: (B, HW, 4, R) is a view of (B, 4 · R, HW).
+        levels = [level.permute(0, 2, 3, 1).flatten(1, 2) for level in bbox_dist_preds]
+        distributions = torch.cat([level[image[chosen], :, place] for level, (chosen, place) in zip(levels, parts)])
+        if not len(prior):
+            return dict.fromkeys(('loss_bbox', 'loss_dfl'), distributions.sum() * 0)
+        # By level, as they are gathered.
+        order = torch.cat([chosen for chosen, _ in parts])
+        prior, bboxes, weight = prior[order], bboxes[order], weight[order]
+        module = self.head_module
+        distributions = distributions.view(len(prior), 4, module.reg_max)
+        distances = distributions.softmax(2).matmul(module.proj.view(-1, 1)).squeeze(-1)
+        stride = self.stride_tensor[prior]
+        targets, points = bboxes / stride, self.flatten_priors_train[prior, :2] / stride
+        loss_bbox = self.loss_bbox(self._decode(prior, distances) / stride, targets, weight=weight[:, None])
+        loss_dfl = self.loss_dfl(
+            distributions.flatten(0, 1),
+            self.bbox_coder.encode(points[None], targets[None], max_dis=module.reg_max - 1, eps=0.01).flatten(),
+            weight=weight.repeat_interleave(4),
+            avg_factor=normalizer,
+        )
+        return dict(loss_bbox=loss_bbox / normalizer, loss_dfl=loss_dfl)
 
     @staticmethod
     def _box_weights(batch_gt_instances, boxes: Tensor) -> Optional[Tensor]:
@@ -209,6 +212,22 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         """Boxes, (P, 4), xyxy in pixels, of priors with their distances in strides."""
         points, stride = self.flatten_priors_train[prior, :2], self.flatten_priors_train[prior, 2]
         return self.bbox_coder.decode(points[None], distances[None], stride)[0]
+
+    def distil(self, outs: tuple, taught: tuple, share: float, gamma: float) -> Dict[str, Tensor]:
+        """Losses against a teacher's predictions at the same priors, before images and processes scale them.
+
+        Args:
+            outs: what this head returns in training. taught: a teacher's class logits and distances, as ``outs[:2]``.
+            share, gamma: see :func:`~mmyolo_bgpenalty.losses.dense_distillation`.
+        """
+        cls_scores, _, bbox_dist_preds = outs
+        _, _, boxes, scores = self.decoded(*taught)
+        logits = torch.cat([level.flatten(2) for level in cls_scores], dim=2).mT
+        loss_cls, image, prior, weight = dense_distillation(logits, scores, share, gamma)
+        losses = dict(loss_cls=self.loss_cls.loss_weight * loss_cls)
+        normalizer = weight.sum().clamp(min=1)
+        losses.update(self._box_losses(bbox_dist_preds, image, prior, boxes[image, prior], weight, normalizer))
+        return losses
 
     @torch.no_grad()
     def decoded(self, cls_scores, bbox_preds):
@@ -292,13 +311,14 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
             boxes, labels = _ignored(meta, ignored, i, points.device)
             if len(boxes):
                 valid = torch.ones(len(boxes), dtype=torch.bool, device=points.device)
-                box, prior, _ = priors_in_boxes(points, boxes, valid)
+                # Edges included, as the penalty has them.
+                box, prior, _ = priors_in_boxes(points, boxes, valid, eps=-1e-6)
                 box, prior = (x[~foreground[i, prior]] for x in (box, prior))
-                prior = i * len(points) + prior
-                if labels is None:
-                    keys.append((prior[:, None] * classes + torch.arange(classes, device=points.device)).flatten())
-                else:
-                    keys.append(prior * classes + labels[box])
+                label = torch.full_like(box, -1) if labels is None else labels[box]
+                known = (label >= 0) & (label < classes)
+                prior = (i * len(points) + prior) * classes
+                keys.append(prior[known] + label[known])
+                keys.append((prior[~known, None] + torch.arange(classes, device=points.device)).flatten())
         if not keys:
             return None
         key = torch.cat(keys).unique()

@@ -173,18 +173,18 @@ class LambdaBgSchedulerHook(Hook):
 class BurnInMeanTeacherHook(MeanTeacherHook):
     """MeanTeacherHook with burn-in, and with the buffers averaged as the parameters are.
 
-    During burn-in, which LambdaBgSchedulerHook states, the teacher is the student's copy and is not run; from
-    then on teacher = (1 − momentum) · teacher + momentum · student after every iteration, and the unlabeled
-    images' share ``unsup_ramp`` of the detector rises from 0 to 1. All of it follows from progress, so a
-    resumed run neither misses nor repeats the hand-over.
+    During burn-in, which LambdaBgSchedulerHook states, the teacher is the student's copy (unless
+    ``average_in_burn_in``) and is not run; from then on teacher = (1 − momentum) · teacher + momentum · student after
+    every iteration, and the unlabeled images' share ``unsup_ramp`` of the detector rises from 0 to 1. All of it follows
+    from progress, so a resumed run neither misses nor repeats the hand-over.
 
     Args:
         momentum: the student's share, in (0, 1).
         interval: iterations between updates of the average.
         average_in_burn_in: average from the first iteration on, so that it is an average that labels the first
             unlabeled images; and a run on labeled images alone (burn-in to the end) has its EMA.
-        momentum_warmup: iterations in which the student's share falls from 1 to ``momentum``, see
-            :func:`~mmyolo_bgpenalty.schedule.ema_momentum`; 0: at once.
+        momentum_warmup: iterations in which 63 % of the way is done that the student's share falls, from 1 where the
+            averaging begins to ``momentum``, see :func:`~mmyolo_bgpenalty.schedule.ema_momentum`; 0: all at once.
         unsup_warmup: epochs (iterations, as LambdaBgSchedulerHook counts) of the rise.
         unsup_schedule: 'constant', 'linear', 'step' or 'cosine'.
 
@@ -236,11 +236,15 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
         unwrapped(runner.model).unsup_ramp = ramp(elapsed, self.unsup_warmup, self.unsup_schedule)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        first = 0 if self.average_in_burn_in else self._plan.burn_in_batches(runner)
-        if runner.iter < first:
+        elapsed = self._plan.progress(runner, batch_idx)
+        if not self.average_in_burn_in:
+            elapsed -= self._plan.burn_in
+        if elapsed < 0:
             self.momentum_update(unwrapped(runner.model), 1)
         elif self.every_n_train_iters(runner, self.interval):
-            share = ema_momentum(runner.iter - first, self.momentum, self.momentum_warmup)
+            if self._plan.by_epoch:
+                elapsed *= len(runner.train_dataloader)
+            share = ema_momentum(elapsed, self.momentum, self.momentum_warmup)
             self.momentum_update(unwrapped(runner.model), share)
 
     def before_train_epoch(self, runner: Runner) -> None:

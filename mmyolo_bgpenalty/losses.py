@@ -125,6 +125,40 @@ def bce_and_max_logits(
     return _BceAndMax.apply(image, prior, label, score, unsure, *levels)
 
 
+def dense_distillation(
+    logits: Tensor, scores: Tensor, share: float, gamma: float
+) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+    r"""Classification loss against a teacher's scores at the same priors, without boxes in between.
+
+    .. math:: \frac{1}{\max(1, \sum_{i \in L} S_i)} \sum_{i, c} |t_{ic} - \sigma(z_{ic})|^\gamma \,
+        \mathrm{BCE}(z_{ic}, t_{ic}), \qquad S_i = \max_c s_{ic}
+
+    with :math:`t = s` at the priors L, in each image the ``share`` of them where the teacher is surest, and 0 at all
+    others. A class that the teacher is not sure of is learnt as far as it is sure, where a threshold would call it
+    background. Source: Dense Teacher (https://arxiv.org/abs/2207.05775).
+
+    Args:
+        logits: (B, N, C), the student's. scores: (B, N, C), the teacher's, in [0, 1].
+        share: of the priors, in (0, 1]; one prior at least.
+        gamma: exponent, >= 0.
+
+    Returns:
+        The loss, a scalar in fp32 at least; image and prior of L, (P,) each; and S there, (P,).
+    """
+    confidence = scores.amax(dim=2)
+    number = max(1, round(share * scores.shape[1]))
+    prior = confidence.topk(number, dim=1).indices
+    image = torch.arange(len(scores), device=scores.device)[:, None].expand_as(prior)
+    targets = torch.zeros_like(scores)
+    targets[image, prior] = scores[image, prior]
+    logits, targets = _wide(logits), _wide(targets)
+    terms = F.binary_cross_entropy_with_logits(logits, targets, reduction='none')
+    if gamma:
+        terms = (logits.sigmoid() - targets).abs().pow(gamma) * terms
+    weight = _wide(confidence[image, prior])
+    return terms.sum() / weight.sum().clamp(min=1), image.flatten(), prior.flatten(), weight.flatten()
+
+
 def split_by_level(prior: Tensor, sizes: Sequence[int]) -> List[Tuple[Tensor, Tensor]]:
     """Of each level which of the priors, (P,), are in it, and their places there.
 

@@ -19,6 +19,7 @@ from .checks import non_negative, whole
 from .geometry import project_boxes
 from .hooks import unwrapped
 from .precision_recall import match_boxes
+from .thresholds import FixedThresholds
 
 MAX_CLASSES_IN_LOG = 20
 MAX_PATHS_IN_ERROR = 16
@@ -340,7 +341,10 @@ class CollapseMonitorHook(Hook):
         model = unwrapped(runner.model)
         threshold = f'`model.semi_train_cfg.pseudo_test_cfg.score_thr` (now {model.pseudo_test_cfg.score_thr})'
         if getattr(model, 'class_thresholds', None) is not None:
-            threshold = f'`floor` in `model.semi_train_cfg.class_thresholds` (now {model.class_thresholds.floor})'
+            which = 'thresholds' if isinstance(model.class_thresholds, FixedThresholds) else 'floor'
+            threshold = f'`{which}` in `model.semi_train_cfg.class_thresholds`'
+            if which == 'floor':
+                threshold += f' (now {model.class_thresholds.floor})'
         if boxes < low:
             which, change = 'few', f'a lower {threshold} or a longer `burn_in`'
         else:

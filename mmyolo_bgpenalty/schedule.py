@@ -30,21 +30,21 @@ def ramp(elapsed: float, length: float, schedule: str) -> float:
     return (1 - math.cos(math.pi * share)) / 2 if schedule == 'cosine' else float(share)
 
 
-def ema_momentum(updates: int, momentum: float, warmup: float) -> float:
-    """The student's share of an update: m + (1 − m)·exp(−updates / warmup), from 1 down to m.
+def ema_momentum(elapsed: float, momentum: float, warmup: float) -> float:
+    """The student's share of an update: m + (1 − m)·exp(−elapsed / warmup), from 1 down to m.
 
     A young average forgets its first, useless states at once. Source: MMEngine's ExpMomentumEMA (its ``gamma``) and
     Ultralytics' ModelEMA (its ``tau``).
 
     Args:
-        updates: updates before this one, >= 0.
+        elapsed: iterations since the averaging began, >= 0.
         momentum: m, in (0, 1).
-        warmup: updates after which 37 % of the way is left, >= 0; 0: m at once.
+        warmup: iterations after which 37 % of the way is left, >= 0; 0: m at once.
 
     Returns:
         Python float in [momentum, 1].
     """
-    return momentum + (1 - momentum) * math.exp(-updates / warmup) if warmup else momentum
+    return momentum + (1 - momentum) * math.exp(-elapsed / warmup) if warmup else momentum
 
 
 def lambda_bg_at(progress: float, *, lambda_bg: float, burn_in: float, warmup: float, schedule: str) -> float:

@@ -40,7 +40,8 @@ class SemiYOLODetector(SemiBaseDetector):
     burn-in: no teacher is run). YOLOv8 divides its losses by the sum S of the assigned scores, which is small where
     pseudo-boxes are few; k makes up for it. It is 0 where there are none; else, by ``unsup_scale``, 'boxes':
     min(1, n / B) with n pseudo-boxes in B images, so that a single box in many images weighs as one box; 'labeled':
-    min(1, S_unsup / S_sup), so that a pseudo-box never weighs more than a true one.
+    min(1, (S / B of the unlabeled images) / (S / B of the labeled ones)), S being 1 at least, so that a pseudo-box
+    never weighs more than a true one.
 
     Args:
         detector: config of the student and of the teacher.
@@ -148,7 +149,7 @@ class SemiYOLODetector(SemiBaseDetector):
                 f'(`pseudo_test_cfg.score_thr`, or the highest of `class_thresholds`), {sure_thr}, but got {unsure_thr}'
             )
         self.unsup_ramp = 1.0
-        self._labeled_score_sum: Optional[Tensor] = None
+        self._labeled_sum: Optional[Tensor] = None
         self.pseudo_labels: list = []
         self.keep_views = False
         self.views: Optional[dict] = None
@@ -201,7 +202,7 @@ class SemiYOLODetector(SemiBaseDetector):
             gt, ignored, metas = unpack_gt_instances(branch)
             return head.loss_by_feat(*([level[i] for level in levels] for levels in parts), gt, metas, ignored)
 
-        sup = self._weigh_sup(losses(0, samples['sup']))
+        sup = self._weigh_sup(losses(0, samples['sup']), sizes[0])
         unsup = self._weigh_unsup(losses(1, samples['unsup_student']), samples['unsup_student'])
         return {**sup, **unsup}
 
@@ -229,7 +230,7 @@ class SemiYOLODetector(SemiBaseDetector):
         least = self.pseudo_test_cfg.score_thr if self.class_thresholds is None else self.class_thresholds.floor
         if unsure_thr is not None:
             least = min(least, unsure_thr)
-        outs = self.teacher.bbox_head(self.teacher.extract_feat(batch_inputs))
+        outs = self._teach(batch_inputs)
         # The head clamps to `ori_shape` and divides by `scale_factor`: here both are the view's own.
         meta = dict(ori_shape=tuple(batch_inputs.shape[-2:]), scale_factor=(1.0, 1.0))
         # In fp32, since pixels need more than the 8 or 11 bits of autocast's types.
@@ -247,6 +248,10 @@ class SemiYOLODetector(SemiBaseDetector):
             self._weigh_boxes(batch_data_samples, outs)
         self.pseudo_labels = batch_data_samples
         return batch_data_samples, {}
+
+    def _teach(self, batch_inputs: Tensor) -> tuple:
+        """The teacher's predictions, as its head gives them."""
+        return self.teacher.bbox_head(self.teacher.extract_feat(batch_inputs))
 
     def _leave_sure(self, samples: list) -> None:
         """Leave in ``gt_instances`` what is sure; with ``unsure_thr`` the rest becomes ``ignored_instances``."""
@@ -277,7 +282,7 @@ class SemiYOLODetector(SemiBaseDetector):
         """Take the boxes from the weak views' pixels to the strong views'."""
         names = ['gt_instances'] if self.semi_train_cfg.unsure_thr is None else ['gt_instances', 'ignored_instances']
         for weak, strong in zip(batch_pseudo_instances, batch_data_samples):
-            matrix = _between(weak, strong).to(weak.gt_instances.bboxes.device, non_blocking=True)
+            matrix = between(weak, strong).to(weak.gt_instances.bboxes.device, non_blocking=True)
             for name in names:
                 instances = copy.copy(weak.get(name))
                 instances.bboxes = project_boxes(instances.bboxes, matrix, strong.img_shape[:2])
@@ -285,31 +290,39 @@ class SemiYOLODetector(SemiBaseDetector):
         return filter_gt_instances(batch_data_samples, wh_thr=self.semi_train_cfg.min_pseudo_bbox_wh)
 
     def loss_by_pseudo_instances(self, batch_inputs: Tensor, batch_data_samples: list, batch_info=None) -> dict:
-        """As the student's loss, weighted by ramp, ``unsup_weight`` and the number of pseudo-boxes."""
+        """As the student's loss, weighted by ramp, ``unsup_weight`` and ``unsup_scale``."""
         return self._weigh_unsup(self.student.loss(batch_inputs, batch_data_samples), batch_data_samples)
 
     def loss_by_gt_instances(self, batch_inputs: Tensor, batch_data_samples: list) -> dict:
         """As the student's loss, weighted by ``sup_weight``."""
-        return self._weigh_sup(self.student.loss(batch_inputs, batch_data_samples))
+        return self._weigh_sup(self.student.loss(batch_inputs, batch_data_samples), len(batch_data_samples))
 
-    def _weigh_sup(self, losses: dict) -> dict:
-        self._labeled_score_sum = getattr(self.student.bbox_head, 'assigned_score_sum', None)
+    def _weigh_sup(self, losses: dict, images: int) -> dict:
+        if self.semi_train_cfg.unsup_scale == 'labeled':
+            self._labeled_sum = self._score_sum_per_image(images)
         return rename_loss_dict('sup_', reweight_loss_dict(losses, self.semi_train_cfg.sup_weight))
+
+    def _score_sum_per_image(self, images: int) -> Tensor:
+        """What YOLOv8 has divided the latest loss by before it multiplied by the number of images."""
+        return self.student.bbox_head.assigned_score_sum.clamp(min=1) / images
 
     def _weigh_unsup(self, losses: dict, batch_data_samples: list) -> dict:
         boxes = sum(len(sample.gt_instances) for sample in batch_data_samples) / len(batch_data_samples)
         weight = self.unsup_ramp * self.semi_train_cfg.unsup_weight
         if boxes:
             if self.semi_train_cfg.unsup_scale == 'labeled':
-                own = self.student.bbox_head.assigned_score_sum
-                scale = (own.clamp(min=1) / self._labeled_score_sum.clamp(min=1)).clamp(max=1)
+                scale = (self._score_sum_per_image(len(batch_data_samples)) / self._labeled_sum).clamp(max=1)
             else:
                 scale = min(1.0, boxes)
             weights = self.semi_train_cfg.unsup_loss_weights
-            losses = {name: loss * (weight * scale * weights.get(name, 1.0)) for name, loss in losses.items()}
+            factors = {name: weight * weights.get(name, 1.0) for name in losses}
         else:
-            # With its graph, since SyncBN's backward must meet the other processes'; and NaN · 0 is NaN.
-            losses = {name: (loss * 0).nan_to_num() for name, loss in losses.items()}
+            factors, scale = {}, 0.0
+        # What weighs nothing keeps its graph, as SyncBN's backward must meet the other processes'; and NaN · 0 is NaN.
+        losses = {
+            name: loss * (scale * factors[name]) if factors.get(name) else (loss * 0).nan_to_num()
+            for name, loss in losses.items()
+        }
         return self._with_statistics(rename_loss_dict('unsup_', losses), weight, batch_data_samples)
 
     def _with_statistics(self, losses: dict, weight: float, samples: list) -> dict:
@@ -327,7 +340,7 @@ class SemiYOLODetector(SemiBaseDetector):
         return losses
 
 
-def _between(weak, strong) -> Tensor:
+def between(weak, strong) -> Tensor:
     """Homography from the weak view's pixels to the strong view's, (3, 3), fp32, composed in fp64."""
     matrices = []
     for name, sample in (('weak', weak), ('strong', strong)):
@@ -343,6 +356,8 @@ def _between(weak, strong) -> Tensor:
 
 
 def _refuse_unknown(where: str, given: dict, known: List[str]) -> None:
+    if not isinstance(given, dict):
+        raise ValueError(f'Expected `{where}` to be a dict, but got {given!r}')
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise ValueError(f'Expected the keys of `{where}` among {", ".join(known)}, but got {unknown}')

@@ -215,6 +215,12 @@ E, W = 'error', 'warning'
 SEMI_MISTAKES = {
     # Teacher
     'teacher without buffers': (set_(TEACHER, dict(type='mmdet.MeanTeacherHook')), E, TEACHER, 'buffers'),
+    'unsure, and learnt as background': (
+        set_('model.semi_train_cfg.unsure_thr', 0.1),
+        W,
+        'model.semi_train_cfg.unsure_thr',
+        'learns what is unsure as background',
+    ),
     'teacher without burn-in': (
         set_(TEACHER, dict(type='mmdet.MeanTeacherHook', skip_buffer=False)),
         W,

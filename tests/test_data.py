@@ -265,8 +265,20 @@ def test_fast_path_hands_ignored_objects_and_padding_to_the_head(tmp_path):
     metas = out['data_samples']['img_metas']
     assert out['inputs'].shape[0] == len(metas) == 6
     assert sum(len(meta['ignored_bboxes']) for meta in metas) > 0
+    assert [len(meta['ignored_labels']) for meta in metas] == [len(meta['ignored_bboxes']) for meta in metas]
     assert all(meta['homography_matrix'].shape == (3, 3) for meta in metas)
     assert set(metas[0]) >= {'batch_input_shape', 'ori_shape'}
+
+
+def test_ignored_objects_may_have_no_labels(tmp_path):
+    init_default_scope('mmyolo')
+    make_images(tmp_path, 'labeled', 2, seed=5, crowd=True)
+    loader = load(SUPERVISED, tmp_path, tmp_path).train_dataloader
+    items = [DATASETS.build(loader.dataset)[i] for i in range(2)]
+    for item in items:
+        del item['data_samples'].ignored_instances.labels
+    regions = FUNCTIONS.get(loader.collate_fn.type)(items)['data_samples']['regions']
+    assert all('ignored_bboxes' in meta and 'ignored_labels' not in meta for meta in regions)
 
 
 @pytest.mark.parametrize('shape', [(64, 96), (60, 96), (64, 95)])

@@ -301,6 +301,28 @@ def test_the_students_share_by_iteration(arguments, iteration, expected):
             assert torch.allclose(tensor, torch.full_like(tensor, expected))
 
 
+@pytest.mark.parametrize(
+    'batches, iteration, arguments, expected',
+    [
+        (20, 20, {}, 0.25),  # saved after 2 epochs of 10 batches, resumed with 20 an epoch: burn-in is over
+        (20, 20, dict(momentum_warmup=5), 1),  # the averaging begins
+        (5, 10, {}, 1),
+        (20, 10, {}, 1),  # saved after 1 epoch
+        (20, 10, dict(average_in_burn_in=True, momentum_warmup=5), ema_momentum(20, 0.25, 5)),
+    ],
+)
+def test_the_teacher_follows_progress_where_the_loaders_length_changed(batches, iteration, arguments, expected):
+    model, epoch = Semi(), iteration // 10
+    hook, at = teacher_hook(model, momentum=0.25, **arguments)
+    place = at(epoch=epoch, iteration=iteration, batches=batches)
+    hook.before_train(place)
+    fill(model.teacher, 0)
+    fill(model.student, 1)
+    hook.after_train_iter(place, 0)
+    found = {float(tensor.flatten()[0]) for tensor in model.teacher.state_dict().values() if tensor.is_floating_point()}
+    assert list(found) == [pytest.approx(expected)]
+
+
 def test_the_share_of_unlabeled_images_follows_burn_in():
     model = Semi()
     hook, at = teacher_hook(model, unsup_warmup=2)

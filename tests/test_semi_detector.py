@@ -133,10 +133,22 @@ def test_trap_24_one_pseudo_box_in_many_images_weighs_as_one_box(model):
 
 
 @pytest.mark.parametrize('joint_forward', [False, True])
-@pytest.mark.parametrize('labeled, pseudo, scale', [(8.0, 2.0, 0.25), (2.0, 8.0, 1), (8.0, 0.5, 0.125), (0.5, 0.25, 1)])
-def test_trap_24_a_pseudo_box_weighs_no_more_than_a_true_one(labeled, pseudo, scale, joint_forward):
-    """What the head divided by, at least 1, is made the labeled images' where that is more."""
-    inputs, samples = batch()
+@pytest.mark.parametrize(
+    'labeled, pseudo, images, scale',
+    [
+        (8.0, 2.0, (4, 4), 0.25),
+        (2.0, 8.0, (4, 4), 1),
+        (8.0, 0.5, (4, 4), 0.125),
+        (0.5, 0.25, (4, 4), 1),
+        (8.0, 8.0, (1, 3), 1 / 3),
+        (6.0, 2.0, (3, 1), 1),
+    ],
+)
+def test_trap_24_a_pseudo_box_weighs_no_more_than_a_true_one(labeled, pseudo, images, scale, joint_forward):
+    """A unit of assigned score weighs images / score sum (at least 1), as YOLOv8 scales its losses."""
+    inputs, samples = batch(max(images))
+    for branch, number in zip(('sup', 'unsup_teacher', 'unsup_student'), (images[0], images[1], images[1])):
+        inputs[branch], samples[branch] = inputs[branch][:number], samples[branch][:number]
     found = {}
     for unsup_scale in ('boxes', 'labeled'):
         model = build(unsup_scale=unsup_scale, joint_forward=joint_forward)
@@ -148,7 +160,7 @@ def test_trap_24_a_pseudo_box_weighs_no_more_than_a_true_one(labeled, pseudo, sc
             return losses
 
         head.loss_by_feat = loss_by_feat
-        teacher_sees(model, [1] * 4)
+        teacher_sees(model, [1] * images[1])
         found[unsup_scale] = model.loss(inputs, copy.deepcopy(samples))
     for name, loss in found['labeled'].items():
         expected = found['boxes'][name] * (scale if name.startswith('unsup_loss') else 1)
@@ -406,6 +418,7 @@ def test_a_view_without_geometry_is_named(model):
         (dict(unsure_thr='low'), "`semi_train_cfg.unsure_thr`.*'low'"),
         (dict(box_quality='jitter'), "`semi_train_cfg.box_quality`.*'jitter'"),
         (dict(unsup_scale='own'), "`semi_train_cfg.unsup_scale`.*'own'"),
+        (dict(unsup_loss_weights=None), 'unsup_loss_weights` to be a dict, but got None'),
         (dict(unsup_loss_weights=dict(loss_box=0.0)), 'unsup_loss_weights.*loss_box'),
         (dict(unsup_loss_weights=dict(loss_dfl=-1)), 'unsup_loss_weights.loss_dfl.*-1'),
         (dict(pseudo_test_cfg=dict(score_th=0.4)), "`semi_train_cfg.pseudo_test_cfg`.*'score_th'"),

@@ -90,7 +90,7 @@ def load(name: str, root: Path, work_dir: Path, **options) -> Config:
     """A shipped config on the tiny set, at its size; ``options`` are dotted names with ``__`` for the dots."""
     cfg = Config.fromfile(CONFIGS / name)
     overrides = {**data_options(root), **SMALL}
-    if cfg.model.type != 'SemiYOLODetector':
+    if 'detector' not in cfg.model:
         overrides = {
             key.replace('model.detector', 'model').replace('dataset.labeled', 'dataset'): value
             for key, value in overrides.items()
