@@ -7,6 +7,7 @@ that takes a point of the original image to the network's input: (x', y', w')ᵀ
 from typing import List, NamedTuple, Optional, Tuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -186,3 +187,25 @@ def box_agreement(
     total.index_add_(0, box, weights)
     agreeing.index_add_(0, box, weights * iou)
     return agreeing / total.clamp(min=1e-9)
+
+
+def sample_scores(points: Tensor, maps: List[Tensor], shape: Tuple[int, int], to_view: Tensor) -> Tensor:
+    """The highest score that any of a view's maps has at points of another view.
+
+    Objects may be of another size there, and so on another level: hence the highest.
+
+    Args:
+        points: (N, 2), pixels of the other view.
+        maps: (h, w) each, scores in [0, 1], which cover the view.
+        shape: height and width of the view, pixels.
+        to_view: (3, 3), homography from the other view's pixels to the view's.
+
+    Returns:
+        (N,), bilinear, fp32; 0 outside the view.
+    """
+    size = torch.tensor((shape[1], shape[0]), device=points.device)
+    grid = (_transform(points, to_view) / size * 2 - 1)[None, None]
+    options = dict(align_corners=False, padding_mode='border')
+    seen = [F.grid_sample(one[None, None].float(), grid, **options)[0, 0, 0] for one in maps]
+    inside = (grid[0, 0].abs() <= 1).all(dim=1)
+    return torch.stack(seen).amax(dim=0).masked_fill(~inside, 0)

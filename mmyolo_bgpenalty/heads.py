@@ -12,13 +12,15 @@ from mmyolo.registry import MODELS
 from torch import Tensor
 
 from .assigners import Positives, SparseTaskAlignedAssigner
-from .geometry import as_grids, priors_in_boxes, priors_inside, priors_on_image
+from .geometry import as_grids, priors_in_boxes, priors_inside, priors_on_image, sample_scores
 from .losses import (
     BackgroundPenaltyOptions,
     background_penalty,
     background_statistics,
     bce_and_max_logits,
     dense_distillation,
+    hard_background,
+    ranking_penalty,
     split_by_level,
 )
 
@@ -30,12 +32,17 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
     It is scaled as MMYOLO scales ``loss_cls`` (its ``loss_weight``, images in the batch, world size), so the
     sum of the two is what adding the penalty inside the classification loss would give. Background is every
     prior that the assigner leaves without an object, less those whose centre lies in padding (told from
-    ``homography_matrix`` in the image's meta, else from ``img_shape``) or in an ``ignored_instances`` box.
+    ``homography_matrix`` in the image's meta, else from ``img_shape``) or in an ``ignored_instances`` box. Where an
+    image's meta has ``object_scores``, the arguments of :func:`~mmyolo_bgpenalty.geometry.sample_scores`, a prior's
+    penalty is multiplied by 1 less what a teacher sees there.
 
     Args:
-        bg_penalty: ``lambda_bg`` (>= 0; 1.0), ``focal`` (False) and ``gamma`` (>= 0; 2.0), see
+        bg_penalty: ``lambda_bg`` (>= 0; 1.0), ``focal`` (False), ``gamma`` (>= 0; 2.0), ``normalizer`` ('background',
+            'positives' or 'hard'), ``hard_score`` (0.1), ``hard_top`` (None), ``region`` ('all' or 'outside') and
+            ``rank`` (False), see :class:`~mmyolo_bgpenalty.losses.BackgroundPenaltyOptions` and
             :func:`~mmyolo_bgpenalty.losses.background_penalty`. With ``lambda_bg=0`` the other losses and
             all gradients are those of YOLOv8Head: bit for bit without ``sparse_targets``, else up to rounding.
+            ``rank`` takes ``sparse_targets``.
         sparse_targets: compute YOLOv8Head's losses from the positives alone, without its dense targets and copies
             of the predictions: the same values and gradients in less time and memory. It takes a
             SparseTaskAlignedAssigner, and YOLOv8's own classification loss. None: where these are given.
@@ -63,6 +70,7 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         if unknown:
             raise ValueError(f'Expected the keys of `bg_penalty` among {", ".join(known)}, but got {unknown}')
         self.bg_penalty = BackgroundPenaltyOptions(**(bg_penalty or {}))
+        self.bg_penalty.check()
         obstacle = self._obstacle()
         if sparse_targets and obstacle:
             raise ValueError(f'Expected {obstacle} for `sparse_targets=True`')
@@ -71,11 +79,14 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
             raise ValueError(f'Expected `ignored_in_cls` to be True or False, but got {ignored_in_cls!r}')
         if ignored_in_cls and not self.sparse_targets:
             raise ValueError(f'Expected `sparse_targets` for `ignored_in_cls=True`, which takes {obstacle or "it"}')
+        if self.bg_penalty.rank and not self.sparse_targets:
+            raise ValueError(f'Expected `sparse_targets` for `bg_penalty.rank=True`, which takes {obstacle or "it"}')
         self.ignored_in_cls = ignored_in_cls
         # What the latest loss was divided by, before the clamp at 1: the sum of the positives' scores.
         self.assigned_score_sum: Optional[Tensor] = None
         self._bg_stats: Optional[Tensor] = None
         self._latest: Optional[tuple] = None
+        self._positives: Optional[tuple] = None  # image, prior, label and score, between assigner and ranking
 
     @property
     def lambda_bg(self) -> float:
@@ -101,15 +112,55 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
             cls_scores, bbox_preds, bbox_dist_preds, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore
         )
         background = self._penalisable(batch_img_metas, batch_gt_instances_ignore).logical_and_(~foreground)
-        max_logits = max_logits[..., None]
+        if self.bg_penalty.region == 'outside':
+            background &= ~self._in_objects(batch_gt_instances, len(batch_img_metas))
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.lambda_bg > 0):
             # Without a graph where λ is 0: no gradient is touched, not even by adding 0 · NaN.
-            penalty = background_penalty(max_logits, background, **vars(self.bg_penalty))
-        self._bg_stats = background_statistics(max_logits.detach(), background)
-        self._latest = (max_logits.detach(), background, [distances.detach() for distances in bbox_preds])
+            penalty = self._penalty(cls_scores, max_logits, background, batch_img_metas)
+        self._positives = None
+        max_logits = max_logits.detach()[..., None]
+        self._bg_stats = background_statistics(max_logits, background)
+        self._latest = (max_logits, background, [distances.detach() for distances in bbox_preds])
         scale = self.loss_cls.loss_weight * len(batch_img_metas) * get_world_size()
         losses['loss_bg'] = penalty.new_zeros(()) if self.lambda_bg == 0 else scale * penalty
         return losses
+
+    def _penalty(self, cls_scores, max_logits: Tensor, background: Tensor, metas: List[dict]) -> Tensor:
+        options = self.bg_penalty
+        if options.rank:
+            hard = hard_background(max_logits.detach(), background, options.hard_score, options.hard_top)
+            found, of = self._logits_at(cls_scores, *hard.nonzero(as_tuple=True)).max(dim=1)
+            image, prior, label, score = self._positives
+            objects = self._logits_at(cls_scores, image, prior).gather(1, label[:, None])[:, 0]
+            return ranking_penalty(found, of, objects, label, score, self.lambda_bg)
+        given = {name: value for name, value in vars(options).items() if name not in ('region', 'rank')}
+        weight = self._background_weight(metas)
+        return background_penalty(
+            max_logits[..., None], background, positives=self.assigned_score_sum, weight=weight, **given
+        )
+
+    def _logits_at(self, cls_scores, image: Tensor, prior: Tensor) -> Tensor:
+        """Logits of the priors, (P, C)."""
+        parts = split_by_level(prior, self.num_level_priors)
+        logits = torch.cat([level.flatten(2)[image[chosen], :, at] for level, (chosen, at) in zip(cls_scores, parts)])
+        # By level, as they are gathered.
+        return logits[torch.cat([chosen for chosen, _ in parts]).argsort()]
+
+    def _in_objects(self, batch_gt_instances, images: int) -> Tensor:
+        """Which priors, (B, N), lie in an object's box."""
+        boxes = gt_instances_preprocess(batch_gt_instances, images)
+        return priors_inside(self.flatten_priors_train[:, :2], boxes[..., 1:])
+
+    def _background_weight(self, metas: List[dict]) -> Optional[Tensor]:
+        """Of each prior, (B, N), 1 less what a teacher sees there (``object_scores`` in the meta); None without any."""
+        if not any('object_scores' in meta for meta in metas):
+            return None
+        points = self.flatten_priors_train[:, :2].float()
+        seen = [
+            sample_scores(points, *meta['object_scores']) if 'object_scores' in meta else points.new_zeros(len(points))
+            for meta in metas
+        ]
+        return 1 - torch.stack(seen)
 
     def _losses_as_original(self, cls_scores, *args) -> Tuple[Dict[str, Tensor], Tensor, Tensor]:
         """YOLOv8Head's losses, which priors have an object, (B, N), and max_c z, (B, N)."""
@@ -131,6 +182,8 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         positives = self._assign(cls_scores, bbox_preds, boxes)
         image, prior, box, score = positives
         label = boxes[image, box, 0].long()
+        if self.bg_penalty.rank:
+            self._positives = (image, prior, label, score)
 
         self.assigned_score_sum = score.sum()
         normalizer = self.assigned_score_sum.clamp(min=1)

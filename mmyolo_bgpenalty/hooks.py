@@ -126,6 +126,7 @@ class LambdaBgSchedulerHook(Hook):
                         "the head's `bg_penalty`; remove one"
                     )
                 head.bg_penalty.focal = settings['use_focal_bg']
+                head.bg_penalty.check()
 
     def before_train(self, runner: Runner) -> None:
         if not self._heads:

@@ -10,28 +10,59 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import non_negative
+from .checks import non_negative, one_of, whole
+
+NORMALIZERS = ('background', 'positives', 'hard')
+REGIONS = ('all', 'outside')
 
 
 @dataclass
 class BackgroundPenaltyOptions:
-    """Checked arguments of :func:`background_penalty`, as they stand in a config.
+    """The background penalty as it stands in a config: the arguments of :func:`background_penalty`, and
+
+    - ``region``: which priors without an object are background: 'all', or those 'outside' of every box, so that a
+      near miss of an object is not punished;
+    - ``rank``: :func:`ranking_penalty` of the ``hard_score``/``hard_top`` background takes the penalty's place.
 
     Raises:
-        ValueError: ``lambda_bg`` or ``gamma`` is not a finite number >= 0, or ``focal`` is no bool.
+        ValueError: an option is out of range, or one that takes another's place is given beside it.
     """
 
     lambda_bg: float = 1.0
     focal: bool = False
     gamma: float = 2.0
+    normalizer: str = 'background'
+    hard_score: float = 0.1
+    hard_top: Optional[int] = None
+    region: str = 'all'
+    rank: bool = False
 
     def __setattr__(self, name, value):
-        if name == 'focal':
+        if name in ('focal', 'rank'):
             if not isinstance(value, bool):
-                raise ValueError(f'Expected `focal` to be True or False, but got {value!r}')
+                raise ValueError(f'Expected `{name}` to be True or False, but got {value!r}')
+        elif name == 'normalizer':
+            one_of(name, value, NORMALIZERS)
+        elif name == 'region':
+            one_of(name, value, REGIONS)
+        elif name == 'hard_top':
+            value = None if value is None else whole(name, value)
         else:
             value = non_negative(name, value)
+            if name == 'hard_score' and value >= 1:
+                raise ValueError(f'Expected `hard_score` to be in [0, 1), but got {value!r}')
         super().__setattr__(name, value)
+
+    def check(self) -> None:
+        """Refuse options that would change nothing."""
+        if self.rank and self.focal:
+            raise ValueError('Expected `focal` or `rank`, but got both')
+        if self.rank and self.normalizer != 'hard':
+            raise ValueError(f"Expected normalizer='hard' for `rank`, but got {self.normalizer!r}")
+        fields = self.__dataclass_fields__
+        given = [name for name in ('hard_score', 'hard_top') if getattr(self, name) != fields[name].default]
+        if given and self.normalizer != 'hard':
+            raise ValueError(f"Expected normalizer='hard' for `{given[0]}`, but got {self.normalizer!r}")
 
 
 def background_penalty(
@@ -41,30 +72,50 @@ def background_penalty(
     lambda_bg: float = 1.0,
     focal: bool = False,
     gamma: float = 2.0,
+    normalizer: str = 'background',
+    positives: Optional[Tensor] = None,
+    hard_score: float = 0.1,
+    hard_top: Optional[int] = None,
+    weight: Optional[Tensor] = None,
 ) -> Tensor:
     r"""Price of being confident on background.
 
     .. math::
-        L_{bg} = \frac{\lambda_{bg}}{N_{bg}} \sum_{i \in background} f(\max_c z_{ic})
+        L_{bg} = \frac{\lambda_{bg}}{N} \sum_{i \in background} w_i f(\max_c z_{ic})
 
     with :math:`f(z) = \sigma(z)`, or, if ``focal``, :math:`f(z) = p^\gamma \cdot (-\log(1 - p))` with
     :math:`p = \sigma(z)`. As σ is monotonic, :math:`\max_c \sigma(z_{ic}) = \sigma(\max_c z_{ic})`: only the
     largest logit of a prior is read again. The gradient of σ vanishes on the most confident false
     positives (3.4e-4 at z = 8); that of the focal form tends to 1.
 
+    N is, by ``normalizer``, 'background': the number of background priors, :math:`N_{bg}`, nearly all of which are near
+    0, so that the penalty is a small one; 'positives': ``positives``, what YOLOv8's classification loss is divided by;
+    'hard': the number of priors of :func:`hard_background`, which alone are summed.
+
     Args:
-        cls_logits: (..., C), any floating dtype; the arithmetic is done in fp32 at least.
-        background_mask: (...), bool, True where the prior is background.
+        cls_logits: (..., N, C), any floating dtype; the arithmetic is done in fp32 at least.
+        background_mask: (..., N), bool, True where the prior is background.
         lambda_bg: weight, >= 0.
         focal: take the focal form.
         gamma: exponent of the focal form, >= 0; 0 is binary cross-entropy against background.
+        normalizer: 'background', 'positives' or 'hard'.
+        positives: scalar, the sum of the positives' assigned scores; taken as 1 at least.
+        hard_score, hard_top: see :func:`hard_background`.
+        weight: (..., N), w, in [0, 1]; None: 1.
 
     Returns:
-        Scalar in fp32 (fp64 for fp64 logits), in [0, lambda_bg] unless ``focal``; 0 with a graph where
-        there is no background.
+        Scalar in fp32 (fp64 for fp64 logits), in [0, lambda_bg] unless ``focal`` or normalised by ``positives``; 0 with
+        a graph where there is no background.
+
+    Raises:
+        ValueError: ``normalizer`` is unknown, or 'positives' without ``positives``.
     """
-    max_logits = cls_logits.max(dim=-1).values
-    max_logits = max_logits.to(torch.promote_types(max_logits.dtype, torch.float32))
+    one_of('normalizer', normalizer, NORMALIZERS)
+    if normalizer == 'positives' and positives is None:
+        raise ValueError("Expected `positives`, the sum of the assigned scores, for normalizer='positives'")
+    max_logits = _wide(cls_logits.max(dim=-1).values)
+    if normalizer == 'hard':
+        background_mask = hard_background(max_logits, background_mask, hard_score, hard_top)
     # Before f, so that no infinity there comes back as 0 · inf in the gradient.
     max_logits = max_logits.masked_fill(~background_mask, 0)
     if focal:
@@ -73,7 +124,59 @@ def background_penalty(
     else:
         terms = max_logits.sigmoid()
     terms = terms.masked_fill(~background_mask, 0)
-    return lambda_bg * terms.sum() / background_mask.sum().clamp(min=1)
+    if weight is not None:
+        terms = terms * weight
+    number = positives if normalizer == 'positives' else background_mask.sum()
+    return lambda_bg * terms.sum() / number.clamp(min=1)
+
+
+@torch.no_grad()
+def hard_background(
+    max_logits: Tensor, background_mask: Tensor, hard_score: float = 0.1, hard_top: Optional[int] = None
+) -> Tensor:
+    """Background priors whose score σ(z) is above ``hard_score``; with ``hard_top`` as many of each image at most, the
+    most confident ones.
+
+    Args:
+        max_logits: (..., N), largest logit of each prior. background_mask: (..., N), bool.
+        hard_score: in [0, 1). hard_top: >= 1, or None.
+
+    Returns:
+        (..., N), bool.
+    """
+    scores = max_logits.sigmoid().masked_fill(~background_mask, -1)
+    hard = scores > hard_score
+    if hard_top is not None and hard_top < scores.shape[-1]:
+        top = torch.zeros_like(hard).scatter_(-1, scores.topk(hard_top, dim=-1).indices, True)
+        hard &= top
+    return hard
+
+
+def ranking_penalty(
+    background: Tensor, background_label: Tensor, objects: Tensor, label: Tensor, weight: Tensor, lambda_bg: float = 1.0
+) -> Tensor:
+    r"""Price of background that ranks above objects of the same class.
+
+    .. math::
+        L_{rank} = \frac{\lambda_{bg}}{N} \sum_i \frac{\sum_{p: c_p = c_i} w_p \, \mathrm{softplus}(z_i - z_p)}
+        {\sum_{p: c_p = c_i} w_p}
+
+    over the background i whose class has objects p, N in number. Moving all logits of a class alike changes nothing, so
+    that a threshold could not do the same; what counts is which is higher, as in average precision. The gradient does
+    not vanish on the most confident mistakes. Source: the pairwise logistic loss of RankNet (Burges et al., 2005).
+
+    Args:
+        background, background_label: (H,), logits and their classes.
+        objects, label, weight: (P,), logits of the positives at their classes, the classes, and weights >= 0.
+
+    Returns:
+        Scalar in fp32 at least; 0 with a graph where there is no pair.
+    """
+    background, objects = _wide(background), _wide(objects)
+    pairs = weight * (background_label[:, None] == label)
+    total = pairs.sum(dim=1)
+    terms = (pairs * F.softplus(background[:, None] - objects)).sum(dim=1) / total.clamp(min=1e-6)
+    return lambda_bg * terms.masked_fill(total == 0, 0).sum() / (total > 0).sum().clamp(min=1)
 
 
 @torch.no_grad()

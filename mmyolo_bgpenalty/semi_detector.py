@@ -46,10 +46,11 @@ class SemiYOLODetector(SemiBaseDetector):
     Args:
         detector: config of the student and of the teacher.
         semi_train_cfg: ``sup_weight`` (1.0), ``unsup_weight`` (1.0), ``min_pseudo_bbox_wh`` ((1e-2, 1e-2), pixels),
-            ``unsup_scale`` ('boxes'), ``unsup_loss_weights`` ({}: factors of single losses of the unlabeled images, as
-            ``dict(loss_bbox=0.0, loss_dfl=0.0)``), ``class_thresholds`` (None), ``unsure_thr`` (None),
-            ``box_quality`` (None), ``joint_forward`` (False), ``channels_last`` (False), and ``pseudo_test_cfg``, how
-            the teacher's predictions become labels (entries replace those of ``PSEUDO_TEST_CFG``).
+            ``unsup_scale`` ('boxes'), ``sup_loss_weights`` and ``unsup_loss_weights`` ({}: factors of single losses of
+            the labeled and of the unlabeled images, as ``dict(loss_bbox=0.0, loss_dfl=0.0)``), ``class_thresholds``
+            (None), ``unsure_thr`` (None), ``soft_background`` (False), ``box_quality`` (None), ``joint_forward``
+            (False), ``channels_last`` (False), and ``pseudo_test_cfg``, how the teacher's predictions become labels
+            (entries replace those of ``PSEUDO_TEST_CFG``).
 
             With ``class_thresholds`` each class has its own threshold: ``dict(type='Fixed', thresholds=[...])``, or one
             that follows the teacher's latest scores, ``dict(type='ClassFrequency')`` (which
@@ -61,6 +62,9 @@ class SemiYOLODetector(SemiBaseDetector):
             ``pseudo_test_cfg.score_thr`` (or its class's threshold) is neither object nor background, but the strong
             view's ``ignored_instances``: out of the penalty and, with the head's ``ignored_in_cls``, out of the
             classification loss.
+
+            With ``soft_background`` the penalty of a prior of an unlabeled image is multiplied by 1 less the teacher's
+            highest score at its place, whatever the class and level.
 
             ``box_quality`` weighs the box and DFL losses of a pseudo-box, since the teacher may be surer of its class
             than of its place: 'score' by the score, 'agreement' by
@@ -89,14 +93,16 @@ class SemiYOLODetector(SemiBaseDetector):
         sup_weight=1.0,
         unsup_weight=1.0,
         unsup_scale='boxes',
+        sup_loss_weights={},
         unsup_loss_weights={},
         unsure_thr=None,
+        soft_background=False,
         box_quality=None,
         min_pseudo_bbox_wh=(1e-2, 1e-2),
         joint_forward=False,
         channels_last=False,
     )
-    UNSUP_LOSSES = ('loss_cls', 'loss_bbox', 'loss_dfl', 'loss_bg')
+    LOSSES = ('loss_cls', 'loss_bbox', 'loss_dfl', 'loss_bg')
 
     def __init__(self, detector, semi_train_cfg=None, semi_test_cfg=None, data_preprocessor=None, init_cfg=None):
         given = dict(semi_train_cfg or {})
@@ -107,11 +113,12 @@ class SemiYOLODetector(SemiBaseDetector):
         train_cfg = ConfigDict({**self.TRAIN_CFG, **given})
         for name in ('sup_weight', 'unsup_weight'):
             non_negative(f'semi_train_cfg.{name}', train_cfg[name])
-        _refuse_unknown('semi_train_cfg.unsup_loss_weights', train_cfg.unsup_loss_weights, self.UNSUP_LOSSES)
-        for name, weight in train_cfg.unsup_loss_weights.items():
-            non_negative(f'semi_train_cfg.unsup_loss_weights.{name}', weight)
+        for where in ('sup_loss_weights', 'unsup_loss_weights'):
+            _refuse_unknown(f'semi_train_cfg.{where}', train_cfg[where], self.LOSSES)
+            for name, weight in train_cfg[where].items():
+                non_negative(f'semi_train_cfg.{where}.{name}', weight)
         one_of('semi_train_cfg.unsup_scale', train_cfg.unsup_scale, ('boxes', 'labeled'))
-        for name in ('joint_forward', 'channels_last'):
+        for name in ('joint_forward', 'channels_last', 'soft_background'):
             if not isinstance(train_cfg[name], bool):
                 raise ValueError(f'Expected `semi_train_cfg.{name}` to be True or False, but got {train_cfg[name]!r}')
         super().__init__(
@@ -126,6 +133,10 @@ class SemiYOLODetector(SemiBaseDetector):
             raise ValueError(
                 "Expected a BgPenaltyYOLOv8Head for `semi_train_cfg.unsup_scale='labeled'`, but got "
                 f'{type(head).__name__}'
+            )
+        if train_cfg.soft_background and (not isinstance(head, BgPenaltyYOLOv8Head) or head.bg_penalty.rank):
+            raise ValueError(
+                'Expected a BgPenaltyYOLOv8Head without `bg_penalty.rank` for `semi_train_cfg.soft_background`'
             )
         if train_cfg.box_quality is not None:
             one_of('semi_train_cfg.box_quality', train_cfg.box_quality, ('score', 'agreement'))
@@ -246,6 +257,10 @@ class SemiYOLODetector(SemiBaseDetector):
             self._leave_sure(batch_data_samples)
         if self.semi_train_cfg.box_quality:
             self._weigh_boxes(batch_data_samples, outs)
+        if self.semi_train_cfg.soft_background:
+            maps = [level.float().sigmoid().amax(dim=1) for level in outs[0]]
+            for i, sample in enumerate(batch_data_samples):
+                sample.object_maps = [level[i] for level in maps]
         self.pseudo_labels = batch_data_samples
         return batch_data_samples, {}
 
@@ -287,6 +302,11 @@ class SemiYOLODetector(SemiBaseDetector):
                 instances = copy.copy(weak.get(name))
                 instances.bboxes = project_boxes(instances.bboxes, matrix, strong.img_shape[:2])
                 setattr(strong, name, instances)
+            if self.semi_train_cfg.soft_background:
+                # The maps cover what the teacher saw, padding of the batch included.
+                strides = self.teacher.bbox_head.prior_generator.strides[0]
+                shape = [side * stride for side, stride in zip(weak.object_maps[0].shape, strides)]
+                strong.set_metainfo(dict(object_scores=(weak.object_maps, shape, torch.linalg.inv(matrix))))
         return filter_gt_instances(batch_data_samples, wh_thr=self.semi_train_cfg.min_pseudo_bbox_wh)
 
     def loss_by_pseudo_instances(self, batch_inputs: Tensor, batch_data_samples: list, batch_info=None) -> dict:
@@ -300,7 +320,10 @@ class SemiYOLODetector(SemiBaseDetector):
     def _weigh_sup(self, losses: dict, images: int) -> dict:
         if self.semi_train_cfg.unsup_scale == 'labeled':
             self._labeled_sum = self._score_sum_per_image(images)
-        return rename_loss_dict('sup_', reweight_loss_dict(losses, self.semi_train_cfg.sup_weight))
+        losses = reweight_loss_dict(losses, self.semi_train_cfg.sup_weight)
+        for name, weight in self.semi_train_cfg.sup_loss_weights.items():
+            losses[name] = losses[name] * weight
+        return rename_loss_dict('sup_', losses)
 
     def _score_sum_per_image(self, images: int) -> Tensor:
         """What YOLOv8 has divided the latest loss by before it multiplied by the number of images."""

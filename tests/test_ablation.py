@@ -194,6 +194,7 @@ def test_for_real(tmp_path):
     [
         ('yolov8_semi_bgpenalty.py', 'bg_penalty.py'),
         ('yolov8_semi_bgpenalty_bccd.py', 'unlabeled.py'),
+        ('yolov8_semi_bgpenalty_bccd.py', 'bg_options.py'),
         ('yolov8_semi_bgpenalty_views.py', 'views.py'),
     ],
 )

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmdet.structures.bbox import bbox_overlaps
 
-from mmyolo_bgpenalty.geometry import as_grids, box_agreement, priors_inside, priors_on_image, project_boxes
+from mmyolo_bgpenalty.geometry import (
+    as_grids,
+    box_agreement,
+    priors_inside,
+    priors_on_image,
+    project_boxes,
+    sample_scores,
+)
 
 seeds = st.integers(0, 999)
 
@@ -181,3 +188,14 @@ def test_box_agreement_of_one_mind_and_of_none():
     assert box_agreement(box, label, half, scores, points).item() == pytest.approx(0.5)
     assert box_agreement(torch.tensor([[40.0, 40, 41, 41]]), label, half, scores, points).item() == 0
     assert box_agreement(box[:0], label[:0], half, scores, points).shape == (0,)
+
+
+def test_scores_are_sampled_where_the_other_view_has_the_point():
+    """A map of 2 x 3 cells over a view of 20 x 30 pixels, seen by a view of half the scale."""
+    scores = torch.tensor([[0.0, 0.2, 0.4], [0.6, 0.8, 1.0]])
+    twice = torch.diag(torch.tensor([2.0, 2.0, 1.0]))
+    points = torch.tensor([[2.5, 2.5], [7.5, 7.5], [5.0, 5.0], [0.0, 0.0], [14.9, 9.9], [15.1, 5.0], [-0.1, 5.0]])
+    found = sample_scores(points, [scores], (20, 30), twice)
+    torch.testing.assert_close(found, torch.tensor([0, 0.8, 0.4, 0, 1.0, 0, 0]))
+    higher = sample_scores(points, [scores, torch.full((1, 1), 0.5)], (20, 30), twice)
+    torch.testing.assert_close(higher, torch.tensor([0.5, 0.8, 0.5, 0.5, 1.0, 0, 0]))

@@ -399,8 +399,16 @@ def test_lambda_0_is_0_whatever_the_logits():
 
 
 def test_defaults():
-    head = build()
-    assert vars(head.bg_penalty) == {'lambda_bg': 1.0, 'focal': False, 'gamma': 2.0}
+    assert vars(build().bg_penalty) == dict(
+        lambda_bg=1.0,
+        focal=False,
+        gamma=2.0,
+        normalizer='background',
+        hard_score=0.1,
+        hard_top=None,
+        region='all',
+        rank=False,
+    )
 
 
 @pytest.mark.parametrize('bad', [-1, math.nan, math.inf, None, 'a', True], ids=repr)
@@ -415,12 +423,51 @@ def test_bad_lambda_is_named(bad):
 
 @pytest.mark.parametrize(
     'options, name',
-    [({'gamma': -1}, 'gamma'), ({'focal': 'yes'}, 'focal'), ({'lamda_bg': 1}, 'lamda_bg')],
+    [
+        ({'gamma': -1}, 'gamma'),
+        ({'focal': 'yes'}, 'focal'),
+        ({'lamda_bg': 1}, 'lamda_bg'),
+        ({'normalizer': 'mean'}, 'normalizer'),
+        ({'normalizer': 'hard', 'hard_score': 1.0}, 'hard_score'),
+        ({'normalizer': 'hard', 'hard_top': 0}, 'hard_top'),
+        ({'normalizer': 'positives', 'hard_score': 0.2}, 'hard_score'),
+        ({'hard_top': 5}, 'hard_top'),
+        ({'region': 'inside'}, 'region'),
+        ({'rank': 1, 'normalizer': 'hard'}, 'rank'),
+        ({'rank': True}, 'rank'),
+        ({'rank': True, 'normalizer': 'hard', 'focal': True}, 'rank'),
+        ({'rank': True, 'normalizer': 'hard'}, 'sparse_targets'),  # which MMYOLO's assigner has not
+    ],
     ids=str,
 )
 def test_bad_options_are_named(options, name):
     with pytest.raises(ValueError, match=f"[`'']{name}[`'']"):
         build(bg_penalty=options)
+
+
+@both_paths
+@pytest.mark.parametrize('objects', [OBJECTS, (OBJECTS[0], NO_OBJECTS[0])], ids=['both', 'one'])
+def test_outside_of_every_box(path, objects):
+    head = build(bg_penalty={'region': 'outside'})
+    inside = [in_boxes(PRIORS, boxes) if boxes else np.zeros(len(PRIORS), bool) for boxes, _ in objects]
+    assert np.array_equal(penalised(head, batch(path, objects)), ~np.stack(inside))
+
+
+@pytest.mark.parametrize('normalizer', ['background', 'positives', 'hard'])
+@both_paths
+def test_normalizers(path, normalizer):
+    head = build(bg_penalty={'normalizer': normalizer, 'lambda_bg': 3})
+    outs = head(features())
+    loss = losses_of(head, outs, batch(path))['loss_bg']
+    scores = torch.cat([level.sigmoid().amax(1).flatten(1) for level in outs[0]], 1)
+    terms = scores[~foreground(head, outs)]
+    expected = {
+        'background': terms.sum() / len(terms),
+        'positives': terms.sum() / head.assigned_score_sum.clamp(min=1),
+        'hard': terms[terms > 0.1].mean(),
+    }
+    assert 0 < (terms > 0.1).sum() < len(terms)
+    torch.testing.assert_close(loss, expected[normalizer] * 3 * 2 * head.loss_cls.loss_weight)
 
 
 def test_no_hook_is_left_on_the_assigner():

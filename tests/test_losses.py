@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mmyolo_bgpenalty
-from mmyolo_bgpenalty.losses import BackgroundPenaltyOptions, background_penalty, background_statistics
+from mmyolo_bgpenalty.losses import (
+    BackgroundPenaltyOptions,
+    background_penalty,
+    background_statistics,
+    hard_background,
+    ranking_penalty,
+)
 
 FORMS = [{'focal': False}, *({'focal': True, 'gamma': gamma} for gamma in (0.0, 1.5, 2.0))]
 forms = pytest.mark.parametrize('form', FORMS, ids=str)
@@ -62,6 +68,88 @@ def test_gradcheck(form):
     logits = (3 * torch.randn(2, 5, 3, dtype=torch.float64)).requires_grad_()
     mask = torch.rand(2, 5) < 0.6
     assert torch.autograd.gradcheck(lambda z: background_penalty(z, mask, lambda_bg=1.7, **form), logits)
+
+
+@given(
+    batch=batches(),
+    score=st.floats(0, 0.9),
+    top=st.none() | st.integers(1, 5),
+    lambda_bg=st.floats(0, 10),
+    focal=st.booleans(),
+)
+def test_the_hard_normalizer_is_the_naive_loop(batch, score, top, lambda_bg, focal):
+    logits, mask = batch
+    options = dict(normalizer='hard', hard_score=score, hard_top=top)
+    # No two alike, so that there is one way to choose.
+    logits = logits.double() + torch.arange(logits.numel()).view(logits.shape) * 1e-7
+    hard, images = torch.zeros_like(mask), logits.amax(-1).sigmoid()
+    for place in np.ndindex(mask.shape[:-1]):
+        p, background = images[place].tolist(), mask[place].tolist()
+        rank = sorted((-p[i], i) for i in range(len(p)) if background[i] and p[i] > score)
+        for _, i in rank[:top]:
+            hard[place][i] = True
+    assert torch.equal(hard_background(logits.amax(-1), mask, score, top), hard)
+    value = background_penalty(logits, mask, lambda_bg=lambda_bg, focal=focal, **options)
+    assert value.item() == pytest.approx(naive_penalty(logits, hard, lambda_bg, focal), rel=2e-5, abs=1e-9)
+
+
+def test_divided_by_positives_and_weighted_by_hand():
+    logits = torch.tensor([[0.0], [math.log(3)], [50.0]])
+    mask = torch.tensor([True, True, False])
+    by_positives = dict(normalizer='positives', positives=torch.tensor(5.0))
+    assert background_penalty(logits, mask, **by_positives).item() == pytest.approx(1.25 / 5)
+    few = dict(by_positives, positives=torch.tensor(0.2))
+    assert background_penalty(logits, mask, **few).item() == pytest.approx(1.25)
+    weight = torch.tensor([0.2, 1.0, 1.0])
+    assert background_penalty(logits, mask, weight=weight).item() == pytest.approx(0.85 / 2)
+    with pytest.raises(ValueError, match='`positives`'):
+        background_penalty(logits, mask, normalizer='positives')
+    with pytest.raises(ValueError, match="`normalizer`.*'mean'"):
+        background_penalty(logits, mask, normalizer='mean')
+
+
+def pairs(seed=0, background=7, objects=5, classes=3):
+    generator = torch.Generator().manual_seed(seed)
+    return (
+        torch.randn(background, generator=generator, dtype=torch.float64),
+        torch.randint(classes, (background,), generator=generator),
+        torch.randn(objects, generator=generator, dtype=torch.float64),
+        torch.randint(classes, (objects,), generator=generator),
+        torch.rand(objects, generator=generator, dtype=torch.float64),
+    )
+
+
+@given(seed=st.integers(0, 99), background=st.integers(0, 6), objects=st.integers(0, 5), classes=st.integers(1, 4))
+def test_ranking_is_the_naive_loop(seed, background, objects, classes):
+    z, of, object_z, label, weight = pairs(seed, background, objects, classes)
+    terms = []
+    for i in range(background):
+        same = [p for p in range(objects) if label[p] == of[i]]
+        if same:
+            total = sum(weight[p].item() for p in same)
+            terms.append(sum(weight[p].item() * math.log1p(math.exp(z[i] - object_z[p])) for p in same) / total)
+    value = ranking_penalty(z, of, object_z, label, weight, lambda_bg=3.0)
+    assert value.item() == pytest.approx(3 * sum(terms) / max(len(terms), 1))
+
+
+def test_ranking_gradients():
+    z, of, object_z, label, weight = pairs()
+    z, object_z = z.requires_grad_(), object_z.requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: ranking_penalty(a, of, b, label, weight), (z, object_z))
+    ranking_penalty(z, of, object_z, label, weight).backward()
+    # What pushes background down lifts objects as much: no threshold does that.
+    assert z.grad.min() >= 0 and object_z.grad.max() <= 0
+    assert z.grad.sum().item() == pytest.approx(-object_z.grad.sum().item())
+
+
+@pytest.mark.parametrize('dtype', DTYPES, ids=str)
+def test_ranking_of_extremes(dtype):
+    """Where σ of the most confident mistake has no gradient left, its rank still has all of it."""
+    z = torch.tensor([1e4, -1e4], dtype=dtype, requires_grad=True)
+    objects = torch.tensor([0.0], dtype=dtype)
+    value = ranking_penalty(z, torch.zeros(2).long(), objects, torch.zeros(1).long(), torch.ones(1))
+    value.backward()
+    assert value.isfinite() and z.grad.tolist() == [0.5, 0]
 
 
 @given(batches())
@@ -183,7 +271,7 @@ def test_options_refuse_a_focal_that_is_no_bool(bad):
 def test_options_hold_python_floats():
     options = BackgroundPenaltyOptions(lambda_bg=np.float64(2), gamma=1)
     assert type(options.lambda_bg) is type(options.gamma) is float
-    assert vars(options) == {'lambda_bg': 2.0, 'focal': False, 'gamma': 1.0}
+    assert (options.lambda_bg, options.gamma) == (2, 1)
 
 
 def imports_of(module: str):

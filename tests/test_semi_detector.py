@@ -213,6 +213,44 @@ def test_box_quality_weighs_what_the_student_learns_of_the_place(box_quality):
     assert torch.equal(weighed['sup_loss_bbox'], losses['sup_loss_bbox'])
 
 
+@pytest.mark.parametrize('joint_forward', [False, True])
+def test_the_teachers_objects_are_no_background(joint_forward):
+    """The penalty of the strong view is less where the teacher, in the weak view, sees something."""
+    model = build(soft_background=True, joint_forward=joint_forward, unsup_scale='boxes')
+    teacher_sees(model, [1, 1])
+    head, height, width = model.teacher.bbox_head, *SHAPE
+    found = [torch.full((2, 3, height // s, width // s), -1e4) for s in (8, 16, 32)]
+    found[1][0, 2, 1, 3] = 1e4  # at (56, 24), of the first image
+    head.forward = lambda features: (found, *type(head).forward(head, features)[1:])
+    shift = np.array([[1, 0, 16], [0, 1, 0], [0, 0, 1]], dtype=np.float32)
+    inputs, samples = batch(2)
+    samples['unsup_student'][0].set_metainfo(dict(homography_matrix=shift))
+    seen = {}
+    student = model.student.bbox_head
+    weigh = student._background_weight
+    student._background_weight = lambda metas: seen.setdefault(len(seen), weigh(metas))
+    model.loss(inputs, samples)
+    labeled, unlabeled = seen[0], seen[1]
+    assert labeled is None and unlabeled[1].eq(1).all()
+    points = student.flatten_priors_train[:, :2]
+    shifted = torch.tensor([56.0 + 16, 24])
+    nearest = (points - shifted).abs().amax(dim=1)
+    assert unlabeled[0][nearest == 0].eq(0).all() and (nearest == 0).any()
+    # Bilinear: half way to the next of 16 px there is half of it.
+    assert unlabeled[0][nearest >= 16].eq(1).all()
+    assert unlabeled[0].sum() < len(points) - 2
+
+
+def test_soft_background_and_ranking_exclude_each_other():
+    init_default_scope('mmyolo')
+    cfg = Config.fromfile(CONFIGS / SEMI)
+    cfg.merge_from_dict(SMALL)
+    cfg.model.detector.bbox_head.bg_penalty = dict(rank=True, normalizer='hard')
+    cfg.model.semi_train_cfg.soft_background = True
+    with pytest.raises(ValueError, match='soft_background'):
+        MODELS.build(cfg.model)
+
+
 def test_box_quality_takes_sparse_targets():
     cfg = Config.fromfile(CONFIGS / SEMI)
     cfg.merge_from_dict({**SMALL, 'model.detector.bbox_head.sparse_targets': False})
@@ -221,13 +259,15 @@ def test_box_quality_takes_sparse_targets():
         MODELS.build(cfg.model)
 
 
-def test_single_losses_of_unlabeled_images_are_weighed(model):
+def test_single_losses_are_weighed_by_branch(model):
     inputs, samples = batch()
     teacher_sees(model, [1, 1, 1, 1])
     plain = model.loss(inputs, samples)
     model.semi_train_cfg.unsup_loss_weights = dict(loss_bbox=0.0, loss_dfl=0.25)
+    model.semi_train_cfg.sup_loss_weights = dict(loss_bg=3.0)
     weighed = model.loss(inputs, samples)
-    factors = dict(unsup_loss_bbox=0.0, unsup_loss_dfl=0.25)
+    factors = dict(unsup_loss_bbox=0.0, unsup_loss_dfl=0.25, sup_loss_bg=3.0)
+    assert plain['sup_loss_bg'] > 0
     assert weighed.keys() == plain.keys() and plain['unsup_loss_bbox'] > 0
     assert all(torch.allclose(loss, plain[name] * factors.get(name, 1.0)) for name, loss in weighed.items())
 
@@ -418,6 +458,8 @@ def test_a_view_without_geometry_is_named(model):
         (dict(unsure_thr='low'), "`semi_train_cfg.unsure_thr`.*'low'"),
         (dict(box_quality='jitter'), "`semi_train_cfg.box_quality`.*'jitter'"),
         (dict(unsup_scale='own'), "`semi_train_cfg.unsup_scale`.*'own'"),
+        (dict(sup_loss_weights=dict(loss_bg='much')), "`semi_train_cfg.sup_loss_weights.loss_bg`.*'much'"),
+        (dict(soft_background=0.5), '`semi_train_cfg.soft_background`.*0.5'),
         (dict(unsup_loss_weights=None), 'unsup_loss_weights` to be a dict, but got None'),
         (dict(unsup_loss_weights=dict(loss_box=0.0)), 'unsup_loss_weights.*loss_box'),
         (dict(unsup_loss_weights=dict(loss_dfl=-1)), 'unsup_loss_weights.loss_dfl.*-1'),

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from test_heads import NO_OBJECTS, OBJECTS, batch, build, features, losses_and_gradients
+from test_heads import NO_OBJECTS, OBJECTS, batch, build, features, foreground, losses_and_gradients, losses_of
 
 from mmyolo_bgpenalty.losses import bce_and_max_logits, split_by_level
 
@@ -160,6 +160,62 @@ def test_the_penalty_is_the_same(focal, objects):
     assert stats[0] == pytest.approx(stats[1]) and stats[0]['num'] > 0
     pictures = [head.background_predictions(0, 9) for head in heads]
     assert_near(*pictures)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [{'normalizer': 'positives'}, {'normalizer': 'hard', 'hard_top': 9}, {'region': 'outside', 'focal': True}],
+    ids=str,
+)
+@pytest.mark.parametrize('objects', [OBJECTS, NO_OBJECTS], ids=['all', 'none'])
+def test_the_options_of_the_penalty_are_the_same(options, objects):
+    heads = [make(bg_penalty={'lambda_bg': 1.5, **options}) for make in (build, sparse)]
+    results = [losses_and_gradients(head, batch('list', objects)) for head in heads]
+    for found, expected in zip(results[1], results[0]):
+        assert_near(found, expected)
+
+
+@pytest.mark.parametrize('path', ['list', 'fast'])
+def test_the_ranking_is_the_naive_one(path):
+    """Of the hard background against the objects of its class, both with their gradients."""
+    head = sparse(bg_penalty={'lambda_bg': 2.0, 'normalizer': 'hard', 'hard_score': 0.12, 'rank': True})
+    outs = head(features())
+    levels = [level.detach().requires_grad_() for level in outs[0]]
+    loss = losses_of(head, (levels, *outs[1:]), batch(path))['loss_bg']
+    gradients = torch.autograd.grad(loss, levels)
+
+    logits = torch.cat([level.flatten(2) for level in levels], 2)
+    found = foreground(head, outs)
+    seen = {}
+    head.assigner.match, match = lambda *a, **k: seen.setdefault('positives', match(*a, **k)), head.assigner.match
+    losses_of(head, outs, batch(path))
+    image, prior, box, score = seen['positives']
+    label = torch.tensor([OBJECTS[i][1][k] for i, k in zip(image, box)])
+    assert torch.equal(found.nonzero(), torch.stack([image, prior], 1).unique(dim=0))
+    terms = []
+    for i, n in (~found).nonzero().tolist():
+        z, c = logits[i, :, n].max(0)
+        same = label == c
+        if z.sigmoid() > 0.12 and same.any():
+            objects = logits[image[same], label[same], prior[same]]
+            terms.append((score[same] * F.softplus(z - objects)).sum() / score[same].sum())
+    assert 1 < len(terms) < int((~found).sum())
+    expected = 2 * torch.stack(terms).mean() * 2 * head.loss_cls.loss_weight
+    torch.testing.assert_close(loss, expected)
+    assert_near(dict(enumerate(gradients)), dict(enumerate(torch.autograd.grad(expected, levels))))
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('objects', [OBJECTS, NO_OBJECTS], ids=['all', 'none'])
+def test_the_ranking_is_finite_under_autocast(dtype, objects):
+    head = sparse(bg_penalty={'normalizer': 'hard', 'hard_score': 0.0, 'rank': True})
+    for predictor in head.head_module.cls_preds:
+        torch.nn.init.normal_(predictor[-1].weight, std=20)
+    with torch.autocast('cpu', dtype=dtype):
+        losses, gradients = losses_and_gradients(head, batch('list', objects))
+    assert losses['loss_bg'].dtype == torch.float32
+    assert (losses['loss_bg'] > 0) == (objects is OBJECTS)
+    assert all(x.isfinite().all() for x in (*losses.values(), *gradients.values()) if x is not None)
 
 
 def test_box_weights_weigh_the_boxes_losses_alone():

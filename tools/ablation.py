@@ -32,8 +32,12 @@ from mmyolo_bgpenalty.report import write_report
 
 TOOLS = Path(__file__).resolve().parent
 VARIANTS = TOOLS.parent / 'configs/ablations/bg_penalty.py'
-# Settings that change nothing before burn-in ends, since λ is 0 there.
+# What changes nothing before burn-in ends, since λ is 0 there and no unlabeled image is seen.
 AFTER_BURN_IN = set(SETTINGS) - {'burn_in'}
+AFTER_BURN_IN_PARTS = (
+    r'model\.detector\.bbox_head\.bg_penalty\..+',
+    r'model\.semi_train_cfg\.(?!sup_|channels_last).+',
+)
 
 
 @dataclass
@@ -167,13 +171,17 @@ def plan(config: str, variants: Dict[str, dict], seeds: List[int], work_dir: Pat
         for seed in seeds:
             folder = work_dir / slug(name) / f'seed_{seed}'
             one = Run(config, name, seed, {**common, **variants[name]}, folder)
-            if name != baseline and shared and {*variants[name], *variants[baseline]} <= AFTER_BURN_IN:
+            if name != baseline and shared and all(map(_after_burn_in, {*variants[name], *variants[baseline]})):
                 one.baseline = next(r for r in runs if r.variant == baseline and r.seed == seed)
                 one.baseline.started_from = True
                 one.start_from = one.baseline.folder / shared
             runs.append(one)
     # By seed after the baselines: an interrupted ablation has whole seeds.
     return sorted(runs, key=lambda r: (r.variant != baseline, r.seed if r.variant != baseline else 0))
+
+
+def _after_burn_in(override: str) -> bool:
+    return override in AFTER_BURN_IN or any(re.fullmatch(part, override) for part in AFTER_BURN_IN_PARTS)
 
 
 def _end_of_burn_in(cfg) -> Optional[str]:
