@@ -1,0 +1,121 @@
+"""The README's commands and configs do what they are there for, at a size that takes seconds."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmyolo.registry import HOOKS, MODELS
+from tiny import ROOT, SEMI, SMALL, data_options, make_images, make_set
+
+from mmyolo_bgpenalty.files import read_json
+
+BLOCKS = re.findall(r'^```(\w+)\n(.*?)^```', (ROOT / 'README.md').read_text(encoding='utf-8'), re.S | re.M)
+# `make` is CI's own way in; an editable install would change the environment that runs the tests.
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for kind, text in BLOCKS
+    if kind == 'sh'
+    for line in text.replace('\\\n', ' ').splitlines()
+    if not line.startswith(('make ', 'pip '))
+]
+# Set-up and benchmark have `make` for it.
+NOT_SHOWN = {'setup_env.py', 'benchmark.py', 'benchmark_steps.py'}
+SNIPPETS = [text for kind, text in BLOCKS if kind == 'python']
+# Two epochs, one of them burn-in, of the smallest network.
+SHORT = ['train_cfg.max_epochs=2', 'train_cfg.val_interval=2', 'burn_in=1', 'default_hooks.checkpoint.interval=2']
+
+
+def text_of(value) -> str:
+    return f'[{",".join(value)}]' if isinstance(value, tuple) else str(value)
+
+
+def stated(options: dict) -> list:
+    return [f'{name}={text_of(value)}' for name, value in options.items()]
+
+
+@pytest.fixture(scope='module')
+def stage(tmp_path_factory):
+    """A folder with the project's tools and configs, and a tiny data/bccd."""
+    root = tmp_path_factory.mktemp('readme')
+    for name in ('tools', 'configs'):
+        (root / name).symlink_to(ROOT / name)
+    make_set(root / 'data/tiny')
+    classes = Config.fromfile(ROOT / 'configs/yolov8_semi_bgpenalty_bccd.py').classes
+    (root / 'data/bccd/annotations').mkdir(parents=True)
+    for seed, (name, number) in enumerate((('train', 40), ('test', 6))):
+        make_images(root / 'data/bccd', name, number, seed)
+        annotations = json.loads((root / f'data/bccd/{name}.json').read_text())
+        annotations['categories'] = [dict(id=i + 1, name=name) for i, name in enumerate(classes)]
+        (root / f'data/bccd/annotations/{name}.json').write_text(json.dumps(annotations))
+    return root
+
+
+def run(stage: Path, command: list, *more: str) -> str:
+    program, *arguments = command
+    assert program == 'python'
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT), 'PYTHONWARNINGS': 'ignore'}
+    done = subprocess.run(
+        [sys.executable, *arguments, *more], cwd=stage, env=environment, text=True, capture_output=True
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_commands(stage):
+    """In the README's order, since one works on what another wrote; training at a size that takes seconds."""
+    seen = []
+    for command in COMMANDS:
+        tool, config = Path(command[1]).name, command[2]
+        seen.append(tool)
+        # The last epoch of a shortened run.
+        command = [part.replace('epoch_18', 'epoch_2') for part in command]
+        options = [] if '--cfg-options' in command else ['--cfg-options']
+        options += stated(SMALL)
+        if config == 'configs/yolov8_semi_bgpenalty.py':
+            options += stated(data_options(stage / 'data/tiny'))
+        if tool == 'train.py':
+            run(stage, command, *options, *SHORT)
+        elif tool == 'check_config.py':
+            assert 'loss_bg' in run(stage, command, *options)
+        elif tool == 'test.py':
+            run(stage, command, *options)
+            metrics = read_json(stage / 'results/metrics.json')
+            assert any(name.endswith('bbox_mAP_50') for name in metrics)
+            assert (stage / 'results/test.precision_recall.json').exists()
+        elif tool == 'ablation.py':
+            # test_ablation.py trains all of them.
+            command.insert(3, '--dry-run')
+            assert '21 of 21 runs to do' in run(stage, command, *options)
+        elif tool == 'split_dataset.py':
+            run(stage, command)
+            assert len(read_json(stage / 'data/bccd/semi_anns/train.1@10.json')['images']) == 4
+        elif tool == 'export_teacher.py':
+            run(stage, command, *options)
+        else:
+            pytest.fail(f'no test of {tool}')
+    work_dir = stage / 'work_dirs/yolov8_semi_bgpenalty_bccd'
+    assert (work_dir / 'epoch_2.pth').exists()
+    assert set(seen) == {path.name for path in (ROOT / 'tools').glob('*.py')} - NOT_SHOWN
+
+
+@pytest.mark.parametrize('text', SNIPPETS, ids=lambda text: text.split('(')[0].split('\n')[-1].strip())
+def test_configs(text, tmp_path):
+    """Each can be read, as a leaf of the config that it is about, and its model built."""
+    if '_base_ =' not in text:
+        own = 'unlabeled' not in text and 'compile' not in text
+        base = 'mmyolo::yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py' if own else str(ROOT / 'configs' / SEMI)
+        text = f'_base_ = {base!r}\n{text}'
+    file = tmp_path / 'mine.py'
+    file.write_text(text.replace("'./", f"'{ROOT}/configs/"), encoding='utf-8')
+    cfg = Config.fromfile(file)
+    init_default_scope('mmyolo')
+    assert 'bgpenalty' in type(MODELS.build(cfg.model)).__module__ or 'BgPenalty' in cfg.model.bbox_head.type
+    for hook in cfg.default_hooks.values():
+        assert hook is None or HOOKS.get(hook.type) is not None
