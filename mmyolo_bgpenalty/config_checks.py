@@ -530,7 +530,7 @@ def check_mixing(parts: ConfigParts) -> Findings:
             module = getattr(class_of(dataset.node, 'DATASETS', parts.scope), '__module__', '')
             if not handed and module.startswith('mmdet.'):
                 what = f'{kind_of(dataset.node)} hands no other images to a {_noun(step)}, which fails'
-                yield error(f'{dataset.path}.type', what, "write type='YOLOv5CocoDataset' or 'ImageFolderDataset'")
+                yield error(f'{dataset.path}.type', what, "write type='CheckedCocoDataset' or 'ImageFolderDataset'")
             if not step.node.get('pre_transform'):
                 what = f'no `pre_transform` loads the other images of the {_noun(step)}, which fails'
                 yield error(step.path, what, "write pre_transform=[…] of the pipeline's steps that come before")
