@@ -295,7 +295,7 @@ def bg_penalty_collate(data_batch: Sequence[dict], use_ms_training: bool = False
     The batch leaves a worker in one piece.
     """
     collated = yolov5_collate(data_batch, use_ms_training)
-    keys = ('homography_matrix', 'mosaic_tiles', 'ori_shape', 'img_shape')
+    keys = ('homography_matrix', 'mosaic_tiles', 'ori_shape', 'img_shape', 'img_path')
     regions = []
     for sample in (item['data_samples'] for item in data_batch):
         regions.append({key: sample.metainfo[key] for key in keys if key in sample.metainfo})

@@ -182,8 +182,8 @@ def _boxes(dataset: Dataset, coco: dict) -> Findings:
             lost.append(annotation['id'])
     if lost:
         what = (
-            f'{len(lost)} of {len(coco["annotations"])} boxes in {dataset.ann_file} lie outside their image or are less '
-            f'than a pixel wide, high or large, and count for nothing: the annotations {some(lost, NAMED)}'
+            f'{len(lost)} of {len(coco["annotations"])} boxes in {dataset.ann_file} lie outside their image or are '
+            f'less than a pixel wide, high or large, and count for nothing: the annotations {some(lost, NAMED)}'
         )
         yield warning(f'{dataset.path}.ann_file', what, 'correct the boxes, or the sizes of the images')
 
