@@ -11,10 +11,10 @@ from mmengine.registry import OPTIM_WRAPPERS
 class CpuAmpOptimWrapper(AmpOptimWrapper):
     """Its steps and its scaler, with torch's autocast for the CPU, which takes both types."""
 
-    def __init__(self, dtype, **kwargs):
+    def __init__(self, dtype, init_scale=2.0**16, **kwargs):
         OptimWrapper.__init__(self, **kwargs)
         self.cast_dtype = getattr(torch, dtype)
-        self.loss_scaler, self._scale_update_param = torch.amp.GradScaler('cpu'), None
+        self.loss_scaler, self._scale_update_param = torch.amp.GradScaler('cpu', init_scale), None
 
     @contextmanager
     def optim_context(self, model):
