@@ -6,7 +6,7 @@ lambda_bg_warmup = 3
 data_root = 'data/bccd/'
 classes = ('RBC', 'WBC', 'Platelets')
 
-coco = dict(type='YOLOv5CocoDataset', data_root=data_root, metainfo=dict(classes=classes))
+coco = dict(type='CheckedCocoDataset', data_root=data_root, metainfo=dict(classes=classes))
 num_classes = len(classes)
 model = dict(
     detector=dict(

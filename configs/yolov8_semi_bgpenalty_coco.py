@@ -21,7 +21,7 @@ def for_coco(node):
 
 
 coco = dict(
-    type='YOLOv5CocoDataset',
+    type='CheckedCocoDataset',
     data_root=data_root,
     metainfo=dict(_delete_=True),
     data_prefix=dict(img='train2017/'),

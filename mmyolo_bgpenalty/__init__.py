@@ -12,6 +12,7 @@ allow_checkpoint_types()
 from .config_path import config  # noqa: E402
 from .data import (  # noqa: E402
     BgPenaltyDetDataPreprocessor,
+    CheckedCocoDataset,
     LabeledUnlabeledBatchSampler,
     LabeledUnlabeledDataset,
     SemiDataPreprocessor,
@@ -44,6 +45,7 @@ __all__ = [
     'BgPenaltyDetDataPreprocessor',
     'BgPenaltyYOLOv8Head',
     'BurnInMeanTeacherHook',
+    'CheckedCocoDataset',
     'ClassThresholdsHook',
     'CollapseMonitorHook',
     'CompileHook',

@@ -84,7 +84,7 @@ def _of_test(finding: Finding) -> bool:
 
 
 def check_at_start(runner) -> None:
-    """The same checks on a Runner about to train, of the sets as they are built; no file is read.
+    """The same checks on a Runner about to train, of the sets as they are built; no json is read.
 
     Warnings are logged.
 
@@ -530,7 +530,7 @@ def check_mixing(parts: ConfigParts) -> Findings:
             module = getattr(class_of(dataset.node, 'DATASETS', parts.scope), '__module__', '')
             if not handed and module.startswith('mmdet.'):
                 what = f'{kind_of(dataset.node)} hands no other images to a {_noun(step)}, which fails'
-                yield error(f'{dataset.path}.type', what, "write type='YOLOv5CocoDataset' or 'ImageFolderDataset'")
+                yield error(f'{dataset.path}.type', what, "write type='CheckedCocoDataset' or 'ImageFolderDataset'")
             if not step.node.get('pre_transform'):
                 what = f'no `pre_transform` loads the other images of the {_noun(step)}, which fails'
                 yield error(step.path, what, "write pre_transform=[…] of the pipeline's steps that come before")
@@ -695,10 +695,10 @@ def classes_of(parts: ConfigParts, dataset):
     return [found] if isinstance(found, str) else list(found) if found else None
 
 
-def some(names) -> str:
-    """The first five names."""
+def some(names, most: int = 5) -> str:
+    """The first names."""
     names = list(map(str, names))
-    return ', '.join(names[:5]) + (', …' if len(names) > 5 else '')
+    return ', '.join(names[:most]) + (', …' if len(names) > most else '')
 
 
 def check_evaluation(parts: ConfigParts) -> Findings:

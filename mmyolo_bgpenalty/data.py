@@ -1,15 +1,16 @@
 """Labeled and unlabeled images in one loader: dataset, batches and pre-processing."""
 
-import json
 import math
 import random
+from functools import partial
 from itertools import count, islice
 from typing import Iterator, List, Optional, Sequence
 
 import numpy as np
 import torch
+from mmdet.datasets.api_wrappers import COCO
 from mmdet.models.data_preprocessors import DetDataPreprocessor, MultiBranchDataPreprocessor
-from mmengine.dataset import ConcatDataset, pseudo_collate
+from mmengine.dataset import BaseDataset, ConcatDataset, pseudo_collate
 from mmengine.model import ImgDataPreprocessor
 from mmengine.registry import FUNCTIONS
 from mmengine.utils import is_seq_of
@@ -22,10 +23,54 @@ from torch.utils.data import Sampler
 from . import synthetic
 from .batches import SharedBatch
 from .checks import one_of
+from .files import numbered_classes, read_coco, read_json
+from .readable import ReadableImages, SkipUnreadable, loads_as_usual
+
+
+class CheckedCOCO(COCO):
+    """MMDetection's COCO of a file that :func:`~mmyolo_bgpenalty.files.read_coco` accepts for training.
+
+    Raises:
+        ValueError: the file is none, or MMDetection would give its classes other numbers than ``classes`` has.
+    """
+
+    def __init__(self, annotation_file: str, classes: Sequence[str] = ()):
+        super().__init__()
+        self.dataset = read_coco(annotation_file, training=True)
+        found, lacking = numbered_classes(self.dataset, classes)
+        if found and lacking and found != list(classes)[: len(found)] and self.dataset['annotations']:
+            raise ValueError(
+                f'Expected {annotation_file} to have the categories {list(classes)}, but it lacks {lacking}: the '
+                'labels of the classes after it count down by one'
+            )
+        self.createIndex()
+        self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs
+
+
+def _read_checked(dataset: BaseDataset) -> None:
+    """Have a dataset of MMDetection's that reads COCO json read it by CheckedCOCO."""
+    if getattr(dataset, 'COCOAPI', None) is COCO:
+        dataset.COCOAPI = partial(CheckedCOCO, classes=dataset.metainfo['classes'])
 
 
 @DATASETS.register_module()
-class SolarPanelDataset(YOLOv5CocoDataset):
+class CheckedCocoDataset(SkipUnreadable, YOLOv5CocoDataset):
+    """YOLOv5CocoDataset that refuses a json with mistakes and, in training, skips images that cannot be read.
+
+    Attributes:
+        first_readable: :class:`~mmyolo_bgpenalty.readable.ReadableImages` of it.
+
+    Raises:
+        ValueError: as CheckedCOCO; in training, too many unreadable images in a row.
+    """
+
+    def load_data_list(self) -> List[dict]:
+        _read_checked(self)
+        return super().load_data_list()
+
+
+@DATASETS.register_module()
+class SolarPanelDataset(CheckedCocoDataset):
     """The embedded set of :mod:`~mmyolo_bgpenalty.synthetic`, made in ``data_root`` on first use."""
 
     METAINFO = dict(classes=synthetic.CLASSES)
@@ -34,7 +79,7 @@ class SolarPanelDataset(YOLOv5CocoDataset):
         try:
             synthetic.generate(self.data_root)
         except ValueError as error:
-            raise ValueError(f"{error}. A set of your own takes `type='YOLOv5CocoDataset'`") from None
+            raise ValueError(f"{error}. A set of your own takes `type='CheckedCocoDataset'`") from None
         return super().load_data_list()
 
 
@@ -53,6 +98,9 @@ class SeededIndex(int):
 @DATASETS.register_module()
 class LabeledUnlabeledDataset(ConcatDataset):
     """ConcatDataset whose two members a child config reaches by name.
+
+    Json with mistakes is refused as by :class:`CheckedCocoDataset`, and images that cannot be read give way to others
+    (:class:`~mmyolo_bgpenalty.readable.ReadableImages`), unless a member's class loads them in a way of its own.
 
     Under a :class:`SeededIndex` a sample is augmented from its own seed (Python's and NumPy's generators), so it
     depends neither on the worker that loads it nor on what was loaded before: a resumed run sees the same.
@@ -73,22 +121,24 @@ class LabeledUnlabeledDataset(ConcatDataset):
 
     def full_init(self) -> None:
         for name, dataset in zip(('labeled', 'unlabeled'), self.datasets):
+            _read_checked(dataset)
             try:
                 dataset.full_init()
                 images = len(dataset)
             except ValueError as error:
                 # MMEngine fails to serialise an empty list with "need at least one array to concatenate".
                 if 'concatenate' not in str(error):
-                    raise
+                    raise ValueError(f'`{name}` set: {error}') from error
                 images = 0
             if not images:
                 source = dataset.ann_file or dict(dataset.data_prefix)
                 raise ValueError(f'Expected images in the `{name}` set, but {source} leaves none')
+            if loads_as_usual(dataset):
+                dataset.first_readable = ReadableImages(dataset)
         super().full_init()
         labeled = self.datasets[0]
         if not any(labeled.get_data_info(i)['instances'] for i in range(len(labeled))):
-            with open(labeled.ann_file) as file:
-                found = [category['name'] for category in json.load(file).get('categories', [])]
+            found = [category['name'] for category in read_json(labeled.ann_file).get('categories', [])]
             raise ValueError(
                 f'Expected boxes of the classes {list(labeled.metainfo["classes"])} in {labeled.ann_file}, but it '
                 f'has none; its categories are {found}'
@@ -107,7 +157,11 @@ class LabeledUnlabeledDataset(ConcatDataset):
         if isinstance(idx, SeededIndex):
             random.seed(idx.seed)
             np.random.seed(idx.seed)
-        return super().__getitem__(idx)
+        member, place = self._get_ori_dataset_idx(idx)
+        dataset = self.datasets[member]
+        if loads_as_usual(dataset) and not dataset.test_mode:
+            return dataset.first_readable(place, dataset.pipeline.transforms)
+        return dataset[place]
 
 
 @DATA_SAMPLERS.register_module()
@@ -241,7 +295,7 @@ def bg_penalty_collate(data_batch: Sequence[dict], use_ms_training: bool = False
     The batch leaves a worker in one piece.
     """
     collated = yolov5_collate(data_batch, use_ms_training)
-    keys = ('homography_matrix', 'mosaic_tiles', 'ori_shape', 'img_shape')
+    keys = ('homography_matrix', 'mosaic_tiles', 'ori_shape', 'img_shape', 'img_path')
     regions = []
     for sample in (item['data_samples'] for item in data_batch):
         regions.append({key: sample.metainfo[key] for key in keys if key in sample.metainfo})

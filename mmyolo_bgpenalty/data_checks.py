@@ -1,5 +1,6 @@
 """What a config's files must be: there, of the classes, and with no image in two sets."""
 
+import os
 import os.path as osp
 from collections import Counter
 from itertools import combinations
@@ -7,10 +8,11 @@ from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from .config_checks import Finding, Findings, classes_of, error, some, warning
 from .config_parts import ConfigParts, Dataset
-from .files import read_coco
+from .files import NAMED, image_fault, numbered_classes, read_coco
+from .image_folder import list_images
 
-SAMPLE = 20  # images of a set whose files are looked for
-MOST = 20_000  # images of a built set whose paths are compared
+MOST = 20_000  # images of a set whose files are looked for, and whose paths are compared
+OPENED = 500  # of them those that are looked into
 
 
 def check_sets(parts: ConfigParts) -> Findings:
@@ -23,7 +25,7 @@ def check_sets(parts: ConfigParts) -> Findings:
             continue
         if file not in read:
             try:
-                read[file] = read_coco(file)
+                read[file] = read_coco(file, training=True)
             except ValueError as problem:
                 read[file] = None
                 yield error(where, str(problem), 'correct the path or the file')
@@ -31,7 +33,9 @@ def check_sets(parts: ConfigParts) -> Findings:
             sets.append((dataset, read[file]))
     yield from _classes(parts, sets)
     for dataset, coco in sets:
-        yield from _images(dataset, coco)
+        yield from _boxes(dataset, coco)
+        paths = [osp.join(dataset.folder, image['file_name']) for image in coco['images']]
+        yield from image_faults(f'{dataset.path}.data_prefix', paths, _skips(parts, dataset))
     if 'GroupMultiSourceSampler' in parts.sampler.names:
         counts = [Counter(_tall(image) for image in coco['images']) for dataset, coco in sets if dataset in parts.train]
         yield from orientations(counts)
@@ -46,8 +50,18 @@ def check_folders(parts: ConfigParts) -> Findings:
         file, folder = dataset.ann_file, dataset.folder
         if file and not file.endswith('.json') and _local(dataset, file) and not osp.exists(file):
             yield error(f'{dataset.path}.ann_file', f'{file}: no such file', 'correct the path')
-        elif not file and folder and _local(dataset, folder) and not osp.isdir(folder):
-            yield error(f'{dataset.path}.data_prefix', f'{folder}: no such folder', 'correct the path')
+        elif not file and folder and _local(dataset, folder):
+            where = f'{dataset.path}.data_prefix'
+            if not osp.isdir(folder):
+                yield error(where, f'{folder}: no such folder', 'correct the path')
+            elif 'ImageFolderDataset' in dataset.names:
+                try:
+                    paths, ends = list_images(folder)
+                except OSError as problem:
+                    yield error(where, f'{problem.filename!r}: {problem.strerror}', 'let it be listed')
+                    continue
+                names = [paths[start:end].tobytes() for start, end in zip([0, *ends[:-1]], ends)]
+                yield from image_faults(where, [osp.join(folder, os.fsdecode(name)) for name in names], True)
 
 
 DATA_CHECKS = (check_sets, check_folders)
@@ -59,20 +73,27 @@ def check_built_sets(runner) -> Findings:
     counts = getattr(loader.sampler, 'group2size_per_source', None)
     if counts is not None:  # by source, though GroupMultiSourceSampler names it the other way
         yield from orientations([{group == 0: number for group, number in sizes.items()} for sizes in counts])
+    train = 'train_dataloader.dataset'
     members = getattr(loader.dataset, 'datasets', None)
     names: Sequence[str] = ['train']
     if members is not None:
         names = ['labeled', 'unlabeled'] if len(members) == 2 else [f'datasets.{i}' for i in range(len(members))]
     sets = dict(zip(names, [loader.dataset] if members is None else members))
+    places = dict.fromkeys(sets, train) if members is None else {name: f'{train}.{name}' for name in sets}
     val = getattr(getattr(runner.val_loop, 'dataloader', None), 'dataset', None)
     if val is not None:
-        sets['val'] = val
+        sets['val'], places['val'] = val, 'val_dataloader.dataset'
     paths = {name: _built_paths(dataset) for name, dataset in sets.items()}
-    for one, other in combinations(paths, 2):
-        common = paths[one] & paths[other]
+    for name, dataset in sets.items():
+        if not getattr(dataset, 'backend_args', None):
+            skips = hasattr(dataset, 'first_readable') and not dataset.test_mode
+            yield from image_faults(places[name], paths[name], skips)
+    unlike = {name: {osp.normpath(path) for path in found} for name, found in paths.items()}
+    for one, other in combinations(unlike, 2):
+        common = unlike[one] & unlike[other]
         if common:
             least = max(map(len, (sets[one], sets[other]))) > MOST
-            yield _both('train_dataloader.dataset', one, other, common, 'at least ' if least else '')
+            yield _both(train, one, other, common, 'at least ' if least else '')
 
 
 def check_evaluator_paths(parts: ConfigParts) -> Findings:
@@ -111,8 +132,7 @@ def _classes(parts: ConfigParts, sets: Sequence[Tuple[Dataset, dict]]) -> Findin
         where, file = f'{dataset.path}.metainfo.classes', dataset.ann_file
         names = {category['id']: category['name'] for category in coco['categories']}
         boxes = Counter(names[annotation['category_id']] for annotation in coco['annotations'])
-        found = [name for name in names.values() if name in classes]
-        lacking = [name for name in classes if name not in found]
+        found, lacking = numbered_classes(coco, classes)
         shifted = lacking and found != classes[: len(found)]
         if dataset in parts.train and not shifted:
             first = first or found
@@ -149,20 +169,55 @@ def _classes(parts: ConfigParts, sets: Sequence[Tuple[Dataset, dict]]) -> Findin
             yield warning(where, what, 'add the classes to all sets and to the head')
 
 
-def _images(dataset: Dataset, coco: dict) -> Findings:
-    file = dataset.ann_file
-    for name, field in (('images', 'width'), ('images', 'height'), ('annotations', 'area')):
-        place = next((place for place, entry in enumerate(coco[name]) if field not in entry), None)
-        if place is not None:
-            yield error(f'{dataset.path}.ann_file', f'{file}: `{name}[{place}]` has no `{field}`', 'add it to the json')
-    names = [image['file_name'] for image in coco['images']]
-    looked_for = [osp.join(dataset.folder, names[i * len(names) // SAMPLE]) for i in range(min(SAMPLE, len(names)))]
-    if len(names) <= SAMPLE:
-        looked_for = [osp.join(dataset.folder, name) for name in names]
-    absent = [path for path in looked_for if not osp.isfile(path)]
-    if absent:
-        what = f'{len(absent)} of the {len(looked_for)} images looked for are not there, among them {absent[0]}'
-        yield error(f'{dataset.path}.data_prefix', what, 'correct data_root and data_prefix=dict(img=…)')
+def _boxes(dataset: Dataset, coco: dict) -> Findings:
+    """The boxes that MMDetection leaves out without a word."""
+    if dataset.role == 'unlabeled':
+        return
+    sizes = {image['id']: (image['width'], image['height']) for image in coco['images']}
+    lost = []
+    for annotation in coco['annotations']:
+        (x, y, width, height), (right, bottom) = annotation['bbox'], sizes[annotation['image_id']]
+        outside = min(x + width, right) <= max(x, 0) or min(y + height, bottom) <= max(y, 0)
+        if (outside or annotation['area'] <= 0 or min(width, height) < 1) and not annotation.get('ignore'):
+            lost.append(annotation['id'])
+    if lost:
+        what = (
+            f'{len(lost)} of {len(coco["annotations"])} boxes in {dataset.ann_file} lie outside their image or are '
+            f'less than a pixel wide, high or large, and count for nothing: the annotations {some(lost, NAMED)}'
+        )
+        yield warning(f'{dataset.path}.ann_file', what, 'correct the boxes, or the sizes of the images')
+
+
+def image_faults(where: str, paths: Sequence[str], skips: bool) -> Findings:
+    """What is known of images that cannot be read, of a large set of ``MOST`` spread over it.
+
+    Args:
+        where: the set's place in the config.
+        paths: of its images.
+        skips: whether the set goes on without them.
+    """
+    paths = [path for path in _spread(paths, MOST) if '://' not in path]
+    opened = set(_spread(paths, OPENED))
+    faults = [(path, image_fault(path, look_inside=path in opened)) for path in paths]
+    faults = [f'{path} ({fault})' for path, fault in faults if fault]
+    if not faults:
+        return
+    what = f'{len(faults)} of the {len(paths)} images looked at cannot be read: {some(faults, NAMED)}'
+    if skips and len(faults) < len(paths):
+        yield warning(where, what, 'restore them; without them, training takes the next image in their place')
+    else:
+        yield error(where, what, 'restore them, or correct data_root and data_prefix=dict(img=…)')
+
+
+def _spread(values: Sequence, most: int) -> Sequence:
+    return values[:: max(1, -(-len(values) // most))]
+
+
+def _skips(parts: ConfigParts, dataset: Dataset) -> bool:
+    """Whether images that cannot be read give way to others."""
+    if dataset.node.get('test_mode'):
+        return False
+    return 'SkipUnreadable' in dataset.names or 'LabeledUnlabeledDataset' in parts.train_set.names
 
 
 def orientations(counts: Iterable[Mapping[bool, int]]) -> Findings:
@@ -195,12 +250,11 @@ def _both(where: str, one: str, other: str, common: set, least: str = '') -> Fin
     return warning(where, what, 'leave them out of one of the two')
 
 
-def _built_paths(dataset) -> set:
+def _built_paths(dataset) -> List[str]:
     if not hasattr(dataset, 'get_data_info'):
-        return set()
-    places = range(0, len(dataset), max(1, -(-len(dataset) // MOST)))
-    found = (dataset.get_data_info(place).get('img_path') for place in places)
-    return {osp.normpath(path) for path in found if path}
+        return []
+    found = (dataset.get_data_info(place).get('img_path') for place in _spread(range(len(dataset)), MOST))
+    return [path for path in found if path]
 
 
 def evaluator_files(parts: ConfigParts, name: str, datasets: Sequence[Dataset], read: Mapping) -> Findings:
@@ -217,7 +271,7 @@ def evaluator_files(parts: ConfigParts, name: str, datasets: Sequence[Dataset], 
         what, level = f'{file}, but the loader reads {dataset.ann_file}', warning
         if read.get(dataset.ann_file):
             try:
-                coco = read_coco(file)
+                coco = read_coco(file, training=True)
             except ValueError as problem:
                 yield error(where, str(problem), f'write {dataset.ann_file}')
                 continue

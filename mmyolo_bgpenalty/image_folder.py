@@ -1,16 +1,15 @@
 """A folder of images as a set without labels."""
 
 import array
-import logging
 import os
 from pathlib import Path
-from typing import Callable, List, Optional, Sequence, Set, Tuple
+from typing import Callable, List, Set, Tuple
 
 import numpy as np
-import torch
 from mmdet.datasets import BaseDetDataset
-from mmengine.logging import print_log
 from mmyolo.registry import DATASETS
+
+from .readable import SkipUnreadable
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 _SUFFIXES = tuple(extension.encode() for extension in EXTENSIONS)
@@ -78,18 +77,19 @@ def _identity(path) -> Tuple[int, int]:
 
 
 @DATASETS.register_module()
-class ImageFolderDataset(BaseDetDataset):
+class ImageFolderDataset(SkipUnreadable, BaseDetDataset):
     """The images in ``data_prefix['img']`` and its sub-folders, without labels; see :func:`list_images`.
 
     Nothing but the paths is kept, some 50 bytes each, which worker processes share; a file is opened when it is
-    needed. One that cannot be read gives way to the next one that can, with one warning a file. Its pipeline begins
-    with the transform that loads the image; neither size nor boxes are known before.
+    needed, and neither size nor boxes are known before. One that cannot be read gives way to the next one that can,
+    with one warning a file.
 
     Args:
         data_prefix: ``dict(img=...)``, the folder, relative to ``data_root``.
         max_refetch: unreadable files in a row after which it gives up.
 
     Attributes:
+        first_readable: :class:`~mmyolo_bgpenalty.readable.ReadableImages` of it.
         unreadable: number of files found unreadable so far, by all worker processes of this process.
 
     Raises:
@@ -106,7 +106,7 @@ class ImageFolderDataset(BaseDetDataset):
         if self.ann_file:
             raise ValueError(
                 f"Expected no `ann_file` of ImageFolderDataset (ann_file=''), but got {self.ann_file}; "
-                'annotated images take YOLOv5CocoDataset'
+                'annotated images take CheckedCocoDataset'
             )
         if not os.path.isdir(folder):
             raise ValueError(f'Expected a folder of images at `data_prefix.img`, but there is none: {folder!r}')
@@ -123,23 +123,6 @@ class ImageFolderDataset(BaseDetDataset):
             self.get_subset_(self._indices)
         self._forget()
 
-    def _forget(self) -> None:
-        # In shared memory: what one worker process finds, all know.
-        self._bad = torch.zeros(len(self), dtype=torch.bool).share_memory_()
-
-    @property
-    def unreadable(self) -> int:
-        return int(self._bad.sum())
-
-    def get_subset_(self, indices) -> None:
-        super().get_subset_(indices)
-        self._forget()
-
-    def get_subset(self, indices) -> 'ImageFolderDataset':
-        subset = super().get_subset(indices)
-        subset._forget()
-        return subset
-
     def get_data_info(self, idx: int) -> dict:
         """``img_path``, ``img_id`` and ``sample_idx`` (the place in the list), and no ``instances``."""
         if not self._fully_initialized:
@@ -153,52 +136,3 @@ class ImageFolderDataset(BaseDetDataset):
             sample_idx=idx,
             instances=[],
         )
-
-    def __getitem__(self, idx: int) -> dict:
-        if self.test_mode:
-            return super().__getitem__(idx)
-        return self.first_readable(idx, self.pipeline.transforms)
-
-    def first_readable(self, idx: int, transforms: Sequence[Callable]) -> dict:
-        """What ``transforms``, whose first loads the image, make of image ``idx`` or the next one that can be read.
-
-        As MMYOLO's datasets do, it hands itself to them in ``results['dataset']``, for those that mix images.
-
-        Raises:
-            ValueError: too many unreadable files in a row.
-        """
-        number, reason = len(self), 'they were found unreadable before'
-        tries = min(number, self.max_refetch + 1)
-        for place in ((int(idx) + step) % number for step in range(tries)):
-            if self._bad[place]:
-                continue
-            results, reason = self._load(place, transforms)
-            if results is None:
-                self._bad[place] = True
-                print_log(
-                    f'{self.get_data_info(place)["img_path"]} cannot be read and is skipped ({reason}); '
-                    f'so far {self.unreadable} of {number} images cannot',
-                    logger='current',
-                    level=logging.WARNING,
-                )
-                continue
-            for transform in transforms[1:]:
-                results = transform(results)
-                if results is None:
-                    reason = f'{type(transform).__name__} returned nothing'
-                    break
-            else:
-                return results
-        raise ValueError(
-            f'Expected images that can be read in {self.data_prefix["img"]}, but {tries} in a row cannot: {reason}'
-        )
-
-    def _load(self, place: int, transforms: Sequence[Callable]) -> Tuple[Optional[dict], str]:
-        """What the first transform makes of the image, or None and why."""
-        info = dict(self.get_data_info(place), dataset=self)
-        if not transforms:
-            return info, ''
-        try:
-            return transforms[0](info), 'its loader returned nothing'
-        except Exception as error:  # what a broken file raises depends on the loader's backend
-            return None, f'{type(error).__name__}: {" ".join(str(error).split())}'

@@ -31,6 +31,8 @@ from .coco_backend import obstacle
 from .files import write_whole
 from .precision_recall import match_images, precision_recall, xywh
 
+COCO_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')  # CocoMetric's, where it is not told others
+
 
 @METRICS.register_module()
 class PrecisionRecallMetric(CocoMetric):
@@ -47,7 +49,8 @@ class PrecisionRecallMetric(CocoMetric):
         iou_thr: in (0, 1].
         score_thr: the fixed confidence, in [0, 1].
         recalls: at which precision and false positives are reported, each in (0, 1].
-        coco: also evaluate as CocoMetric does, with its arguments, and report that as ``coco/bbox_mAP`` …
+        coco: also evaluate as CocoMetric does, with its arguments, and report that as ``coco/bbox_mAP`` …, which are
+            0 where nothing was detected in the whole set.
         coco_backend: what ``coco`` matches by, 'pycocotools' or, for the same figures sooner, 'faster':
             faster-coco-eval. 'auto' takes the latter for boxes where it is installed and the set's ids are numbers.
         classwise: also report ``pr/{class}_precision``, ``_recall`` and ``_f1``, at the best confidence, of each class
@@ -120,6 +123,10 @@ class PrecisionRecallMetric(CocoMetric):
         if self.coco:
             faster = self._faster and all(isinstance(prediction['img_id'], Real) for _, prediction in results)
             coco = faster_compute_metrics(self, results) if faster else super().compute_metrics(results)
+            if not any(len(prediction['bboxes']) for _, prediction in results):
+                # CocoMetric reports nothing then, and CheckpointHook ends the run for want of its `save_best`.
+                for metric in {'bbox', 'segm'}.intersection(self.metrics):
+                    coco.update({f'{metric}_{item}': 0.0 for item in self.metric_items or COCO_ITEMS})
             numbers = {f'{self._own_prefix}/{key}': value for key, value in numbers.items()}
             numbers = {**{f'{CocoMetric.default_prefix}/{key}': value for key, value in coco.items()}, **numbers}
         return numbers

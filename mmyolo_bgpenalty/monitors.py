@@ -7,7 +7,7 @@ from typing import Dict, Iterator, List, Optional, Sequence
 import numpy as np
 import torch
 from mmdet.engine.hooks import MeanTeacherHook
-from mmengine.dist import all_reduce
+from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapperDict
@@ -23,6 +23,7 @@ from .thresholds import FixedThresholds
 
 MAX_CLASSES_IN_LOG = 20
 MAX_PATHS_IN_ERROR = 16
+LEAST_SCALE = 2.0**-20  # GradScaler begins with 2**16
 
 
 def _members(dataset) -> list:
@@ -196,17 +197,21 @@ class ClassThresholdsHook(Hook):
 
 @HOOKS.register_module()
 class CollapseMonitorHook(Hook):
-    """Warns, once for each cause, and stops a run whose losses or gradients are not finite.
+    """Warns, once for each cause, and skips iterations whose losses or gradients are not finite.
 
     - Pseudo-boxes: their mean per image over ``window`` iterations (after the unlabeled images' share has risen to 1)
       leaves ``band`` times the labeled set's objects per image.
     - Teacher: the student is ahead by more than ``margin`` in ``validations`` validations in a row, in
       ``teacher/<metric>`` and ``student/<metric>`` (higher is better); silent where there are no such metrics.
-    - Losses: checked in every iteration between forward and backward pass, the gradients before the optimizer's step.
-      The error names the entries; parameters, BN statistics, optimizer and teacher are left as they were before the
-      iteration, and no checkpoint is written. fp16's overflows, which GradScaler skips, are no error.
+    - Losses: checked in every iteration between forward and backward pass, in all processes, and the gradients before
+      the optimizer's step. An iteration that is not finite in any process is skipped in all of them: parameters, BN
+      statistics and optimizer are left as they were, with a warning that names the entries and the images. After
+      ``max_skips`` of them in a row the run stops, and no checkpoint of it is written.
+    - fp16: updates that GradScaler skips, since gradients overflowed, are counted; where they go on doing so at any
+      scale, the run stops.
 
-    Counts begin anew in a resumed run.
+    ``skipped_iterations`` and ``amp_overflows`` go to the log as soon as there are any. When training ends, a line has
+    their totals and the images that could not be read. Counts begin anew in a resumed run.
 
     Args:
         band: lowest and highest number of pseudo-boxes, in objects per labeled image.
@@ -214,10 +219,11 @@ class CollapseMonitorHook(Hook):
         metric: the metric's name without ``teacher/``.
         validations: number of validations in a row.
         margin: difference of the metric that counts, >= 0.
+        max_skips: iterations in a row that are skipped, >= 0; with 0, and before torch 2.0, the first stops the run.
 
     Raises:
         ValueError: an argument out of range.
-        FloatingPointError: in training, a loss or gradient that is not finite.
+        FloatingPointError: in training, more losses or gradients in a row that are not finite.
     """
 
     def __init__(
@@ -227,6 +233,7 @@ class CollapseMonitorHook(Hook):
         metric: str = 'coco/bbox_mAP_50',
         validations: int = 3,
         margin: float = 0.02,
+        max_skips: int = 10,
     ):
         if len(band) != 2 or not non_negative('band[0]', band[0]) < non_negative('band[1]', band[1]):
             raise ValueError(f'Expected `band` to be two numbers, low < high, but got {band!r}')
@@ -235,10 +242,13 @@ class CollapseMonitorHook(Hook):
         self.metric = metric
         self.validations = whole('validations', validations)
         self.margin = non_negative('margin', margin)
+        self.max_skips = whole('max_skips', max_skips, least=0)
         self._warned: set = set()
         self._boxes: List[float] = []
         self._objects: Optional[float] = None  # an image of the labeled set
         self._behind = 0
+        self._skipped = self._in_a_row = 0
+        self._overflows = 0  # a tensor where the optimizer is fused
 
     def before_train(self, runner: Runner) -> None:
         self._runner = runner
@@ -246,23 +256,38 @@ class CollapseMonitorHook(Hook):
         # BN's statistics change in the forward pass already. The teacher's do not.
         self._buffers = list(getattr(model, 'student', model).buffers())
         self._handles = [model.register_forward_hook(self._check_losses)]
+        self._learnt = False  # whether a finite loss has been passed back since the last step
+        self._stepped = self._to_forget = False
         wrapper = runner.optim_wrapper
-        for one in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
-            # torch >= 2.0
+        self._wrappers = [*wrapper.values()] if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+        for one in self._wrappers:
             if hasattr(one.optimizer, 'register_step_pre_hook'):
                 self._handles.append(one.optimizer.register_step_pre_hook(self._check_gradients))
+            else:  # before torch 2.0 nothing can be done between backward pass and step
+                self.max_skips = 0
 
     def after_train(self, runner: Runner) -> None:
         for handle in self._handles:
             handle.remove()
+        dataset = runner.train_dataloader.dataset
+        readable = [getattr(one, 'first_readable', None) for one in getattr(dataset, 'datasets', [dataset])]
+        parts = [
+            self._skipped and f'{self._skipped} iterations whose losses or gradients were not finite',
+            int(self._overflows) and f'{int(self._overflows)} updates whose fp16 gradients overflowed',
+            *(one.summary() for one in readable if one is not None),
+        ]
+        if any(parts):
+            text = '; '.join(part for part in parts if part)
+            print_log(f'Training has skipped {text}', logger='current', level=logging.WARNING)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         self._batch = data_batch
+        self._stepped = self._to_forget = False
         self._before = [buffer.clone() for buffer in self._buffers]
 
-    def _check_losses(self, model: nn.Module, args, outputs) -> None:
+    def _check_losses(self, model: nn.Module, args, outputs) -> Optional[dict]:
         if not (model.training and isinstance(outputs, dict)):
-            return
+            return None
         # What MMEngine adds up.
         losses = {
             name: sum(part.detach().float().mean() for part in (value if isinstance(value, (list, tuple)) else [value]))
@@ -270,40 +295,76 @@ class CollapseMonitorHook(Hook):
             if 'loss' in name
         }
         # A sum is finite only if its terms are: one transfer from the device.
-        if losses and not torch.isfinite(sum(losses.values())):
-            values = {name: float(value) for name, value in losses.items()}
-            bad = [f'{name} is {value}' for name, value in values.items() if not np.isfinite(value)]
-            fine = [f'{name} {value:.4g}' for name, value in values.items() if np.isfinite(value)]
-            self._stop((', '.join(bad) or 'the sum of the losses is inf') + f' (finite: {", ".join(fine) or "none"})')
+        finite = torch.isfinite(torch.as_tensor(sum(losses.values()))).float()
+        all_reduce(finite, 'min')  # or a process would step, and others not
+        if finite:
+            self._learnt = True
+            return None
+        values = {name: float(value) for name, value in losses.items()}
+        bad = [f'{name} is {value}' for name, value in values.items() if not np.isfinite(value)]
+        fine = [f'{name} {value:.4g}' for name, value in values.items() if np.isfinite(value)]
+        if not bad and not torch.isfinite(torch.as_tensor(sum(losses.values()))):
+            bad = ['the sum of the losses is inf']
+        own = f'{", ".join(bad)} (finite: {", ".join(fine) or "none"})' if bad else ''
+        reports = all_gather_object((own, _image_paths(self._batch)))
+        reports = [report for report in reports if report[0]]
+        self._skip('; '.join(what for what, _ in reports), [path for _, paths in reports for path in paths])
+        return _without_gradient(outputs, model)
 
     def _check_gradients(self, optimizer, args, kwargs) -> None:
-        # GradScaler hands these to a fused optimizer, which then skips the step itself.
-        if getattr(optimizer, 'found_inf', None) is not None:
+        self._stepped = True
+        if not self._learnt:
+            _leave_out_step(optimizer)
+            return
+        found_inf = getattr(optimizer, 'found_inf', None)
+        if found_inf is not None:  # GradScaler hands these to a fused optimizer, which then skips the step itself
+            self._overflows = self._overflows + found_inf
+            self._in_a_row = 0
             return
         gradients = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
-        if gradients and not torch.stack([g.sum(dtype=torch.float32) for g in gradients]).sum().isfinite():
-            named = {id(p.grad): name for name, p in unwrapped(self._runner.model).named_parameters()}
-            bad = [named.get(id(g), '?') for g in gradients if not torch.isfinite(g).all()]
-            # Clipping divides all by the norm, which one of them made nan.
-            which = f', the first of {bad[0]}' if 0 < len(bad) < len(gradients) else ''
-            self._stop(
-                f'the losses are finite, but {len(bad) or "the sum"} of {len(gradients)} gradients is nan or inf{which}'
-            )
+        if not gradients or torch.stack([g.sum(dtype=torch.float32) for g in gradients]).sum().isfinite():
+            self._in_a_row = 0
+            return
+        named = {id(p.grad): name for name, p in unwrapped(self._runner.model).named_parameters()}
+        bad = [named.get(id(g), '?') for g in gradients if not torch.isfinite(g).all()]
+        # Clipping divides all by the norm, which one of them made nan.
+        which = f', the first of {bad[0]}' if 0 < len(bad) < len(gradients) else ''
+        self._skip(
+            f'the losses are finite, but {len(bad) or "the sum"} of {len(gradients)} gradients is nan or inf{which}',
+            _image_paths(self._batch),
+        )
+        _leave_out_step(optimizer)
 
-    def _stop(self, what: str) -> None:
+    def _skip(self, what: str, paths: List[str]) -> None:
+        """Undo the iteration and warn, or end the run."""
         runner = self._runner
         for buffer, before in zip(self._buffers, self._before):
             buffer.copy_(before)
+        if self._in_a_row == self.max_skips:
+            self._stop(what, paths)
+        self._skipped += 1
+        self._in_a_row += 1
+        print_log(
+            f'Skipped iteration {runner.iter} (epoch {runner.epoch}), {self._in_a_row} in a row and {self._skipped} in '
+            f'all: {what}.{_the_batch(paths)}',
+            logger='current',
+            level=logging.WARNING,
+        )
+        self._to_forget = True
+
+    def _stop(self, what: str, paths: List[str]) -> None:
+        runner = self._runner
+        after = f', after {self._in_a_row} iterations in a row that were skipped for the like' if self._in_a_row else ''
         lines = [
-            f'Stopped in iteration {runner.iter} (epoch {runner.epoch}) before the optimizer changed a weight: {what}.'
+            f'Stopped in iteration {runner.iter} (epoch {runner.epoch}) before the optimizer changed a weight: '
+            f'{what}{after}.{_the_batch(paths)}'
         ]
+        weights = [name for name, p in unwrapped(runner.model).named_parameters() if not torch.isfinite(p).all()]
+        if weights:
+            lines.append(f'{len(weights)} weights were not finite before, the first {weights[0]}: see `load_from`.')
         penalty = runner.message_hub.log_scalars.get('train/semi/lambda_bg')
         if penalty is not None:
             lines.append(f'λ_bg was {penalty.current():.4g}.')
-        paths = _image_paths(self._batch)
-        if paths:
-            more = ', …' if len(paths) > MAX_PATHS_IN_ERROR else ''
-            lines.append(f'The batch: {", ".join(paths[:MAX_PATHS_IN_ERROR])}{more}.')
         lines.append(
             'Try a lower `optim_wrapper.optimizer.lr`, `optim_wrapper.clip_grad=dict(max_norm=10)`, with --amp '
             '`optim_wrapper.dtype=bfloat16`; if it is an `unsup_` or `bg` entry, a smaller '
@@ -318,6 +379,14 @@ class CollapseMonitorHook(Hook):
         raise FloatingPointError(message)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        self._count_overflows(runner)
+        self._learnt = self._learnt and not self._stepped
+        if self._to_forget:
+            # One of them would make nan of the mean of many iterations: these means begin anew.
+            scalars = runner.message_hub.log_scalars
+            for name in [name for name, history in scalars.items() if not np.isfinite(history.current())]:
+                del scalars[name]
+            runner.message_hub.update_scalar('train/skipped_iterations', self._skipped)
         model = unwrapped(runner.model)
         if not getattr(model, 'pseudo_labels', None) or model.unsup_ramp < 1 or 'boxes' in self._warned:
             return
@@ -328,6 +397,20 @@ class CollapseMonitorHook(Hook):
             all_reduce(mean, 'mean')
             self._boxes = []
             self._compare_boxes(runner, float(mean))
+
+    def _count_overflows(self, runner: Runner) -> None:
+        now = self.every_n_train_iters(runner, self.window)
+        for wrapper in self._wrappers:
+            scaler = getattr(wrapper, 'loss_scaler', None)
+            if scaler is None:
+                continue
+            if wrapper.should_update() and not self._stepped:
+                self._overflows += 1
+            if now and scaler.get_scale() < LEAST_SCALE:
+                self._stop(f'gradients overflow in fp16 at any scale of the losses, now {scaler.get_scale():.3g}', [])
+        # Of a fused optimizer they are on the device, and fetched only now and then.
+        if (now or not isinstance(self._overflows, torch.Tensor)) and int(self._overflows):
+            runner.message_hub.update_scalar('train/amp_overflows', int(self._overflows))
 
     def _compare_boxes(self, runner: Runner, boxes: float) -> None:
         if self._objects is None:
@@ -376,9 +459,34 @@ class CollapseMonitorHook(Hook):
             print_log(message, logger='current', level=logging.WARNING)
 
 
+def _the_batch(paths: Sequence[str]) -> str:
+    more = ', …' if len(paths) > MAX_PATHS_IN_ERROR else ''
+    return f' The batch: {", ".join(paths[:MAX_PATHS_IN_ERROR])}{more}.' if paths else ''
+
+
+def _without_gradient(outputs: dict, model: nn.Module) -> dict:
+    """The same losses with a gradient of 0 to every parameter, for which DistributedDataParallel waits."""
+    zero = sum((p * 0).sum() for p in model.parameters() if p.requires_grad)
+    outputs = dict(outputs)
+    for name in [name for name in outputs if 'loss' in name]:
+        value = outputs[name]
+        values = [one.detach() + zero for one in (value if isinstance(value, (list, tuple)) else [value])]
+        outputs[name] = values if isinstance(value, (list, tuple)) else values[0]
+    return outputs
+
+
+def _leave_out_step(optimizer: torch.optim.Optimizer) -> None:
+    """Have the step that follows do nothing: an optimizer passes over parameters without a gradient."""
+    for group in optimizer.param_groups:
+        for p in group['params']:
+            p.grad = None
+
+
 def _image_paths(batch) -> List[str]:
-    """Paths of a batch's images, each once, in order; of MMYOLO's fast collate, which keeps none, []."""
+    """Paths of a batch's images, each once, in order; of MMYOLO's own fast collate, which keeps none, []."""
     if isinstance(batch, dict):
+        if isinstance(batch.get('img_path'), str):
+            return [batch['img_path']]
         batch = list(batch.values())
     if isinstance(batch, (list, tuple)):
         return list(dict.fromkeys(path for item in batch for path in _image_paths(item)))

@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
@@ -827,6 +828,24 @@ def rename(coco):
         category['name'] += '_2'
 
 
+def spoil(root):
+    images = root / 'images'
+    picture = cv2.imread(str(images / 'unlabeled_000.png'))
+    (images / 'unlabeled_000.png').write_bytes(bytes(cv2.imencode('.jpg', picture)[1])[:-9])
+    (images / 'unlabeled_001.png').write_bytes(b'')
+    (images / 'unlabeled_002.png').unlink()
+    (images / 'unlabeled_002.png').mkdir()
+
+
+def lose(coco_root):
+    def change(coco):
+        first = coco['annotations'][:3]
+        for annotation, box in zip(first, ([80, 0, 9, 9], [-30, -30, 30, 40], [3, 3, 0.5, 20])):
+            annotation['bbox'] = box
+
+    edit(coco_root, 'labeled', change)
+
+
 FILE_MISTAKES = {
     'no json': (lambda root: (root / 'labeled.json').unlink(), E, f'{LABELED}.ann_file', 'no such file'),
     'broken json': (
@@ -857,7 +876,37 @@ FILE_MISTAKES = {
         lambda root: (root / 'images/val_002.png').unlink(),
         E,
         'val_dataloader.dataset.data_prefix',
-        '1 of the 4 images looked for are not there, among them',
+        '1 of the 4 images looked at cannot be read: ',
+    ),
+    'training image missing': (
+        lambda root: (root / 'images/labeled_002.png').unlink(),
+        W,
+        f'{LABELED}.data_prefix',
+        '1 of the 6 images looked at cannot be read: ',
+    ),
+    'training images cut off, empty and no file': (
+        spoil,
+        W,
+        f'{UNLABELED}.data_prefix',
+        'unlabeled_000.png (cut off: a JPEG without its end), ',
+    ),
+    'images elsewhere': (
+        lambda root: [path.unlink() for path in (root / 'images').glob('labeled*')],
+        E,
+        f'{LABELED}.data_prefix',
+        '6 of the 6 images looked at cannot be read: ',
+    ),
+    'boxes that count for nothing': (
+        lose,
+        W,
+        f'{LABELED}.ann_file',
+        '3 of 8 boxes in ',
+    ),
+    'negative size': (
+        lambda root: edit(root, 'unlabeled', lambda coco: coco['images'][3].update(width=-80)),
+        E,
+        f'{UNLABELED}.ann_file',
+        '`images[3].width` is -80; expected a finite number > 0',
     ),
     'none of the classes': (
         lambda root: edit(root, 'val', rename),
@@ -1045,10 +1094,30 @@ def test_a_start_with_mistakes_is_refused_with_all_of_them(runner, logged, monke
 
 def test_a_start_looks_at_the_sets_as_they_are_built(runner, logged, monkeypatch):
     labeled, unlabeled = runner.train_dataloader.dataset.datasets
-    monkeypatch.setattr(type(unlabeled), 'get_data_info', lambda self, place: dict(img_path=f'{place % 3}.png'))
+    images = [labeled.get_data_info(place)['img_path'] for place in range(3)]
+    monkeypatch.setattr(type(unlabeled), 'get_data_info', lambda self, place: dict(img_path=images[place % 3]))
     check_at_start(runner)
-    assert len(logged) == 3 and '3 images are in labeled and unlabeled, among them 0.png' in logged[0]
+    assert len(logged) == 3 and f'3 images are in labeled and unlabeled, among them {images[0]}' in logged[0]
     assert labeled is not unlabeled
+
+
+def test_a_start_looks_at_the_images(runner, logged, monkeypatch):
+    """Training goes on without some of its images, validation does not."""
+    labeled, _ = runner.train_dataloader.dataset.datasets
+    original = type(labeled).get_data_info
+
+    def moved(self, place):
+        info = original(self, place)
+        gone = {('labeled', 1), ('labeled', 4), ('val', 2)}
+        name = Path(self.ann_file).stem
+        return dict(info, img_path=info['img_path'] + '.gone') if (name, place) in gone else info
+
+    monkeypatch.setattr(type(labeled), 'get_data_info', moved)
+    with pytest.raises(ValueError, match='val_dataloader.dataset: 1 of the 4 .*val_002.png.gone .No such') as caught:
+        check_at_start(runner)
+    assert 'labeled' not in str(caught.value)
+    assert logged[0].startswith('train_dataloader.dataset.labeled: 2 of the 6 images looked at cannot be read: ')
+    assert 'labeled_001.png.gone' in logged[0] and 'labeled_004.png.gone' in logged[0]
 
 
 def test_hooks_registered_by_hand_count_at_the_start(runner, logged, monkeypatch):

@@ -253,7 +253,7 @@ def test_workers_share_what_they_found(tmp_path):
     assert log.count('002.png cannot be read') == log.count('006.png cannot be read') == 1
     # What a worker gets that is spawned and not forked.
     other = pickle.loads(ForkingPickler.dumps(dataset))
-    other._bad[0] = True
+    other.first_readable.bad[0] = True
     assert dataset.unreadable == 3 and other[0] == 1
 
 

@@ -150,6 +150,20 @@ def test_with_coco_one_metric_reports_both(numbers, data, samples):
     assert next(iter(both)) == 'coco/bbox_mAP'  # what save_best='auto' takes
 
 
+@pytest.mark.parametrize('backend', ['auto', 'pycocotools'])
+def test_nothing_detected_is_0(data, samples, backend):
+    """Not a name less, for want of which `save_best` would end a run."""
+    empty = [copy.deepcopy(sample) for sample in samples]
+    for sample in empty:
+        sample.pred_instances = sample.pred_instances[:0]
+    options = dict(coco=True, coco_backend=backend, ann_file=str(data / 'crowd.json'))
+    found, expected = evaluate(empty, **options), evaluate(samples, **options)
+    assert found.keys() == expected.keys() and len([name for name in found if 'coco/' in name]) == 6
+    assert {found[name] for name in found if 'coco/' in name} == {0.0} and found['pr/f1'] == 0
+    few = evaluate(empty, **options, metric_items=['mAP_50'])
+    assert [name for name in few if 'coco/' in name] == ['coco/bbox_mAP_50']
+
+
 def test_with_coco_the_set_may_come_with_the_samples_too(numbers, samples):
     metric = PrecisionRecallMetric(coco=True, prefix='own')
     metric.dataset_meta = dict(classes=CLASSES)

@@ -4,23 +4,28 @@ import copy
 import json
 import math
 import multiprocessing
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from amp import CpuAmpOptimWrapper
 from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
+from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from mmyolo.registry import METRICS, MODELS
 from tiny import CLASSES, SEMI, SUPERVISED, load, make_images, make_set
 
 from mmyolo_bgpenalty import SemiYOLODetector
+from mmyolo_bgpenalty.hooks import unwrapped
 from mmyolo_bgpenalty.monitors import CollapseMonitorHook, PseudoLabelQualityHook
 
 BATCHES = 5  # an epoch: 10 unlabeled images, 2 a batch
@@ -275,6 +280,7 @@ def test_a_poisoned_loss_stops_before_the_weights(data, tmp_path, monkeypatch, p
         cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=8, val_interval=100)
         cfg.param_scheduler = []
         cfg.optim_wrapper.clip_grad = None
+    cfg.default_hooks.collapse.max_skips = 0
     recorder = Recorder()
     runner, message = train(cfg, recorder, error=r'iteration 3 \(epoch 0\)')
     if poison == 'loss':
@@ -302,12 +308,67 @@ def test_a_supervised_run_is_stopped_too(data, tmp_path):
     hooks.pop('default_hooks__mean_teacher__unsup_warmup')
     cfg = load(SUPERVISED, data, tmp_path, burn_in=0, train_dataloader__batch_size=3, **hooks)
     cfg.train_dataloader.num_workers = 2
+    cfg.default_hooks.collapse.max_skips = 0
     recorder = Recorder()
     runner, message = train(cfg, Poison(), recorder, error=r'iteration 2 \(epoch 1\)')
-    assert 'loss_cls is nan' in message and 'unsup' not in message.split('Try')[0]
+    assert 'loss_cls is nan' in message and 'unsup' not in message.split('Try')[0] and 'images/labeled_0' in message
     check_nothing_is_spoilt(runner, recorder)
     assert len(list(tensors(recorder.before[1]))) > 100  # the average of EMAHook
     assert 'WARNING - Too' not in log_of(runner) and 'Pseudo-labels' not in log_of(runner)
+
+
+class Broken(Hook):
+    """Pixels of a branch become a value, in the iterations given; keeps which iterations changed nothing."""
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, iterations):
+        self.iterations, self.rows = iterations, []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.before = copy.deepcopy(state(runner))
+        if runner.iter in self.iterations:
+            inputs = data_batch['inputs']
+            branch, value = self.iterations[runner.iter]
+            place = next(i for i, image in enumerate(inputs[branch]) if image is not None)
+            inputs[branch][place] = inputs[branch][place].float()
+            inputs[branch][place][:, 5:9, 5:9] = value
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        kept = [{k: v for k, v in tensors(node) if 'teacher' not in k} for node in (self.before, state(runner))]
+        self.rows.append((runner.iter, same(*kept)))
+
+
+def test_iterations_with_broken_pictures_are_skipped_and_counted(data, tmp_path):
+    """The first two in burn-in. All but these is learnt, and saved."""
+    hooks = {**copy.deepcopy(HOOKS), 'default_hooks__checkpoint__by_epoch': True}
+    cfg = load(SEMI, data, tmp_path, burn_in=1, train_cfg__max_epochs=3, train_cfg__val_interval=3, **hooks)
+    cfg.default_hooks.collapse.max_skips = 2
+    cfg.model.semi_train_cfg.pseudo_test_cfg.update(score_thr=0.0, max_per_img=2)
+    broken = Broken(
+        {
+            1: ('sup', math.nan),
+            3: ('sup', -math.inf),
+            8: ('unsup_student', math.nan),
+            9: ('unsup_student', math.inf),
+            11: ('unsup_teacher', math.nan),
+        }
+    )
+    runner = train(cfg, broken)
+    skipped = [iteration for iteration, same in broken.rows if same]
+    # The teacher alone sees the broken weak view, in iteration 11, and finds nothing in it.
+    assert skipped == [1, 3, 8, 9] and len(broken.rows) == 3 * BATCHES
+    log = log_of(runner)
+    lines = [line for line in log.splitlines() if 'Skipped iteration ' in line]
+    assert len(lines) == 4 and all('WARNING' in line and 'images/labeled_0' in line for line in lines)
+    assert 'iteration 1 (epoch 0), 1 in a row and 1 in all: sup_loss_' in lines[0]
+    assert 'iteration 8 (epoch 1), 1 in a row and 3 in all: unsup_loss_cls is nan' in lines[2]
+    assert (
+        'iteration 9 (epoch 1), 2 in a row and 4 in all: unsup_loss_' in lines[3] and 'images/unlabeled_0' in lines[3]
+    )
+    assert 'skipped_iterations: 4' in log and 'loss: nan' not in log
+    assert 'Training has skipped 4 iterations whose losses or gradients were not finite' in log.splitlines()[-1]
+    assert all(value.isfinite().all() for _, value in tensors(state(runner)))
 
 
 class Listed:
@@ -468,16 +529,21 @@ def worker(rank, store, queue):
         torch.distributed.destroy_process_group()
 
 
-def test_two_processes_report_their_sum(tmp_path):
+def in_two_processes(target, tmp_path):
+    """What the two have put into their queue."""
     fork = multiprocessing.get_context('fork')
     queue = fork.Queue()
-    children = [fork.Process(target=worker, args=(rank, str(tmp_path / 'store'), queue)) for rank in (0, 1)]
+    children = [fork.Process(target=target, args=(rank, str(tmp_path / 'store'), queue)) for rank in (0, 1)]
     for child in children:
         child.start()
     answers = [queue.get(timeout=120) for _ in children]
     for child in children:
         child.join()
-    assert answers == [([2 / 5, 1.0], {'boxes'})] * 2
+    return answers
+
+
+def test_two_processes_report_their_sum(tmp_path):
+    assert in_two_processes(worker, tmp_path) == [([2 / 5, 1.0], {'boxes'})] * 2
 
 
 def start(hook, runner):
@@ -598,17 +664,18 @@ class Small(torch.nn.Module):
         }
 
 
-def small_run(losses, tmp_path, **options):
+def small_run(losses, tmp_path, max_skips=0, **options):
     model = Small(losses)
     runner = SimpleNamespace(
         model=model,
         optim_wrapper=SimpleNamespace(optimizer=torch.optim.SGD(model.parameters(), lr=1.0, **options)),
         message_hub=MessageHub.get_instance('test_monitors_small'),
+        train_dataloader=SimpleNamespace(dataset=[]),
         work_dir=str(tmp_path),
         iter=3,
         epoch=1,
     )
-    hook = CollapseMonitorHook()
+    hook = CollapseMonitorHook(max_skips=max_skips)
     hook.before_train(runner)
     hook.before_train_iter(runner, 0, None)
     return runner, hook
@@ -667,6 +734,161 @@ def test_overflows_that_grad_scaler_skips_are_no_error(tmp_path, fused):
     assert all(torch.equal(value, before[name]) for name, value in runner.model.state_dict().items())
 
 
+def wrapped_run(tmp_path, kind=OptimWrapper, max_skips=10, fused=False, distributed=False, **options):
+    """A run with an optimizer that moves weights for a gradient of 0, too."""
+    torch.manual_seed(0)
+    runner, hook = small_run({}, tmp_path, max_skips)
+    hook.after_train(runner)
+    if distributed:
+        runner.model = MMDistributedDataParallel(runner.model)
+    runner.iter = 0
+    runner.message_hub.log_scalars.clear()
+    optimizer = torch.optim.AdamW(runner.model.parameters(), lr=0.1, weight_decay=0.1, fused=fused)
+    runner.optim_wrapper = kind(optimizer=optimizer, **options)
+    hook.before_train(runner)
+    return runner, hook
+
+
+def iterate(runner, hook, value):
+    """An iteration of a train loop, whose loss is ``value`` more."""
+    hook.before_train_iter(runner, 0, None)
+    unwrapped(runner.model).losses = dict(loss_a=value)
+    runner.optim_wrapper.update_params(runner.model()['loss_a'])
+    hook.after_train_iter(runner, 0, outputs={})
+    runner.iter += 1
+
+
+def weights(runner):
+    return copy.deepcopy([runner.model.state_dict(), runner.optim_wrapper.state_dict()['state']])
+
+
+def same(one, other):
+    one, other = dict(tensors(one)), dict(tensors(other))
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_a_skipped_step_moves_nothing_not_even_by_weight_decay(tmp_path, logged):
+    runner, hook = wrapped_run(tmp_path, max_skips=2)
+    iterate(runner, hook, 1.0)
+    before = weights(runner)
+    for _ in range(2):
+        iterate(runner, hook, math.nan)
+        assert same(weights(runner), before)
+    iterate(runner, hook, 1.0)  # which ends the row
+    assert not same(weights(runner), before)
+    before = weights(runner)
+    for _ in range(2):
+        iterate(runner, hook, math.inf)
+    with pytest.raises(FloatingPointError, match='iteration 6 .*: loss_a is nan .*, after 2 iterations in a row that'):
+        iterate(runner, hook, math.nan)
+    assert same(weights(runner), before)
+    assert [level for _, level in logged] == [30, 30, 30, 30, 40]
+    assert 'Skipped iteration 5 (epoch 1), 2 in a row and 4 in all: loss_a is inf' in logged[3][0]
+
+
+def test_gradients_that_are_not_finite_are_skipped(tmp_path, logged):
+    runner, hook = wrapped_run(tmp_path, clip_grad=dict(max_norm=1.0))
+    iterate(runner, hook, 1.0)
+    before = weights(runner)
+    handle = unwrapped(runner.model).linear.bias.register_hook(lambda gradient: gradient * math.nan)
+    iterate(runner, hook, 1.0)
+    handle.remove()
+    assert same(weights(runner), before) and 'but 2 of 2 gradients is nan or inf' in logged[0][0]
+    iterate(runner, hook, 1.0)
+    assert not same(weights(runner), before) and len(logged) == 1
+
+
+def test_of_accumulated_gradients_the_finite_ones_count(tmp_path, logged):
+    runner, hook = wrapped_run(tmp_path, accumulative_counts=2)
+    runner.optim_wrapper.initialize_count_status(runner.model, 0, 100)
+    for value in (math.nan, 1.0):
+        iterate(runner, hook, value)
+    half, other = wrapped_run(tmp_path)
+    other.before_train_iter(half, 0, None)
+    half.model.losses = dict(loss_a=1.0)
+    half.optim_wrapper.update_params(half.model()['loss_a'] / 2)
+    assert same(weights(runner), weights(half))
+    before = weights(runner)
+    for value in (math.nan, math.nan):
+        iterate(runner, hook, value)
+    assert same(weights(runner), before)
+    for value in (1.0, math.nan):
+        iterate(runner, hook, value)
+    assert not same(weights(runner), before)
+
+
+def test_weights_of_a_broken_checkpoint_are_named(tmp_path, logged):
+    runner, _ = small_run(dict(loss_a=1.0), tmp_path)
+    with torch.no_grad():
+        runner.model.linear.bias.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match='1 weights were not finite before, the first linear.bias: see `load_'):
+        runner.model()
+
+
+@pytest.mark.parametrize('fused', [False, True])
+def test_overflows_that_grad_scaler_skips_are_counted(tmp_path, fused, logged):
+    """The scaler halves its scale and leaves the step out; no iteration is skipped by us."""
+    runner, hook = wrapped_run(tmp_path, CpuAmpOptimWrapper, fused=fused, dtype='float16')
+    hook.window = 2
+    scaler, before = runner.optim_wrapper.loss_scaler, weights(runner)
+    scale = scaler.get_scale()
+    for factor in (math.inf, 1.0, math.inf, math.inf):
+        handle = runner.model.linear.bias.register_hook(lambda gradient, factor=factor: gradient * factor)
+        iterate(runner, hook, 1.0)
+        handle.remove()
+        assert same(weights(runner)[0], before[0]) == (runner.iter == 1)
+    assert scaler.get_scale() == scale / 8 and hook._skipped == 0
+    assert runner.message_hub.get_scalar('train/amp_overflows').current() == 3
+    iterate(runner, hook, math.nan)
+    assert scaler.get_scale() == scale / 8 and hook._skipped == 1
+    hook.after_train(runner)
+    assert logged[-1][0] == (
+        'Training has skipped 1 iterations whose losses or gradients were not finite; '
+        '3 updates whose fp16 gradients overflowed'
+    )
+
+
+@pytest.mark.parametrize('fused', [False, True])
+def test_overflows_without_end_stop(tmp_path, fused, logged):
+    runner, hook = wrapped_run(tmp_path, CpuAmpOptimWrapper, fused=fused, dtype='float16')
+    hook.window, before = 10, weights(runner)
+    runner.model.linear.bias.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(FloatingPointError, match='iteration 39 .*gradients overflow in fp16 at any scale.*5.96e-08'):
+        for _ in range(100):
+            iterate(runner, hook, 1.0)
+    assert same(weights(runner)[0], before[0])
+
+
+def rank_with_a_broken_batch(rank, store, queue):
+    torch.distributed.init_process_group('gloo', store=torch.distributed.FileStore(store, 2), rank=rank, world_size=2)
+    try:
+        lines = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr('mmyolo_bgpenalty.monitors.print_log', lambda text, **kwargs: lines.append(text))
+            runner, hook = wrapped_run(os.path.dirname(store), max_skips=1, distributed=True)
+            iterate(runner, hook, 1.0)
+            states = [weights(runner)]
+            for value in (math.nan if rank else 2.0, 3.0):
+                iterate(runner, hook, value)
+                states.append(weights(runner))
+            iterate(runner, hook, math.inf if not rank else 1.0)
+            with pytest.raises(FloatingPointError, match='loss_a is inf'):
+                iterate(runner, hook, math.inf if rank else 1.0)
+        kept = [same(states[0], states[1]), same(states[1], states[2])]
+        queue.put((kept, lines[0], [value.tolist() for _, value in tensors(weights(runner))]))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_what_one_process_cannot_learn_both_skip(tmp_path):
+    """Else one would step and the other not, or one stop and the other wait."""
+    one, other = in_two_processes(rank_with_a_broken_batch, tmp_path)
+    assert one == other
+    kept, line, _ = one
+    assert kept == [True, False]
+    assert line.startswith('Skipped iteration 1 (epoch 1), 1 in a row and 1 in all: loss_a is nan (finite: none)')
+
+
 @pytest.mark.parametrize(
     'hook, arguments, message',
     [
@@ -679,6 +901,7 @@ def test_overflows_that_grad_scaler_skips_are_no_error(tmp_path, fused):
         (CollapseMonitorHook, dict(window=1.5), '`window` to be a whole number'),
         (CollapseMonitorHook, dict(validations=True), '`validations` to be a whole number'),
         (CollapseMonitorHook, dict(margin=-0.1), '`margin` to be a finite number >= 0'),
+        (CollapseMonitorHook, dict(max_skips=-1), '`max_skips` to be a whole number >= 0'),
     ],
 )
 def test_arguments_out_of_range(hook, arguments, message):

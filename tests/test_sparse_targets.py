@@ -243,7 +243,7 @@ def test_box_weights_weigh_the_boxes_losses_alone():
 
 
 def test_autocast():
-    """bf16 features: the same as MMYOLO's up to bf16."""
+    """bf16 features: the same as MMYOLO's up to bf16, in which MMYOLO decodes the boxes too."""
     results = []
     for head in (build('YOLOv8Head'), sparse(bg_penalty={'lambda_bg': 0.0})):
         with torch.autocast('cpu', dtype=torch.bfloat16):
@@ -251,7 +251,7 @@ def test_autocast():
         losses.pop('loss_bg', None)
         results.append((losses, gradients))
     for found, expected in zip(results[1], results[0]):
-        assert_near(found, expected, 0.02)
+        assert_near(found, expected, 0.05)
 
 
 def test_nothing_as_large_as_the_logits_is_kept_but_the_logits():
