@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from mmdet.models.detectors import SemiBaseDetector
 from mmdet.models.utils import filter_gt_instances, rename_loss_dict, reweight_loss_dict, unpack_gt_instances
 from mmengine.config import ConfigDict
-from mmengine.dist import all_gather
+from mmengine.dist import all_gather, get_world_size
 from mmyolo.registry import MODELS
 from torch import Tensor
 
 from .checks import non_negative, one_of
 from .geometry import box_agreement, project_boxes
 from .heads import BgPenaltyYOLOv8Head
+from .processes import sum_over_processes
 from .thresholds import build_thresholds
 
 # One label a box, so no class-agnostic NMS is left to choose between two; never the evaluation's config.
@@ -41,7 +42,8 @@ class SemiYOLODetector(SemiBaseDetector):
     pseudo-boxes are few; k makes up for it. It is 0 where there are none; else, by ``unsup_scale``, 'boxes':
     min(1, n / B) with n pseudo-boxes in B images, so that a single box in many images weighs as one box; 'labeled':
     min(1, (S / B of the unlabeled images) / (S / B of the labeled ones)), S being 1 at least, so that a pseudo-box
-    never weighs more than a true one.
+    never weighs more than a true one. With the head's ``sync_avg_factor`` n, B and S are of all processes, else of the
+    process's own batch.
 
     Args:
         detector: config of the student and of the teacher.
@@ -327,10 +329,17 @@ class SemiYOLODetector(SemiBaseDetector):
 
     def _score_sum_per_image(self, images: int) -> Tensor:
         """What YOLOv8 has divided the latest loss by before it multiplied by the number of images."""
-        return self.student.bbox_head.assigned_score_sum.clamp(min=1) / images
+        processes = get_world_size() if self._synced else 1
+        return self.student.bbox_head.assigned_score_sum.clamp(min=1) / (images * processes)
+
+    @property
+    def _synced(self) -> bool:
+        return getattr(self.student.bbox_head, 'sync_avg_factor', False)
 
     def _weigh_unsup(self, losses: dict, batch_data_samples: list) -> dict:
         boxes = sum(len(sample.gt_instances) for sample in batch_data_samples) / len(batch_data_samples)
+        if self._synced:
+            boxes = float(sum_over_processes(torch.tensor(boxes, dtype=torch.float64))) / get_world_size()
         weight = self.unsup_ramp * self.semi_train_cfg.unsup_weight
         if boxes:
             if self.semi_train_cfg.unsup_scale == 'labeled':
