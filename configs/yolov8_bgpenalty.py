@@ -92,11 +92,7 @@ model = dict(
     data_preprocessor=dict(type='BgPenaltyDetDataPreprocessor'),
     backbone=dict(widen_factor=widen_factor),
     neck=dict(widen_factor=widen_factor),
-    bbox_head=dict(
-        type='BgPenaltyYOLOv8Head',
-        sync_avg_factor=True,
-        head_module=dict(num_classes=num_classes, widen_factor=widen_factor),
-    ),
+    bbox_head=dict(type='BgPenaltyYOLOv8Head', head_module=dict(num_classes=num_classes, widen_factor=widen_factor)),
     train_cfg=dict(assigner=dict(type='SparseTaskAlignedAssigner', num_classes=num_classes)),
 )
 

@@ -42,8 +42,7 @@ class SemiYOLODetector(SemiBaseDetector):
     pseudo-boxes are few; k makes up for it. It is 0 where there are none; else, by ``unsup_scale``, 'boxes':
     min(1, n / B) with n pseudo-boxes in B images, so that a single box in many images weighs as one box; 'labeled':
     min(1, (S / B of the unlabeled images) / (S / B of the labeled ones)), S being 1 at least, so that a pseudo-box
-    never weighs more than a true one. With the head's ``sync_avg_factor`` n, B and S are of all processes, else of the
-    process's own batch.
+    never weighs more than a true one.
 
     Args:
         detector: config of the student and of the teacher.
@@ -51,8 +50,8 @@ class SemiYOLODetector(SemiBaseDetector):
             ``unsup_scale`` ('boxes'), ``sup_loss_weights`` and ``unsup_loss_weights`` ({}: factors of single losses of
             the labeled and of the unlabeled images, as ``dict(loss_bbox=0.0, loss_dfl=0.0)``), ``class_thresholds``
             (None), ``unsure_thr`` (None), ``soft_background`` (False), ``box_quality`` (None), ``joint_forward``
-            (False), ``channels_last`` (False), and ``pseudo_test_cfg``, how the teacher's predictions become labels
-            (entries replace those of ``PSEUDO_TEST_CFG``).
+            (False), ``channels_last`` (False), ``sync_avg_factor`` (True), and ``pseudo_test_cfg``, how the teacher's
+            predictions become labels (entries replace those of ``PSEUDO_TEST_CFG``).
 
             With ``class_thresholds`` each class has its own threshold: ``dict(type='Fixed', thresholds=[...])``, or one
             that follows the teacher's latest scores, ``dict(type='ClassFrequency')`` (which
@@ -76,6 +75,10 @@ class SemiYOLODetector(SemiBaseDetector):
             its statistics, and the losses are of each branch's part; without, as in SemiBaseDetector, each is a batch
             of its own. Where their sizes differ, the smaller are padded as images of a batch are. ``channels_last`` is
             the memory format of student and teacher: the same values to rounding, the same checkpoints.
+
+            Several processes divide by the sums over all their images, n, B and S included, and so train as one with
+            the same global batch; with ``sync_avg_factor=False`` each divides by its own, as YOLOv8Head does. It is set
+            in the student's head, if that is a BgPenaltyYOLOv8Head; other heads keep to their own way.
         semi_test_cfg: ``predict_on``, 'teacher' or 'student'.
 
     Attributes:
@@ -103,6 +106,7 @@ class SemiYOLODetector(SemiBaseDetector):
         min_pseudo_bbox_wh=(1e-2, 1e-2),
         joint_forward=False,
         channels_last=False,
+        sync_avg_factor=True,
     )
     LOSSES = ('loss_cls', 'loss_bbox', 'loss_dfl', 'loss_bg')
 
@@ -120,7 +124,7 @@ class SemiYOLODetector(SemiBaseDetector):
             for name, weight in train_cfg[where].items():
                 non_negative(f'semi_train_cfg.{where}.{name}', weight)
         one_of('semi_train_cfg.unsup_scale', train_cfg.unsup_scale, ('boxes', 'labeled'))
-        for name in ('joint_forward', 'channels_last', 'soft_background'):
+        for name in ('joint_forward', 'channels_last', 'soft_background', 'sync_avg_factor'):
             if not isinstance(train_cfg[name], bool):
                 raise ValueError(f'Expected `semi_train_cfg.{name}` to be True or False, but got {train_cfg[name]!r}')
         super().__init__(
@@ -131,6 +135,8 @@ class SemiYOLODetector(SemiBaseDetector):
             init_cfg=init_cfg,
         )
         head = self.student.bbox_head
+        if isinstance(head, BgPenaltyYOLOv8Head):
+            head.sync_avg_factor = train_cfg.sync_avg_factor
         if train_cfg.unsup_scale == 'labeled' and not isinstance(head, BgPenaltyYOLOv8Head):
             raise ValueError(
                 "Expected a BgPenaltyYOLOv8Head for `semi_train_cfg.unsup_scale='labeled'`, but got "

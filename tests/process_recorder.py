@@ -55,7 +55,9 @@ class ProcessRecorder(Hook):
     def before_train(self, runner):
         self.model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         sets = runner.train_dataloader.dataset.datasets
-        self.write(pid=os.getpid(), sets=[[data.get_data_info(i)['img_path'] for i in range(len(data))] for data in sets])
+        self.write(
+            pid=os.getpid(), sets=[[data.get_data_info(i)['img_path'] for i in range(len(data))] for data in sets]
+        )
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         model, samples, scalars = self.model, data_batch['data_samples'], runner.message_hub.log_scalars

@@ -27,8 +27,8 @@ BATCHES, EPOCHS = 5, 4  # 10 unlabeled images, 2 in a global batch
 
 VARIANTS = {
     'plain': dict(),
-    'original': dict(head=dict(sparse_targets=False)),
-    'labeled': dict(unsup_scale='labeled'),
+    'original': dict(head=dict(sparse_targets=False, bg_penalty=dict(normalizer='positives'))),
+    'labeled': dict(head=dict(bg_penalty=dict(normalizer='hard', hard_score=0.5)), unsup_scale='labeled'),
     'joint': dict(joint_forward=True),
     'dense': dict(dense=dict(share=0.5)),
 }
@@ -38,14 +38,12 @@ OBJECTS, PSEUDO_BOXES = [4, 3, 1, 0], [3, 1, 0, 0]  # of four images, two a proc
 
 def gradients(variant: str, synced: bool, images: range, rank: int = 0) -> torch.Tensor:
     """Of the loss of these of the four images to every parameter of the student, one after the other."""
-    arguments = copy.deepcopy(VARIANTS[variant])
-    head = dict(arguments.pop('head', {}), sync_avg_factor=synced)
-    if variant == 'dense':
-        model = test_dense_detector.build(head=head, **arguments)
-    else:
-        model = test_semi_detector.build(head=head, **arguments)
+    build = test_dense_detector.build if variant == 'dense' else test_semi_detector.build
+    model = build(sync_avg_factor=synced, **copy.deepcopy(VARIANTS[variant]))
     for module in model.student.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):  # of which each process would have its own statistics
+        if isinstance(
+            module, torch.nn.modules.batchnorm._BatchNorm
+        ):  # of which each process would have its own statistics
             module.eval()
     module = model.student.bbox_head.head_module
     for scores, distances in zip(module.cls_preds, module.reg_preds):
@@ -58,11 +56,15 @@ def gradients(variant: str, synced: bool, images: range, rank: int = 0) -> torch
     model.keep_views = rank == 0
     generator = torch.Generator().manual_seed(1)
     pixels = {branch: torch.rand(4, 3, *SHAPE, generator=generator) for branch in ('sup', 'strong')}
-    inputs = dict(sup=pixels['sup'][images], unsup_teacher=pixels['strong'][images], unsup_student=pixels['strong'][images])
+    inputs = dict(
+        sup=pixels['sup'][images], unsup_teacher=pixels['strong'][images], unsup_student=pixels['strong'][images]
+    )
     # The last two pictures fill a quarter of the input; the rest is padding and no background.
     homographies = [np.diag([*[0.5 if i > 1 else 1.0] * 2, 1.0]).astype(np.float32) for i in images]
     samples = {
-        branch: [sample(homography, OBJECTS[i] if branch == 'sup' else 0) for i, homography in zip(images, homographies)]
+        branch: [
+            sample(homography, OBJECTS[i] if branch == 'sup' else 0) for i, homography in zip(images, homographies)
+        ]
         for branch in inputs
     }
     for data_sample in samples['sup']:
@@ -249,7 +251,7 @@ def test_the_processes_share_every_global_batch(rows):
         for name in ('labeled', 'unlabeled'):
             assert sorted(one[name] + other[name]) == sorted(both[name])
             assert len(one[name]) == len(other[name])
-    labeled, unlabeled = first[0]['sets']
+    _, unlabeled = first[0]['sets']
     for epoch in range(1, EPOCHS):
         steps = slice(1 + epoch * BATCHES, 1 + (epoch + 1) * BATCHES)
         seen = [path for part in (first, second) for row in part[steps] for path in row['unlabeled']]
@@ -305,7 +307,7 @@ def test_a_process_that_dies_ends_the_job(end, data, tmp_path):
     first, second = rows_of(folder, 0), rows_of(folder, 1)
     assert [len(part) for part in (first, second)] == [1 + 2 * BATCHES] * 2
     assert alike(first, second, 'student') and alike(first, second, 'teacher')
-    for (row, *_) in (first, second):
+    for row, *_ in (first, second):
         with pytest.raises(ProcessLookupError):
             os.kill(row['pid'], 0)
 
