@@ -334,9 +334,11 @@ class SemiYOLODetector(SemiBaseDetector):
         return rename_loss_dict('sup_', losses)
 
     def _score_sum_per_image(self, images: int) -> Tensor:
-        """What YOLOv8 has divided the latest loss by before it multiplied by the number of images."""
-        processes = get_world_size() if self._synced else 1
-        return self.student.bbox_head.assigned_score_sum.clamp(min=1) / (images * processes)
+        """What YOLOv8 has divided the latest loss by before it multiplied by the number of images.
+
+        A synced sum is of all processes, a factor that the ratio of two branches is without.
+        """
+        return self.student.bbox_head.assigned_score_sum.clamp(min=1) / images
 
     @property
     def _synced(self) -> bool:
