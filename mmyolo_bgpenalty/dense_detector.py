@@ -68,9 +68,9 @@ class DenseSemiYOLODetector(SemiYOLODetector):
         """The student's losses against what the teacher predicted, weighted by ramp and ``unsup_weight``."""
         head = self.student.bbox_head
         outs = head(self.student.extract_feat(batch_inputs))
-        if self.keep_views:  # for the pictures of what is predicted on background
+        if self.keep_views:  # for the pictures of what is predicted on background, which one process draws
             gt, ignored, metas = unpack_gt_instances(batch_data_samples)
-            with torch.no_grad():
+            with torch.no_grad(), head.alone():
                 head.loss_by_feat(*outs, gt, metas, ignored)
         weight = self.unsup_ramp * self.semi_train_cfg.unsup_weight
         weights = self.semi_train_cfg.unsup_loss_weights

@@ -23,6 +23,7 @@ from .losses import (
     ranking_penalty,
     split_by_level,
 )
+from .processes import sum_over_processes
 
 
 @MODELS.register_module()
@@ -50,10 +51,14 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         ignored_in_cls: leave out of the classification loss, too, what an ``ignored_instances`` box says there may be:
             its class (all classes, if it has none of them) at the priors inside that have no object. It takes
             ``sparse_targets``.
+        sync_avg_factor: divide losses by the sum over all processes' images, so that several processes train as one
+            with the same global batch does. Without, each divides by its own images' sum, as YOLOv8Head does: a mean of
+            the processes' means, in which a box weighs more where there are few. One process: no difference. What
+            ``rank`` compares stays within a process.
 
     Raises:
         ValueError: an unknown key or a value out of range in ``bg_penalty``; ``sparse_targets`` without what it takes;
-            ``ignored_in_cls`` without ``sparse_targets``.
+            ``ignored_in_cls`` without ``sparse_targets``; a switch that is no bool.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         bg_penalty: Optional[dict] = None,
         sparse_targets: Optional[bool] = None,
         ignored_in_cls: bool = False,
+        sync_avg_factor: bool = False,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
@@ -75,13 +81,15 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         if sparse_targets and obstacle:
             raise ValueError(f'Expected {obstacle} for `sparse_targets=True`')
         self.sparse_targets = not obstacle if sparse_targets is None else sparse_targets
-        if not isinstance(ignored_in_cls, bool):
-            raise ValueError(f'Expected `ignored_in_cls` to be True or False, but got {ignored_in_cls!r}')
+        for name, value in dict(ignored_in_cls=ignored_in_cls, sync_avg_factor=sync_avg_factor).items():
+            if not isinstance(value, bool):
+                raise ValueError(f'Expected `{name}` to be True or False, but got {value!r}')
         if ignored_in_cls and not self.sparse_targets:
             raise ValueError(f'Expected `sparse_targets` for `ignored_in_cls=True`, which takes {obstacle or "it"}')
         if self.bg_penalty.rank and not self.sparse_targets:
             raise ValueError(f'Expected `sparse_targets` for `bg_penalty.rank=True`, which takes {obstacle or "it"}')
         self.ignored_in_cls = ignored_in_cls
+        self.sync_avg_factor = sync_avg_factor
         # What the latest loss was divided by, before the clamp at 1: the sum of the positives' scores.
         self.assigned_score_sum: Optional[Tensor] = None
         self._bg_stats: Optional[Tensor] = None
@@ -122,6 +130,11 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         self._bg_stats = background_statistics(max_logits, background)
         self._latest = (max_logits, background, [distances.detach() for distances in bbox_preds])
         scale = self.loss_cls.loss_weight * len(batch_img_metas) * get_world_size()
+        if self._synced:
+            divisors = self.assigned_score_sum, self._penalty_divisor(max_logits[..., 0], background)
+            factors, (self.assigned_score_sum, _) = self._of_all_processes(*divisors)
+            losses = {name: loss * factors[0] for name, loss in losses.items()}
+            penalty = penalty * factors[1]
         losses['loss_bg'] = penalty.new_zeros(()) if self.lambda_bg == 0 else scale * penalty
         return losses
 
@@ -138,6 +151,17 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         return background_penalty(
             max_logits[..., None], background, positives=self.assigned_score_sum, weight=weight, **given
         )
+
+    def _penalty_divisor(self, max_logits: Tensor, background: Tensor) -> Tensor:
+        """What the latest penalty was divided by, before the clamp at 1."""
+        options = self.bg_penalty
+        if options.rank:  # Which compares a process's own images: it stays a mean of the processes' means.
+            return background.new_ones((), dtype=torch.float32)
+        if options.normalizer == 'positives':
+            return self.assigned_score_sum
+        if options.normalizer == 'hard':
+            background = hard_background(max_logits.float(), background, options.hard_score, options.hard_top)
+        return background.sum()
 
     def _logits_at(self, cls_scores, image: Tensor, prior: Tensor) -> Tensor:
         """Logits of the priors, (P, C)."""
@@ -161,6 +185,22 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
             for meta in metas
         ]
         return 1 - torch.stack(seen)
+
+    @property
+    def _synced(self) -> bool:
+        return self.sync_avg_factor and get_world_size() > 1
+
+    @staticmethod
+    def _of_all_processes(*divisors: Tensor) -> Tuple[Tensor, Tensor]:
+        r"""Factors that make means over this process's images the means over all, and the divisors' sums.
+
+        The losses are :math:`W \cdot T_r / \max(1, N_r)`, and DDP averages the gradients of the W processes r. Times
+        :math:`W \max(1, N_r) / \max(1, \sum_r N_r)` they average to :math:`W \sum_r T_r / \max(1, \sum_r N_r)`,
+        which is what one process has.
+        """
+        own = torch.stack([divisor.detach().float() for divisor in divisors])
+        total = sum_over_processes(own)
+        return get_world_size() * own.clamp(min=1) / total.clamp(min=1), total
 
     def _losses_as_original(self, cls_scores, *args) -> Tuple[Dict[str, Tensor], Tensor, Tensor]:
         """YOLOv8Head's losses, which priors have an object, (B, N), and max_c z, (B, N)."""
@@ -281,7 +321,19 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         losses = dict(loss_cls=self.loss_cls.loss_weight * loss_cls)
         normalizer = weight.sum().clamp(min=1)
         losses.update(self._box_losses(bbox_dist_preds, image, prior, boxes[image, prior], weight, normalizer))
+        if self._synced:
+            (factor,), _ = self._of_all_processes(weight.sum())
+            losses = {name: loss * factor for name, loss in losses.items()}
         return losses
+
+    @contextmanager
+    def alone(self):
+        """For a loss that other processes do not compute: without their sums within the ``with`` block."""
+        synced, self.sync_avg_factor = self.sync_avg_factor, False
+        try:
+            yield
+        finally:
+            self.sync_avg_factor = synced
 
     @torch.no_grad()
     def decoded(self, cls_scores, bbox_preds):

@@ -9,12 +9,14 @@ from typing import List, Optional
 import torch
 from mmdet.engine.hooks import MeanTeacherHook
 from mmengine.config import Config
+from mmengine.dist import all_reduce_params
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmyolo.registry import HOOKS
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .checks import non_negative, one_of, whole
 from .config_checks import check_at_start
@@ -30,6 +32,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 # What MMEngine reads of a config's top level.
 LIVE_NAMES = {*signature(Runner.__init__).parameters, 'custom_imports', 'env_cfg', 'runner_type'} - {'self', 'cfg'}
+LIVE_NAMES |= {'sync_bn', 'model_wrapper_cfg', 'find_unused_parameters'}
+LIVE_NAMES |= {'activation_checkpointing', 'efficient_conv_bn_eval', 'compile'}
 
 
 def _check_dead_names(cfg) -> None:
@@ -179,6 +183,9 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
     every iteration, and the unlabeled images' share ``unsup_ramp`` of the detector rises from 0 to 1. All of it follows
     from progress, so a resumed run neither misses nor repeats the hand-over.
 
+    Of several processes the student's BN statistics, each of its own images (unless it is SyncBN's), are averaged after
+    every iteration: all have the same student and the same teacher.
+
     Args:
         momentum: the student's share, in (0, 1).
         interval: iterations between updates of the average.
@@ -229,6 +236,13 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
         batches = getattr(runner.train_dataloader, 'batch_sampler', None)
         if isinstance(batches, LabeledUnlabeledBatchSampler):
             batches.labeled_only = self._plan.burn_in_batches(runner)
+        self._statistics = [
+            buffer
+            for module in model.student.modules()
+            if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
+            for buffer in (module.running_mean, module.running_var)
+            if buffer is not None
+        ]
         if runner.iter == 0:
             self.momentum_update(model, 1)
 
@@ -237,6 +251,7 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
         unwrapped(runner.model).unsup_ramp = ramp(elapsed, self.unsup_warmup, self.unsup_schedule)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        all_reduce_params(self._statistics, op='mean')
         elapsed = self._plan.progress(runner, batch_idx)
         if not self.average_in_burn_in:
             elapsed -= self._plan.burn_in

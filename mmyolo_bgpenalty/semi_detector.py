@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from mmdet.models.detectors import SemiBaseDetector
 from mmdet.models.utils import filter_gt_instances, rename_loss_dict, reweight_loss_dict, unpack_gt_instances
 from mmengine.config import ConfigDict
-from mmengine.dist import all_gather
+from mmengine.dist import all_gather, get_world_size
 from mmyolo.registry import MODELS
 from torch import Tensor
 
 from .checks import non_negative, one_of
 from .geometry import box_agreement, project_boxes
 from .heads import BgPenaltyYOLOv8Head
+from .processes import sum_over_processes
 from .thresholds import build_thresholds
 
 # One label a box, so no class-agnostic NMS is left to choose between two; never the evaluation's config.
@@ -49,8 +50,8 @@ class SemiYOLODetector(SemiBaseDetector):
             ``unsup_scale`` ('boxes'), ``sup_loss_weights`` and ``unsup_loss_weights`` ({}: factors of single losses of
             the labeled and of the unlabeled images, as ``dict(loss_bbox=0.0, loss_dfl=0.0)``), ``class_thresholds``
             (None), ``unsure_thr`` (None), ``soft_background`` (False), ``box_quality`` (None), ``joint_forward``
-            (False), ``channels_last`` (False), and ``pseudo_test_cfg``, how the teacher's predictions become labels
-            (entries replace those of ``PSEUDO_TEST_CFG``).
+            (False), ``channels_last`` (False), ``sync_avg_factor`` (True), and ``pseudo_test_cfg``, how the teacher's
+            predictions become labels (entries replace those of ``PSEUDO_TEST_CFG``).
 
             With ``class_thresholds`` each class has its own threshold: ``dict(type='Fixed', thresholds=[...])``, or one
             that follows the teacher's latest scores, ``dict(type='ClassFrequency')`` (which
@@ -74,6 +75,10 @@ class SemiYOLODetector(SemiBaseDetector):
             its statistics, and the losses are of each branch's part; without, as in SemiBaseDetector, each is a batch
             of its own. Where their sizes differ, the smaller are padded as images of a batch are. ``channels_last`` is
             the memory format of student and teacher: the same values to rounding, the same checkpoints.
+
+            Several processes divide by the sums over all their images, n, B and S included, and so train as one with
+            the same global batch; with ``sync_avg_factor=False`` each divides by its own, as YOLOv8Head does. It is set
+            in the student's head, if that is a BgPenaltyYOLOv8Head; other heads keep to their own way.
         semi_test_cfg: ``predict_on``, 'teacher' or 'student'.
 
     Attributes:
@@ -101,6 +106,7 @@ class SemiYOLODetector(SemiBaseDetector):
         min_pseudo_bbox_wh=(1e-2, 1e-2),
         joint_forward=False,
         channels_last=False,
+        sync_avg_factor=True,
     )
     LOSSES = ('loss_cls', 'loss_bbox', 'loss_dfl', 'loss_bg')
 
@@ -118,7 +124,7 @@ class SemiYOLODetector(SemiBaseDetector):
             for name, weight in train_cfg[where].items():
                 non_negative(f'semi_train_cfg.{where}.{name}', weight)
         one_of('semi_train_cfg.unsup_scale', train_cfg.unsup_scale, ('boxes', 'labeled'))
-        for name in ('joint_forward', 'channels_last', 'soft_background'):
+        for name in ('joint_forward', 'channels_last', 'soft_background', 'sync_avg_factor'):
             if not isinstance(train_cfg[name], bool):
                 raise ValueError(f'Expected `semi_train_cfg.{name}` to be True or False, but got {train_cfg[name]!r}')
         super().__init__(
@@ -129,6 +135,8 @@ class SemiYOLODetector(SemiBaseDetector):
             init_cfg=init_cfg,
         )
         head = self.student.bbox_head
+        if isinstance(head, BgPenaltyYOLOv8Head):
+            head.sync_avg_factor = train_cfg.sync_avg_factor
         if train_cfg.unsup_scale == 'labeled' and not isinstance(head, BgPenaltyYOLOv8Head):
             raise ValueError(
                 "Expected a BgPenaltyYOLOv8Head for `semi_train_cfg.unsup_scale='labeled'`, but got "
@@ -326,11 +334,20 @@ class SemiYOLODetector(SemiBaseDetector):
         return rename_loss_dict('sup_', losses)
 
     def _score_sum_per_image(self, images: int) -> Tensor:
-        """What YOLOv8 has divided the latest loss by before it multiplied by the number of images."""
+        """What YOLOv8 has divided the latest loss by before it multiplied by the number of images.
+
+        A synced sum is of all processes, a factor that the ratio of two branches is without.
+        """
         return self.student.bbox_head.assigned_score_sum.clamp(min=1) / images
+
+    @property
+    def _synced(self) -> bool:
+        return getattr(self.student.bbox_head, 'sync_avg_factor', False)
 
     def _weigh_unsup(self, losses: dict, batch_data_samples: list) -> dict:
         boxes = sum(len(sample.gt_instances) for sample in batch_data_samples) / len(batch_data_samples)
+        if self._synced:
+            boxes = float(sum_over_processes(torch.tensor(boxes, dtype=torch.float64))) / get_world_size()
         weight = self.unsup_ramp * self.semi_train_cfg.unsup_weight
         if boxes:
             if self.semi_train_cfg.unsup_scale == 'labeled':

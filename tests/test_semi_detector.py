@@ -16,11 +16,12 @@ from mmyolo_bgpenalty import BurnInMeanTeacherHook
 SHAPE = (64, 96)  # height, width
 
 
-def build(**semi_train_cfg):
+def build(head=None, **semi_train_cfg):
     init_default_scope('mmyolo')
     cfg = Config.fromfile(CONFIGS / SEMI)
     cfg.merge_from_dict(SMALL)
     cfg.model.semi_train_cfg.update({'unsup_weight': 1.0, **semi_train_cfg})
+    cfg.model.detector.bbox_head.update(head or {})
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     model.init_weights()

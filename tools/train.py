@@ -7,6 +7,7 @@ import sys
 
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -64,6 +65,10 @@ def main() -> int:
     args = parse_args()
     try:
         cfg = load_config(args)
+        if args.launcher == 'pytorch' and get_device() == 'cpu':
+            from mmyolo_bgpenalty.processes import meet_on_cpu
+
+            meet_on_cpu(cfg)
     except (ValueError, FileNotFoundError, ImportError) as error:
         print(f'train.py: {error}', file=sys.stderr)
         return 2

@@ -1,0 +1,43 @@
+"""Several processes: how they meet where there is no GPU, and sums over them."""
+
+from datetime import timedelta
+
+import torch
+from mmengine.dist import all_reduce
+from torch import Tensor
+
+
+def meet_on_cpu(cfg) -> None:
+    """Have the processes that torchrun started meet by gloo, and the model made for several processes of a CPU.
+
+    MMEngine's own start asks torch for a GPU whatever the backend, and hands one to the wrapper; MMYOLO's detectors
+    convert BN to SyncBN, which torch has for GPUs alone. The ``timeout`` of ``env_cfg.dist_cfg``, in seconds, holds as
+    it does with GPUs.
+
+    Args:
+        cfg: mmengine's Config; its ``model_wrapper_cfg`` is set, and ``use_syncbn`` of a YOLODetector.
+
+    Raises:
+        ValueError: ``sync_bn``.
+    """
+    if cfg.get('sync_bn'):
+        raise ValueError(f'Expected no `sync_bn` on a CPU, where torch has no SyncBatchNorm, but got {cfg.sync_bn!r}')
+    detector = cfg.model.get('detector', cfg.model)
+    if str(detector.get('type')).endswith('YOLODetector'):
+        detector.use_syncbn = False
+    timeout = ((cfg.get('env_cfg') or {}).get('dist_cfg') or {}).get('timeout')
+    torch.distributed.init_process_group('gloo', timeout=None if timeout is None else timedelta(seconds=timeout))
+    # What MMEngine makes of no config, with its device left out.
+    wrapper = dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    cfg.model_wrapper_cfg = dict(cfg.get('model_wrapper_cfg') or wrapper, device_ids=None)
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """A new tensor; every process must call this as often as the others."""
+    values = values.clone()
+    all_reduce(values)
+    return values
