@@ -4,6 +4,7 @@ import copy
 import json
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 
@@ -15,9 +16,10 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 from test_semi_detector import SHAPE, sample, teacher_sees
-from tiny import ROOT, SEMI, load, make_images, make_set
+from tiny import CONFIGS, ROOT, SEMI, load, make_images, make_set
 
 from mmyolo_bgpenalty import lambda_bg_at
+from mmyolo_bgpenalty.cli import read_config
 from mmyolo_bgpenalty.processes import meet_on_cpu
 
 BATCHES, EPOCHS = 5, 4  # 10 unlabeled images, 2 in a global batch
@@ -175,8 +177,6 @@ def dist_train(folder, *arguments, **environment):
 
 
 def free_port() -> str:
-    import socket
-
     with socket.socket() as one:
         one.bind(('127.0.0.1', 0))
         return str(one.getsockname()[1])
@@ -351,6 +351,11 @@ def test_slurm_train_starts_a_process_a_gpu(tmp_path):
     assert path == f'PYTHONPATH={ROOT}/tools/..'
     done = subprocess.run([script, *arguments[:3]], env=env, capture_output=True, text=True)
     assert done.returncode == 2 and 'tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR' in done.stderr
+
+
+def test_what_mmengine_reads_of_a_config_may_be_overridden():
+    cfg = read_config(str(CONFIGS / SEMI), {'sync_bn': 'torch', 'find_unused_parameters': True})
+    assert cfg.sync_bn == 'torch' and cfg.find_unused_parameters is True
 
 
 def test_sync_bn_is_for_gpus():
