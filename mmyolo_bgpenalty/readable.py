@@ -54,13 +54,15 @@ class ReadableImages:
             path, loading = info.get('img_path'), list(transforms)
             results, fault, lasting = self._load(info, loading)
             if fault:
-                self.bad[place], reason = lasting, fault
-                print_log(
-                    f'{path} cannot be read and is skipped ({reason}); so far {self.unreadable} of {number} images '
-                    'cannot',
-                    logger='current',
-                    level=logging.WARNING,
-                )
+                reason = fault
+                if not self.bad[place]:  # another worker may have met it meanwhile
+                    self.bad[place] = lasting
+                    print_log(
+                        f'{path} cannot be read and is skipped ({reason}); so far {self.unreadable} of {number} images '
+                        'cannot',
+                        logger='current',
+                        level=logging.WARNING,
+                    )
                 continue
             for transform in loading:
                 results = transform(results)
@@ -100,15 +102,15 @@ class ReadableImages:
         """
         path, size = results.get('img_path'), (results.get('height'), results.get('width'))
         boxes = bool(results.get('instances'))
+        fault = image_fault(path) if path and os.path.exists(path) else ''  # else it may be of another backend
         while transforms and isinstance(results, dict) and 'img' not in results:
             try:
                 results = transforms.pop(0)(results)
             except Exception as error:  # what a broken file raises depends on the loader's backend
                 lasting = not isinstance(error, OSError) or isinstance(error, LASTING)
-                return None, f'{type(error).__name__}: {" ".join(str(error).split())}', lasting
+                return None, fault or f'{type(error).__name__}: {" ".join(str(error).split())}', lasting
             if results is None:
-                return None, 'its loader returned nothing', True
-        fault = image_fault(path) if path and os.path.isfile(path) else ''
+                return None, fault or 'its loader returned nothing', True
         found = np.shape(results.get('img'))[:2] if isinstance(results, dict) else ()
         if not fault and found and boxes and None not in size and found != size:
             fault = 'it is {1} x {0}, but its annotation says {3} x {2}'.format(*found, *size)

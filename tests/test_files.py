@@ -1,12 +1,15 @@
 import copy
 import json
+import math
 import os
 from types import SimpleNamespace
 
+import cv2
+import numpy as np
 import pytest
 
 from mmyolo_bgpenalty.cli import read_config, run
-from mmyolo_bgpenalty.files import read_coco, read_json, write_together, write_whole
+from mmyolo_bgpenalty.files import image_fault, numbered_classes, read_coco, read_json, write_together, write_whole
 
 COCO = dict(
     info=dict(year=2024),
@@ -63,6 +66,8 @@ def test_annotations_may_be_absent(file):
         (['annotations', 0, 'bbox'], [float('nan'), 0, 1, 1], '`annotations[0].bbox` is [nan, 0, 1, 1]; expected'),
         (['annotations', 0, 'bbox'], [0, float('inf'), 1, 1], '`annotations[0].bbox` is [0, inf, 1, 1]; expected'),
         (['annotations', 0, 'bbox'], [0, 10**400, 1, 1], '; expected [x, y, width, height]'),
+        (['annotations', 0, 'iscrowd'], '0', "`annotations[0].iscrowd` is '0'; expected 0 or 1"),
+        (['annotations', 0, 'ignore'], [], '`annotations[0].ignore` is []; expected 0 or 1'),
     ],
 )
 def test_a_bad_set_is_refused_with_file_and_field(file, path, value, message):
@@ -75,6 +80,120 @@ def test_a_bad_set_is_refused_with_file_and_field(file, path, value, message):
     with pytest.raises(ValueError) as caught:
         read_coco(file)
     assert str(caught.value).startswith(f'{file}: ') and message in str(caught.value)
+
+
+TRAINED = dict(
+    images=[dict(id=i, file_name=f'{i}.jpg', width=40, height=30.0) for i in range(3)],
+    annotations=[dict(id=i, image_id=i % 3, category_id=1, bbox=[0, 0, 4, 3], area=12) for i in range(30)],
+    categories=[dict(id=1, name='cat')],
+)
+
+
+@pytest.mark.parametrize(
+    'path, value, message',
+    [
+        (['images', 1, 'width'], ..., '`images[1]` has no `width`'),
+        (['images', 2, 'height'], 0, '`images[2].height` is 0; expected a finite number > 0'),
+        (['images', 2, 'height'], -3, '`images[2].height` is -3; expected a finite number > 0'),
+        (['images', 0, 'width'], math.inf, '`images[0].width` is inf; expected a finite number > 0'),
+        (['annotations', 4, 'area'], ..., '`annotations[4]` has no `area`'),
+        (['annotations', 4, 'area'], math.nan, '`annotations[4].area` is nan; expected a finite number >= 0'),
+        (['annotations', 4, 'area'], '12', "`annotations[4].area` is '12'; expected a finite number >= 0"),
+        (['annotations', 4, 'area'], -1, '`annotations[4].area` is -1; expected a finite number >= 0'),
+        (['annotations', 4, 'id'], ..., '`annotations[4]` has no `id`'),
+        (['annotations', 4, 'id'], {}, '`annotations[4].id` is {}; expected a number'),
+    ],
+)
+def test_for_training_there_must_be_more(file, path, value, message):
+    coco = copy.deepcopy(TRAINED)
+    name, place, field = path
+    if value is ...:
+        del coco[name][place][field]
+    else:
+        coco[name][place][field] = value
+    file.write_text(json.dumps(coco))
+    assert read_coco(file)
+    with pytest.raises(ValueError) as caught:
+        read_coco(file, training=True)
+    assert str(caught.value) == f'{file}: {message}'
+    file.write_text(json.dumps(TRAINED))
+    assert read_coco(file, training=True) == TRAINED
+
+
+def test_mistakes_are_counted_and_the_first_ten_named(file):
+    coco = copy.deepcopy(TRAINED)
+    for place in range(3, 18):
+        coco['annotations'][place]['bbox'] = [0, 0, -4, 3]
+    file.write_text(json.dumps(coco))
+    with pytest.raises(ValueError) as caught:
+        read_coco(file)
+    expected = '`annotations[3].bbox` is [0, 0, -4, 3]; expected [x, y, width, height]'
+    assert str(caught.value) == f'{file}: {expected} (and 14 more: 4, 5, 6, 7, 8, 9, 10, 11, 12, …)'
+    coco = copy.deepcopy(TRAINED)
+    for place in range(6):
+        coco['annotations'][place]['id'] = place // 2
+    for place in (7, 9):
+        coco['annotations'][place]['category_id'] = 'x' * 300
+    file.write_text(json.dumps(coco))
+    with pytest.raises(ValueError, match='`annotations` has the id 0 2 times, and 2 others more than once'):
+        read_coco(file)
+    for place in range(6):
+        coco['annotations'][place]['id'] = place
+    file.write_text(json.dumps(coco))
+    with pytest.raises(ValueError, match=r"`annotations\[7\].category_id` is '(x{199})…, which is not .* 1 more: 9\)$"):
+        read_coco(file)
+
+
+def test_labels_that_mmdetection_would_count_otherwise():
+    coco = dict(categories=[dict(id=5, name='b'), dict(id=1, name='d'), dict(id=2, name='a')])
+    assert numbered_classes(coco, ['a', 'b', 'c']) == (['b', 'a'], ['c'])
+    assert numbered_classes(coco, ['b', 'd']) == (['b', 'd'], [])
+
+
+# Image files
+
+
+@pytest.fixture(scope='module')
+def jpegs():
+    """A JPEG, a progressive one with restart markers, and one with a preview before the picture."""
+    picture = cv2.resize(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8), (200, 160))
+
+    def encode(picture, *options):
+        return bytes(cv2.imencode('.jpg', picture, list(options))[1])
+
+    plain, preview = encode(picture), encode(picture[:32, :40])
+    progressive = encode(picture, cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_RST_INTERVAL, 4)
+    header = b'\xff\xd8\xff\xe1' + (len(preview) + 2).to_bytes(2, 'big')
+    return [plain, progressive, header + preview + plain[2:]]
+
+
+def test_jpegs_that_are_cut_off(jpegs, tmp_path):
+    file = tmp_path / 'a.jpg'
+    for content in jpegs:
+        for behind in (b'', b'\0\0\n', b'\xff\xda\xff\xc0 a film' * 99, content[:3000]):
+            file.write_bytes(content + behind)
+            assert image_fault(file) == ''
+        for length in {len(content) - 1, len(content) - 2, *np.linspace(2, len(content) - 3, 60).astype(int).tolist()}:
+            file.write_bytes(content[:length])
+            assert image_fault(file) == 'cut off: a JPEG without its end', length
+        assert image_fault(file, look_inside=False) == ''
+
+
+def test_what_is_no_image_file(tmp_path):
+    (tmp_path / 'empty.png').touch()
+    os.mkfifo(tmp_path / 'pipe.png')  # which would be waited at for ever
+    for name, fault in (
+        ('empty.png', 'empty'),
+        ('pipe.png', 'no file'),
+        ('', 'no file'),
+        ('none.png', 'No such file or directory'),
+        ('a\0b.png', 'embedded null byte'),
+        ('\ud800.png', 'surrogates not allowed'),
+    ):
+        assert fault in image_fault(f'{tmp_path}/{name}')
+        assert image_fault(f'{tmp_path}/{name}', look_inside=False)
+    (tmp_path / 'text.png').write_text('any')
+    assert image_fault(tmp_path / 'text.png') == ''  # which is for the decoder to say
 
 
 @pytest.mark.parametrize('content', ['[]', '3', '"images"', 'null'])
