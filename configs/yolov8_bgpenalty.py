@@ -69,6 +69,7 @@ train_dataloader = dict(
     _delete_=True,
     batch_size=8,
     sampler=dict(type='DefaultSampler', shuffle=True),
+    batch_sampler=dict(type='SeededBatchSampler'),
     collate_fn=dict(type='bg_penalty_collate'),
     dataset=dict(ann_file='semi_anns/train.1@10.json', pipeline=train_pipeline, **dataset),
     **workers,
@@ -98,7 +99,7 @@ model = dict(
 
 # Training
 randomness = dict(seed=0)
-train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=50)
+train_cfg = dict(_delete_=True, type='ResumableTrainLoop', max_epochs=max_epochs, val_interval=50)
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-3, weight_decay=0.05))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
@@ -107,7 +108,7 @@ param_scheduler = [
 ]
 default_hooks = dict(
     param_scheduler=dict(_delete_=True, type='ParamSchedulerHook'),
-    checkpoint=dict(interval=50, save_best='coco/bbox_mAP_50'),
+    checkpoint=dict(type='ResumableCheckpointHook', interval=50, save_best='coco/bbox_mAP_50'),
     logger=dict(interval=20),
     lambda_bg=dict(type='LambdaBgSchedulerHook'),
     collapse=dict(type='CollapseMonitorHook'),

@@ -9,12 +9,14 @@ from .version import __version__
 check_versions()
 allow_checkpoint_types()
 
+from .checkpoints import guard_loaders  # noqa: E402
 from .config_path import config  # noqa: E402
 from .data import (  # noqa: E402
     BgPenaltyDetDataPreprocessor,
     CheckedCocoDataset,
     LabeledUnlabeledBatchSampler,
     LabeledUnlabeledDataset,
+    SeededBatchSampler,
     SemiDataPreprocessor,
     SolarPanelDataset,
     StackingDetDataPreprocessor,
@@ -30,6 +32,7 @@ from .metrics import PrecisionRecallMetric  # noqa: E402
 from .monitors import ClassThresholdsHook, CollapseMonitorHook, PseudoLabelQualityHook  # noqa: E402
 from .pictures import PseudoLabelPicturesHook  # noqa: E402
 from .progress import ProgressBarHook  # noqa: E402
+from .resume import ResumableCheckpointHook, ResumableTrainLoop  # noqa: E402
 from .schedule import lambda_bg_at  # noqa: E402
 from .semi_detector import SemiYOLODetector  # noqa: E402
 from .transforms import (  # noqa: E402
@@ -40,6 +43,8 @@ from .transforms import (  # noqa: E402
     RecordedYOLOv5RandomAffine,
     Views,
 )
+
+guard_loaders()
 
 __all__ = [
     'BgPenaltyDetDataPreprocessor',
@@ -63,6 +68,9 @@ __all__ = [
     'RecordedMixUp',
     'RecordedMosaic',
     'RecordedYOLOv5RandomAffine',
+    'ResumableCheckpointHook',
+    'ResumableTrainLoop',
+    'SeededBatchSampler',
     'SemiDataPreprocessor',
     'SemiYOLODetector',
     'SolarPanelDataset',

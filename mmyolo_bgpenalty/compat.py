@@ -49,6 +49,13 @@ def check_versions() -> None:
         raise ImportError('mmyolo_bgpenalty cannot work here: ' + '; '.join(faults) + '. See README.md, "Install".')
 
 
+def safe_loading() -> bool:
+    """Whether ``torch.load`` runs nothing of a file unless it is told to: from torch 2.6 on."""
+    import torch
+
+    return _release(torch.__version__) >= (2, 6)
+
+
 def allow_checkpoint_types() -> None:
     """Let ``torch.load(weights_only=True)``, torch's default from 2.6 on, read MMEngine's own checkpoints.
 
@@ -60,7 +67,7 @@ def allow_checkpoint_types() -> None:
     import torch
     from mmengine.logging import HistoryBuffer
 
-    if _release(torch.__version__) < (2, 6):
+    if not safe_loading():
         return
     multiarray = (getattr(np, '_core', None) or np.core).multiarray
     dtypes = [type(np.dtype(kind)) for kind in ('float64', 'int64')]

@@ -246,7 +246,7 @@ def check_length(parts: ConfigParts) -> Findings:
 def check_loop(parts: ConfigParts) -> Findings:
     sampler, epochs = parts.sampler, parts.get('train_cfg.max_epochs')
     infinite = 'InfiniteSampler' in sampler.names or 'MultiSourceSampler' in sampler.names
-    if parts.by_epoch and infinite and not parts.batch_sampler.node:
+    if parts.by_epoch and infinite and parts.batch_sampler.kind in ('', 'SeededBatchSampler'):
         yield error(
             sampler.path,
             f'{sampler.kind} never ends, so neither does the first epoch of EpochBasedTrainLoop',

@@ -176,12 +176,10 @@ class ConfigParts:
     @property
     def by_epoch(self) -> Optional[bool]:
         """Whether the train loop counts epochs; None of a loop of one's own."""
-        kind = kind_of(self.get('train_cfg'))
-        return (
-            {'EpochBasedTrainLoop': True, 'IterBasedTrainLoop': False}.get(kind)
-            if kind
-            else self.get('train_cfg.by_epoch')
-        )
+        loop = self.part('train_cfg', 'LOOPS')
+        if not loop.kind:
+            return self.get('train_cfg.by_epoch')
+        return True if 'EpochBasedTrainLoop' in loop.names else False if 'IterBasedTrainLoop' in loop.names else None
 
     @property
     def plan(self) -> Optional[dict]:

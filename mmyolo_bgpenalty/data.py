@@ -2,6 +2,7 @@
 
 import math
 import random
+from contextlib import contextmanager
 from functools import partial
 from itertools import count, islice
 from typing import Iterator, List, Optional, Sequence
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from mmdet.datasets.api_wrappers import COCO
 from mmdet.models.data_preprocessors import DetDataPreprocessor, MultiBranchDataPreprocessor
-from mmengine.dataset import BaseDataset, ConcatDataset, pseudo_collate
+from mmengine.dataset import BaseDataset, ConcatDataset, DefaultSampler, pseudo_collate
 from mmengine.model import ImgDataPreprocessor
 from mmengine.registry import FUNCTIONS
 from mmengine.utils import is_seq_of
@@ -53,9 +54,49 @@ def _read_checked(dataset: BaseDataset) -> None:
         dataset.COCOAPI = partial(CheckedCOCO, classes=dataset.metainfo['classes'])
 
 
+class SeededIndex(int):
+    """An index into a dataset that carries the seed of its sample's augmentation."""
+
+    def __new__(cls, index: int, seed: int):
+        self = super().__new__(cls, index)
+        self.seed = seed
+        return self
+
+    def __getnewargs__(self):
+        return int(self), self.seed
+
+
+def _seed_of(*words: int) -> int:
+    return int(np.random.SeedSequence(words).generate_state(1)[0])
+
+
+@contextmanager
+def seeded_by(idx: int):
+    """Within it, the generators of Python, NumPy and, on the CPU, torch start from the seed of a :class:`SeededIndex`.
+
+    So a sample depends neither on the worker that loads it nor on what was loaded before: a resumed run sees the same.
+    The generators are left as they were, whatever the number of workers.
+    """
+    if not isinstance(idx, SeededIndex):
+        yield
+        return
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(idx.seed)
+    np.random.seed(idx.seed)
+    torch.default_generator.manual_seed(idx.seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
 @DATASETS.register_module()
 class CheckedCocoDataset(SkipUnreadable, YOLOv5CocoDataset):
     """YOLOv5CocoDataset that refuses a json with mistakes and, in training, skips images that cannot be read.
+
+    A :class:`SeededIndex` seeds its sample's augmentation.
 
     Attributes:
         first_readable: :class:`~mmyolo_bgpenalty.readable.ReadableImages` of it.
@@ -67,6 +108,10 @@ class CheckedCocoDataset(SkipUnreadable, YOLOv5CocoDataset):
     def load_data_list(self) -> List[dict]:
         _read_checked(self)
         return super().load_data_list()
+
+    def __getitem__(self, idx: int) -> dict:
+        with seeded_by(idx):
+            return super().__getitem__(idx)
 
 
 @DATASETS.register_module()
@@ -83,27 +128,13 @@ class SolarPanelDataset(CheckedCocoDataset):
         return super().load_data_list()
 
 
-class SeededIndex(int):
-    """An index into a dataset that carries the seed of its sample's augmentation."""
-
-    def __new__(cls, index: int, seed: int):
-        self = super().__new__(cls, index)
-        self.seed = seed
-        return self
-
-    def __getnewargs__(self):
-        return int(self), self.seed
-
-
 @DATASETS.register_module()
 class LabeledUnlabeledDataset(ConcatDataset):
     """ConcatDataset whose two members a child config reaches by name.
 
     Json with mistakes is refused as by :class:`CheckedCocoDataset`, and images that cannot be read give way to others
-    (:class:`~mmyolo_bgpenalty.readable.ReadableImages`), unless a member's class loads them in a way of its own.
-
-    Under a :class:`SeededIndex` a sample is augmented from its own seed (Python's and NumPy's generators), so it
-    depends neither on the worker that loads it nor on what was loaded before: a resumed run sees the same.
+    (:class:`~mmyolo_bgpenalty.readable.ReadableImages`), unless a member's class loads them in a way of its own. A
+    :class:`SeededIndex` seeds its sample's augmentation.
 
     Args:
         labeled: config of the labeled images.
@@ -154,14 +185,51 @@ class LabeledUnlabeledDataset(ConcatDataset):
         self.datasets[0].pipeline = pipeline
 
     def __getitem__(self, idx: int) -> dict:
-        if isinstance(idx, SeededIndex):
-            random.seed(idx.seed)
-            np.random.seed(idx.seed)
         member, place = self._get_ori_dataset_idx(idx)
         dataset = self.datasets[member]
-        if loads_as_usual(dataset) and not dataset.test_mode:
-            return dataset.first_readable(place, dataset.pipeline.transforms)
-        return dataset[place]
+        with seeded_by(idx):
+            if loads_as_usual(dataset) and not dataset.test_mode:
+                return dataset.first_readable(place, dataset.pipeline.transforms)
+            return dataset[place]
+
+
+@DATA_SAMPLERS.register_module()
+class SeededBatchSampler(Sampler):
+    """torch's BatchSampler, which keeps the last batch, with a seed for each sample's augmentation.
+
+    Epoch and seed alone determine it, whatever the number of processes; see :func:`seeded_by`.
+
+    Args:
+        sampler: mmengine's DefaultSampler.
+        batch_size: images in a batch of one process.
+
+    Attributes:
+        first_batch: where the next pass begins; the one after it begins at 0.
+
+    Raises:
+        ValueError: another sampler.
+    """
+
+    def __init__(self, sampler, batch_size: int):
+        if not isinstance(sampler, DefaultSampler):
+            raise ValueError(f'Expected `sampler` to be a DefaultSampler, but got {type(sampler).__name__}')
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.first_batch = 0
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.sampler) / self.batch_size)
+
+    def __iter__(self) -> Iterator[List[int]]:
+        first, self.first_batch = self.first_batch, 0
+        sampler, size = self.sampler, self.batch_size
+        indices = list(sampler)
+        for start in range(first * size, len(indices), size):
+            places = range(start, min(start + size, len(indices)))
+            yield [SeededIndex(indices[i], self._seed(i * sampler.world_size + sampler.rank)) for i in places]
+
+    def _seed(self, place: int) -> int:
+        return _seed_of(self.sampler.seed, self.sampler.epoch, place)
 
 
 @DATA_SAMPLERS.register_module()
@@ -181,6 +249,7 @@ class LabeledUnlabeledBatchSampler(Sampler):
 
     Attributes:
         labeled_only: number of batches from the start of training without their unlabeled part (burn-in).
+        first_batch: where the next pass begins; the one after it begins at 0.
 
     Raises:
         ValueError: an argument as described above is not met.
@@ -203,20 +272,22 @@ class LabeledUnlabeledBatchSampler(Sampler):
         source = ('labeled', 'unlabeled').index(epoch_of)
         self._length = math.ceil(self.sizes[source] / (self.shares[source] * sampler.world_size))
         self.labeled_only = 0
+        self.first_batch = 0
 
     def __len__(self) -> int:
         return self._length
 
     def __iter__(self) -> Iterator[List[int]]:
-        labeled, unlabeled = (self._indices(source) for source in (0, 1))
+        skipped, self.first_batch = self.first_batch, 0
+        labeled, unlabeled = (self._indices(source, skipped * self.shares[source]) for source in (0, 1))
         first = self.sampler.epoch * self._length
-        for batch in range(first, first + self._length):
+        for batch in range(first + skipped, first + self._length):
             # Both streams advance in burn-in too: the order does not depend on its length.
             indices, rest = list(islice(labeled, self.shares[0])), list(islice(unlabeled, self.shares[1]))
             yield indices if batch < self.labeled_only else indices + rest
 
-    def _indices(self, source: int) -> Iterator[int]:
-        """This process's share of the epoch's endless, reshuffled passes over one of the sets."""
+    def _indices(self, source: int, skipped: int) -> Iterator[int]:
+        """This process's share of the epoch's endless, reshuffled passes over one of the sets, less its first."""
         sampler, size, offset = self.sampler, self.sizes[source], sum(self.sizes[:source])
         rng = np.random.default_rng([sampler.seed, sampler.epoch, source])
 
@@ -224,9 +295,9 @@ class LabeledUnlabeledBatchSampler(Sampler):
             for _ in count():
                 yield from rng.permutation(size) if sampler.shuffle else range(size)
 
-        for place, index in islice(enumerate(endless()), sampler.rank, None, sampler.world_size):
-            seed = np.random.SeedSequence([sampler.seed, sampler.epoch, source, place]).generate_state(1)[0]
-            yield SeededIndex(offset + int(index), int(seed))
+        first = skipped * sampler.world_size + sampler.rank
+        for place, index in islice(enumerate(endless()), first, None, sampler.world_size):
+            yield SeededIndex(offset + int(index), _seed_of(sampler.seed, sampler.epoch, source, place))
 
 
 class _StackedImages(ImgDataPreprocessor):

@@ -3,9 +3,7 @@
 import copy
 import inspect
 import io
-import re
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Dict, Mapping, NamedTuple, Optional, Sequence
 
 import torch
@@ -17,6 +15,8 @@ from mmengine.registry import DefaultScope, Registry
 from mmyolo import registry as mmyolo_registry
 from mmyolo.registry import DATASETS, MODELS
 from torch import Tensor, nn
+
+from .checkpoints import read_file
 
 PACKAGE = __name__.partition('.')[0]
 ROLES = ('teacher', 'student')
@@ -125,14 +125,7 @@ def read_checkpoint(path) -> dict:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f'no such checkpoint: {path}')
-    try:
-        content = torch.load(str(path), map_location='cpu')
-    except Exception as error:  # whatever torch meets in a file that is broken or no checkpoint
-        refused = re.search(r'GLOBAL (\S+)', str(error))
-        why = str(error).strip().partition('\n')[0].partition('. ')[0] or 'it ends too early'
-        if isinstance(error, UnpicklingError):
-            why = f'it holds {refused.group(1)}, which safe loading refuses' if refused else 'it is no torch file'
-        raise ValueError(f'{path}: cannot be read as a checkpoint: {why}') from None
+    content = read_file(str(path), map_location='cpu')
     weights = content.get('state_dict') if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not weights or not all(isinstance(w, Tensor) for w in weights.values()):
         raise ValueError(f'{path}: expected a `state_dict` of tensors, as MMEngine writes it, but there is none')

@@ -32,10 +32,12 @@ def write_together(files: Iterable[Tuple[Union[str, Path], Union[str, bytes]]], 
         for path, content in files:
             path = Path(path)
             path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(f'.{uuid.uuid4().hex}.tmp')
+            draft = path.with_name(f'.{uuid.uuid4().hex}{path.suffix}.tmp')
             drafts[draft] = path
             # Not write_text, which ends lines as the system does.
             draft.write_bytes(content if isinstance(content, bytes) else content.encode('utf-8'))
+            with draft.open('rb+') as file:
+                os.fsync(file.fileno())  # or a power cut may leave the new name without its contents
         for draft, path in drafts.items():
             if path.is_dir():
                 raise ValueError(f'{path}: is a folder')

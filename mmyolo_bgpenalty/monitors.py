@@ -7,7 +7,7 @@ from typing import Dict, Iterator, List, Optional, Sequence
 import numpy as np
 import torch
 from mmdet.engine.hooks import MeanTeacherHook
-from mmengine.dist import all_gather_object, all_reduce
+from mmengine.dist import all_gather_object, all_reduce, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapperDict
@@ -66,6 +66,17 @@ class PseudoLabelQualityHook(Hook):
         if not 0 < non_negative('iou_thr', iou_thr) <= 1:
             raise ValueError(f'Expected `iou_thr` to be in (0, 1], but got {iou_thr!r}')
         self.iou_thr = iou_thr
+        self._resumed: Optional[List[List[float]]] = None
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        # The main process saves its own.
+        if runner._resume and is_main_process():
+            self._resumed = checkpoint.get('pseudo_label_counts')
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        counts = self._counts.tolist() if self._truth else self._resumed
+        if counts is not None:
+            checkpoint['pseudo_label_counts'] = counts
 
     def before_train(self, runner: Runner) -> None:
         # By path, (M, 6): x1, y1, x2, y2, class, ignored. None until there are pseudo-labels; {}: nothing to measure.
@@ -97,6 +108,9 @@ class PseudoLabelQualityHook(Hook):
         # Rows: right, pseudo-boxes, true boxes; columns: classes.
         classes = max(unwrapped(runner.model).student.bbox_head.num_classes, len(self._classes))
         self._counts = np.zeros((3, classes))
+        if np.shape(self._resumed) == self._counts.shape:
+            self._counts += self._resumed
+        self._resumed = None
         truth = {}
         for i, instances in enumerate(_instances(dataset)):
             rows = [(*item['bbox'], item['bbox_label'], item.get('ignore_flag', 0)) for item in instances]
@@ -211,7 +225,8 @@ class CollapseMonitorHook(Hook):
       scale, the run stops.
 
     ``skipped_iterations`` and ``amp_overflows`` go to the log as soon as there are any. When training ends, a line has
-    their totals and the images that could not be read. Counts begin anew in a resumed run.
+    their totals and the images that could not be read. A resumed run goes on with the counts (of several processes,
+    with those of the first).
 
     Args:
         band: lowest and highest number of pseudo-boxes, in objects per labeled image.
@@ -249,6 +264,23 @@ class CollapseMonitorHook(Hook):
         self._behind = 0
         self._skipped = self._in_a_row = 0
         self._overflows = 0  # a tensor where the optimizer is fused
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        checkpoint['collapse_monitor'] = dict(
+            warned=sorted(self._warned),
+            boxes=self._boxes,
+            behind=self._behind,
+            skipped=self._skipped,
+            in_a_row=self._in_a_row,
+            overflows=int(self._overflows),
+        )
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        state = checkpoint.get('collapse_monitor')
+        if runner._resume and state:
+            self._warned, self._boxes, self._behind = set(state['warned']), state['boxes'], state['behind']
+            self._skipped, self._in_a_row = state['skipped'], state['in_a_row']
+            self._overflows = state['overflows']
 
     def before_train(self, runner: Runner) -> None:
         self._runner = runner
@@ -391,7 +423,7 @@ class CollapseMonitorHook(Hook):
         if not getattr(model, 'pseudo_labels', None) or model.unsup_ramp < 1 or 'boxes' in self._warned:
             return
         self._boxes.append(float(outputs['semi/pseudo_boxes']))
-        if len(self._boxes) == self.window:
+        if len(self._boxes) >= self.window:
             # Each process has as many images.
             mean = torch.tensor(self._boxes, dtype=torch.float64).mean()
             all_reduce(mean, 'mean')

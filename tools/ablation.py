@@ -26,6 +26,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmyolo_bgpenalty.cli import read_config, run
+from mmyolo_bgpenalty.config_parts import ConfigParts
 from mmyolo_bgpenalty.files import read_json, write_whole
 from mmyolo_bgpenalty.overrides import SETTINGS
 from mmyolo_bgpenalty.report import write_report
@@ -188,7 +189,7 @@ def _end_of_burn_in(cfg) -> Optional[str]:
     """Name of the checkpoint at the end of burn-in, if the config writes one."""
     hooks, burn_in = cfg.get('default_hooks', {}), cfg.get('burn_in')
     interval = hooks.get('checkpoint', {}).get('interval', 0)
-    in_epochs = hooks.get('lambda_bg', {}).get('by_epoch', True) and cfg.train_cfg.get('type') == 'EpochBasedTrainLoop'
+    in_epochs = hooks.get('lambda_bg', {}).get('by_epoch', True) and ConfigParts(cfg).by_epoch
     if not in_epochs or not isinstance(burn_in, int) or burn_in < 1 or interval < 1 or burn_in % interval:
         return None
     return f'epoch_{burn_in}.pth'

@@ -74,7 +74,13 @@ def main() -> int:
         return 2
     setup_cache_size_limit_of_dynamo()
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    runner.train()
+    from mmyolo_bgpenalty.checkpoints import CheckpointError
+
+    try:
+        runner.train()
+    except CheckpointError as error:
+        print(f'train.py: {error}', file=sys.stderr)
+        return 2
     return 0
 
 
