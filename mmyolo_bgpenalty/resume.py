@@ -112,7 +112,7 @@ class ResumableCheckpointHook(CheckpointHook):
         self._batch, self._validated = 0, True
         self._resumed: Optional[dict] = None
         self._saved: Optional[dict] = None
-        self._training = self._terminated = False
+        self._training = self._terminated = self._stopped = False
 
     # Going on
 
@@ -165,9 +165,10 @@ class ResumableCheckpointHook(CheckpointHook):
         self._prepare_loaders(runner)
         if self._resumed is not None:
             self._go_on(runner, **self._resumed)
-        self._training, self._terminated = True, False
+        self._training, self._terminated, self._stopped = True, False, False
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGTERM, self._on_sigterm)
+            self._previous = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+            signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def _prepare_loaders(self, runner: Runner) -> None:
         for loop in (runner.train_loop, runner.val_loop):
@@ -272,7 +273,7 @@ class ResumableCheckpointHook(CheckpointHook):
 
     def _on_sigterm(self, number, frame) -> None:
         self._terminated = True
-        signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, self._previous)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         self._batch, self._validated = batch_idx + 1, True
@@ -305,9 +306,9 @@ class ResumableCheckpointHook(CheckpointHook):
     def after_train(self, runner: Runner) -> None:
         self._training = False
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
-        if not self._terminated:
-            super().after_train(runner)
+            signal.signal(signal.SIGTERM, self._previous)
+        if not self._stopped:
+            super().after_train(runner)  # which publishes
 
     def _all_agree(self) -> bool:
         """Whether any process was sent SIGTERM: a collective call of all of them."""
@@ -325,6 +326,7 @@ class ResumableCheckpointHook(CheckpointHook):
         self._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=iteration))
         runner.logger.warning(f'Stopped by SIGTERM; saved {self.last_ckpt}, from which --resume goes on')
         barrier()  # or a launcher would end the one that is still saving
+        self._stopped = True
         runner.call_hook('after_train')
         runner.call_hook('after_run')
         raise SystemExit(128 + signal.SIGTERM)

@@ -542,6 +542,15 @@ def in_two_processes(target, tmp_path):
     return answers
 
 
+def test_a_resumed_run_goes_on_with_the_monitors_counts():
+    counts = dict(warned=['boxes'], boxes=[1.0, 2.5], behind=2, skipped=3, in_a_row=1, overflows=4)
+    for resume in (True, False):
+        hook, saved = CollapseMonitorHook(), {}
+        hook.after_load_checkpoint(SimpleNamespace(_resume=resume), dict(collapse_monitor=counts))
+        hook.before_save_checkpoint(None, saved)
+        assert (saved['collapse_monitor'] == counts) is resume
+
+
 def test_two_processes_report_their_sum(tmp_path):
     assert in_two_processes(worker, tmp_path) == [([2 / 5, 1.0], {'boxes'})] * 2
 

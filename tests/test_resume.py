@@ -367,6 +367,7 @@ def test_accumulated_gradients_are_not_lost(data, tmp_path):
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_1_iter_4.pth')
 
 
+@pytest.mark.slow
 def test_an_epoch_that_begins_anew_is_named(data, tmp_path):
     cfg = supervised(data, tmp_path / 'stopped', train_cfg__max_epochs=1)
     assert run(cfg, Signal(signal.SIGTERM, 'before_train_iter', 0)) == 128 + signal.SIGTERM
@@ -397,6 +398,7 @@ def in_two_processes(cfg, *hooks):
     return [ended(child) for child in children]
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_of_two_processes_stops_both(data, tmp_path):
     changes = dict(train_dataloader__batch_size=1, train_cfg__max_epochs=2, train_cfg__val_interval=3)
     cfg = supervised(data, tmp_path / 'whole', **changes)
