@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from . import infrared
+from .files import read_json
 from .infrared import CLASSES, MIN_SIDE, VERSION, render
 from .splitting import part, semi_names
 
@@ -102,9 +103,9 @@ def _present(root, stamp):
         return False
     advice = 'give another folder, or move this one away yourself (nothing in it was touched)'
     try:
-        old = json.loads((root / 'solar.json').read_text())
+        old = read_json(root / 'solar.json')
         flat_old, flat_new = ({**s, **s['generator']} for s in (old, stamp))
-    except (OSError, ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError):
         some = ', '.join(held[:5]) + (f' and {len(held) - 5} more' if len(held) > 5 else '')
         raise ValueError(f'{root} is not a generated set: it holds {some}; {advice}') from None
     differ = [k for k in flat_new if k != 'generator' and flat_old.get(k) != flat_new[k]]

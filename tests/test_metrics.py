@@ -259,15 +259,17 @@ def test_arguments_are_checked(kwargs, message):
 def test_files_are_checked(data, coco, samples, tmp_path):
     path = tmp_path / 'set.json'
     for text, message in (
-        ('{', 'is no COCO set: Expecting'),
-        ('[]', 'is no COCO set'),
-        ('{"images": [{"id": 1}]}', '`categories` is missing or empty'),
-        ('{"categories": [{"id": 1, "name": "a"}], "images": []}', '`images` is missing or empty'),
+        ('{', 'is no valid json: Expecting'),
+        ('[]', 'expected an object with `images`'),
+        (json.dumps(dict(coco, categories=[])), '`categories` is empty'),
+        (json.dumps(dict(coco, images=[])), '`images` is empty'),
+        (json.dumps(dict(coco, annotations=[dict(image_id=0, category_id=1, bbox=[0] * 4, area=0)])), '.* has no `id`'),
+        (json.dumps(dict(coco, images=coco['images'] * 2)), '`images` has the id 0 2 times, and 8 others'),
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=f'set.json: {message}'):
             PrecisionRecallMetric(ann_file=str(path))
-    with pytest.raises(OSError, match='absent.json'):
+    with pytest.raises(ValueError, match='absent.json: no such file'):
         PrecisionRecallMetric(ann_file=str(tmp_path / 'absent.json'))
     with pytest.raises(ValueError, match="crowd.json: `categories` has no 'cell'"):
         evaluate(samples, classes=('square', 'cell'), ann_file=str(data / 'crowd.json'))

@@ -67,9 +67,10 @@ class Run:
         if not file.exists():
             return None
         result = read_json(file)
-        if result.get('overrides') != self._stated():
+        stated = result.get('overrides') if isinstance(result, dict) else result
+        if stated != self._stated():
             raise ValueError(
-                f'{file} is of other overrides: {result.get("overrides")} there, {self._stated()} now; remove the '
+                f'{file} is of other overrides: {stated} there, {self._stated()} now; remove the '
                 'folder or choose another --work-dir'
             )
         return result
