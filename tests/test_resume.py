@@ -70,7 +70,7 @@ class Signal(Hook):
                     # By another process: a signal of their parent's is one to end in order for workers.
                     subprocess.run(['kill', f'-{int(self.number)}', '--', f'-{os.getpgid(0)}'])
                 else:
-                    os.kill(os.getpid(), self.number)
+                    signal.raise_signal(self.number)  # at once, in this thread
 
 
 class SmallFilesOnly(Hook):
