@@ -96,7 +96,7 @@ def pair(tmp_path_factory):
     for process in workers:
         process.start()
     for process in workers:
-        process.join(timeout=100)
+        process.join(timeout=300)
     try:
         assert [process.exitcode for process in workers] == [0, 0]
     finally:
