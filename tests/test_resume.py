@@ -494,9 +494,3 @@ def test_a_run_stops_where_no_checkpoint_can_be_taken(tmp_path):
 
 def test_a_run_without_checkpoints_begins(tmp_path):
     assert left_to_resume(tmp_path, names=()) == (None, [])
-
-
-def test_a_second_sigterm_ends_at_once(data, tmp_path):
-    cfg = semi(data, tmp_path)
-    assert run(cfg, Signal(signal.SIGTERM, 'before_train_iter', 1, times=2)) == -signal.SIGTERM
-    assert not [*tmp_path.glob('*.pth')]
