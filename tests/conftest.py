@@ -1,19 +1,35 @@
 """Shared by all tests: MMYOLO's modules, the same random numbers in every run, and a tiny head."""
 
+import platform
+
 import hypothesis
 import mmengine
 import numpy as np
 import pytest
 import torch
 from mmengine.config import ConfigDict
+
+import mmyolo_bgpenalty  # before MMYOLO, which by itself refuses the fork's MMCV
+
+# isort: split
 from mmyolo.utils import register_all_modules
 
-import mmyolo_bgpenalty  # noqa: F401
+from mmyolo_bgpenalty.compat import FORK, REQUIRED, installed
 
 register_all_modules()
 torch.set_num_threads(1)
 hypothesis.settings.register_profile('repeatable', deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile('repeatable')
+
+
+def pytest_report_collectionfinish():
+    """The versions at hand; unlike a header, pytest -q shows this."""
+    found = {'python': platform.python_version(), 'numpy': np.__version__, 'hypothesis': hypothesis.__version__}
+    for module in REQUIRED:
+        fork = FORK[module][0] if module in FORK else module
+        found.update({name: installed(name) for name in (module, fork) if installed(name)})
+    found['mmyolo_bgpenalty'] = mmyolo_bgpenalty.__version__
+    return 'versions: ' + ', '.join(f'{name} {version}' for name, version in found.items())
 
 
 @pytest.fixture(scope='session', autouse=True)
