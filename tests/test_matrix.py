@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / 'tools'))
 import matrix  # noqa: E402
+import setup_env  # noqa: E402
 
 HERE = '{}.{}'.format(*sys.version_info)
 # In place of setup_env.py: an environment whose python is this one, and a note of what it was told.
@@ -115,3 +116,35 @@ def test_the_shipped_rows():
     folders = [Path(row.settings['BGP_VENV']) for row in others]
     assert len(set(folders)) == len(folders) and {folder.parent for folder in folders} == {ROOT / '.matrix'}
     assert '/.matrix/' in (ROOT / '.gitignore').read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    'named, openmmlab, expected',
+    [
+        ('env', 'onedl', '=onedl, expected fork, or nothing for the releases of OpenMMLab'),
+        (None, 'fork', '=fork is not for .venv, which has the releases: name another folder in BGP_VENV'),
+    ],
+)
+def test_a_set_of_packages_that_is_unknown_or_in_the_wrong_place_is_refused(named, openmmlab, expected, monkeypatch):
+    monkeypatch.setattr(setup_env, 'NAMED', named)
+    monkeypatch.setenv('BGP_OPENMMLAB', openmmlab)
+    with pytest.raises(setup_env.SetupError, match=f'^BGP_OPENMMLAB{expected}$'):
+        setup_env.check_python()
+
+
+@pytest.mark.parametrize(
+    'dists, installed',
+    [
+        (['torch'], [['mmengine==0.10.7', 'mmdet==3.3.0', 'mmyolo==0.6.0']]),
+        (['mmengine', 'mmdet'], [['mmyolo==0.6.0']]),
+        (['onedl-mmengine', 'onedl-mmdetection'], [['mmyolo==0.6.0']]),
+        (['onedl-mmengine', 'mmdet', 'mmyolo'], []),
+    ],
+)
+def test_the_fork_in_an_environment_of_the_users_own_stays(dists, installed, monkeypatch):
+    calls = []
+    monkeypatch.setattr(setup_env, 'OWN_ENV', False)
+    monkeypatch.setattr(setup_env, 'probe', lambda: {'dists': dists})
+    monkeypatch.setattr(setup_env, 'pip', lambda arguments: calls.append(arguments[2:]))
+    setup_env.install_openmmlab()
+    assert calls == installed

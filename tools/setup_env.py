@@ -7,7 +7,7 @@ Environment variables:
   TORCH_SPEC       the torch to install, kept for later runs; torch==2.13.0 where never set
   BGP_PYTHON_ENV   an existing environment with torch, used in place of .venv; only what it lacks is installed
   BGP_VENV         where to make the environment, in place of .venv
-  BGP_OPENMMLAB    fork: OpenMMLab's maintained fork (onedl-mmengine, onedl-mmcv, onedl-mmdetection) and MMYOLO
+  BGP_OPENMMLAB    fork: OpenMMLab's maintained fork (onedl-mmengine, onedl-mmcv, onedl-mmdetection); not in .venv
   BGP_CACHE        where wheels are kept; ${XDG_CACHE_HOME:-~/.cache}/mmyolo_bgpenalty where unset
   CXX, MAX_JOBS    the C++ compiler for MMCV, and how many of it to run at once
 """
@@ -257,6 +257,8 @@ def check_python():
     openmmlab = os.environ.get('BGP_OPENMMLAB')
     if openmmlab not in (None, '', 'fork'):
         raise SetupError(f'BGP_OPENMMLAB={openmmlab}, expected fork, or nothing for the releases of OpenMMLab')
+    if openmmlab and not NAMED:
+        raise SetupError('BGP_OPENMMLAB=fork is not for .venv, which has the releases: name another folder in BGP_VENV')
     if OWN_ENV and version not in PYTHONS:
         wanted = ' or '.join(f'{a}.{b}' for a, b in PYTHONS)
         raise SetupError(
