@@ -38,6 +38,8 @@ FORKED = {'mmengine': 'onedl-mmengine', 'mmdet': 'onedl-mmdetection'}  # distrib
 if os.environ.get('BGP_OPENMMLAB') == 'fork':
     MMCV = 'onedl-mmcv==2.3.6'
     OPENMMLAB = ['onedl-mmengine==0.10.12', 'onedl-mmdetection==3.5.1', 'mmyolo==0.6.0']
+    # its mmdet imports imgaug, and that scikit-image; also without dependencies, for the same opencv-python
+    OPENMMLAB += ['imaug==0.4.3', 'scikit-image==0.26.0', 'imageio==2.38.1', 'lazy-loader==0.6', 'tifffile==2026.3.3']
 BUILD_TOOLS = ['setuptools<81', 'wheel', 'ninja', 'packaging', 'numpy']
 REQUIREMENTS = [REPO / 'requirements' / 'runtime.txt', REPO / 'requirements' / 'tests.txt']
 # setuptools puts CFLAGS in place of the interpreter's own flags, so -O2 has to be said
