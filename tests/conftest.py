@@ -29,7 +29,7 @@ def pytest_report_collectionfinish():
     for module in REQUIRED:
         fork = FORK[module][0] if module in FORK else module
         found.update({name: installed(name) for name in (module, fork) if installed(name)})
-    found['mmyolo_bgpenalty'] = mmyolo_bgpenalty.__version__
+    found.update(torch=torch.__version__, mmyolo_bgpenalty=mmyolo_bgpenalty.__version__)
     return 'versions: ' + ', '.join(f'{name} {version}' for name, version in found.items())
 
 

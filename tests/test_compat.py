@@ -1,6 +1,7 @@
 import io
 import os
 import pickle
+import platform
 import re
 import subprocess
 import sys
@@ -9,11 +10,13 @@ from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+import conftest
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 
+import mmyolo_bgpenalty
 from mmyolo_bgpenalty import compat
 
 ROOT = Path(__file__).parent.parent
@@ -275,6 +278,14 @@ def test_missing_packages_are_named(name, monkeypatch):
     versions(monkeypatch, **{name: None})
     with pytest.raises(ImportError, match=f'{name} >= .* is needed, and {name} is not installed'):
         compat.check_versions()
+
+
+def test_tests_state_the_versions_they_run_with(monkeypatch):
+    versions(monkeypatch, **{**FORK, 'mmdet': '3.3.0', 'onedl-mmdetection': None})
+    line = conftest.pytest_report_collectionfinish()
+    packages = f'torch {torch.__version__}, onedl-mmengine 0.10.12, onedl-mmcv 2.3.6, mmdet 3.3.0, mmyolo 0.6.0'
+    assert line.startswith(f'versions: python {platform.python_version()}, numpy {np.__version__}, ')
+    assert f', {packages}, mmyolo_bgpenalty {mmyolo_bgpenalty.__version__}' in line
 
 
 def test_all_faults_are_told_at_once(monkeypatch):
