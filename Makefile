@@ -3,13 +3,14 @@ ENV := $(or $(BGP_PYTHON_ENV),.venv)
 RUN := $(ENV)/bin/python
 ARGS ?=
 
-.PHONY: help env train test test-slow benchmark lint clean
+.PHONY: help env train test test-slow matrix benchmark lint clean
 
 help:
 	@echo 'make env        sets up $(ENV) with torch, MMCV, MMDetection and MMYOLO; does nothing when it is ready'
 	@echo 'make train      trains configs/yolov8_semi_bgpenalty.py; ARGS="..." goes to tools/train.py'
 	@echo 'make test       runs the tests; ARGS="..." goes to pytest'
 	@echo 'make test-slow  runs those that take minutes'
+	@echo 'make matrix     runs the tests with each set of versions; ARGS="..." goes to tools/matrix.py'
 	@echo 'make benchmark  times this package beside MMYOLO; ARGS="..." goes to tools/benchmark.py'
 	@echo 'make lint       checks style with ruff'
 	@echo 'make clean      removes build outputs and caches, and has the next set-up check $(ENV) again'
@@ -30,6 +31,9 @@ test: env
 
 test-slow: env
 	$(RUN) -m pytest tests -m slow $(ARGS)
+
+matrix:
+	@$(PYTHON) tools/matrix.py $(ARGS)
 
 benchmark: env
 	$(RUN) -W ignore tools/benchmark.py --out docs/benchmark $(ARGS)

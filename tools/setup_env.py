@@ -6,6 +6,8 @@ comes as source: its wheel is built once for each torch and kept in a cache outs
 Environment variables:
   TORCH_SPEC       the torch to install, kept for later runs; torch==2.13.0 where never set
   BGP_PYTHON_ENV   an existing environment with torch, used in place of .venv; only what it lacks is installed
+  BGP_VENV         where to make the environment, in place of .venv
+  BGP_OPENMMLAB    fork: OpenMMLab's maintained fork (onedl-mmengine, onedl-mmcv, onedl-mmdetection); not in .venv
   BGP_CACHE        where wheels are kept; ${XDG_CACHE_HOME:-~/.cache}/mmyolo_bgpenalty where unset
   CXX, MAX_JOBS    the C++ compiler for MMCV, and how many of it to run at once
 """
@@ -32,6 +34,12 @@ PYTHONS = ((3, 10), (3, 11))
 TORCH = 'torch==2.13.0'
 MMCV = 'mmcv==2.0.1'
 OPENMMLAB = ['mmengine==0.10.7', 'mmdet==3.3.0', 'mmyolo==0.6.0']
+FORKED = {'mmengine': 'onedl-mmengine', 'mmdet': 'onedl-mmdetection'}  # distributions of the same import names
+if os.environ.get('BGP_OPENMMLAB') == 'fork':
+    MMCV = 'onedl-mmcv==2.3.6'
+    OPENMMLAB = ['onedl-mmengine==0.10.12', 'onedl-mmdetection==3.5.1', 'mmyolo==0.6.0']
+    # its mmdet imports imgaug, and that scikit-image; also without dependencies, for the same opencv-python
+    OPENMMLAB += ['imaug==0.4.3', 'scikit-image==0.26.0', 'imageio==2.38.1', 'lazy-loader==0.6', 'tifffile==2026.3.3']
 BUILD_TOOLS = ['setuptools<81', 'wheel', 'ninja', 'packaging', 'numpy']
 REQUIREMENTS = [REPO / 'requirements' / 'runtime.txt', REPO / 'requirements' / 'tests.txt']
 # setuptools puts CFLAGS in place of the interpreter's own flags, so -O2 has to be said
@@ -41,7 +49,8 @@ BUILD_CORE_SECONDS = 300  # what compiling MMCV takes of one core, with the prec
 GB = 10**9
 
 OWN_ENV = not os.environ.get('BGP_PYTHON_ENV')
-ENV = REPO / '.venv' if OWN_ENV else Path(os.environ['BGP_PYTHON_ENV']).expanduser().absolute()
+NAMED = os.environ.get('BGP_PYTHON_ENV') or os.environ.get('BGP_VENV')
+ENV = Path(NAMED).expanduser().absolute() if NAMED else REPO / '.venv'
 PYTHON = ENV / 'bin' / 'python'
 STAMP = ENV / '.bgpenalty-setup.json'
 PIP_LOG = ENV / 'bgpenalty-pip.log'
@@ -77,8 +86,9 @@ print(json.dumps(out))
 """
 
 CHECK = """
-import mmcv, mmcv.ops, mmdet, mmengine, mmyolo, numpy, platform, torch
-import mmyolo_bgpenalty
+import mmcv, mmcv.ops, mmdet, mmengine, numpy, platform, torch
+import mmyolo_bgpenalty  # before MMYOLO, which by itself refuses the fork's MMCV
+import mmyolo
 mmcv.ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
 names = (torch, mmengine, mmcv, mmdet, mmyolo, mmyolo_bgpenalty, numpy)
 print('Python', platform.python_version(), *(f'{m.__name__} {m.__version__}' for m in names))
@@ -246,6 +256,11 @@ def lock(path, what):
 
 def check_python():
     version = sys.version_info[:2]
+    openmmlab = os.environ.get('BGP_OPENMMLAB')
+    if openmmlab not in (None, '', 'fork'):
+        raise SetupError(f'BGP_OPENMMLAB={openmmlab}, expected fork, or nothing for the releases of OpenMMLab')
+    if openmmlab and not NAMED:
+        raise SetupError('BGP_OPENMMLAB=fork is not for .venv, which has the releases: name another folder in BGP_VENV')
     if OWN_ENV and version not in PYTHONS:
         wanted = ' or '.join(f'{a}.{b}' for a, b in PYTHONS)
         raise SetupError(
@@ -326,7 +341,7 @@ def wheel_key(python, torch, device, machine):
 
 def good_wheel(folder):
     """The wheel in the folder, or None; one that is damaged is removed."""
-    for path in sorted(folder.glob('mmcv-*.whl')):
+    for path in sorted(folder.glob('*mmcv-*.whl')):
         try:
             with zipfile.ZipFile(path) as archive:
                 whole = archive.testzip() is None
@@ -348,7 +363,7 @@ def wheel_may_be_cached():
     """Before torch is there, its full version (as 2.13.0+cpu) is only guessed."""
     match = re.match(r'torch==([\w.+]+)$', torch_spec())
     key = wheel_key(sys.version_info[:2], f'{match.group(1) if match else ""}*', '*', '*')
-    return any((cache_home() / 'wheels').glob(f'{key}/mmcv-*.whl'))
+    return any((cache_home() / 'wheels').glob(f'{key}/*mmcv-*.whl'))
 
 
 def writable(folder):
@@ -478,7 +493,7 @@ def missing(info):
 
 
 def make_venv():
-    with Step('makes the environment .venv', '10 s'):
+    with Step(f'makes the environment {ENV.name}', '10 s'):
         if PYTHON.exists() and python_says('import pip, sys; print(*sys.version_info[:2])') == (
             0,
             '{} {}'.format(*sys.version_info),
@@ -489,7 +504,7 @@ def make_venv():
         with tempfile.NamedTemporaryFile('w', suffix='.log') as log:
             code, lines = run([sys.executable, '-m', 'venv', ENV], log.name)
         if code:
-            raise SetupError(f'cannot make .venv: {pip_reason(lines)}')
+            raise SetupError(f'cannot make {ENV.name}: {pip_reason(lines)}')
 
 
 def install_torch():
@@ -525,7 +540,7 @@ def mmcv_step():
 
 def install_openmmlab():
     info = {'dists': []} if OWN_ENV else probe()
-    names = [r for r in OPENMMLAB if distribution(r) not in info['dists']]
+    names = [r for r in OPENMMLAB if not {distribution(r), FORKED.get(distribution(r))} & set(info['dists'])]
     if names:
         with Step(f'installs {", ".join(names)}', '15 s'):
             pip(['install', '--no-deps', *names])
