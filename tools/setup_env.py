@@ -203,19 +203,21 @@ def pip_reason(lines):
     """One line for why pip failed and, where that is known, what to do."""
     errors = [re.sub(r'^\s*ERROR:\s*', '', line).strip() for line in lines if re.match(r'\s*ERROR:', line)]
     errors = [e for e in errors if e] or [line.strip() for line in lines if line.strip()] or ['no output']
-    last = ' / '.join(errors[-2:])[:400]
     text = ''.join(lines)
+    if errors[-1].endswith('OSError.'):  # which, says the last line of its traceback
+        errors = re.findall(r'^[\w.]+: (.+)', text, re.MULTILINE)[-1:] or errors
+    last = ' / '.join(errors[-2:])[:400].rstrip('.')
     if re.search(r'No space left|Errno 28|Disk quota', text):
         return f'the disk is full ({last}): make room'
-    if not re.search(r'No matching distribution|OSError|[Cc]onnect|imed out|Max retries', last):
+    if not re.search(r'No matching distribution|proxy URL|[Cc]onnect|imed out|Max retries', last):
         return last
     # an index that lacks a package answers 404, which is no fault where another has it
     refused = re.search(r'Could not fetch URL \S+: ((?!404)\d{3} \w+ Error: .*?) for url', text)
     cause = r'Tunnel connection failed: [^\'"()]+|\[Errno -?\d+\] [^\'"()]+|CERTIFICATE_VERIFY_FAILED|timed out'
-    cause = refused.group(1) if refused else (re.findall(cause, text) or [errors[-1]])[-1]
+    cause = refused.group(1) if refused else (re.findall(cause, text) or [last])[-1]
     if re.search(r'ProxyError|proxy URL|: 407 Client', text):
-        return f'the proxy does not let it through ({cause}): check https_proxy, http_proxy and PIP_PROXY'
-    if refused or re.search(r'Retrying|ConnectionError|ConnectTimeout|name resolution|Network is unreachable', text):
+        return f'the proxy does not work ({cause}): check https_proxy, http_proxy and PIP_PROXY'
+    if refused or re.search(r'Retrying|Could not fetch URL \S+: (connection error|There was a problem)', text):
         return (
             f'no network, or the package index does not answer as it should ({cause}): '
             'check the network, or name another index in PIP_INDEX_URL'
@@ -226,8 +228,8 @@ def pip_reason(lines):
 
 
 def pip(arguments, log=PIP_LOG, env=None, on_line=None):
-    # verbose, as it says only then what an index answers
-    command = [PYTHON, '-m', 'pip', '--verbose', '--disable-pip-version-check', '--no-input', *arguments]
+    # as verbose as this, it says what an index answers
+    command = [PYTHON, '-m', 'pip', '-vv', '--disable-pip-version-check', '--no-input', *arguments]
     base = {'PIP_ROOT_USER_ACTION': 'ignore', 'PYTHONUNBUFFERED': '1', 'PYTHONWARNINGS': 'ignore'}
     code, lines = run(command, log, {**base, **(env or {})}, on_line)
     if code:
