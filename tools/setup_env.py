@@ -156,27 +156,53 @@ def is_full(path):
 # Processes
 
 
+# Reads the number of a process; if it then comes to the end of its input, stops that process and its children.
+WATCH = """
+read -r number || exit
+read -r end && exit
+kill -s TERM -- "-$number"
+for tenth in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    kill -s 0 -- "-$number" || exit
+    sleep 0.1
+done
+kill -s KILL -- "-$number"
+"""
+
+
 def run(command, log, env=None, on_line=None):
     """Runs a command, its output going to the log; a stop of this program stops it with all its children.
 
-    A child has the locks too: where this program is killed and can stop nobody, the next waits for the child.
+    So does a watcher when this program is killed, which can stop nobody then; the locks are held by it until it has.
     """
     with named(log), open(log, 'a', encoding='utf-8', errors='backslashreplace') as out:
         out.write(f'\n$ {" ".join(map(shlex.quote, map(str, command)))}\n')
         lines = []
+        pipe, null = subprocess.PIPE, subprocess.DEVNULL
+        watcher = subprocess.Popen(
+            ['/bin/sh', '-c', WATCH],
+            stdin=pipe,
+            stdout=null,
+            stderr=null,
+            encoding='utf-8',
+            start_new_session=True,
+            pass_fds=HELD,
+        )
         process = subprocess.Popen(
             [str(c) for c in command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdin=null,
+            stdout=pipe,
             stderr=subprocess.STDOUT,
             env={**os.environ, **(env or {})},
             encoding='utf-8',
             errors='replace',
             start_new_session=True,
-            pass_fds=HELD,
         )
         try:
+            watcher.stdin.write(f'{process.pid}\n')
+            watcher.stdin.flush()
             for line in process.stdout:
+                if re.match(r'\s*(Skipping|Found) link', line):  # pip says so of thousands
+                    continue
                 out.write(line)
                 lines.append(line)
                 if on_line:
@@ -185,6 +211,7 @@ def run(command, log, env=None, on_line=None):
         finally:
             if process.poll() is None:
                 stop_group(process)
+            watcher.communicate('end\n')
 
 
 def stop_group(process):
@@ -237,9 +264,9 @@ def pip(arguments, log=PIP_LOG, env=None, on_line=None):
 
 
 def python_says(code):
-    process = subprocess.run(
-        [str(PYTHON), '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True
-    )
+    # in a folder without packages, since -c imports from it first
+    pipe = subprocess.PIPE
+    process = subprocess.run([str(PYTHON), '-c', code], cwd=str(ENV), stdout=pipe, stderr=pipe, universal_newlines=True)
     lines = (process.stdout if process.returncode == 0 else process.stderr).strip().splitlines()
     return process.returncode, lines[-1] if lines else ''
 
@@ -484,8 +511,10 @@ def build_mmcv(folder, info):
 def build_reason():
     lines = BUILD_LOG.read_text(encoding='utf-8', errors='replace').splitlines()
     pattern = r'(fatal )?error: |No space left|Killed|out of memory|Error: '
-    first = next((line.strip() for line in lines if re.search(pattern, line)), 'see the log')
-    return f'compiling MMCV failed: {first[:300]}; all of the output: {BUILD_LOG}'
+    first = next((line.strip() for line in lines if re.search(pattern, line)), 'see the log')[:300]
+    if any('No space left' in line for line in lines):
+        first = f'the disk is full ({first}): make room'
+    return f'compiling MMCV failed: {first}; all of the output: {BUILD_LOG}'
 
 
 def install_mmcv(info):
