@@ -3,7 +3,7 @@ ENV := $(or $(BGP_PYTHON_ENV),.venv)
 RUN := $(ENV)/bin/python
 ARGS ?=
 
-.PHONY: help env train test test-slow benchmark lint clean
+.PHONY: help env train test test-slow benchmark lint types clean
 
 help:
 	@echo 'make env        sets up $(ENV) with torch, MMCV, MMDetection and MMYOLO; does nothing when it is ready'
@@ -12,6 +12,7 @@ help:
 	@echo 'make test-slow  runs those that take minutes'
 	@echo 'make benchmark  times this package beside MMYOLO; ARGS="..." goes to tools/benchmark.py'
 	@echo 'make lint       checks style with ruff'
+	@echo 'make types      checks types with mypy'
 	@echo 'make clean      removes build outputs and caches, and has the next set-up check $(ENV) again'
 	@echo
 	@echo 'PYTHON=...           the Python 3.10 or 3.11 to set up with ($(PYTHON))'
@@ -38,6 +39,9 @@ lint: env
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
+types: env
+	$(RUN) -m mypy
+
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	rm -f $(ENV)/.bgpenalty-setup.json
