@@ -2,14 +2,17 @@ PYTHON ?= $(shell command -v python3.11 || echo python3)
 ENV := $(or $(BGP_PYTHON_ENV),.venv)
 RUN := $(ENV)/bin/python
 ARGS ?=
+# of these pytest takes the last: ARGS="-n0 -k name" runs in one process
+PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help env train test test-slow benchmark lint types clean
+.PHONY: help env train test test-slow smoke benchmark lint types clean
 
 help:
 	@echo 'make env        sets up $(ENV) with torch, MMCV, MMDetection and MMYOLO; does nothing when it is ready'
 	@echo 'make train      trains configs/yolov8_semi_bgpenalty.py; ARGS="..." goes to tools/train.py'
-	@echo 'make test       runs the tests; ARGS="..." goes to pytest'
+	@echo 'make test       runs the tests on all cores; ARGS="..." goes to pytest, as ARGS="-n0 -k name"'
 	@echo 'make test-slow  runs those that take minutes'
+	@echo 'make smoke      trains the shipped config for a minute, and resumes it'
 	@echo 'make benchmark  times this package beside MMYOLO; ARGS="..." goes to tools/benchmark.py'
 	@echo 'make lint       checks style with ruff'
 	@echo 'make types      checks types with mypy'
@@ -27,10 +30,13 @@ train: env
 	$(RUN) tools/train.py configs/yolov8_semi_bgpenalty.py $(ARGS)
 
 test: env
-	$(RUN) -m pytest tests $(ARGS)
+	$(RUN) -m pytest tests $(PARALLEL) $(ARGS)
 
 test-slow: env
 	$(RUN) -m pytest tests -m slow $(ARGS)
+
+smoke: env
+	$(RUN) .ci/smoke.py
 
 benchmark: env
 	$(RUN) -W ignore tools/benchmark.py --out docs/benchmark $(ARGS)
