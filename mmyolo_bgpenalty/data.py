@@ -57,6 +57,8 @@ def _read_checked(dataset: BaseDataset) -> None:
 class SeededIndex(int):
     """An index into a dataset that carries the seed of its sample's augmentation."""
 
+    seed: int
+
     def __new__(cls, index: int, seed: int):
         self = super().__new__(cls, index)
         self.seed = seed

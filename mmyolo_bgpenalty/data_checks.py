@@ -29,8 +29,9 @@ def check_sets(parts: ConfigParts) -> Findings:
             except ValueError as problem:
                 read[file] = None
                 yield error(where, str(problem), 'correct the path or the file')
-        if read[file] is not None:
-            sets.append((dataset, read[file]))
+        coco = read[file]
+        if coco is not None:
+            sets.append((dataset, coco))
     yield from _classes(parts, sets)
     for dataset, coco in sets:
         yield from _boxes(dataset, coco)
@@ -198,8 +199,8 @@ def image_faults(where: str, paths: Sequence[str], skips: bool) -> Findings:
     """
     paths = [path for path in _spread(paths, MOST) if '://' not in path]
     opened = set(_spread(paths, OPENED))
-    faults = [(path, image_fault(path, look_inside=path in opened)) for path in paths]
-    faults = [f'{path} ({fault})' for path, fault in faults if fault]
+    found = [(path, image_fault(path, look_inside=path in opened)) for path in paths]
+    faults = [f'{path} ({fault})' for path, fault in found if fault]
     if not faults:
         return
     what = f'{len(faults)} of the {len(paths)} images looked at cannot be read: {some(faults, NAMED)}'

@@ -1,7 +1,7 @@
 """YOLOv8's head with the background penalty."""
 
 from contextlib import contextmanager
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from mmdet.models.losses import CrossEntropyLoss
@@ -62,6 +62,8 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
             ``ignored_in_cls`` without ``sparse_targets``; a switch that is no bool.
     """
 
+    featmap_sizes_train: Optional[list]
+
     def __init__(
         self,
         *args,
@@ -92,10 +94,10 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         self.ignored_in_cls = ignored_in_cls
         self.sync_avg_factor = sync_avg_factor
         # What the latest loss was divided by, before the clamp at 1: the sum of the positives' scores.
-        self.assigned_score_sum: Optional[Tensor] = None
+        self.assigned_score_sum: Tensor = None  # type: ignore[assignment]  # until the first loss
         self._bg_stats: Optional[Tensor] = None
         self._latest: Optional[tuple] = None
-        self._positives: Optional[tuple] = None  # image, prior, label and score, between assigner and ranking
+        self._positives: Any = None  # image, prior, label and score, between assigner and ranking
 
     @property
     def lambda_bg(self) -> float:

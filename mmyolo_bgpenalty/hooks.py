@@ -4,10 +4,11 @@ import logging
 import math
 import os
 from inspect import signature
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
 
 import torch
 from mmdet.engine.hooks import MeanTeacherHook
+from mmdet.models import SemiBaseDetector
 from mmengine.config import Config
 from mmengine.dist import all_reduce_params
 from mmengine.hooks import Hook, LoggerHook
@@ -26,7 +27,8 @@ from .overrides import HOOK_SETTINGS, SETTINGS, check_overrides, hook_arguments,
 from .schedule import SCHEDULES, ema_momentum, lambda_bg_at, ramp
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> Any:
+    """The model itself, of whatever type its config names."""
     return model.module if is_model_wrapper(model) else model
 
 
@@ -89,7 +91,7 @@ class LambdaBgSchedulerHook(Hook):
         schedule: str = 'linear',
         by_epoch: bool = True,
     ):
-        self.plan = dict(lambda_bg=lambda_bg, burn_in=burn_in, warmup=warmup, schedule=schedule)
+        self.plan: Dict[str, Any] = dict(lambda_bg=lambda_bg, burn_in=burn_in, warmup=warmup, schedule=schedule)
         self.by_epoch = by_epoch
         lambda_bg_at(0, **self.plan)
         self._heads: List[BgPenaltyYOLOv8Head] = []
@@ -231,12 +233,13 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
             raise ValueError(
                 f'BurnInMeanTeacherHook expects a model with a student and a teacher, but got {type(model).__name__}'
             )
-        self._plan = next((hook for hook in runner.hooks if isinstance(hook, LambdaBgSchedulerHook)), None)
-        if self._plan is None:
+        plan = next((hook for hook in runner.hooks if isinstance(hook, LambdaBgSchedulerHook)), None)
+        if plan is None:
             raise ValueError(
                 'BurnInMeanTeacherHook takes burn-in from LambdaBgSchedulerHook, which is not among the hooks: '
                 'add it (with lambda_bg=0 if no penalty is wanted)'
             )
+        self._plan = plan
         batches = getattr(runner.train_dataloader, 'batch_sampler', None)
         if isinstance(batches, LabeledUnlabeledBatchSampler):
             batches.labeled_only = self._plan.burn_in_batches(runner)
@@ -271,7 +274,7 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
         self._averaged = None
 
     @torch.no_grad()
-    def momentum_update(self, model: nn.Module, momentum: float) -> None:
+    def momentum_update(self, model: SemiBaseDetector, momentum: float) -> None:
         """Average parameters and, unless they are copied, floating buffers; copy counters."""
         if self._averaged is None or self._averaged[0] is not model:
             self._averaged = (model, *_by_kind(model.teacher, model.student, self.buffers == 'average'))

@@ -65,6 +65,7 @@ class PrecisionRecallMetric(CocoMetric):
     """
 
     default_prefix = 'pr'
+    prefix: str
 
     def __init__(
         self,

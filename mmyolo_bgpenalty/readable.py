@@ -2,7 +2,7 @@
 
 import logging
 import os
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import Callable, List, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -94,7 +94,7 @@ class ReadableImages:
         dataset = self.dataset
         return dataset.ann_file or (dataset.data_prefix or {}).get('img') or type(dataset).__name__
 
-    def _load(self, results: dict, transforms: List[Callable]) -> Tuple[Optional[dict], str, bool]:
+    def _load(self, results: dict, transforms: List[Callable]) -> Tuple[dict, str, bool]:
         """Take from ``transforms`` those up to the one that loads the image.
 
         Returns:
@@ -108,10 +108,10 @@ class ReadableImages:
                 results = transforms.pop(0)(results)
             except Exception as error:  # what a broken file raises depends on the loader's backend
                 lasting = not isinstance(error, OSError) or isinstance(error, LASTING)
-                return None, fault or f'{type(error).__name__}: {" ".join(str(error).split())}', lasting
+                return {}, fault or f'{type(error).__name__}: {" ".join(str(error).split())}', lasting
             if results is None:
-                return None, fault or 'its loader returned nothing', True
-        found = np.shape(results.get('img'))[:2] if isinstance(results, dict) else ()
+                return {}, fault or 'its loader returned nothing', True
+        found = np.shape(results['img'])[:2] if isinstance(results, dict) and 'img' in results else ()
         if not fault and found and boxes and None not in size and found != size:
             fault = 'it is {1} x {0}, but its annotation says {3} x {2}'.format(*found, *size)
             if found == size[::-1]:
@@ -127,7 +127,7 @@ def loads_as_usual(dataset) -> bool:
     return kind.__getitem__ is BaseDataset.__getitem__ and kind.prepare_data in usual
 
 
-class SkipUnreadable:
+class SkipUnreadable(BaseDataset):
     """For datasets of MMEngine's, before them in the bases: :class:`ReadableImages` of it is ``first_readable``.
 
     When testing nothing takes the place of an image: what cannot be read is an error.

@@ -1,7 +1,7 @@
 """A student and its EMA teacher, for YOLOv8."""
 
 import copy
-from typing import Dict, List, Optional, Tuple
+from typing import Collection, Dict, List, Optional, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -174,7 +174,7 @@ class SemiYOLODetector(SemiBaseDetector):
                 f'(`pseudo_test_cfg.score_thr`, or the highest of `class_thresholds`), {sure_thr}, but got {unsure_thr}'
             )
         self.unsup_ramp = 1.0
-        self._labeled_sum: Optional[Tensor] = None
+        self._labeled_sum: Tensor = None  # type: ignore[assignment]  # until the first loss
         self.pseudo_labels: list = []
         self.keep_views = False
         self.views: Optional[dict] = None
@@ -371,6 +371,7 @@ class SemiYOLODetector(SemiBaseDetector):
         if self._synced:
             boxes = float(sum_over_processes(torch.tensor(boxes, dtype=torch.float64))) / get_world_size()
         weight = self.unsup_ramp * self.semi_train_cfg.unsup_weight
+        scale: Union[float, Tensor]
         if boxes:
             if self.semi_train_cfg.unsup_scale == 'labeled':
                 scale = (self._score_sum_per_image(len(batch_data_samples)) / self._labeled_sum).clamp(max=1)
@@ -417,7 +418,7 @@ def between(weak, strong) -> Tensor:
     return (matrices[1] @ torch.linalg.inv(matrices[0])).float()
 
 
-def _refuse_unknown(where: str, given: dict, known: List[str]) -> None:
+def _refuse_unknown(where: str, given: dict, known: Collection[str]) -> None:
     if not isinstance(given, dict):
         raise ValueError(f'Expected `{where}` to be a dict, but got {given!r}')
     unknown = sorted(set(given) - set(known))
