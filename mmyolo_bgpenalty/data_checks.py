@@ -153,7 +153,8 @@ def _classes(parts: ConfigParts, sets: Sequence[Tuple[Dataset, dict]]) -> Findin
             yield error(where, f'{what}: MMDetection numbers labels by the json', 'order the categories alike')
         elif found != classes:
             what = f'{file} has the order {some(found)}, by which MMDetection numbers labels: names are mixed up'
-            yield warning(where, what, 'state the classes in the order of the json')
+            refused = 'CheckedCocoDataset' in dataset.names or dataset.role == 'labeled'
+            yield (error if refused else warning)(where, what, 'state the classes in the order of the json')
         if dataset not in parts.train or not found:
             continue
         if not any(boxes[name] for name in found):

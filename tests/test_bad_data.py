@@ -297,6 +297,36 @@ def test_classes_that_would_be_counted_otherwise_are_refused(root):
     assert len(pair(root)) == 16
 
 
+@pytest.mark.parametrize('name', ['labeled', 'unlabeled'])
+def test_classes_in_another_order_are_refused(root, name):
+    """MMDetection numbers labels by the json: discs would be called squares, or, in one set, be learnt as squares."""
+    edit(root, name, lambda coco: coco['categories'].insert(0, coco['categories'].pop(1)))
+    message = rf"{name}.json to have the categories .*in the order \['disc', 'square', 'bar'\], by which"
+    with pytest.raises(ValueError, match=message):
+        pair(root, type='YOLOv5CocoDataset')
+    with pytest.raises(ValueError, match=message):
+        DATASETS.build(member(root, name))
+    ordered = DATASETS.build(dict(member(root, name), metainfo=dict(classes=('disc', 'square', 'bar'))))
+    coco = json.loads((root / f'{name}.json').read_text())
+    first = next(a for a in coco['annotations'] if a['image_id'] == 0)
+    assert ordered.get_data_info(0)['instances'][0]['bbox_label'] == [2, 1, 3].index(first['category_id'])
+    edit(root, 'unlabeled', lambda coco: coco['annotations'].clear())  # nothing can be wrong then
+    assert name == 'labeled' or len(pair(root)) == 16
+
+
+def test_a_filter_that_leaves_nothing_is_named(root):
+    with pytest.raises(ValueError, match=r"images in .*labeled.json, but filter_cfg={'min_size': 99} leaves none"):
+        DATASETS.build(dict(member(root, 'labeled'), filter_cfg=dict(min_size=99)))
+
+
+def test_a_file_whose_name_is_no_text_can_be_warned_of(root, warnings):
+    edit(root, 'labeled', lambda coco: coco['images'][0].update(file_name='\udce9.png'))
+    dataset = pair(root)
+    assert Path(dataset[0]['data_samples'].img_path).name == 'labeled_001.png'
+    assert r'images/\udce9.png cannot be read and is skipped' in warnings[0]
+    assert r'images/\udce9.png' in dataset.datasets[0].first_readable.summary()
+
+
 def test_a_json_in_another_encoding_is_read(root):
     """pycocotools reads as the locale says."""
     text = (root / 'val.json').read_text()
