@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Iterable, List, Mapping, Sequence, Tuple, Union
 
+NO_FILE = 'no file'  # but a folder, a pipe or the like
 NAMED = 10  # of many faults a message names the first
 MOST_IN_FP32 = 3.4e38  # of which models have their boxes
 MOST_NESTED = 100  # lists and objects within each other: what json can still read, copying and pickling may not
@@ -199,7 +200,7 @@ def image_fault(path, look_inside: bool = True) -> str:
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
-            return 'no file'
+            return NO_FILE
         if not status.st_size:
             return 'empty'
         if look_inside:

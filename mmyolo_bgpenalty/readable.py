@@ -11,7 +11,7 @@ from mmengine.dist import all_reduce
 from mmengine.logging import print_log
 from mmyolo.datasets.yolov5_coco import BatchShapePolicyDataset
 
-from .files import NAMED, image_fault, printable
+from .files import NAMED, NO_FILE, image_fault, printable
 
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
@@ -105,6 +105,8 @@ class ReadableImages:
         path, size = results.get('img_path'), (results.get('height'), results.get('width'))
         boxes = bool(results.get('instances'))
         fault = image_fault(path) if path and os.path.exists(path) else ''  # else it may be of another backend
+        if fault == NO_FILE:  # reading a pipe would wait for ever
+            return None, fault, True
         while transforms and isinstance(results, dict) and 'img' not in results:
             try:
                 results = transforms.pop(0)(results)
