@@ -133,7 +133,7 @@ def test_the_tests_that_the_table_of_reliability_names_are_there():
     for row in rows:
         file, cell = None, row.rpartition(' | ')[2]
         named = re.findall(r'`(?:(\w+\.py|…)::)?(test_\w+)(?:\[[^`]*\])?`', cell)
-        assert len(named) == cell.count('`') / 2 > 0, row
+        assert named, row
         for own, name in named:
             file = own if own not in ('', '…') else file
             text = sources[file] if own else '\n'.join(sources.values())
