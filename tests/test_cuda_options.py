@@ -1,7 +1,7 @@
 """On a GPU: all options against the CPU, half precision, and where it is waited for the device. A minute in all.
 
-Of MMCV's compiled operators only NMS takes part. Written on a CPU, where what needs no device passes; not yet run on a GPU,
-as test_cuda.py was.
+Of MMCV's compiled operators only NMS takes part. Written on a CPU, where what needs no device passes, and, unlike
+test_cuda.py, not yet run on a GPU.
 """
 
 import copy
