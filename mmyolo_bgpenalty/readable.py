@@ -106,7 +106,7 @@ class ReadableImages:
         boxes = bool(results.get('instances'))
         fault = image_fault(path) if path and os.path.exists(path) else ''  # else it may be of another backend
         if fault == NO_FILE:  # reading a pipe would wait for ever
-            return None, fault, True
+            return {}, fault, True
         while transforms and isinstance(results, dict) and 'img' not in results:
             try:
                 results = transforms.pop(0)(results)
