@@ -2,17 +2,21 @@ PYTHON ?= $(shell command -v python3.11 || echo python3)
 ENV := $(or $(BGP_PYTHON_ENV),.venv)
 RUN := $(ENV)/bin/python
 ARGS ?=
+# of these pytest takes the last: ARGS="-n0 -k name" runs in one process
+PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help env train test test-slow matrix benchmark lint clean
+.PHONY: help env train test test-slow matrix smoke benchmark lint types clean
 
 help:
 	@echo 'make env        sets up $(ENV) with torch, MMCV, MMDetection and MMYOLO; does nothing when it is ready'
 	@echo 'make train      trains configs/yolov8_semi_bgpenalty.py; ARGS="..." goes to tools/train.py'
-	@echo 'make test       runs the tests; ARGS="..." goes to pytest'
+	@echo 'make test       runs the tests on all cores; ARGS="..." goes to pytest, as ARGS="-n0 -k name"'
 	@echo 'make test-slow  runs those that take minutes'
 	@echo 'make matrix     runs the tests with each set of versions; ARGS="..." goes to tools/matrix.py'
+	@echo 'make smoke      trains the shipped config for a minute, and resumes it'
 	@echo 'make benchmark  times this package beside MMYOLO; ARGS="..." goes to tools/benchmark.py'
 	@echo 'make lint       checks style with ruff'
+	@echo 'make types      checks types with mypy'
 	@echo 'make clean      removes build outputs and caches, and has the next set-up check $(ENV) again'
 	@echo
 	@echo 'PYTHON=...           the Python 3.10 or 3.11 to set up with ($(PYTHON))'
@@ -27,13 +31,16 @@ train: env
 	$(RUN) tools/train.py configs/yolov8_semi_bgpenalty.py $(ARGS)
 
 test: env
-	$(RUN) -m pytest tests $(ARGS)
+	$(RUN) -m pytest tests $(PARALLEL) $(ARGS)
 
 test-slow: env
 	$(RUN) -m pytest tests -m slow $(ARGS)
 
 matrix:
 	@$(PYTHON) tools/matrix.py $(ARGS)
+
+smoke: env
+	$(RUN) .ci/smoke.py
 
 benchmark: env
 	$(RUN) -W ignore tools/benchmark.py --out docs/benchmark $(ARGS)
@@ -42,6 +49,9 @@ lint: env
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
+types: env
+	$(RUN) -m mypy
+
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	rm -f $(ENV)/.bgpenalty-setup.json

@@ -22,21 +22,22 @@ class SharedBatch(dict):
     """
 
     def __reduce__(self):
-        file, arrays = io.BytesIO(), []
+        file = io.BytesIO()
+        arrays: List[pickle.PickleBuffer] = []
         _Pickler(file, protocol=5, buffer_callback=arrays.append).dump(dict(self))
         spans, end = [], 0
         for array in arrays:
             spans.append((end, end + array.raw().nbytes))
             end = -(-spans[-1][1] // ALIGNMENT) * ALIGNMENT
         block = torch.empty(end, dtype=torch.uint8)
-        content = memoryview(block.numpy())
+        content = block.numpy().data
         for array, (start, stop) in zip(arrays, spans):
             content[start:stop] = array.raw()
         return _unpickle, (file.getvalue(), block, spans)
 
 
 def _unpickle(structure: bytes, block: torch.Tensor, spans: List[Tuple[int, int]]) -> dict:
-    content = memoryview(block.numpy())
+    content = block.numpy().data
     return pickle.loads(structure, buffers=[content[start:stop] for start, stop in spans])
 
 

@@ -4,6 +4,7 @@ import re
 import sys
 from importlib import import_module, metadata
 from importlib.util import find_spec, module_from_spec
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Optional
 
@@ -81,7 +82,8 @@ def import_mmyolo() -> None:
     if 'mmyolo' in sys.modules or not installed(FORK['mmcv'][0]):
         return
     spec = find_spec('mmyolo')
-    code = compile(spec.loader.get_source('mmyolo'), spec.origin, 'exec', dont_inherit=True, optimize=1)
+    assert spec and spec.origin  # check_versions has found it
+    code = compile(Path(spec.origin).read_bytes(), spec.origin, 'exec', dont_inherit=True, optimize=1)
     module = sys.modules['mmyolo'] = module_from_spec(spec)
     try:
         exec(code, vars(module))

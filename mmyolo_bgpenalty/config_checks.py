@@ -7,9 +7,10 @@ import logging
 import os
 import re
 from difflib import get_close_matches
-from typing import Callable, Iterator, List, Mapping, NamedTuple
+from typing import Callable, Iterator, List, Mapping, NamedTuple, Set
 
 from .config_parts import ConfigParts, class_of, kind_of, steps_in
+from .files import printable
 from .overrides import HOOK_SETTINGS, SETTINGS, hook_arguments, settings_in
 from .schedule import lambda_bg_at
 from .thresholds import build_thresholds
@@ -58,11 +59,11 @@ Findings = Iterator[Finding]
 
 
 def error(where: str, what: str, instead: str) -> Finding:
-    return Finding('error', where, what, instead)
+    return Finding('error', where, printable(what), instead)
 
 
 def warning(where: str, what: str, instead: str) -> Finding:
-    return Finding('warning', where, what, instead)
+    return Finding('warning', where, printable(what), instead)
 
 
 def check_config(cfg: Mapping, data: bool = True) -> List[Finding]:
@@ -193,8 +194,9 @@ def check_lambda_hook(parts: ConfigParts) -> Findings:
                 f'stated twice: {given[argument]!r} and {name}={settings[name]!r}',
                 'remove one',
             )
+    plan = parts.plan or {}
     try:
-        lambda_bg_at(0, **{name: value for name, value in parts.plan.items() if name != 'by_epoch'})
+        lambda_bg_at(0, **{name: value for name, value in plan.items() if name != 'by_epoch'})
     except ValueError as problem:
         yield error(hooks[0].path, str(problem), 'correct it')
     for name in parts.cfg:
@@ -722,7 +724,7 @@ def check_evaluation(parts: ConfigParts) -> Findings:
 
 def _save_best(parts: ConfigParts, both: bool) -> Findings:
     evaluators = parts.get('val_evaluator')
-    prefixes = set()
+    prefixes: Set[str] = set()
     for node in [evaluators] if isinstance(evaluators, Mapping) else evaluators or []:
         name = getattr(class_of(node, 'METRICS', parts.scope), '__name__', '')
         if name not in ('CocoMetric', 'PrecisionRecallMetric'):

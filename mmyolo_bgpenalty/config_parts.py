@@ -74,7 +74,8 @@ class Dataset(NamedTuple):
 
     @property
     def ann_file(self) -> str:
-        return _joined(self.node, self.node.get('ann_file') or '')
+        name = self.node.get('ann_file')
+        return _joined(self.node, name) if name else ''
 
     @property
     def folder(self) -> str:

@@ -74,6 +74,7 @@ class DenseSemiYOLODetector(SemiYOLODetector):
                 head.loss_by_feat(*outs, gt, metas, ignored)
         weight = self.unsup_ramp * self.semi_train_cfg.unsup_weight
         weights = self.semi_train_cfg.unsup_loss_weights
+        assert self._taught is not None  # the teacher comes before the student
         losses = head.distil(outs, self._taught[:2], **self.dense)
         self._taught = None
         scale = weight * len(batch_data_samples) * get_world_size()

@@ -119,10 +119,10 @@ def _gradients(detector: nn.Module) -> Tuple[Dict[str, float], List[str], List[s
     for part, module in detector.named_children():
         named = [(f'{part}.{name}', p) for name, p in module.named_parameters() if p.requires_grad]
         untouched += [name for name, p in named if p.grad is None]
-        named = [(name, p.grad) for name, p in named if p.grad is not None]
-        not_finite += [name for name, grad in named if not torch.isfinite(grad).all()]
-        if named:
-            norms[part] = float(torch.stack([grad.float().norm() for _, grad in named]).norm())
+        grads = [(name, p.grad) for name, p in named if p.grad is not None]
+        not_finite += [name for name, grad in grads if not torch.isfinite(grad).all()]
+        if grads:
+            norms[part] = float(torch.stack([grad.float().norm() for _, grad in grads]).norm())
     norms['total'] = math.hypot(*norms.values())
     return norms, not_finite, untouched
 
@@ -147,6 +147,6 @@ def _plan(runner: Runner, hook: LambdaBgSchedulerHook, batches: int) -> Iterator
         mode = 'burn-in' if elapsed < 0 else 'supervised' if teacher is None else 'semi'
         rise = 0.0 if teacher is None else ramp(elapsed, teacher.unsup_warmup, teacher.unsup_schedule)
         rows.append((point, (mode, lambda_bg_at(point, **hook.plan), rise)))
-    for values, same in groupby(rows, key=lambda row: row[1]):
-        same = list(same)
+    for values, group in groupby(rows, key=lambda row: row[1]):
+        same = list(group)
         yield PlanRow(same[0][0], same[-1][0], *values)

@@ -4,10 +4,11 @@ import copy
 import inspect
 import io
 from pathlib import Path
-from typing import Dict, Mapping, NamedTuple, Optional, Sequence
+from typing import Dict, Mapping, MutableMapping, NamedTuple, Optional, Sequence
 
 import torch
 from mmdet.apis import inference_detector
+from mmdet.models import BaseDetector
 from mmdet.visualization import get_palette
 from mmengine.config import Config, ConfigDict
 from mmengine.model import revert_sync_batchnorm
@@ -25,7 +26,7 @@ ROLES = ('teacher', 'student')
 class Export(NamedTuple):
     """A plain detector in eval mode, its config, its checkpoint as torch saves it, and what it was in training."""
 
-    model: nn.Module
+    model: BaseDetector
     cfg: Config
     checkpoint: dict
     role: str
@@ -91,7 +92,7 @@ def plain_config(cfg: Config) -> Config:
         model = model.detector
         # The semi-supervised model pre-processes for both; a detector's own is not used there.
         if 'data_preprocessor' in branches:
-            model.data_preprocessor = branches.data_preprocessor
+            model.data_preprocessor = branches['data_preprocessor']
     plain = dict(default_scope=cfg.get('default_scope', 'mmdet'))
     imports = dict(cfg.get('custom_imports') or {})
     imports['imports'] = [name for name in _listed(imports.get('imports')) if name.partition('.')[0] != PACKAGE]
@@ -153,7 +154,8 @@ def _check_equal(trained: nn.Module, cfg: Config, model: nn.Module, plain: Confi
     for detector, config in ((trained, cfg), (model, plain)):
         # inference_detector changes the pipeline's first entry in place.
         detector.cfg = copy.deepcopy(config)
-        changed = [m.test_cfg for m in detector.modules() if 'score_thr' in (getattr(m, 'test_cfg', None) or {})]
+        test_cfgs = [getattr(module, 'test_cfg', None) or {} for module in detector.modules()]
+        changed = [test_cfg for test_cfg in test_cfgs if 'score_thr' in test_cfg]
         before = [dict(test_cfg) for test_cfg in changed]
         for test_cfg in changed:
             test_cfg.update(score_thr=0.0, nms_pre=1000)
@@ -230,7 +232,7 @@ def _replace(node, ours: Mapping[str, type]) -> None:
     if isinstance(node, (list, tuple)):
         for child in node:
             _replace(child, ours)
-    if not isinstance(node, Mapping):
+    if not isinstance(node, MutableMapping):
         return
     for key, child in list(node.items()):
         # The weights come from the checkpoint.

@@ -82,7 +82,8 @@ class Grid(NamedTuple):
 def as_grids(points: Tensor, most: int = 16) -> Optional[List[Grid]]:
     """The grids that points (N, 2) are made of, one after the other, or None: more than ``most``, or none at all."""
     x, y = points.float().cpu().unbind(-1)
-    grids, start = [], 0
+    grids: List[Grid] = []
+    start = 0
     while start < len(x):
         if len(grids) == most:
             return None
@@ -123,7 +124,8 @@ def priors_in_boxes(
         x, y = points.unbind(-1)
         x1, y1, x2, y2 = boxes[..., None].unbind(1)
         inside = (x - x1 > eps) & (y - y1 > eps) & (x2 - x > eps) & (y2 - y > eps) & valid[:, None]
-        return (*inside.nonzero(as_tuple=True), inside.sum(1))
+        box, point = inside.nonzero(as_tuple=True)
+        return box, point, inside.sum(1)
     firsts, sizes = [], []
     for low, high, axis in ((boxes[:, :1], boxes[:, 2:3], 0), (boxes[:, 1:2], boxes[:, 3:], 1)):
         lines = [grid[axis] for grid in grids]
@@ -205,7 +207,9 @@ def sample_scores(points: Tensor, maps: List[Tensor], shape: Tuple[int, int], to
     """
     size = torch.tensor((shape[1], shape[0]), device=points.device)
     grid = (_transform(points, to_view) / size * 2 - 1)[None, None]
-    options = dict(align_corners=False, padding_mode='border')
-    seen = [F.grid_sample(one[None, None].float(), grid, **options)[0, 0, 0] for one in maps]
+    seen = [
+        F.grid_sample(one[None, None].float(), grid, padding_mode='border', align_corners=False)[0, 0, 0]
+        for one in maps
+    ]
     inside = (grid[0, 0].abs() <= 1).all(dim=1)
     return torch.stack(seen).amax(dim=0).masked_fill(~inside, 0)

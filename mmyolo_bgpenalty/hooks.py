@@ -4,10 +4,11 @@ import logging
 import math
 import os
 from inspect import signature
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
 
 import torch
 from mmdet.engine.hooks import MeanTeacherHook
+from mmdet.models import SemiBaseDetector
 from mmengine.config import Config
 from mmengine.dist import all_reduce_params
 from mmengine.hooks import Hook, LoggerHook
@@ -26,7 +27,8 @@ from .overrides import HOOK_SETTINGS, SETTINGS, check_overrides, hook_arguments,
 from .schedule import SCHEDULES, ema_momentum, lambda_bg_at, ramp
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> Any:
+    """The model itself, of whatever type its config names."""
     return model.module if is_model_wrapper(model) else model
 
 
@@ -89,7 +91,7 @@ class LambdaBgSchedulerHook(Hook):
         schedule: str = 'linear',
         by_epoch: bool = True,
     ):
-        self.plan = dict(lambda_bg=lambda_bg, burn_in=burn_in, warmup=warmup, schedule=schedule)
+        self.plan: Dict[str, Any] = dict(lambda_bg=lambda_bg, burn_in=burn_in, warmup=warmup, schedule=schedule)
         self.by_epoch = by_epoch
         lambda_bg_at(0, **self.plan)
         self._heads: List[BgPenaltyYOLOv8Head] = []
@@ -195,6 +197,8 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
             averaging begins to ``momentum``, see :func:`~mmyolo_bgpenalty.schedule.ema_momentum`; 0: all at once.
         unsup_warmup: epochs (iterations, as LambdaBgSchedulerHook counts) of the rise.
         unsup_schedule: 'constant', 'linear', 'step' or 'cosine'.
+        buffers: 'average', or 'copy': the teacher's BN statistics are the student's latest, which follow the images'
+            statistics sooner, but are not those of the averaged weights.
 
     Raises:
         ValueError: an argument out of range; no student and teacher in the model; no LambdaBgSchedulerHook.
@@ -208,6 +212,7 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
         unsup_schedule: str = 'linear',
         average_in_burn_in: bool = False,
         momentum_warmup: float = 0,
+        buffers: str = 'average',
     ):
         if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 < momentum < 1:
             raise ValueError(f'Expected `momentum` to be a number in (0, 1), but got {momentum!r}')
@@ -220,6 +225,7 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
             raise ValueError(f'Expected `average_in_burn_in` to be True or False, but got {average_in_burn_in!r}')
         self.average_in_burn_in = average_in_burn_in
         self.momentum_warmup = non_negative('momentum_warmup', momentum_warmup)
+        self.buffers = one_of('buffers', buffers, ('average', 'copy'))
 
     def before_train(self, runner: Runner) -> None:
         model = unwrapped(runner.model)
@@ -227,12 +233,13 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
             raise ValueError(
                 f'BurnInMeanTeacherHook expects a model with a student and a teacher, but got {type(model).__name__}'
             )
-        self._plan = next((hook for hook in runner.hooks if isinstance(hook, LambdaBgSchedulerHook)), None)
-        if self._plan is None:
+        plan = next((hook for hook in runner.hooks if isinstance(hook, LambdaBgSchedulerHook)), None)
+        if plan is None:
             raise ValueError(
                 'BurnInMeanTeacherHook takes burn-in from LambdaBgSchedulerHook, which is not among the hooks: '
                 'add it (with lambda_bg=0 if no penalty is wanted)'
             )
+        self._plan = plan
         batches = getattr(runner.train_dataloader, 'batch_sampler', None)
         if isinstance(batches, LabeledUnlabeledBatchSampler):
             batches.labeled_only = self._plan.burn_in_batches(runner)
@@ -267,25 +274,28 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
         self._averaged = None
 
     @torch.no_grad()
-    def momentum_update(self, model: nn.Module, momentum: float) -> None:
-        """Average parameters and floating buffers; copy counters."""
+    def momentum_update(self, model: SemiBaseDetector, momentum: float) -> None:
+        """Average parameters and, unless they are copied, floating buffers; copy counters."""
         if self._averaged is None or self._averaged[0] is not model:
-            self._averaged = (model, *_by_kind(model.teacher, model.student))
-        _, teacher, student, teacher_counters, student_counters = self._averaged
+            self._averaged = (model, *_by_kind(model.teacher, model.student, self.buffers == 'average'))
+        _, teacher, student, copies, originals = self._averaged
         if hasattr(torch, '_foreach_lerp_'):  # torch >= 2.0; one kernel for many tensors
             torch._foreach_lerp_(teacher, student, momentum)
         else:
             for old, new in zip(teacher, student):
                 old.lerp_(new, momentum)
-        for old, new in zip(teacher_counters, student_counters):
+        for old, new in zip(copies, originals):
             old.copy_(new)
 
 
-def _by_kind(teacher: nn.Module, student: nn.Module) -> List[List[Tensor]]:
-    """The state's tensors: the teacher's that are averaged, the student's, and so the counters."""
+def _by_kind(teacher: nn.Module, student: nn.Module, average_buffers: bool) -> List[List[Tensor]]:
+    """The state's tensors: the teacher's that are averaged, the student's, and so those that are copied."""
     lists: List[List[Tensor]] = [[], [], [], []]
-    for tensors in zip(teacher.state_dict().values(), student.state_dict().values()):
-        first = 0 if tensors[0].is_floating_point() else 2
+    parameters = {name for name, _ in teacher.named_parameters()}
+    state, latest = teacher.state_dict(), student.state_dict().values()
+    for name, *tensors in zip(state, state.values(), latest):
+        averaged = tensors[0].is_floating_point() and (average_buffers or name in parameters)
+        first = 0 if averaged else 2
         for tensor, found in zip(tensors, lists[first:]):
             found.append(tensor)
     return lists

@@ -97,6 +97,8 @@ class ImageFolderDataset(SkipUnreadable, BaseDetDataset):
             unreadable files in a row.
     """
 
+    _fully_initialized: bool
+
     def full_init(self) -> None:
         if self._fully_initialized:
             return

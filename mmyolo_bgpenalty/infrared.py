@@ -6,6 +6,7 @@ constants below. NumPy and OpenCV only.
 """
 
 import math
+from typing import List, Set, Tuple
 
 import cv2
 import numpy as np
@@ -266,7 +267,7 @@ def _cable(rng, scene):
     curve = (1 - t) ** 3 * ends[0] + 3 * t * (1 - t) ** 2 * ends[1] + 3 * t**2 * (1 - t) * ends[2] + t**3 * ends[3]
     line = np.zeros((scene.h, scene.w), np.uint8)
     width = int(rng.integers(1, 4))
-    cv2.polylines(line, [np.int32(curve * 16)], False, 255, width, cv2.LINE_AA, 4)
+    cv2.polylines(line, [(curve * 16).astype(np.int32)], False, 255, width, cv2.LINE_AA, 4)
     return line * np.float32((1 if rng.random() < 0.5 else -1) * rng.uniform(8, 30) / 255)
 
 
@@ -369,7 +370,7 @@ def _crack(rng, scene, cell):
     width = 1 if scene.px < 26 * scene.scale or rng.random() < 0.6 else 2
     for path in paths:
         pixels = (scene.project(path + origin) - (xs.start, ys.start)) * 16
-        cv2.polylines(core, [np.int32(pixels)], False, 255, width, cv2.LINE_AA, 4)
+        cv2.polylines(core, [pixels.astype(np.int32)], False, 255, width, cv2.LINE_AA, 4)
     core = core.astype(np.float32) / 255
     glow = cv2.GaussianBlur(core, (0, 0), 2.5 * scene.scale)
     return ys, xs, core + rng.uniform(0.3, 0.8) * glow, core, list(used)
@@ -396,7 +397,8 @@ def _defects(rng, scene, heat, glare, plants):
     blocked = np.maximum(glare, plants)
     cells = [tuple(int(c) for c in row) for row in scene.cells()]
     wanted = min(1 + int(rng.poisson(MEAN_EXTRA)), MAX_DEFECTS)
-    taken, out = set(), []
+    taken: Set[Tuple[int, ...]] = set()
+    out: List[Tuple[int, ...]] = []
     mood = _log_uniform(rng, (0.8, 1.25))  # sunshine: the defects of one picture share a part of their contrast
     for _ in range(wanted if cells else 0):
         label = int(rng.choice(3, p=CLASS_MIX))

@@ -4,7 +4,7 @@ Shapes: B images, N priors, C classes.
 """
 
 from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple
+from typing import Iterable, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -126,7 +126,7 @@ def background_penalty(
     terms = terms.masked_fill(~background_mask, 0)
     if weight is not None:
         terms = terms * weight
-    number = positives if normalizer == 'positives' else background_mask.sum()
+    number = background_mask.sum() if positives is None or normalizer != 'positives' else positives
     return lambda_bg * terms.sum() / number.clamp(min=1)
 
 
@@ -279,7 +279,8 @@ def split_by_level(prior: Tensor, sizes: Sequence[int]) -> List[Tuple[Tensor, Te
 class _BceAndMax(torch.autograd.Function):
     @staticmethod
     def forward(ctx, image, prior, label, score, unsure, *levels):
-        total, largest, winners = 0, [], []
+        total: Union[int, Tensor] = 0
+        largest, winners = [], []
         sizes = [level[0, 0].numel() for level in levels]
         left_out = _left_out(unsure, sizes)
         for level, (chosen, place), out in zip(levels, split_by_level(prior, sizes), left_out):
@@ -337,6 +338,6 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def _by_image(tensor: Tensor) -> Sequence[Tensor]:
+def _by_image(tensor: Tensor) -> Iterable[Tensor]:
     """On the CPU image by image, which stays in its caches; a GPU is faster with all at once."""
     return tensor if tensor.device.type == 'cpu' else [tensor]

@@ -66,7 +66,7 @@ class PseudoLabelQualityHook(Hook):
         if not 0 < non_negative('iou_thr', iou_thr) <= 1:
             raise ValueError(f'Expected `iou_thr` to be in (0, 1], but got {iou_thr!r}')
         self.iou_thr = iou_thr
-        self._resumed: Optional[List[List[float]]] = None
+        self._resumed: Optional[list] = None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         # The main process saves its own.
@@ -88,7 +88,7 @@ class PseudoLabelQualityHook(Hook):
             if self._truth is None:
                 self._truth = self._read_truth(runner)
             if self._truth:
-                self._count(samples)
+                self._count(samples, self._truth)
         if self._truth and self.every_n_train_iters(runner, self.interval):
             self._report(runner)
 
@@ -108,7 +108,7 @@ class PseudoLabelQualityHook(Hook):
         # Rows: right, pseudo-boxes, true boxes; columns: classes.
         classes = max(unwrapped(runner.model).student.bbox_head.num_classes, len(self._classes))
         self._counts = np.zeros((3, classes))
-        if np.shape(self._resumed) == self._counts.shape:
+        if self._resumed is not None and np.shape(self._resumed) == self._counts.shape:
             self._counts += self._resumed
         self._resumed = None
         truth = {}
@@ -117,9 +117,9 @@ class PseudoLabelQualityHook(Hook):
             truth[dataset.get_data_info(i)['img_path']] = np.array(rows, dtype=np.float32).reshape(-1, 6)
         return truth
 
-    def _count(self, samples: list) -> None:
+    def _count(self, samples: list, truth: Dict[str, np.ndarray]) -> None:
         # Of a mosaic or mixed image only one image's boxes would be known.
-        known = [s for s in samples if s.img_path in self._truth and not hasattr(s, 'mosaic_tiles')]
+        known = [s for s in samples if s.img_path in truth and not hasattr(s, 'mosaic_tiles')]
         if not known:
             return
         pseudo = [sample.gt_instances for sample in known]
@@ -127,7 +127,7 @@ class PseudoLabelQualityHook(Hook):
         rows = torch.cat([torch.cat([p.bboxes, p.scores[:, None], p.labels[:, None]], dim=1) for p in pseudo])
         splits = np.cumsum([len(p) for p in pseudo])[:-1]
         for sample, found in zip(known, np.split(rows.detach().float().cpu().numpy(), splits)):
-            true = self._truth[sample.img_path]
+            true = truth[sample.img_path]
             if len(true):
                 homography = torch.as_tensor(sample.homography_matrix)
                 boxes = project_boxes(torch.from_numpy(true[:, :4]), homography, sample.img_shape[:2]).numpy()
@@ -185,7 +185,7 @@ class ClassThresholdsHook(Hook):
     def count(self, model: nn.Module, dataset) -> None:
         """Set ``objects_per_image`` by the labeled part of ``dataset``, where the model asks for it."""
         thresholds = getattr(model, 'class_thresholds', None)
-        if not hasattr(thresholds, 'objects_per_image'):
+        if thresholds is None or not hasattr(thresholds, 'objects_per_image'):
             return
         labeled, _ = _members(dataset)
         images = [] if labeled is None else [*_instances(labeled)]

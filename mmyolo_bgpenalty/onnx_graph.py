@@ -4,10 +4,11 @@ import inspect
 import io
 import json
 import warnings
-from typing import Dict, Sequence, Tuple
+from typing import Any, Dict, Sequence, Tuple
 
 import numpy as np
 import torch
+from mmdet.models import BaseDetector
 from mmengine.config import Config
 from mmyolo.models.dense_heads import YOLOv8Head
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ class OnnxGraph(nn.Module):
         ValueError: another head than YOLOv8's, or a shape that is no multiple.
     """
 
-    def __init__(self, model: nn.Module, shape: Sequence[int]):
+    def __init__(self, model: BaseDetector, shape: Sequence[int]):
         super().__init__()
         head = getattr(model, 'bbox_head', None)
         if not isinstance(head, YOLOv8Head):
@@ -58,6 +59,8 @@ class OnnxGraph(nn.Module):
         sizes = [(shape[0] // stride, shape[1] // stride) for stride in head.featmap_strides]
         priors = head.prior_generator.grid_priors(sizes, device='cpu')
         strides = [p.new_full(p.shape[:1], stride) for p, stride in zip(priors, head.featmap_strides)]
+        self.priors: Tensor
+        self.strides: Tensor
         self.register_buffer('priors', torch.cat(priors))
         self.register_buffer('strides', torch.cat(strides))
 
@@ -95,14 +98,14 @@ def export_onnx(export: Export, shape: Sequence[int]) -> Tuple[bytes, Dict[str, 
     graph = OnnxGraph(export.model, shape).eval()
     axes = {name: {0: 'batch'} for name in ('images', 'boxes', 'scores')}
     # The TorchScript exporter: all supported versions of torch have it, and it needs no further package.
-    options = {'dynamo': False} if 'dynamo' in inspect.signature(torch.onnx.export).parameters else {}
+    options: Dict[str, Any] = {'dynamo': False} if 'dynamo' in inspect.signature(torch.onnx.export).parameters else {}
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter('ignore')  # of the exporter's age, and of branches on shapes that are fixed here
         torch.onnx.export(
             graph,
             (block_pictures(2, shape),),
-            buffer,
+            buffer,  # type: ignore[arg-type]  # a file in memory: its TorchScript exporter takes one
             input_names=['images'],
             output_names=['boxes', 'scores'],
             dynamic_axes=axes,

@@ -1,7 +1,7 @@
 """Pictures of what the student is taught and of what the penalty acts on."""
 
 from pathlib import Path
-from typing import Dict, NamedTuple, Optional, Sequence
+from typing import Any, Dict, NamedTuple, Optional, Sequence
 
 import cv2
 import numpy as np
@@ -84,7 +84,7 @@ def draw_pseudo_labels(rows: Sequence[Dict], title: str) -> np.ndarray:
             left = MARGIN + column * (PANEL + MARGIN)
             own = round(PANEL * row[view].image.shape[0] / row[view].image.shape[1])
             axes = figure.add_axes(
-                [left / width, 1 - (top + HEADER + own) / total, PANEL / width, own / total], frameon=False
+                (left / width, 1 - (top + HEADER + own) / total, PANEL / width, own / total), frameon=False
             )
             axes.set_title(f'{row["name"]}: {what}', size=10, loc='left', pad=4, parse_math=False)
             _draw_view(axes, row[view])
@@ -179,14 +179,15 @@ class PseudoLabelPicturesHook(Hook):
         if not isinstance(model, SemiYOLODetector) or not self._due(runner):
             return
         model.keep_views = False
-        if model.views is None:
+        views = model.views
+        if views is None:
             return
         step = runner.iter + 1
         try:
             # IterBasedTrainLoop stays in epoch 0 and counts on.
             epoch = runner.epoch + batch_idx // len(runner.train_dataloader)
             classes = runner.train_dataloader.dataset.metainfo.get('classes', ())
-            sheet = self._sheet(model, classes, f'Iteration {step}, epoch {epoch}')
+            sheet = self._sheet(model, views, classes, f'Iteration {step}, epoch {epoch}')
             path = Path(runner.log_dir) / 'vis_data' / 'vis_image' / f'{self.NAME}_{step}.png'
             write_whole(path, cv2.imencode('.png', sheet[..., ::-1])[1].tobytes())
             runner.visualizer.add_image(self.NAME, sheet, step)
@@ -199,13 +200,12 @@ class PseudoLabelPicturesHook(Hook):
         return is_main_process() and self.every_n_train_iters(runner, self.interval)
 
     @torch.no_grad()
-    def _sheet(self, model: SemiYOLODetector, classes: Sequence[str], when: str) -> np.ndarray:
-        """Draw ``model.views``."""
+    def _sheet(self, model: SemiYOLODetector, views: dict, classes: Sequence[str], when: str) -> np.ndarray:
         head = model.student.bbox_head
-        (weak, weak_samples), (strong, strong_samples) = (model.views[name] for name in ('weak', 'strong'))
+        (weak, weak_samples), (strong, strong_samples) = (views[name] for name in ('weak', 'strong'))
         rows = []
         for i in range(min(self.max_images, len(strong))):
-            row = dict(name=Path(strong_samples[i].metainfo.get('img_path') or f'image {i}').name)
+            row: Dict[str, Any] = dict(name=Path(strong_samples[i].metainfo.get('img_path') or f'image {i}').name)
             for name, inputs, sample in (('weak', weak, weak_samples[i]), ('strong', strong, strong_samples[i])):
                 instances = sample.gt_instances
                 texts = [
@@ -235,11 +235,11 @@ class PseudoLabelPicturesHook(Hook):
 
 def _pixels(view: Tensor, preprocessor: nn.Module) -> np.ndarray:
     """A pre-processed (C, H, W) as a picture (H, W, 3), RGB, uint8. Pictures are loaded as BGR, as MMDetection does."""
-    preprocessor = getattr(preprocessor, 'data_preprocessor', preprocessor)
+    own: Any = getattr(preprocessor, 'data_preprocessor', preprocessor)
     view = view.detach().float()
-    if getattr(preprocessor, '_enable_normalize', False):
-        view = view * preprocessor.std + preprocessor.mean
-    if view.shape[0] == 3 and not getattr(preprocessor, '_channel_conversion', False):
+    if getattr(own, '_enable_normalize', False):
+        view = view * own.std + own.mean
+    if view.shape[0] == 3 and not getattr(own, '_channel_conversion', False):
         view = view.flip(0)
     pixels = view.round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
     return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels

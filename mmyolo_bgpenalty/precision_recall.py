@@ -11,7 +11,7 @@ them counts as neither. With num_gt the number of objects,
 each 0 where its denominator is.
 """
 
-from typing import Iterable, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from pycocotools import mask
@@ -123,8 +123,9 @@ def match_images(images: Iterable[Sequence], num_classes: int, iou_thr: float = 
             )
     order = np.argsort(-scores, kind='stable')
     num_gt = np.bincount(gt_labels, minlength=num_classes)
-    sorted_values = (values[order] for values in (scores, labels, tp, in_empty))
-    return Matches(*sorted_values, num_gt, len(empty_images), sum(empty_images))
+    return Matches(
+        scores[order], labels[order], tp[order], in_empty[order], num_gt, len(empty_images), sum(empty_images)
+    )
 
 
 def precision_recall(matches: Matches, score_thr: float = 0.25, recalls: Sequence[float] = (0.6, 0.7, 0.8)) -> dict:
@@ -195,7 +196,7 @@ def precision_recall(matches: Matches, score_thr: float = 0.25, recalls: Sequenc
     best_confidence = float(scores[stops - 1][np.argmax(f1 > f1.max() - 1e-9)]) if len(f1) else 1.0
 
     metrics = {}
-    classes = [dict(objects=int(n), detections=len(place)) for n, place in zip(num_gt, places)]
+    classes: List[Dict[str, float]] = [dict(objects=int(n), detections=len(place)) for n, place in zip(num_gt, places)]
     for confidence, suffix in ((best_confidence, ''), (score_thr, f'_at_{score_thr:g}')):
         ratios, fp, fp_empty = at(confidence)
         for name, values in zip(('precision', 'recall', 'f1'), ratios):
@@ -217,7 +218,9 @@ def precision_recall(matches: Matches, score_thr: float = 0.25, recalls: Sequenc
             float('nan') if stop is None else float((stop - all_tps[stop]) / images)
         )
 
-    curve = np.mean([interpolated(k, RECALLS) for k in present], axis=0) if len(present) else np.zeros(len(RECALLS))
+    curve = (
+        np.mean([interpolated(int(k), RECALLS) for k in present], axis=0) if len(present) else np.zeros_like(RECALLS)
+    )
     confidence_curve = np.array([[mean(values) for values in at(confidence)[0]] for confidence in CONFIDENCES])
     return dict(
         images=images,

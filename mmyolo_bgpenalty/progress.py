@@ -93,11 +93,11 @@ class ProgressBarHook(Hook):
         # IterBasedTrainLoop stays in epoch 0 and counts on.
         self._epoch = runner.epoch + batch_idx // len(runner.train_dataloader)
         self._figures.plain = '  '.join(f'{k} {v:.4g}' for k, v in self._read(runner, outputs or {}).items())
-        self._draw(self._mode(runner, batch_idx))
+        self._draw(self._live, self._mode(runner, batch_idx))
 
     def before_val(self, runner: Runner) -> None:
         if self._live is not None:
-            self._draw('val')
+            self._draw(self._live, 'val')
 
     def after_train(self, runner: Runner) -> None:
         self._stop()
@@ -125,12 +125,12 @@ class ProgressBarHook(Hook):
             figures.update(zip(tensors, torch.stack(list(tensors.values())).tolist()))
         return figures
 
-    def _draw(self, mode: str) -> None:
+    def _draw(self, live: Live, mode: str) -> None:
         speed = self._progress.tasks[0].speed
         rate = '' if speed is None else f'{speed:5.1f} it/s' if speed >= 1 else f'{1 / speed:5.1f} s/it'
         self._progress.update(self._task, description=f'epoch {self._epoch}  {mode}', rate=rate)
         try:
-            self._live.refresh()
+            live.refresh()
         except OSError:  # the terminal is gone
             self._stop()
 

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import Callable, List, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from mmengine.dist import all_reduce
 from mmengine.logging import print_log
 from mmyolo.datasets.yolov5_coco import BatchShapePolicyDataset
 
-from .files import NAMED, image_fault
+from .files import NAMED, NO_FILE, image_fault, printable
 
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
@@ -58,8 +58,10 @@ class ReadableImages:
                 if not self.bad[place]:  # another worker may have met it meanwhile
                     self.bad[place] = lasting
                     print_log(
-                        f'{path} cannot be read and is skipped ({reason}); so far {self.unreadable} of {number} images '
-                        'cannot',
+                        printable(
+                            f'{path} cannot be read and is skipped ({reason}); so far {self.unreadable} of {number} '
+                            'images cannot'
+                        ),
                         logger='current',
                         level=logging.WARNING,
                     )
@@ -87,14 +89,14 @@ class ReadableImages:
             return ''
         named = [self.dataset.get_data_info(place).get('img_path') for place in places[:NAMED]]
         more = ', …' if len(places) > NAMED else ''
-        return f'{len(places)} of {len(bad)} images in {self._source} ({", ".join(map(str, named))}{more})'
+        return printable(f'{len(places)} of {len(bad)} images in {self._source} ({", ".join(map(str, named))}{more})')
 
     @property
     def _source(self) -> str:
         dataset = self.dataset
         return dataset.ann_file or (dataset.data_prefix or {}).get('img') or type(dataset).__name__
 
-    def _load(self, results: dict, transforms: List[Callable]) -> Tuple[Optional[dict], str, bool]:
+    def _load(self, results: dict, transforms: List[Callable]) -> Tuple[dict, str, bool]:
         """Take from ``transforms`` those up to the one that loads the image.
 
         Returns:
@@ -103,15 +105,17 @@ class ReadableImages:
         path, size = results.get('img_path'), (results.get('height'), results.get('width'))
         boxes = bool(results.get('instances'))
         fault = image_fault(path) if path and os.path.exists(path) else ''  # else it may be of another backend
+        if fault == NO_FILE:  # reading a pipe would wait for ever
+            return {}, fault, True
         while transforms and isinstance(results, dict) and 'img' not in results:
             try:
                 results = transforms.pop(0)(results)
             except Exception as error:  # what a broken file raises depends on the loader's backend
                 lasting = not isinstance(error, OSError) or isinstance(error, LASTING)
-                return None, fault or f'{type(error).__name__}: {" ".join(str(error).split())}', lasting
+                return {}, fault or f'{type(error).__name__}: {" ".join(str(error).split())}', lasting
             if results is None:
-                return None, fault or 'its loader returned nothing', True
-        found = np.shape(results.get('img'))[:2] if isinstance(results, dict) else ()
+                return {}, fault or 'its loader returned nothing', True
+        found = np.shape(results['img'])[:2] if isinstance(results, dict) and 'img' in results else ()
         if not fault and found and boxes and None not in size and found != size:
             fault = 'it is {1} x {0}, but its annotation says {3} x {2}'.format(*found, *size)
             if found == size[::-1]:
@@ -127,7 +131,7 @@ def loads_as_usual(dataset) -> bool:
     return kind.__getitem__ is BaseDataset.__getitem__ and kind.prepare_data in usual
 
 
-class SkipUnreadable:
+class SkipUnreadable(BaseDataset):
     """For datasets of MMEngine's, before them in the bases: :class:`ReadableImages` of it is ``first_readable``.
 
     When testing nothing takes the place of an image: what cannot be read is an error.

@@ -7,7 +7,7 @@ import signal
 import threading
 from functools import partial
 from pathlib import Path
-from typing import Callable, Iterable, List, Optional, Tuple, Union
+from typing import Callable, Iterable, List, Optional, Tuple, Union, cast
 
 import numpy as np
 import torch
@@ -104,6 +104,8 @@ class ResumableCheckpointHook(CheckpointHook):
         CheckpointError: a run is to be resumed and there are checkpoints, but none that it can go on from; or what
             ``load_from`` names cannot be read safely, or is of another model.
     """
+
+    backend_args: Optional[dict]
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -339,7 +341,7 @@ def _numbers(path: Path) -> Tuple[int, ...]:
 
 def _random_state() -> dict:
     """Of this process, in types that safe loading knows."""
-    name, keys, *rest = np.random.get_state()
+    name, keys, *rest = cast(tuple, np.random.get_state())
     state = dict(python=random.getstate(), numpy=(name, keys.tolist(), *rest), torch=torch.get_rng_state())
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         state['cuda'] = torch.cuda.get_rng_state()

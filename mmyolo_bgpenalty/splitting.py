@@ -11,7 +11,7 @@ from decimal import Decimal
 from fractions import Fraction
 from itertools import compress
 from numbers import Integral, Real
-from typing import Callable, Collection, List, Sequence, Tuple
+from typing import Any, Callable, Collection, List, Sequence, Tuple
 
 import numpy as np
 
@@ -43,8 +43,8 @@ def labeled_count(number: int, percent) -> int:
     return count
 
 
-def _decimal(percent) -> Decimal:
-    if isinstance(percent, bool) or not isinstance(percent, Real) or not 0 < percent < 100:
+def _decimal(percent: Any) -> Decimal:
+    if isinstance(percent, bool) or not isinstance(percent, Real) or percent <= 0 or not percent < 100:
         raise ValueError(f'Expected `percent` to be a number above 0 and below 100, but got {percent!r}')
     return Decimal(str(percent))
 
@@ -194,7 +194,7 @@ def _rarest_first(strata: _Strata) -> np.ndarray:
     for stratum in strata.rarest_first:
         if missing[stratum] and chosen.sum() < strata.labeled:
             members = strata.members[stratum]
-            _take(strata, members[np.argmax(strata.per_image(missing)[members])], chosen, missing)
+            _take(strata, int(members[np.argmax(strata.per_image(missing)[members])]), chosen, missing)
     return chosen
 
 
@@ -202,7 +202,7 @@ def _most_first(strata: _Strata) -> np.ndarray:
     """The same, but always the image with most missing classes."""
     chosen, missing = _no_cover(strata), _classes(strata)
     while missing.any() and chosen.sum() < strata.labeled:
-        _take(strata, np.argmax(strata.per_image(missing)), chosen, missing)
+        _take(strata, int(np.argmax(strata.per_image(missing))), chosen, missing)
     return chosen
 
 

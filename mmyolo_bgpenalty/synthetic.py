@@ -15,6 +15,7 @@ import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import List
 
 import cv2
 import numpy as np
@@ -29,14 +30,15 @@ from .splitting import part, semi_names
 try:
     import fcntl
 except ImportError:  # not on Windows; the rename alone then decides who was first
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # looked at before it is used
 
 VAL_OFFSET = 1_000_000  # index of the first validation image: it must not move with num_train
 
 
 def _coco(split, boxes, size, seed):
     """COCO dict of the pictures of one split, ids from 1; `boxes` is the list render gave for each."""
-    images, annotations = [], []
+    images: List[dict] = []
+    annotations: List[dict] = []
     for number, found in enumerate(boxes):
         name = f'{split}_{number:05d}.png'
         images.append({'id': number + 1, 'file_name': name, 'width': size[0], 'height': size[1]})
@@ -68,7 +70,7 @@ def _choose(boxes, count, seed):
     """Image ids of the labeled part: the first of 500 draws with 3 boxes of each class, else the best."""
     rng = np.random.default_rng([seed, 0, 1])
     tally = np.array([[sum(b[0] == c for b in found) for c in range(len(CLASSES))] for found in boxes])
-    best = (-1, None)
+    best = (-1, np.zeros(0, int))
     for _ in range(500):
         draw = rng.permutation(len(boxes))[:count]
         score = int(np.minimum(tally[draw].sum(0), 3).sum())

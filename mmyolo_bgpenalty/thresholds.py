@@ -6,7 +6,7 @@ cut to [``floor``, ``ceiling``].
 
 import math
 from inspect import signature
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple, Type, Union
 
 import torch
 from torch import Tensor, nn
@@ -112,6 +112,7 @@ class FixedThresholds(nn.Module):
         self, num_classes: int, per_image: int, score_thr: float, thresholds: Sequence[float] = (), floor: float = 0.1
     ):
         super().__init__()
+        self.current: Tensor
         self.floor = _share('floor', floor)
         if not isinstance(thresholds, (list, tuple)) or len(thresholds) != num_classes:
             raise ValueError(f'Expected `thresholds` to be {num_classes} numbers, one a class, but got {thresholds!r}')
@@ -154,6 +155,7 @@ class AdaptiveThresholds(nn.Module):
         window: int = 500,
     ):
         super().__init__()
+        self.window: Tensor
         self.num_classes = num_classes
         self.floor, self.ceiling = _share('floor', floor), _share('ceiling', ceiling)
         if not floor <= _share('score_thr', score_thr) <= ceiling:
@@ -245,10 +247,13 @@ class MixtureThresholds(AdaptiveThresholds):
         )
 
 
-TYPES = dict(Fixed=FixedThresholds, ClassFrequency=ClassFrequencyThresholds, Mixture=MixtureThresholds)
+Thresholds = Union[FixedThresholds, AdaptiveThresholds]
+TYPES: Dict[str, Type[Thresholds]] = dict(
+    Fixed=FixedThresholds, ClassFrequency=ClassFrequencyThresholds, Mixture=MixtureThresholds
+)
 
 
-def build_thresholds(cfg: dict, num_classes: int, per_image: int, score_thr: float) -> nn.Module:
+def build_thresholds(cfg: dict, num_classes: int, per_image: int, score_thr: float) -> Thresholds:
     """The module that ``semi_train_cfg.class_thresholds`` describes.
 
     Raises:
@@ -258,7 +263,7 @@ def build_thresholds(cfg: dict, num_classes: int, per_image: int, score_thr: flo
         raise ValueError(f'Expected dict(type=…) with one of {", ".join(TYPES)}, but got {cfg!r}')
     given = {key: value for key, value in cfg.items() if key != 'type'}
     kind = TYPES[cfg['type']]
-    known = {name for one in kind.__mro__[:2] for name in signature(one.__init__).parameters}
+    known = {name for one in kind.__mro__[:2] for name in signature(one).parameters}
     known -= {'self', 'args', 'kwargs', 'num_classes', 'per_image', 'score_thr'}
     unknown = sorted(set(given) - known)
     if unknown:

@@ -6,7 +6,7 @@ one also ``results['mosaic_tiles']``, where there is picture and not padding. An
 too, before padding takes the place of what was cut off.
 """
 
-from typing import Tuple
+from typing import List, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ from mmdet.datasets.transforms import MultiBranch
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.dataset import Compose
 from mmyolo.datasets.transforms import LetterResize, Mosaic, YOLOv5MixUp, YOLOv5RandomAffine
+from mmyolo.datasets.transforms.mix_img_transforms import BaseMixImageTransform
 from mmyolo.registry import TRANSFORMS
 
 from .checks import non_negative
@@ -110,8 +111,10 @@ class _PreTransform(Compose):
         return first_readable(data['sample_idx'], self.transforms)
 
 
-class _PartnerImages:
+class _PartnerImages(BaseMixImageTransform):
     """For MMYOLO's transforms of several images: also of images without boxes, and of ImageFolderDataset."""
+
+    pre_transform: Optional[Compose]
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -140,7 +143,7 @@ class RecordedMosaic(_PartnerImages, Mosaic):
         return paste, crop
 
     def mix_img_transform(self, results: dict) -> dict:
-        self._tiles = []
+        self._tiles: List[Tuple[int, int, int, int]] = []
         results = super().mix_img_transform(results)
         results['mosaic_tiles'] = np.array(self._tiles, dtype=np.float32)
         results['homography_matrix'] = np.eye(3, dtype=np.float32)
@@ -192,7 +195,7 @@ class RandomGaussianBlur(BaseTransform):
         if len(sigma) != 2 or not 0 < non_negative('sigma[0]', sigma[0]) <= non_negative('sigma[1]', sigma[1]):
             raise ValueError(f'Expected `sigma` to be two numbers, 0 < low <= high, but got {sigma!r}')
         self.prob = prob
-        self.sigma = tuple(sigma)
+        self.sigma = (sigma[0], sigma[1])
 
     @cache_randomness
     def _draw(self) -> Tuple[bool, float]:

@@ -14,6 +14,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 from tiny import CLASSES, CONFIGS, ROOT, SEMI, SUPERVISED, load, make_set
 
+from mmyolo_bgpenalty import data_checks
 from mmyolo_bgpenalty.config_checks import check_at_start, check_config
 from mmyolo_bgpenalty.data_checks import orientations
 
@@ -906,7 +907,7 @@ FILE_MISTAKES = {
         lambda root: edit(root, 'unlabeled', lambda coco: coco['images'][3].update(width=-80)),
         E,
         f'{UNLABELED}.ann_file',
-        '`images[3].width` is -80; expected a finite number > 0',
+        '`images[3].width` is -80; expected a finite number >= 1',
     ),
     'none of the classes': (
         lambda root: edit(root, 'val', rename),
@@ -976,6 +977,57 @@ def test_a_mistake_in_a_file_is_the_only_finding(data, tmp_path, mistake):
     assert what in found[0].what
 
 
+def test_a_folder_of_unlabeled_images(data, tmp_path, monkeypatch):
+    """Its files are looked at as those that a json names."""
+    pool = tmp_path / 'set/pool'
+    shutil.copytree(data, tmp_path / 'set')
+    (pool / 'deep').mkdir(parents=True)
+    for file in (tmp_path / 'set/images').glob('unlabeled_*'):
+        file.rename(pool / 'deep' / file.name)
+    cfg = tiny(SEMI, tmp_path / 'set', tmp_path / 'work')
+    unlabeled = cfg.train_dataloader.dataset.unlabeled
+    unlabeled.update(type='ImageFolderDataset', ann_file='', data_prefix=dict(img='pool'))
+    assert check_config(cfg) == []
+    (pool / 'broken.jpg').write_bytes(b'')
+    (finding,) = check_config(cfg)
+    assert finding[:2] == ('warning', f'{UNLABELED}.data_prefix')
+    assert f'1 of the 11 images looked at cannot be read: {pool}/broken.jpg' in finding.what
+
+    def refuse(folder):
+        raise PermissionError(13, 'Permission denied', folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data_checks, 'list_images', refuse)
+        (finding,) = check_config(cfg)
+        assert finding[:2] == ('error', f'{UNLABELED}.data_prefix')
+        assert finding.what == f"'{pool}': Permission denied"
+    unlabeled.data_prefix = dict(img='none')
+    (finding,) = check_config(cfg)
+    assert finding[:2] == ('error', f'{UNLABELED}.data_prefix')
+    assert finding.what == f'{tmp_path}/set/none: no such folder'
+
+
+def test_a_list_that_is_no_json_must_be_there(cfg, data, tmp_path):
+    unlabeled = cfg.train_dataloader.dataset.unlabeled
+    unlabeled.ann_file = str(tmp_path / 'images.txt')
+    (finding,) = check_config(cfg)
+    assert finding[:3] == ('error', f'{UNLABELED}.ann_file', f'{tmp_path}/images.txt: no such file')
+    (tmp_path / 'images.txt').touch()
+    assert check_config(cfg) == []
+
+
+def test_a_filter_that_leaves_nothing_of_a_set_without_boxes(data, tmp_path):
+    root = tmp_path / 'set'
+    shutil.copytree(data, root)
+    content = json.loads((root / 'unlabeled.json').read_text())
+    (root / 'unlabeled.json').write_text(json.dumps(dict(content, annotations=[])))
+    cfg = tiny(SEMI, root, tmp_path / 'work')
+    assert check_config(cfg) == []
+    cfg.train_dataloader.dataset.unlabeled.filter_cfg = dict(filter_empty_gt=True)
+    (finding,) = check_config(cfg)
+    assert finding[:2] == ('error', f'{UNLABELED}.filter_cfg.filter_empty_gt')
+
+
 def test_an_evaluator_that_reads_another_file(cfg, data, tmp_path):
     shutil.copy(data / 'val.json', tmp_path / 'same.json')
     cfg.val_evaluator.ann_file = str(tmp_path / 'same.json')
@@ -1016,7 +1068,22 @@ def test_the_json_decides_the_order_of_labels(cfg):
         f'{LABELED}.metainfo.classes',
         'val_dataloader.dataset.metainfo.classes',
     ]
-    assert all(finding.level == 'warning' and 'the order square, disc, bar' in finding.what for finding in found)
+    # The labeled set would not be built; plain datasets of MMDetection's are.
+    assert [finding.level for finding in found] == ['error', 'warning']
+    assert all('the order square, disc, bar' in finding.what for finding in found)
+    for dataset in (*cfg.train_dataloader.dataset.values(), cfg.val_dataloader.dataset):
+        if isinstance(dataset, dict):
+            dataset.type = 'CheckedCocoDataset'
+    assert [finding.level for finding in check_config(cfg)] == ['error', 'error']
+
+
+def test_findings_can_be_printed_whatever_the_name_of_a_file(data, tmp_path):
+    root = tmp_path / 'set'
+    shutil.copytree(data, root)
+    edit(root, 'labeled', lambda coco: coco['images'][0].update(file_name='\udce9.png'))
+    (finding,) = check_config(tiny(SEMI, root, tmp_path / 'work'))
+    assert finding.level == 'warning' and r'images/\udce9.png (No such file or directory)' in finding.what
+    assert str(finding).encode()
 
 
 @pytest.mark.parametrize('sampler, found', [('GroupMultiSourceSampler', 1), ('MultiSourceSampler', 0)])

@@ -1,11 +1,20 @@
-"""The README's commands and configs do what they are there for, at a size that takes seconds."""
+"""The README's commands and configs do what they are there for, at a size that takes seconds.
+
+Every block is looked at by a test. Not executed as they stand: `make train` and `make test`, which are looked up (CI
+runs `make test`, and by `make smoke` what `make train` does, shortened); all three variants × seeds of
+`tools/ablation.py`, which would take hours (`--dry-run` here, two variants for real in test_ablation.py). The configs
+are read and their models built; of trainings there is the one of `yolov8_semi_bgpenalty_bccd.py`, and those of
+test_cli.py and test_runs.py.
+"""
 
 import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -17,14 +26,13 @@ from tiny import ROOT, SEMI, SMALL, data_options, make_images, make_set
 from mmyolo_bgpenalty.files import read_json
 
 BLOCKS = re.findall(r'^```(\w+)\n(.*?)^```', (ROOT / 'README.md').read_text(encoding='utf-8'), re.S | re.M)
-# `make` is CI's own way in; an editable install would change the environment that runs the tests.
-COMMANDS = [
+LINES = [
     shlex.split(line, comments=True)
     for kind, text in BLOCKS
     if kind == 'sh'
     for line in text.replace('\\\n', ' ').splitlines()
-    if not line.startswith(('make ', 'pip '))
 ]
+COMMANDS = [words for words in LINES if words[0] == 'python']
 # Set-up, matrix and benchmark have `make` for it.
 NOT_SHOWN = {'setup_env.py', 'matrix.py', 'benchmark.py', 'benchmark_steps.py'}
 SNIPPETS = [text for kind, text in BLOCKS if kind == 'python']
@@ -66,6 +74,52 @@ def run(stage: Path, command: list, *more: str) -> str:
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
+
+
+def test_no_block_is_left_out():
+    assert {kind for kind, _ in BLOCKS} == {'sh', 'python'}
+    assert {words[0] for words in LINES} == {'make', 'pip', 'python'}
+    assert len(LINES) > 10 and len(SNIPPETS) > 5
+
+
+def test_make_targets():
+    """They are there, and `make train` trains the config that the README says."""
+    targets = [words[1] for words in LINES if words[0] == 'make']
+    assert {'train', 'test'} <= set(targets)
+    for target in targets:
+        done = subprocess.run(['make', '-n', target], cwd=ROOT, text=True, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        expected = 'tools/train.py configs/yolov8_semi_bgpenalty.py' if target == 'train' else '-m pytest tests'
+        assert expected in done.stdout
+
+
+def test_install(tmp_path):
+    """`pip install` of a checkout into an environment that has everything else adds this package and nothing else."""
+    (command,) = (words for words in LINES if words[0] == 'pip')
+    checkout = tmp_path / 'checkout'
+    for name in ('mmyolo_bgpenalty', 'configs'):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns('__pycache__'))
+    for name in ('setup.py', 'pyproject.toml', 'README.md'):
+        shutil.copy(ROOT / name, checkout)
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', str(tmp_path / 'env')], check=True)
+    python = tmp_path / 'env/bin/python'
+    (own,) = (tmp_path / 'env/lib').glob('python3*/site-packages')
+    # What the environment of the tests has, less this package.
+    (own / 'rest.pth').write_text(f'{sysconfig.get_path("purelib")}\n')
+    environment = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
+    environment |= {'PIP_NO_INDEX': '1', 'PIP_DISABLE_PIP_VERSION_CHECK': '1'}
+    before, others = set(os.listdir(own)), set(os.listdir(sysconfig.get_path('purelib')))
+    done = subprocess.run([python, '-m', *command], cwd=checkout, env=environment, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    added = {name for name in set(os.listdir(own)) - before if name != '__pycache__'}
+    assert added and all('mmyolo_bgpenalty' in name for name in added)
+    assert set(os.listdir(sysconfig.get_path('purelib'))) == others
+    code = "import mmyolo_bgpenalty as package; print(package.__file__); package.config('yolov8_bgpenalty.py')"
+    done = subprocess.run(
+        [python, '-W', 'ignore', '-c', code], cwd=tmp_path, env=environment, text=True, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(checkout / 'mmyolo_bgpenalty/__init__.py')
 
 
 def test_commands(stage):
@@ -119,3 +173,22 @@ def test_configs(text, tmp_path):
     assert 'bgpenalty' in type(MODELS.build(cfg.model)).__module__ or 'BgPenalty' in cfg.model.bbox_head.type
     for hook in cfg.default_hooks.values():
         assert hook is None or HOOKS.get(hook.type) is not None
+
+
+def test_the_tests_that_the_table_of_reliability_names_are_there():
+    """`test_x` alone, or with its file; `…` stands for the file named before."""
+    sources = {path.name: path.read_text(encoding='utf-8') for path in (ROOT / 'tests').glob('test_*.py')}
+    rows = [
+        line
+        for line in (ROOT / 'docs/reliability.md').read_text(encoding='utf-8').splitlines()
+        if line.startswith('| ') and line != '| fault or input | what happens | test |'
+    ]
+    assert len(rows) > 50
+    for row in rows:
+        file, cell = None, row.rpartition(' | ')[2]
+        named = re.findall(r'`(?:(\w+\.py|…)::)?(test_\w+)(?:\[[^`]*\])?`', cell)
+        assert named, row
+        for own, name in named:
+            file = own if own not in ('', '…') else file
+            text = sources[file] if own else '\n'.join(sources.values())
+            assert re.search(rf'^def {name}\(', text, re.M), (name, row)

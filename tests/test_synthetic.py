@@ -1,10 +1,12 @@
 import hashlib
+import io
 import json
 import threading
 
 import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 
 from mmyolo_bgpenalty import infrared, synthetic
 
@@ -300,6 +302,20 @@ def test_bad_arguments(tmp_path, name, value, expected):
         synthetic.generate(tmp_path / 'set', **{**TINY, name: value})
     assert repr(value) in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_bar_on_a_terminal(tmp_path, monkeypatch):
+    screen = io.StringIO()
+
+    def console(stderr):
+        assert stderr
+        return Console(file=screen, force_terminal=True, width=100)
+
+    monkeypatch.setattr(synthetic, 'Console', console)
+    synthetic.generate(tmp_path / 'set', **{**TINY, 'progress': True})
+    shown = screen.getvalue()
+    assert 'Rendering set' in shown and '8/8' in shown
+    assert len(digest(tmp_path / 'set')) == 8 + 5
 
 
 def test_progress_lines_and_command(tmp_path, capsys):
