@@ -23,14 +23,14 @@ hypothesis.settings.register_profile('repeatable', deadline=None, derandomize=Tr
 hypothesis.settings.load_profile('repeatable')
 
 
-def pytest_report_collectionfinish():
-    """The versions at hand; unlike a header, pytest -q shows this."""
+def pytest_terminal_summary(terminalreporter):
+    """The versions at hand; unlike a header, pytest -q and -n show this."""
     found = {'python': platform.python_version(), 'numpy': np.__version__, 'hypothesis': hypothesis.__version__}
     for module in REQUIRED:
         fork = FORK[module][0] if module in FORK else module
         found.update({name: installed(name) for name in (module, fork) if installed(name)})
     found.update(torch=torch.__version__, mmyolo_bgpenalty=mmyolo_bgpenalty.__version__)
-    return 'versions: ' + ', '.join(f'{name} {version}' for name, version in found.items())
+    terminalreporter.write_line('versions: ' + ', '.join(f'{name} {version}' for name, version in found.items()))
 
 
 @pytest.fixture(scope='session', autouse=True)

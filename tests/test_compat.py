@@ -9,6 +9,7 @@ import zipfile
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import conftest
 import numpy as np
@@ -282,7 +283,9 @@ def test_missing_packages_are_named(name, monkeypatch):
 
 def test_tests_state_the_versions_they_run_with(monkeypatch):
     versions(monkeypatch, **{**FORK, 'mmdet': '3.3.0', 'onedl-mmdetection': None})
-    line = conftest.pytest_report_collectionfinish()
+    said = []
+    conftest.pytest_terminal_summary(SimpleNamespace(write_line=said.append))
+    (line,) = said
     packages = f'torch {torch.__version__}, onedl-mmengine 0.10.12, onedl-mmcv 2.3.6, mmdet 3.3.0, mmyolo 0.6.0'
     assert line.startswith(f'versions: python {platform.python_version()}, numpy {np.__version__}, ')
     assert f', {packages}, mmyolo_bgpenalty {mmyolo_bgpenalty.__version__}' in line

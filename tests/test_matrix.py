@@ -24,7 +24,13 @@ folder = pathlib.Path(os.environ.get('BGP_PYTHON_ENV') or os.environ.get('BGP_VE
 python = folder / 'bin' / 'python'
 python.write_text(f'#!/bin/sh\\nexec "{sys.executable}" "$@"\\n')
 python.chmod(0o755)
-(folder / 'told').write_text(repr({k: v for k, v in os.environ.items() if k.startswith('BGP_')}))
+(folder / 'told').write_text(repr(sorted(i for i in os.environ.items() if i[0].startswith('BGP_'))))
+"""
+# That tests meet none of a row's settings: they test the set-up, too.
+ONE = """
+import os
+def test_one():
+    assert not {'BGP_VENV', 'BGP_OPENMMLAB'} & {*os.environ}
 """
 
 
@@ -46,11 +52,11 @@ def rows(tmp_path, monkeypatch):
     first_in_path(tmp_path / 'bin', monkeypatch)
     (tmp_path / 'setup.py').write_text(SETUP)
     (tmp_path / 'tests').mkdir()
-    (tmp_path / 'tests/test_one.py').write_text('import os\ndef test_one(): assert "BGP_OPENMMLAB" not in os.environ\n')
+    (tmp_path / 'tests/test_one.py').write_text(ONE)
     (tmp_path / 'tests/test_two.py').write_text('def test_two(): assert False\n')
     rows = {
         'main': matrix.Row(HERE),
-        'second': matrix.Row(HERE, {'BGP_VENV': str(tmp_path / 'second')}),
+        'second': matrix.Row(HERE, {'BGP_VENV': str(tmp_path / 'second'), 'BGP_OPENMMLAB': 'other'}),
         'fork': matrix.Row(HERE, {'BGP_OPENMMLAB': 'fork'}),
         'none': matrix.Row('2.6'),
     }
@@ -78,7 +84,7 @@ def test_rows_that_pass(rows, tmp_path, monkeypatch, capfd):
         assert python == '{}.{}.{}'.format(*sys.version_info) and re.match(r'\d+\.\d+', torch)
         assert '1 passed' in lines[name]
     assert (tmp_path / 'own/told').exists() and not (tmp_path / 'other').exists()
-    assert (tmp_path / 'second/told').read_text() == repr({'BGP_VENV': str(tmp_path / 'second')})
+    assert (tmp_path / 'second/told').read_text() == repr(sorted(matrix.ROWS['second'].settings.items()))
 
 
 def test_a_row_whose_tests_fail(rows, monkeypatch, capfd):

@@ -85,10 +85,15 @@ def version_of(python: str) -> Optional[str]:
 
 def environment(row: Row) -> Dict[str, str]:
     """Ours with the row's settings; BGP_PYTHON_ENV, where set, is the first row's."""
-    own = {k: v for k, v in os.environ.items() if k not in ('BGP_VENV', 'BGP_OPENMMLAB')}
+    own = plain_environment()
     if row.settings:
         own.pop('BGP_PYTHON_ENV', None)
     return {**own, **row.settings}
+
+
+def plain_environment() -> Dict[str, str]:
+    """Ours without what tells setup_env.py of a row: its tests set up nothing, and test it as it is by default."""
+    return {k: v for k, v in os.environ.items() if k not in ('BGP_VENV', 'BGP_OPENMMLAB')}
 
 
 def set_up(row: Row, env: Dict[str, str]) -> Path:
@@ -101,11 +106,12 @@ def set_up(row: Row, env: Dict[str, str]) -> Path:
     return Path(folder).expanduser().absolute() / 'bin' / 'python'
 
 
-def run_tests(python: Path, env: Dict[str, str], arguments: List[str]) -> Result:
+def run_tests(python: Path, arguments: List[str]) -> Result:
     """Runs pytest, its output going on to ours."""
     start, last = time.monotonic(), ''
     command = [str(python), '-m', 'pytest', *(arguments or ['tests'])]
-    process = subprocess.Popen(command, cwd=REPO, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(command, cwd=REPO, env=plain_environment(), **pipes)
     for line in process.stdout:
         print(line, end='', flush=True)
         last = line.strip() or last
@@ -121,7 +127,7 @@ def run_row(name: str, row: Row, arguments: List[str]) -> Result:
         python = set_up(row, env)
     except Unavailable as reason:
         return Result(False, f'not run: {reason}', ['-'] * (len(SHOWN) + 1))
-    result = run_tests(python, env, arguments)
+    result = run_tests(python, arguments)
     names = [','.join(names) for names in SHOWN.values()]
     probe = subprocess.run([str(python), '-c', PROBE, *names], capture_output=True, text=True)
     result.versions = probe.stdout.split('\t')
