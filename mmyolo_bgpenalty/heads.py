@@ -47,7 +47,8 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         sparse_targets: compute YOLOv8Head's losses from the positives alone, without its dense targets and copies
             of the predictions: the same values and gradients in less time and memory. It takes a
             SparseTaskAlignedAssigner, and YOLOv8's own classification loss. None: where these are given.
-            Objects of data samples may have ``box_weights``, (G,), >= 0, that multiply their box and DFL losses.
+            Objects of data samples may have ``box_weights``, (G,), >= 0, that multiply their box and DFL losses, and
+            ``score_weights``, in [0, 1], that multiply their scores, the targets of classification.
         ignored_in_cls: leave out of the classification loss, too, what an ``ignored_instances`` box says there may be:
             its class (all classes, if it has none of them) at the priors inside that have no object. It takes
             ``sparse_targets``.
@@ -224,6 +225,9 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         positives = self._assign(cls_scores, bbox_preds, boxes)
         image, prior, box, score = positives
         label = boxes[image, box, 0].long()
+        score_weights = self._object_weights('score_weights', batch_gt_instances, boxes)
+        if score_weights is not None:
+            score = score * score_weights[image, box]
         if self.bg_penalty.rank:
             self._positives = (image, prior, label, score)
 
@@ -236,7 +240,7 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         bce, max_logits = bce_and_max_logits(cls_scores, image, prior, label, score, unsure)
         losses = dict(loss_cls=self.loss_cls.loss_weight * bce / normalizer)
 
-        weights = self._box_weights(batch_gt_instances, boxes)
+        weights = self._object_weights('box_weights', batch_gt_instances, boxes)
         weight = score if weights is None else score * weights[image, box]
         losses.update(self._box_losses(bbox_dist_preds, image, prior, boxes[image, box, 1:], weight, normalizer))
         losses = {name: loss * images * get_world_size() for name, loss in losses.items()}
@@ -271,14 +275,14 @@ class BgPenaltyYOLOv8Head(YOLOv8Head):
         return dict(loss_bbox=loss_bbox / normalizer, loss_dfl=loss_dfl)
 
     @staticmethod
-    def _box_weights(batch_gt_instances, boxes: Tensor) -> Optional[Tensor]:
-        """Weights of the box losses of ``boxes``, (B, G), where objects have ``box_weights``; None where none has."""
-        if isinstance(batch_gt_instances, Tensor) or not any('box_weights' in one for one in batch_gt_instances):
+    def _object_weights(name: str, batch_gt_instances, boxes: Tensor) -> Optional[Tensor]:
+        """That field of the objects, laid out as ``boxes``, (B, G); 1 where they lack it, None where all do."""
+        if isinstance(batch_gt_instances, Tensor) or not any(name in one for one in batch_gt_instances):
             return None
         weights = boxes.new_ones(boxes.shape[:2])
         for row, instances in zip(weights, batch_gt_instances):
-            if 'box_weights' in instances:
-                row[: len(instances)] = instances.box_weights
+            if name in instances:
+                row[: len(instances)] = instances[name]
         return weights
 
     @torch.no_grad()

@@ -49,9 +49,9 @@ class SemiYOLODetector(SemiBaseDetector):
         semi_train_cfg: ``sup_weight`` (1.0), ``unsup_weight`` (1.0), ``min_pseudo_bbox_wh`` ((1e-2, 1e-2), pixels),
             ``unsup_scale`` ('boxes'), ``sup_loss_weights`` and ``unsup_loss_weights`` ({}: factors of single losses of
             the labeled and of the unlabeled images, as ``dict(loss_bbox=0.0, loss_dfl=0.0)``), ``class_thresholds``
-            (None), ``unsure_thr`` (None), ``soft_background`` (False), ``box_quality`` (None), ``joint_forward``
-            (False), ``channels_last`` (False), ``sync_avg_factor`` (True), and ``pseudo_test_cfg``, how the teacher's
-            predictions become labels (entries replace those of ``PSEUDO_TEST_CFG``).
+            (None), ``unsure_thr`` (None), ``soft_unsure`` (False), ``soft_background`` (False), ``box_quality`` (None),
+            ``joint_forward`` (False), ``channels_last`` (False), ``sync_avg_factor`` (True), and ``pseudo_test_cfg``,
+            how the teacher's predictions become labels (entries replace those of ``PSEUDO_TEST_CFG``).
 
             With ``class_thresholds`` each class has its own threshold: ``dict(type='Fixed', thresholds=[...])``, or one
             that follows the teacher's latest scores, ``dict(type='ClassFrequency')`` (which
@@ -62,7 +62,9 @@ class SemiYOLODetector(SemiBaseDetector):
             With ``unsure_thr`` there are three zones: what the teacher scores from ``unsure_thr`` to below
             ``pseudo_test_cfg.score_thr`` (or its class's threshold) is neither object nor background, but the strong
             view's ``ignored_instances``: out of the penalty and, with the head's ``ignored_in_cls``, out of the
-            classification loss.
+            classification loss. With ``soft_unsure`` it is besides an object, at the priors that the assigner gives it,
+            whose targets are multiplied by the teacher's score and which has no box losses (Efficient Teacher,
+            https://arxiv.org/abs/2302.07577).
 
             With ``soft_background`` the penalty of a prior of an unlabeled image is multiplied by 1 less the teacher's
             highest score at its place, whatever the class and level.
@@ -101,6 +103,7 @@ class SemiYOLODetector(SemiBaseDetector):
         sup_loss_weights={},
         unsup_loss_weights={},
         unsure_thr=None,
+        soft_unsure=False,
         soft_background=False,
         box_quality=None,
         min_pseudo_bbox_wh=(1e-2, 1e-2),
@@ -124,7 +127,7 @@ class SemiYOLODetector(SemiBaseDetector):
             for name, weight in train_cfg[where].items():
                 non_negative(f'semi_train_cfg.{where}.{name}', weight)
         one_of('semi_train_cfg.unsup_scale', train_cfg.unsup_scale, ('boxes', 'labeled'))
-        for name in ('joint_forward', 'channels_last', 'soft_background', 'sync_avg_factor'):
+        for name in ('joint_forward', 'channels_last', 'soft_unsure', 'soft_background', 'sync_avg_factor'):
             if not isinstance(train_cfg[name], bool):
                 raise ValueError(f'Expected `semi_train_cfg.{name}` to be True or False, but got {train_cfg[name]!r}')
         super().__init__(
@@ -148,9 +151,12 @@ class SemiYOLODetector(SemiBaseDetector):
             )
         if train_cfg.box_quality is not None:
             one_of('semi_train_cfg.box_quality', train_cfg.box_quality, ('score', 'agreement'))
-            if not getattr(head, 'sparse_targets', False):
+        if train_cfg.soft_unsure and train_cfg.unsure_thr is None:
+            raise ValueError('Expected `semi_train_cfg.unsure_thr` to be given for `semi_train_cfg.soft_unsure`')
+        for name in ('box_quality', 'soft_unsure'):
+            if train_cfg[name] and not getattr(head, 'sparse_targets', False):
                 raise ValueError(
-                    'Expected a BgPenaltyYOLOv8Head with `sparse_targets` for `semi_train_cfg.box_quality`, but got '
+                    f'Expected a BgPenaltyYOLOv8Head with `sparse_targets` for `semi_train_cfg.{name}`, but got '
                     f'{type(head).__name__}'
                 )
         if train_cfg.channels_last:
@@ -222,7 +228,7 @@ class SemiYOLODetector(SemiBaseDetector):
             return head.loss_by_feat(*([level[i] for level in levels] for levels in parts), gt, metas, ignored)
 
         sup = self._weigh_sup(losses(0, samples['sup']), sizes[0])
-        unsup = self._weigh_unsup(losses(1, samples['unsup_student']), samples['unsup_student'])
+        unsup = self._weigh_unsup(losses(1, self._objects_of(samples['unsup_student'])), samples['unsup_student'])
         return {**sup, **unsup}
 
     def _one_batch(self, batches: List[Tensor]) -> Tensor:
@@ -319,7 +325,23 @@ class SemiYOLODetector(SemiBaseDetector):
 
     def loss_by_pseudo_instances(self, batch_inputs: Tensor, batch_data_samples: list, batch_info=None) -> dict:
         """As the student's loss, weighted by ramp, ``unsup_weight`` and ``unsup_scale``."""
-        return self._weigh_unsup(self.student.loss(batch_inputs, batch_data_samples), batch_data_samples)
+        losses = self.student.loss(batch_inputs, self._objects_of(batch_data_samples))
+        return self._weigh_unsup(losses, batch_data_samples)
+
+    def _objects_of(self, samples: list) -> list:
+        """What the student learns of strong views: with ``soft_unsure`` copies that have the unsure as objects, too."""
+        if not self.semi_train_cfg.soft_unsure:
+            return samples
+        taught = []
+        for sample in samples:
+            sure, unsure = sample.gt_instances.new(), sample.ignored_instances.new()
+            ones = torch.ones_like(sure.scores)
+            sure.score_weights, unsure.score_weights = ones, unsure.scores
+            sure.box_weights, unsure.box_weights = sure.get('box_weights', ones), torch.zeros_like(unsure.scores)
+            sample = copy.copy(sample)
+            sample.gt_instances = sure.cat([sure, unsure])
+            taught.append(sample)
+        return taught
 
     def loss_by_gt_instances(self, batch_inputs: Tensor, batch_data_samples: list) -> dict:
         """As the student's loss, weighted by ``sup_weight``."""

@@ -194,6 +194,35 @@ def test_three_zones(model):
             assert torch.equal(model.pseudo_labels[0].ignored_instances.bboxes, boxes[unsure])
 
 
+@pytest.mark.parametrize('joint_forward', [False, True])
+@pytest.mark.parametrize('box_quality, place', [(None, 1.0), ('score', 0.9)])
+def test_what_is_unsure_is_an_object_with_soft_targets_and_no_place(joint_forward, box_quality, place):
+    boxes = torch.tensor([[8.0, 8, 24, 24], [40, 8, 56, 24]])
+    scores, labels = torch.tensor([0.9, 0.3]), torch.tensor([0, 1])
+    found = InstanceData(bboxes=boxes, labels=labels, scores=scores)
+    inputs, samples = batch(images=2)
+    taught = {}
+    for soft in (False, True):
+        model = build(unsure_thr=0.2, soft_unsure=soft, joint_forward=joint_forward, box_quality=box_quality)
+        model.teacher.bbox_head.predict_by_feat = lambda *args, **kwargs: [copy.copy(found), found[:0]]
+        head = model.student.bbox_head
+        inner = head.loss_by_feat
+        head.loss_by_feat = lambda *args, inner=inner: taught.setdefault(len(taught), args[3:]) and inner(*args)
+        losses = model.loss(inputs, copy.deepcopy(samples))
+        assert losses['semi/pseudo_boxes'] == 0.5  # the sure
+        assert [len(labels.gt_instances) for labels in model.pseudo_labels] == [1, 0]
+        sum(value.sum() for name, value in losses.items() if 'loss' in name).backward()
+    labeled, plain, labeled_too, soft = taught.values()
+    assert [len(objects) for objects in plain[0]] == [1, 0] and [len(objects) for objects in soft[0]] == [2, 0]
+    assert all('score_weights' not in objects for objects in (*labeled[0], *labeled_too[0], *plain[0]))
+    objects = soft[0][0]
+    assert torch.equal(objects.bboxes, boxes) and objects.labels.tolist() == [0, 1]
+    assert objects.score_weights.tolist() == pytest.approx([1.0, 0.3])
+    assert objects.box_weights.tolist() == pytest.approx([place, 0.0])
+    # Where it is no positive it stays what no loss is computed of.
+    assert [one.labels.tolist() for one in soft[2]] == [one.labels.tolist() for one in plain[2]] == [[1], []]
+
+
 @pytest.mark.parametrize('box_quality', ['score', 'agreement'])
 def test_box_quality_weighs_what_the_student_learns_of_the_place(box_quality):
     model, plain = build(box_quality=box_quality), build()
@@ -252,11 +281,12 @@ def test_soft_background_and_ranking_exclude_each_other():
         MODELS.build(cfg.model)
 
 
-def test_box_quality_takes_sparse_targets():
+@pytest.mark.parametrize('option', [dict(box_quality='score'), dict(soft_unsure=True, unsure_thr=0.1)])
+def test_weights_of_objects_take_sparse_targets(option):
     cfg = Config.fromfile(CONFIGS / SEMI)
     cfg.merge_from_dict({**SMALL, 'model.detector.bbox_head.sparse_targets': False})
-    cfg.model.semi_train_cfg.box_quality = 'score'
-    with pytest.raises(ValueError, match='`sparse_targets` for `semi_train_cfg.box_quality`'):
+    cfg.model.semi_train_cfg.update(option)
+    with pytest.raises(ValueError, match=f'`sparse_targets` for `semi_train_cfg.{next(iter(option))}`'):
         MODELS.build(cfg.model)
 
 
@@ -456,6 +486,8 @@ def test_a_view_without_geometry_is_named(model):
         (dict(channels_last='yes'), "`semi_train_cfg.channels_last`.*'yes'"),
         (dict(joint_forward=1), '`semi_train_cfg.joint_forward`.*1'),
         (dict(unsure_thr=0.5), '`semi_train_cfg.unsure_thr`.*at most.*0.4.*0.5'),
+        (dict(soft_unsure=True), '`semi_train_cfg.unsure_thr` to be given for `semi_train_cfg.soft_unsure`'),
+        (dict(soft_unsure=1, unsure_thr=0.1), '`semi_train_cfg.soft_unsure`.*1'),
         (dict(unsure_thr='low'), "`semi_train_cfg.unsure_thr`.*'low'"),
         (dict(box_quality='jitter'), "`semi_train_cfg.box_quality`.*'jitter'"),
         (dict(unsup_scale='own'), "`semi_train_cfg.unsup_scale`.*'own'"),

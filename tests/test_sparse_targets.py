@@ -242,6 +242,33 @@ def test_box_weights_weigh_the_boxes_losses_alone():
     assert_near(losses([1.0, 1.0])[0], plain[0], 1e-6)
 
 
+def test_score_weights_multiply_the_targets():
+    """Of classification, hence also the weights of the boxes' losses and what both are divided by."""
+    assigned, weights = {}, torch.tensor([[0.3, 1.0], [0.25, 1.0]])
+    for name in ('plain', 'weighed'):
+        samples, head = batch('list', OBJECTS), sparse(bg_penalty={'lambda_bg': 0.0})
+        if name == 'weighed':
+            samples[0].gt_instances.score_weights, samples[1].gt_instances.score_weights = weights[0], weights[1, :1]
+        assign = head._assign
+        head._assign = lambda *args, assign=assign, name=name: assigned.setdefault(name, assign(*args))
+        outs = head(features())
+        losses = losses_of(head, outs, samples)
+        if name == 'plain':
+            parts = {loss: losses[loss] * head.assigned_score_sum.clamp(min=1) for loss in losses}
+    image, prior, box, score = assigned['plain']
+    assert all(torch.equal(a, b) for a, b in zip(*assigned.values()))  # who is assigned does not change
+    soft = score * weights[image, box]
+    assert head.assigned_score_sum.item() == pytest.approx(soft.sum().item(), rel=1e-6)
+    assert 0 < soft.sum() < 0.9 * score.sum()
+    label = torch.tensor([[int(one) for one in [*sample.gt_instances.labels, 0]][:2] for sample in samples])[image, box]
+    bce, _ = naive(outs[0], image, prior, label, soft)
+    number = len(samples) * head.loss_cls.loss_weight / soft.sum().clamp(min=1)
+    assert losses['loss_cls'].item() == pytest.approx((bce * number).item(), rel=1e-5)
+    for loss in ('loss_bbox', 'loss_dfl'):
+        share = losses[loss] * soft.sum().clamp(min=1) / parts[loss]
+        assert weights.min() < share < 1
+
+
 def test_autocast():
     """bf16 features: the same as MMYOLO's up to bf16, in which MMYOLO decodes the boxes too."""
     results = []
