@@ -5,13 +5,14 @@ ARGS ?=
 # of these pytest takes the last: ARGS="-n0 -k name" runs in one process
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help env train test test-slow smoke benchmark lint types clean
+.PHONY: help env train test test-slow matrix smoke benchmark lint types clean
 
 help:
 	@echo 'make env        sets up $(ENV) with torch, MMCV, MMDetection and MMYOLO; does nothing when it is ready'
 	@echo 'make train      trains configs/yolov8_semi_bgpenalty.py; ARGS="..." goes to tools/train.py'
 	@echo 'make test       runs the tests on all cores; ARGS="..." goes to pytest, as ARGS="-n0 -k name"'
 	@echo 'make test-slow  runs those that take minutes'
+	@echo 'make matrix     runs the tests with each set of versions; ARGS="..." goes to tools/matrix.py'
 	@echo 'make smoke      trains the shipped config for a minute, and resumes it'
 	@echo 'make benchmark  times this package beside MMYOLO; ARGS="..." goes to tools/benchmark.py'
 	@echo 'make lint       checks style with ruff'
@@ -34,6 +35,9 @@ test: env
 
 test-slow: env
 	$(RUN) -m pytest tests -m slow $(ARGS)
+
+matrix:
+	@$(PYTHON) tools/matrix.py $(ARGS)
 
 smoke: env
 	$(RUN) .ci/smoke.py

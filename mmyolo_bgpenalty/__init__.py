@@ -3,10 +3,11 @@
 Importing the package (``custom_imports=dict(imports=['mmyolo_bgpenalty'])``) registers its modules.
 """
 
-from .compat import allow_checkpoint_types, check_versions
+from .compat import allow_checkpoint_types, check_versions, import_mmyolo
 from .version import __version__
 
 check_versions()
+import_mmyolo()
 allow_checkpoint_types()
 
 from .checkpoints import guard_loaders  # noqa: E402

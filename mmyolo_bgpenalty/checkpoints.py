@@ -11,12 +11,12 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import (
     load_from_http,
-    load_from_local,
     load_from_mmcls,
     load_from_openmmlab,
     load_from_torchvision,
 )
 from torch import Tensor, nn
+from torch import load as torch_load
 
 from .compat import safe_loading
 from .files import write_whole
@@ -64,7 +64,7 @@ def _guarded(loader: Callable) -> Callable:
 
 
 def _reason(error: Exception) -> str:
-    refused = re.search(r'GLOBAL (\S+)', str(error)) if isinstance(error, UnpicklingError) else None
+    refused = re.search(r'(?:GLOBAL|refused) ([\w.]+)', str(error)) if isinstance(error, UnpicklingError) else None
     if refused:
         return f'it holds {refused.group(1)}, which safe loading refuses'
     if isinstance(error, EOFError):
@@ -72,6 +72,14 @@ def _reason(error: Exception) -> str:
     if isinstance(error, RuntimeError):
         return str(error).strip().partition('\n')[0].partition('. ')[0]
     return 'it is no torch file'
+
+
+def load_from_local(filename: str, map_location=None):
+    """As MMEngine's. The fork's would allow ``getattr`` itself, and then take back what this package allows."""
+    filename = os.path.expanduser(filename)
+    if not os.path.isfile(filename):
+        raise FileNotFoundError(f'no such checkpoint: {filename}')
+    return torch_load(filename, map_location=map_location)
 
 
 read_file = _guarded(load_from_local)

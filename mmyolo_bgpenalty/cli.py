@@ -1,5 +1,6 @@
 """How the command-line tools begin, with a config, and end: with 0, or 2 and one line on what their input lacked."""
 
+import io
 import os
 import sys
 from typing import Callable, Mapping, Optional
@@ -7,6 +8,9 @@ from typing import Callable, Mapping, Optional
 
 def run(main: Callable[[], Optional[int]]) -> int:
     """The exit code of ``main``. ValueError, OSError and ImportError become one line on stderr and 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # or a λ or a file's name that the terminal has not would end the tool
+            stream.reconfigure(errors='backslashreplace')
     try:
         return main() or 0
     except (ValueError, OSError, ImportError) as error:

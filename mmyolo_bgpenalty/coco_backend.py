@@ -58,15 +58,17 @@ def compute_metrics(metric: CocoMetric, results: list) -> Dict[str, float]:
     if metric.outfile_prefix is None:
         written: Dict[str, list] = {}
         names['load'] = lambda path: [dict(detection) for detection in written[path]]
-        results2json = _with(CocoMetric.results2json, dump=lambda content, path: written.__setitem__(path, content))
+        results2json = with_names(
+            CocoMetric.results2json, dump=lambda content, path: written.__setitem__(path, content)
+        )
         metric.results2json = results2json.__get__(metric)
     try:
-        return _with(CocoMetric.compute_metrics, **names)(metric, results)
+        return with_names(CocoMetric.compute_metrics, **names)(metric, results)
     finally:
         metric.__dict__.pop('results2json', None)
 
 
-def _with(function: FunctionType, **names) -> Callable:
+def with_names(function: FunctionType, **names) -> Callable:
     """``function``, with ``names`` in place of its module's."""
     changed = FunctionType(
         function.__code__,

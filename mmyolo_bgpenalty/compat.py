@@ -1,8 +1,12 @@
 """The versions this plugin works with, and what torch may unpickle from MMEngine's checkpoints."""
 
 import re
+import sys
 from importlib import import_module, metadata
+from importlib.util import find_spec, module_from_spec
+from pathlib import Path
 from pickle import UnpicklingError
+from typing import Optional
 
 REQUIRED = {  # module: (lowest version, first version that does not work)
     'torch': ('1.13', None),
@@ -10,6 +14,11 @@ REQUIRED = {  # module: (lowest version, first version that does not work)
     'mmcv': ('2.0.0', '2.1.0'),
     'mmdet': ('3.0.0', '4.0.0'),
     'mmyolo': ('0.6.0', '1.0'),
+}
+FORK = {  # module: the distribution of it in OpenMMLab's maintained fork, and its versions
+    'mmengine': ('onedl-mmengine', '0.10.8', '1.0'),
+    'mmcv': ('onedl-mmcv', '2.3', '2.4'),
+    'mmdet': ('onedl-mmdetection', '3.4', '4.0'),
 }
 
 
@@ -24,6 +33,14 @@ def _release(version: str):
     return (*numbers, 0, 0, 0)[:3]
 
 
+def installed(distribution: str) -> Optional[str]:
+    """Its version, or None."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def check_versions() -> None:
     """Say in one error what is missing or of a wrong version.
 
@@ -31,14 +48,20 @@ def check_versions() -> None:
         ImportError: lists every package at fault, with what was found and what is needed.
     """
     faults = []
-    for name, (lowest, limit) in REQUIRED.items():
-        wanted = f'{name} >= {lowest}' + (f', < {limit}' if limit else '')
-        try:
-            found = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            faults.append(f'{wanted} is needed, and {name} is not installed')
+    for module, bounds in REQUIRED.items():
+        name, lowest, limit = module, *bounds
+        found = installed(name)
+        forked = installed(FORK[module][0]) if module in FORK else None
+        if found and forked:
+            both = f'{name} {found} and {FORK[module][0]} {forked}'
+            faults.append(f'{both} are installed over each other: uninstall both, then install one')
             continue
-        if _release(found) < _release(lowest) or (limit and not _release(found) < _release(limit)):
+        if forked:
+            found, (name, lowest, limit) = forked, FORK[module]
+        wanted = f'{name} >= {lowest}' + (f', < {limit}' if limit else '')
+        if found is None:
+            faults.append(f'{wanted} is needed, and {name} is not installed')
+        elif _release(found) < _release(lowest) or (limit and not _release(found) < _release(limit)):
             faults.append(f'{wanted} is needed, and {name} {found} is installed')
     if not faults:
         try:
@@ -47,6 +70,26 @@ def check_versions() -> None:
             faults.append(f'mmcv is installed without its compiled operators or for another torch ({error})')
     if faults:
         raise ImportError('mmyolo_bgpenalty cannot work here: ' + '; '.join(faults) + '. See README.md, "Install".')
+
+
+def import_mmyolo() -> None:
+    """Import MMYOLO beside the fork's MMCV, too, which ``mmyolo/__init__.py`` asserts to be older than 2.1.
+
+    Only with the fork, and of that one file only: it is run without its assertions, which are all on versions, as
+    ``python -O`` runs it. ``check_versions`` has checked the same versions before. Nothing is written, and no module
+    says a version that it is not. Whoever imports MMYOLO first still meets its assertion.
+    """
+    if 'mmyolo' in sys.modules or not installed(FORK['mmcv'][0]):
+        return
+    spec = find_spec('mmyolo')
+    assert spec and spec.origin  # check_versions has found it
+    code = compile(Path(spec.origin).read_bytes(), spec.origin, 'exec', dont_inherit=True, optimize=1)
+    module = sys.modules['mmyolo'] = module_from_spec(spec)
+    try:
+        exec(code, vars(module))
+    except BaseException:
+        del sys.modules['mmyolo']
+        raise
 
 
 def safe_loading() -> bool:

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Callable, Iterator, List, Mapping, NamedTuple, Set
 
 from .config_parts import ConfigParts, class_of, kind_of, steps_in
+from .files import printable
 from .overrides import HOOK_SETTINGS, SETTINGS, hook_arguments, settings_in
 from .schedule import lambda_bg_at
 from .thresholds import build_thresholds
@@ -58,11 +59,11 @@ Findings = Iterator[Finding]
 
 
 def error(where: str, what: str, instead: str) -> Finding:
-    return Finding('error', where, what, instead)
+    return Finding('error', where, printable(what), instead)
 
 
 def warning(where: str, what: str, instead: str) -> Finding:
-    return Finding('warning', where, what, instead)
+    return Finding('warning', where, printable(what), instead)
 
 
 def check_config(cfg: Mapping, data: bool = True) -> List[Finding]:

@@ -39,11 +39,11 @@ class CheckedCOCO(COCO):
         super().__init__()
         self.dataset = read_coco(annotation_file, training=True)
         found, lacking = numbered_classes(self.dataset, classes)
-        if found and lacking and found != list(classes)[: len(found)] and self.dataset['annotations']:
-            raise ValueError(
-                f'Expected {annotation_file} to have the categories {list(classes)}, but it lacks {lacking}: the '
-                'labels of the classes after it count down by one'
-            )
+        if found != list(classes)[: len(found)] and self.dataset['annotations']:
+            why = f'it lacks {lacking}: the labels of the classes after it count down by one'
+            if not lacking:
+                why = f'it has them in the order {found}, by which MMDetection numbers labels: write `classes` so'
+            raise ValueError(f'Expected {annotation_file} to have the categories {list(classes)}, but {why}')
         self.createIndex()
         self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs
 
@@ -104,12 +104,18 @@ class CheckedCocoDataset(SkipUnreadable, YOLOv5CocoDataset):
         first_readable: :class:`~mmyolo_bgpenalty.readable.ReadableImages` of it.
 
     Raises:
-        ValueError: as CheckedCOCO; in training, too many unreadable images in a row.
+        ValueError: as CheckedCOCO; ``filter_cfg`` leaves no image; in training, too many unreadable images in a row.
     """
 
     def load_data_list(self) -> List[dict]:
         _read_checked(self)
         return super().load_data_list()
+
+    def filter_data(self) -> List[dict]:
+        left = super().filter_data()
+        if not left:  # MMEngine fails to serialise an empty list with "need at least one array to concatenate".
+            raise ValueError(f'Expected images in {self.ann_file}, but filter_cfg={self.filter_cfg} leaves none')
+        return left
 
     def __getitem__(self, idx: int) -> dict:
         with seeded_by(idx):

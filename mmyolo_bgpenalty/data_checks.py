@@ -81,6 +81,8 @@ def check_built_sets(runner) -> Findings:
         names = ['labeled', 'unlabeled'] if len(members) == 2 else [f'datasets.{i}' for i in range(len(members))]
     sets = dict(zip(names, [loader.dataset] if members is None else members))
     places = dict.fromkeys(sets, train) if members is None else {name: f'{train}.{name}' for name in sets}
+    if not any(map(_has_boxes, (dataset for name, dataset in sets.items() if name != 'unlabeled'))):
+        yield error(train, 'none of its images has a box of its classes', 'see `ann_file` and `metainfo.classes`')
     val = getattr(getattr(runner.val_loop, 'dataloader', None), 'dataset', None)
     if val is not None:
         sets['val'], places['val'] = val, 'val_dataloader.dataset'
@@ -154,7 +156,8 @@ def _classes(parts: ConfigParts, sets: Sequence[Tuple[Dataset, dict]]) -> Findin
             yield error(where, f'{what}: MMDetection numbers labels by the json', 'order the categories alike')
         elif found != classes:
             what = f'{file} has the order {some(found)}, by which MMDetection numbers labels: names are mixed up'
-            yield warning(where, what, 'state the classes in the order of the json')
+            refused = 'CheckedCocoDataset' in dataset.names or dataset.role == 'labeled'
+            yield (error if refused else warning)(where, what, 'state the classes in the order of the json')
         if dataset not in parts.train or not found:
             continue
         if not any(boxes[name] for name in found):
@@ -249,6 +252,13 @@ def _both(where: str, one: str, other: str, common: set, least: str = '') -> Fin
     harm = 'is measured on what it learnt' if other in ('val', 'test') else 'labels images whose labels it knows'
     what = f'{least}{len(common)} images are in {one} and {other}, among them {min(common)}: the detector {harm}'
     return warning(where, what, 'leave them out of one of the two')
+
+
+def _has_boxes(dataset) -> bool:
+    """Or may have, where that cannot be told."""
+    if not hasattr(dataset, 'get_data_info'):
+        return True
+    return any(dataset.get_data_info(place).get('instances', True) for place in range(len(dataset)))
 
 
 def _built_paths(dataset) -> List[str]:

@@ -12,7 +12,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Iterable, List, Mapping, Sequence, Tuple, Union
 
+NO_FILE = 'no file'  # but a folder, a pipe or the like
 NAMED = 10  # of many faults a message names the first
+MOST_IN_FP32 = 3.4e38  # of which models have their boxes
+MOST_NESTED = 100  # lists and objects within each other: what json can still read, copying and pickling may not
 
 
 def write_whole(path, content: Union[str, bytes]) -> None:
@@ -54,13 +57,17 @@ def read_json(path):
     """What a json file holds.
 
     Raises:
-        ValueError: it is missing, no file, or no json; the message names it.
+        ValueError: it is missing, no file, no json, or nested deeper than ``MOST_NESTED``; the message names it.
     """
     collects = gc.isenabled()
     gc.disable()  # or it looks again and again through what is read: half of the time with COCO's annotations
     try:
         # From bytes: a byte order mark and UTF-16 are read too.
-        return json.loads(Path(path).read_bytes())
+        content = Path(path).read_bytes()
+        value = json.loads(content)
+        if _may_be_deep(content) and _is_deep(value):
+            raise ValueError(f'it is nested deeper than {MOST_NESTED} levels')
+        return value
     except FileNotFoundError:
         raise ValueError(f'{path}: no such file') from None
     except (OSError, UnicodeDecodeError) as error:
@@ -72,19 +79,41 @@ def read_json(path):
             gc.enable()
 
 
+def _may_be_deep(content: bytes) -> bool:
+    """Whether brackets are left when the innermost pairs are taken out again and again; those in names may be, too."""
+    brackets = content.translate(None, _NO_BRACKETS)
+    for _ in range(MOST_NESTED):
+        if not brackets:
+            return False
+        brackets = _PAIR.sub(b'', brackets)
+    return bool(brackets)
+
+
+_PAIR = re.compile(rb'\[\]|\{\}')
+_NO_BRACKETS = bytes(set(range(256)) - set(b'[]{}'))
+
+
+def _is_deep(value) -> bool:
+    level = [value]
+    for _ in range(MOST_NESTED):
+        inside = (inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer))
+        level = [inner for inner in inside if isinstance(inner, (list, dict))]
+    return bool(level)
+
+
 def read_coco(path, training: bool = False) -> dict:
     """A COCO detection set: a dict with the lists ``images``, ``categories`` and ``annotations`` ([] if absent).
 
     Args:
         path: the json file.
-        training: check also what MMDetection reads: an image's ``width`` and ``height``, an annotation's ``id`` and
-            ``area``.
+        training: check also what MMDetection and pycocotools read: an image's ``width`` and ``height``, an annotation's
+            ``id`` and ``area``, and that the ids of a list, which are sorted, are all numbers or all texts.
 
     Raises:
         ValueError: names the file and the field, and counts: no json, a list that is missing or empty (``images``,
             ``categories``), an entry without its fields, an id or file name that comes twice, an annotation of
             an unknown image or category, a box or area that is not of finite numbers with a size >= 0, an image's
-            size that is not of finite numbers > 0, or a flag (``iscrowd``, ``ignore``) that is neither 0 nor 1.
+            size that is not of finite numbers >= 1, or a flag (``iscrowd``, ``ignore``) that is neither 0 nor 1.
     """
     coco = read_json(path)
     if not isinstance(coco, dict):
@@ -127,6 +156,14 @@ def read_coco(path, training: bool = False) -> dict:
                 f'{path}: `{name}` has the {field} {_shown(value)} {times} times'
                 + (f', and {len(repeated) - 1} others more than once' if len(repeated) > 1 else '')
             )
+    for name in _NEEDED if training else ():
+        texts = [isinstance(entry['id'], str) for entry in coco[name]]
+        if any(texts) and not all(texts):
+            place = texts.index(not texts[0])
+            raise ValueError(
+                f'{path}: `{name}[{place}].id` is {_shown(coco[name][place]["id"])}; expected '
+                f'a {"text" if texts[0] else "number"}, as `{name}[0].id`'
+            )
     images, categories = ({entry['id'] for entry in coco[name]} for name in ('images', 'categories'))
     for field, known in (('image_id', images), ('category_id', categories)):
         unknown = [place for place, annotation in enumerate(coco['annotations']) if annotation[field] not in known]
@@ -148,6 +185,11 @@ def numbered_classes(coco: Mapping, classes: Sequence[str]) -> Tuple[List[str], 
     return found, [name for name in classes if name not in found]
 
 
+def printable(text) -> str:
+    """A text with its lone surrogates, as in names of files that are no text, escaped: it can be logged and printed."""
+    return str(text).encode('utf-8', 'backslashreplace').decode()
+
+
 def image_fault(path, look_inside: bool = True) -> str:
     """Why an image cannot be read or is not whole, so far as that is known without decoding it; '' if it seems good.
 
@@ -158,7 +200,7 @@ def image_fault(path, look_inside: bool = True) -> str:
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
-            return 'no file'
+            return NO_FILE
         if not status.st_size:
             return 'empty'
         if look_inside:
@@ -206,11 +248,21 @@ def _is_id(value) -> bool:
 
 
 def _is_name(value) -> bool:
-    return isinstance(value, str) and value != ''
+    return isinstance(value, str) and value != '' and printable(value) == value
+
+
+def _is_file_name(value) -> bool:
+    try:
+        return isinstance(value, str) and os.fsencode(value) != b''  # it may be no text, as the system's names
+    except UnicodeEncodeError:
+        return False
 
 
 def _is_box(value) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(_finite, value)) and min(value[2:]) >= 0
+    if not (isinstance(value, list) and len(value) == 4 and all(map(_finite, value))):
+        return False
+    x, y, width, height = value
+    return min(width, height) >= 0 and max(map(abs, (x, y, x + width, y + height))) <= MOST_IN_FP32
 
 
 def _finite(value) -> bool:
@@ -226,10 +278,11 @@ _READ_IN_TRAINING = dict(images=('width', 'height'), annotations=('id', 'area'))
 _OPTIONAL = dict(annotations=('iscrowd', 'ignore'))
 _VALID = {
     **dict.fromkeys(('id', 'image_id', 'category_id'), (_is_id, 'a number')),
-    **dict.fromkeys(('file_name', 'name'), (_is_name, 'a name')),
+    'file_name': (_is_file_name, 'a name'),
+    'name': (_is_name, 'a name'),
     'bbox': (_is_box, '[x, y, width, height]'),
     'area': (lambda value: _finite(value) and value >= 0, 'a finite number >= 0'),
-    **dict.fromkeys(('width', 'height'), (lambda value: _finite(value) and value > 0, 'a finite number > 0')),
+    **dict.fromkeys(('width', 'height'), (lambda value: _finite(value) and value >= 1, 'a finite number >= 1')),
     **dict.fromkeys(('iscrowd', 'ignore'), (_is_flag, '0 or 1')),
 }
 

@@ -21,15 +21,15 @@ from typing import Dict, Optional, Sequence
 
 import numpy as np
 from mmdet.evaluation import CocoMetric
-from mmengine.fileio import get_local_path
 from mmengine.logging import MMLogger
 from mmyolo.registry import METRICS
 from terminaltables import AsciiTable
 
 from .checks import one_of
 from .coco_backend import compute_metrics as faster_compute_metrics
-from .coco_backend import obstacle
-from .files import read_coco, write_whole
+from .coco_backend import obstacle, with_names
+from .data import CheckedCOCO
+from .files import write_whole
 from .precision_recall import match_images, precision_recall, xywh
 
 COCO_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')  # CocoMetric's, where it is not told others
@@ -88,10 +88,8 @@ class PrecisionRecallMetric(CocoMetric):
                 if not isinstance(value, Real) or not 0 <= value <= 1 or (value == 0 and valid[0] == '('):
                     raise ValueError(f'Expected `{name}` to be in {valid}, but got {value!r}')
         one_of('coco_backend', coco_backend, ('auto', 'pycocotools', 'faster'))
-        if ann_file is not None:
-            with get_local_path(ann_file, backend_args=kwargs.get('backend_args')) as path:
-                read_coco(path, training=True)  # of what CocoMetric makes wrong figures, or breaks
-        super().__init__(ann_file=ann_file, prefix=prefix, **kwargs)
+        # CocoMetric makes wrong figures of mistakes in the file, or breaks.
+        with_names(CocoMetric.__init__, COCO=CheckedCOCO)(self, ann_file=ann_file, prefix=prefix, **kwargs)
         self.ann_file = ann_file
         self.coco = coco
         reason = obstacle(self) if coco_backend != 'pycocotools' else None

@@ -11,7 +11,7 @@ from mmengine.dist import all_reduce
 from mmengine.logging import print_log
 from mmyolo.datasets.yolov5_coco import BatchShapePolicyDataset
 
-from .files import NAMED, image_fault
+from .files import NAMED, NO_FILE, image_fault, printable
 
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
@@ -58,8 +58,10 @@ class ReadableImages:
                 if not self.bad[place]:  # another worker may have met it meanwhile
                     self.bad[place] = lasting
                     print_log(
-                        f'{path} cannot be read and is skipped ({reason}); so far {self.unreadable} of {number} images '
-                        'cannot',
+                        printable(
+                            f'{path} cannot be read and is skipped ({reason}); so far {self.unreadable} of {number} '
+                            'images cannot'
+                        ),
                         logger='current',
                         level=logging.WARNING,
                     )
@@ -87,7 +89,7 @@ class ReadableImages:
             return ''
         named = [self.dataset.get_data_info(place).get('img_path') for place in places[:NAMED]]
         more = ', …' if len(places) > NAMED else ''
-        return f'{len(places)} of {len(bad)} images in {self._source} ({", ".join(map(str, named))}{more})'
+        return printable(f'{len(places)} of {len(bad)} images in {self._source} ({", ".join(map(str, named))}{more})')
 
     @property
     def _source(self) -> str:
@@ -103,6 +105,8 @@ class ReadableImages:
         path, size = results.get('img_path'), (results.get('height'), results.get('width'))
         boxes = bool(results.get('instances'))
         fault = image_fault(path) if path and os.path.exists(path) else ''  # else it may be of another backend
+        if fault == NO_FILE:  # reading a pipe would wait for ever
+            return {}, fault, True
         while transforms and isinstance(results, dict) and 'img' not in results:
             try:
                 results = transforms.pop(0)(results)

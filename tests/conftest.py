@@ -1,14 +1,21 @@
 """Shared by all tests: MMYOLO's modules, the same random numbers in every run, and a tiny head."""
 
+import platform
+
 import hypothesis
 import mmengine
 import numpy as np
 import pytest
 import torch
 from mmengine.config import ConfigDict
+from yapf.yapflib import yapf_api
+
+import mmyolo_bgpenalty  # before MMYOLO, which by itself refuses the fork's MMCV
+
+# isort: split
 from mmyolo.utils import register_all_modules
 
-import mmyolo_bgpenalty  # noqa: F401
+from mmyolo_bgpenalty.compat import FORK, REQUIRED, installed
 
 register_all_modules()
 torch.set_num_threads(1)
@@ -16,11 +23,23 @@ hypothesis.settings.register_profile('repeatable', deadline=None, derandomize=Tr
 hypothesis.settings.load_profile('repeatable')
 
 
+def pytest_report_collectionfinish():
+    """The versions at hand; unlike a header, pytest -q shows this."""
+    found = {'python': platform.python_version(), 'numpy': np.__version__, 'hypothesis': hypothesis.__version__}
+    for module in REQUIRED:
+        fork = FORK[module][0] if module in FORK else module
+        found.update({name: installed(name) for name in (module, fork) if installed(name)})
+    found.update(torch=torch.__version__, mmyolo_bgpenalty=mmyolo_bgpenalty.__version__)
+    return 'versions: ' + ', '.join(f'{name} {version}' for name, version in found.items())
+
+
 @pytest.fixture(scope='session', autouse=True)
 def plain_config_text():
     """MMEngine lays out the config's text at every checkpoint, which takes yapf seconds: leave it as it comes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mmengine.config.config, 'FormatCode', lambda text, **kwargs: (text, False))
+        for owner in (mmengine.config.config, yapf_api):  # the fork takes it from yapf each time
+            if hasattr(owner, 'FormatCode'):
+                patch.setattr(owner, 'FormatCode', lambda text, **kwargs: (text, False))
         yield
 
 

@@ -165,6 +165,32 @@ def test_results_of_other_overrides_are_not_mixed_in(stage, capsys):
     assert 'is of other overrides' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    'change',
+    [
+        dict(metrics=None),
+        dict(metrics={'pr/f1': 'high'}),
+        dict(metrics={'pr/f1': float('nan')}),
+        dict(seconds='3'),
+        dict(seed=1),
+        dict(variant=None),
+        dict(curve=dict(recall=[0, 1], precision=[1])),
+        dict(curve=dict(recall=[0, '1'], precision=[1, 0])),
+        dict(curve=[0, 1]),
+    ],
+    ids=str,
+)
+def test_a_result_that_is_none_is_named(stage, capsys, change):
+    assert stage('--seeds', '0') == 0
+    file = stage.work / 'long/seed_0/result.json'
+    result = json.loads(file.read_text())
+    file.write_text(json.dumps(dict(result, **change)))
+    assert stage('--seeds', '0') == 2
+    assert f'{file}: is no result as this tool writes it; remove the folder' in capsys.readouterr().err
+    file.write_text(json.dumps({name: value for name, value in result.items() if name not in change}))
+    assert stage('--seeds', '0') == 2
+
+
 def test_for_real(tmp_path):
     """Two variants of the tiny set, trained, evaluated and compared by the shipped tools."""
     data = make_set(tmp_path / 'set')

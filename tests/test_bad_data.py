@@ -4,7 +4,9 @@ import copy
 import errno
 import json
 import logging
+import os
 import shutil
+import threading
 from pathlib import Path
 
 import cv2
@@ -19,6 +21,7 @@ from mmyolo.registry import DATASETS
 from tiny import CLASSES, SEMI, SUPERVISED, load, make_set
 
 from mmyolo_bgpenalty import CheckedCocoDataset
+from mmyolo_bgpenalty.data_checks import image_faults
 
 LOAD = [dict(type='LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True)]
 PACK = dict(type='mmdet.PackDetInputs', meta_keys=('img_path', 'img_id', 'ori_shape'))
@@ -186,6 +189,42 @@ def test_what_the_system_could_not_read_is_tried_again(root, warnings):
     assert dataset.datasets[0].first_readable.unreadable == 0 and len(warnings) == 6
 
 
+@pytest.mark.parametrize('type', ['CheckedCocoDataset', 'mmdet.CocoDataset'])
+def test_a_pipe_in_place_of_an_image_is_not_waited_at(root, warnings, type):
+    """Nor a folder. Were the pipe opened, the other end of a thread would open too."""
+    (root / 'images/labeled_000.png').unlink()
+    os.mkfifo(root / 'images/labeled_000.png')
+    (root / 'images/labeled_001.png').unlink()
+    (root / 'images/labeled_001.png').mkdir()
+    opened = []
+    writer = threading.Thread(target=lambda: opened.append((root / 'images/labeled_000.png').write_bytes(b'')))
+    writer.daemon = True
+    writer.start()
+    sample = pair(root, type=type)[0]['data_samples']
+    assert Path(sample.img_path).name == 'labeled_002.png' and opened == []
+    assert [line.count('cannot be read and is skipped (no file)') for line in warnings] == [1, 1]
+    (root / 'images/labeled_000.png').read_bytes()
+    writer.join(60)
+    assert not writer.is_alive()
+
+
+def test_scan_and_total_count_and_name_the_first_ten(root):
+    missing = [f'{root}/images/gone_{i:02}.png' for i in range(15)]
+    (finding,) = image_faults('here', [f'{root}/images/val_000.png', *missing], True)
+    assert finding.level == 'warning' and finding.what.startswith('15 of the 16 images looked at cannot be read: ')
+    assert [path in finding.what for path in missing] == [True] * 10 + [False] * 5 and finding.what.endswith(', …')
+    edit(
+        root,
+        'val',
+        lambda coco: coco.update(images=[dict(coco['images'][0], id=i, file_name=f'{i}') for i in range(16)]),
+    )
+    dataset = DATASETS.build(member(root, 'val'))
+    dataset.first_readable.bad[1:] = True
+    assert dataset.first_readable.summary() == (
+        f'15 of 16 images in {root}/val.json ({", ".join(f"{root}/images/{i}" for i in range(1, 11))}, …)'
+    )
+
+
 def test_only_loading_may_fail(root, warnings):
     def wrong(results):
         raise TypeError('of ours')
@@ -297,6 +336,36 @@ def test_classes_that_would_be_counted_otherwise_are_refused(root):
     assert len(pair(root)) == 16
 
 
+@pytest.mark.parametrize('name', ['labeled', 'unlabeled'])
+def test_classes_in_another_order_are_refused(root, name):
+    """MMDetection numbers labels by the json: discs would be called squares, or, in one set, be learnt as squares."""
+    edit(root, name, lambda coco: coco['categories'].insert(0, coco['categories'].pop(1)))
+    message = rf"{name}.json to have the categories .*in the order \['disc', 'square', 'bar'\], by which"
+    with pytest.raises(ValueError, match=message):
+        pair(root, type='YOLOv5CocoDataset')
+    with pytest.raises(ValueError, match=message):
+        DATASETS.build(member(root, name))
+    ordered = DATASETS.build(dict(member(root, name), metainfo=dict(classes=('disc', 'square', 'bar'))))
+    coco = json.loads((root / f'{name}.json').read_text())
+    first = next(a for a in coco['annotations'] if a['image_id'] == 0)
+    assert ordered.get_data_info(0)['instances'][0]['bbox_label'] == [2, 1, 3].index(first['category_id'])
+    edit(root, 'unlabeled', lambda coco: coco['annotations'].clear())  # nothing can be wrong then
+    assert name == 'labeled' or len(pair(root)) == 16
+
+
+def test_a_filter_that_leaves_nothing_is_named(root):
+    with pytest.raises(ValueError, match=r"images in .*labeled.json, but filter_cfg={'min_size': 99} leaves none"):
+        DATASETS.build(dict(member(root, 'labeled'), filter_cfg=dict(min_size=99)))
+
+
+def test_a_file_whose_name_is_no_text_can_be_warned_of(root, warnings):
+    edit(root, 'labeled', lambda coco: coco['images'][0].update(file_name='\udce9.png'))
+    dataset = pair(root)
+    assert Path(dataset[0]['data_samples'].img_path).name == 'labeled_001.png'
+    assert r'images/\udce9.png cannot be read and is skipped' in warnings[0]
+    assert r'images/\udce9.png' in dataset.datasets[0].first_readable.summary()
+
+
 def test_a_json_in_another_encoding_is_read(root):
     """pycocotools reads as the locale says."""
     text = (root / 'val.json').read_text()
@@ -362,6 +431,15 @@ def test_a_supervised_run_with_mosaics_goes_on_too(root, tmp_path):
         skipped = log.count(f'/{name}.png cannot be read and is skipped')
         assert skipped == (name.startswith('labeled') and name != 'labeled_003')
     assert 'Training has skipped 4 of 6 images' in log.splitlines()[-1]
+
+
+@pytest.mark.parametrize('type', ['YOLOv5CocoDataset', 'CheckedCocoDataset'])
+def test_a_supervised_run_without_boxes_does_not_begin(root, tmp_path, type):
+    cfg = load(SUPERVISED, root, tmp_path / 'work')
+    cfg.train_dataloader.dataset.type = type
+    edit(root, 'labeled', lambda coco: coco['annotations'].clear())
+    with pytest.raises(ValueError, match='train_dataloader.dataset: none of its images has a box of its classes'):
+        train(cfg)
 
 
 def test_nothing_is_trained_where_nothing_can_be(root, tmp_path):

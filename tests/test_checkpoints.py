@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, Runner
 from mmyolo.registry import MODELS
 from mmyolo.utils import register_all_modules
@@ -27,6 +28,13 @@ class Touches:
 
     def __reduce__(self):
         return os.system, (f'touch {self.trace}',)
+
+
+class Gets:
+    """Takes something of a class by ``getattr``, which is allowed for its statistics alone."""
+
+    def __reduce__(self):
+        return getattr, (HistoryBuffer, '__init__')
 
 
 @pytest.fixture(scope='module')
@@ -198,6 +206,19 @@ def test_a_config_within_a_checkpoint_is_not_executed(good, cfg, tmp_path):
     runner.param_schedulers = None
     runner.resume(saved(tmp_path / 'malicious.pth', good))
     assert runner.epoch == 1 and not trace.exists()
+
+
+def test_only_the_types_of_this_package_are_allowed_before_and_after(tmp_path, monkeypatch):
+    """The MMEngine of the fork allows getattr while it reads a file, and afterwards less than before."""
+    monkeypatch.setattr('mmengine.runner.checkpoint.torch', None)  # so it does not read
+    gets = saved(tmp_path / 'gets.pth', dict(x=Gets()))
+    history = HistoryBuffer()
+    history.update(1.0)
+    good = saved(tmp_path / 'good.pth', dict(x=history))
+    with pytest.raises(CheckpointError, match='gets.pth: cannot be read as a checkpoint: it holds getattr, which safe'):
+        CheckpointLoader.load_checkpoint(gets)
+    assert CheckpointLoader.load_checkpoint(good)['x'].mean() == 1
+    assert torch.load(good)['x'].mean() == 1
 
 
 def test_a_malicious_pickle_of_the_web_is_refused(tmp_path, monkeypatch):

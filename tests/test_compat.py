@@ -1,6 +1,7 @@
 import io
 import os
 import pickle
+import platform
 import re
 import subprocess
 import sys
@@ -9,11 +10,13 @@ from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+import conftest
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 
+import mmyolo_bgpenalty
 from mmyolo_bgpenalty import compat
 
 ROOT = Path(__file__).parent.parent
@@ -146,11 +149,17 @@ def test_trap_34_torchvision_is_not_imported():
     assert done.stdout.split()[-2:] == ['0.1.0', 'False']
 
 
+FORK = {
+    **dict.fromkeys(compat.FORK),
+    **{'onedl-mmengine': '0.10.12', 'onedl-mmcv': '2.3.6', 'onedl-mmdetection': '3.5.1'},
+}
+
+
 def versions(monkeypatch, **found):
     """Let these versions be installed; None is not installed."""
 
     def version(name):
-        if {**GOOD, **found}[name] is None:
+        if {**GOOD, **found}.get(name) is None:
             raise metadata.PackageNotFoundError(name)
         return {**GOOD, **found}[name]
 
@@ -165,6 +174,9 @@ def versions(monkeypatch, **found):
         {'torch': '2.14.0a0+git123'},
         {'torch': '10.0', 'mmcv': '2.0.0+cu118'},
         {'mmengine': '0.11.0rc1', 'mmdet': '3.0.0', 'mmyolo': '0.6.1.dev0', 'mmcv': '2.0.0.post1'},
+        FORK,
+        {**FORK, 'onedl-mmcv': '2.3.2.post2'},
+        {'mmdet': None, 'onedl-mmdetection': '3.4.2.post1'},
     ],
     ids=str,
 )
@@ -196,11 +208,84 @@ def test_wrong_versions_are_named(name, found, monkeypatch):
     assert message.count('is needed') == 1
 
 
+@pytest.mark.parametrize(
+    'name, found, wanted',
+    [
+        ('onedl-mmengine', '0.10.7', '>= 0.10.8, < 1.0'),
+        ('onedl-mmcv', '2.2.0', '>= 2.3, < 2.4'),
+        ('onedl-mmcv', '2.4.0', '>= 2.3, < 2.4'),
+        ('onedl-mmdetection', '3.3.0', '>= 3.4, < 4.0'),
+    ],
+)
+def test_wrong_versions_of_the_fork_are_named(name, found, wanted, monkeypatch):
+    versions(monkeypatch, **{**FORK, name: found})
+    with pytest.raises(ImportError, match=f'cannot work here: {name} {wanted} is needed, and {name} {found} is inst'):
+        compat.check_versions()
+
+
+def test_the_fork_over_the_original_is_told(monkeypatch):
+    versions(monkeypatch, **{'onedl-mmcv': '2.3.6'})
+    both = 'mmcv 2.0.1 and onedl-mmcv 2.3.6 are installed over each other: uninstall both, then install one'
+    with pytest.raises(ImportError, match=f'here: {both}. See'):
+        compat.check_versions()
+
+
+@pytest.fixture
+def beside_the_fork(monkeypatch):
+    """MMYOLO not imported yet, and an MMCV of the fork's version."""
+    versions(monkeypatch, **FORK)
+    monkeypatch.setattr('mmcv.__version__', '2.3.6')
+    monkeypatch.delitem(sys.modules, 'mmyolo')
+
+
+def test_mmyolo_is_imported_beside_the_forks_mmcv(beside_the_fork):
+    with pytest.raises(AssertionError, match=r'MMCV==2.3.6 is used but incompatible'):
+        import_module('mmyolo')
+    folder = Path(find_spec('mmyolo').origin).parent
+    before = {file: file.read_bytes() for file in folder.glob('**/__init__*.py*')}
+    compat.import_mmyolo()
+    mmyolo = import_module('mmyolo')
+    assert mmyolo is sys.modules['mmyolo'] and mmyolo.__version__ and Path(mmyolo.__file__) == folder / '__init__.py'
+    assert import_module('mmyolo.registry').MODELS  # and below it as ever
+    assert mmyolo.mmcv_version[:3] == (2, 3, 6) and sys.modules['mmcv'].__version__ == '2.3.6'
+    assert {file: file.read_bytes() for file in folder.glob('**/__init__*.py*')} == before
+
+
+def test_mmyolo_is_imported_once(beside_the_fork):
+    compat.import_mmyolo()
+    first = sys.modules['mmyolo']
+    compat.import_mmyolo()
+    assert sys.modules['mmyolo'] is first
+
+
+def test_without_the_fork_mmyolo_is_left_to_its_assertions(beside_the_fork, monkeypatch):
+    versions(monkeypatch)
+    compat.import_mmyolo()
+    assert 'mmyolo' not in sys.modules
+
+
+def test_an_mmyolo_that_fails_is_not_left_half_imported(beside_the_fork, monkeypatch, tmp_path):
+    (tmp_path / 'mmyolo').mkdir()
+    (tmp_path / 'mmyolo/__init__.py').write_text('assert False\nraise OSError("broken")\n')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(OSError, match='broken'):
+        compat.import_mmyolo()
+    assert 'mmyolo' not in sys.modules
+
+
 @pytest.mark.parametrize('name', GOOD)
 def test_missing_packages_are_named(name, monkeypatch):
     versions(monkeypatch, **{name: None})
     with pytest.raises(ImportError, match=f'{name} >= .* is needed, and {name} is not installed'):
         compat.check_versions()
+
+
+def test_tests_state_the_versions_they_run_with(monkeypatch):
+    versions(monkeypatch, **{**FORK, 'mmdet': '3.3.0', 'onedl-mmdetection': None})
+    line = conftest.pytest_report_collectionfinish()
+    packages = f'torch {torch.__version__}, onedl-mmengine 0.10.12, onedl-mmcv 2.3.6, mmdet 3.3.0, mmyolo 0.6.0'
+    assert line.startswith(f'versions: python {platform.python_version()}, numpy {np.__version__}, ')
+    assert f', {packages}, mmyolo_bgpenalty {mmyolo_bgpenalty.__version__}' in line
 
 
 def test_all_faults_are_told_at_once(monkeypatch):

@@ -907,7 +907,7 @@ FILE_MISTAKES = {
         lambda root: edit(root, 'unlabeled', lambda coco: coco['images'][3].update(width=-80)),
         E,
         f'{UNLABELED}.ann_file',
-        '`images[3].width` is -80; expected a finite number > 0',
+        '`images[3].width` is -80; expected a finite number >= 1',
     ),
     'none of the classes': (
         lambda root: edit(root, 'val', rename),
@@ -1068,7 +1068,22 @@ def test_the_json_decides_the_order_of_labels(cfg):
         f'{LABELED}.metainfo.classes',
         'val_dataloader.dataset.metainfo.classes',
     ]
-    assert all(finding.level == 'warning' and 'the order square, disc, bar' in finding.what for finding in found)
+    # The labeled set would not be built; plain datasets of MMDetection's are.
+    assert [finding.level for finding in found] == ['error', 'warning']
+    assert all('the order square, disc, bar' in finding.what for finding in found)
+    for dataset in (*cfg.train_dataloader.dataset.values(), cfg.val_dataloader.dataset):
+        if isinstance(dataset, dict):
+            dataset.type = 'CheckedCocoDataset'
+    assert [finding.level for finding in check_config(cfg)] == ['error', 'error']
+
+
+def test_findings_can_be_printed_whatever_the_name_of_a_file(data, tmp_path):
+    root = tmp_path / 'set'
+    shutil.copytree(data, root)
+    edit(root, 'labeled', lambda coco: coco['images'][0].update(file_name='\udce9.png'))
+    (finding,) = check_config(tiny(SEMI, root, tmp_path / 'work'))
+    assert finding.level == 'warning' and r'images/\udce9.png (No such file or directory)' in finding.what
+    assert str(finding).encode()
 
 
 @pytest.mark.parametrize('sampler, found', [('GroupMultiSourceSampler', 1), ('MultiSourceSampler', 0)])

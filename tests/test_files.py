@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from mmyolo_bgpenalty.cli import read_config, run
-from mmyolo_bgpenalty.files import image_fault, numbered_classes, read_coco, read_json, write_together, write_whole
+from mmyolo_bgpenalty.files import (
+    image_fault,
+    numbered_classes,
+    printable,
+    read_coco,
+    read_json,
+    write_together,
+    write_whole,
+)
 
 COCO = dict(
     info=dict(year=2024),
@@ -46,6 +54,9 @@ def test_annotations_may_be_absent(file):
         (['images', 1], dict(id=3), '`images[1]` has no `file_name`'),
         (['annotations', 0], dict(image_id=7, bbox=[0, 0, 1, 1]), '`annotations[0]` has no `category_id`'),
         (['images', 0, 'id'], None, '`images[0].id` is None; expected a number'),
+        (['images', 0, 'file_name'], 'a\ud800.jpg', r"`images[0].file_name` is 'a\ud800.jpg'; expected a name"),
+        (['images', 0, 'file_name'], '', "`images[0].file_name` is ''; expected a name"),
+        (['categories', 0, 'name'], '\udce9', r"`categories[0].name` is '\udce9'; expected a name"),
         (['images', 0, 'id'], True, '`images[0].id` is True; expected a number'),
         (['images', 0, 'id'], float('nan'), '`images[0].id` is nan; expected a number'),
         (['images', 0, 'id'], [1], '`images[0].id` is [1]; expected a number'),
@@ -66,6 +77,9 @@ def test_annotations_may_be_absent(file):
         (['annotations', 0, 'bbox'], [float('nan'), 0, 1, 1], '`annotations[0].bbox` is [nan, 0, 1, 1]; expected'),
         (['annotations', 0, 'bbox'], [0, float('inf'), 1, 1], '`annotations[0].bbox` is [0, inf, 1, 1]; expected'),
         (['annotations', 0, 'bbox'], [0, 10**400, 1, 1], '; expected [x, y, width, height]'),
+        (['annotations', 0, 'bbox'], [0, 0, 1e39, 1], '`annotations[0].bbox` is [0, 0, 1e+39, 1]; expected'),
+        (['annotations', 0, 'bbox'], [0, 3e38, 1, 3e38], '`annotations[0].bbox` is [0, 3e+38, 1, 3e+38]; expected'),
+        (['annotations', 0, 'bbox'], [0, 0, 10**308, 1], '; expected [x, y, width, height]'),
         (['annotations', 0, 'iscrowd'], '0', "`annotations[0].iscrowd` is '0'; expected 0 or 1"),
         (['annotations', 0, 'ignore'], [], '`annotations[0].ignore` is []; expected 0 or 1'),
     ],
@@ -93,9 +107,12 @@ TRAINED = dict(
     'path, value, message',
     [
         (['images', 1, 'width'], ..., '`images[1]` has no `width`'),
-        (['images', 2, 'height'], 0, '`images[2].height` is 0; expected a finite number > 0'),
-        (['images', 2, 'height'], -3, '`images[2].height` is -3; expected a finite number > 0'),
-        (['images', 0, 'width'], math.inf, '`images[0].width` is inf; expected a finite number > 0'),
+        (['images', 2, 'height'], 0, '`images[2].height` is 0; expected a finite number >= 1'),
+        (['images', 2, 'height'], -3, '`images[2].height` is -3; expected a finite number >= 1'),
+        (['images', 2, 'height'], 1e-320, '`images[2].height` is 1e-320; expected a finite number >= 1'),
+        (['annotations', 3, 'id'], 'a', "`annotations[3].id` is 'a'; expected a number, as `annotations[0].id`"),
+        (['annotations', 0, 'id'], 'a', '`annotations[1].id` is 1; expected a text, as `annotations[0].id`'),
+        (['images', 0, 'width'], math.inf, '`images[0].width` is inf; expected a finite number >= 1'),
         (['annotations', 4, 'area'], ..., '`annotations[4]` has no `area`'),
         (['annotations', 4, 'area'], math.nan, '`annotations[4].area` is nan; expected a finite number >= 0'),
         (['annotations', 4, 'area'], '12', "`annotations[4].area` is '12'; expected a finite number >= 0"),
@@ -118,6 +135,42 @@ def test_for_training_there_must_be_more(file, path, value, message):
     assert str(caught.value) == f'{file}: {message}'
     file.write_text(json.dumps(TRAINED))
     assert read_coco(file, training=True) == TRAINED
+
+
+@pytest.mark.parametrize('inner, levels', [('[{0}]', 1), ('{{"a": {0}}}', 1), ('[1, {{"[": [], "b": [ {0} ]}}]', 3)])
+def test_what_is_nested_too_deep_for_others_is_refused(file, inner, levels):
+    """json reads it, but copying, pickling or printing it may end in a RecursionError."""
+
+    def nested(depth):
+        text = '0'
+        for _ in range(depth // levels):
+            text = inner.format(text)
+        file.write_text(json.dumps(TRAINED)[:-1] + f', "more": {text}' + '}')
+
+    nested(99)  # in the set itself
+    assert read_coco(file)['more'] == json.loads(file.read_text())['more']
+    for depth in (99 + levels, 600):
+        nested(depth)
+        with pytest.raises(ValueError) as caught:
+            read_coco(file)
+        assert str(caught.value) == f'{file}: is no valid json: it is nested deeper than 100 levels'
+
+
+def test_brackets_in_names_are_no_nesting(file):
+    coco = dict(TRAINED, categories=[dict(id=1, name='[{' * 300)])
+    for encoding in ('utf-8', 'utf-16'):
+        file.write_bytes(json.dumps(coco).encode(encoding))
+        assert read_coco(file, training=True) == coco
+
+
+def test_names_that_are_no_text_can_be_printed(file, capsys):
+    coco = copy.deepcopy(COCO)
+    coco['images'][0]['file_name'] = '\udce9.jpg'  # what os.fsdecode makes of a name in Latin-1
+    file.write_text(json.dumps(coco))
+    assert read_coco(file) == coco
+    assert printable('λ\udce9') == 'λ\\udce9'
+    assert run(lambda: print('λ\udce9')) == 0
+    assert capsys.readouterr().out == 'λ\\udce9\n'
 
 
 def test_mistakes_are_counted_and_the_first_ten_named(file):

@@ -280,6 +280,13 @@ def test_files_are_checked(data, coco, samples, tmp_path):
         evaluate(samples, classes=('square',), ann_file=str(data / 'crowd.json'))
 
 
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_a_file_in_another_encoding_gives_the_same_figures(numbers, coco, samples, tmp_path, encoding):
+    path = tmp_path / 'set.json'
+    path.write_bytes(json.dumps(coco).encode(encoding))
+    assert evaluate(samples, ann_file=str(path)) == pytest.approx(numbers, nan_ok=True)
+
+
 def worker(rank, folder, samples, kwargs):
     """One of two processes, on its share of nine images: the sampler gives the first image twice."""
     os.chdir(folder)

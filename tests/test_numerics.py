@@ -22,6 +22,7 @@ from test_semi_detector import batch as semi_batch
 from test_semi_detector import build as semi_model
 from tiny import SEMI, SUPERVISED, load, make_set
 
+DENSE = 'yolov8_semi_bgpenalty_dense.py'
 ASSIGNERS = ('BatchTaskAlignedAssigner', 'SparseTaskAlignedAssigner')  # MMYOLO's code, and ours
 HALF = (torch.float16, torch.bfloat16)
 half = pytest.mark.parametrize('dtype', HALF, ids=['fp16', 'bf16'])
@@ -219,7 +220,7 @@ def test_real_predictions_have_three_zones_under_autocast(dtype):
 
 @both_codes
 @pytest.mark.parametrize('classes', [1, 1000])
-def test_number_of_classes(assigner, classes):
+def test_losses_of_few_and_many_classes(assigner, classes):
     cfg = head_cfg(assigner=assigner)
     cfg.head_module.num_classes = cfg.train_cfg.assigner.num_classes = classes
     head = MODELS.build(cfg)
@@ -243,7 +244,9 @@ class Watch(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.losses.append({name: float(value) for name, value in outputs.items() if 'loss' in name})
-        if isinstance(data_batch['inputs'], dict):  # a supervised run's are a tensor
+        if not isinstance(data_batch['inputs'], dict):  # a supervised run's are a tensor
+            self.shapes.add(tuple(data_batch['inputs'].shape[2:]))
+        else:
             self.objects.append([len(sample.gt_instances) for sample in data_batch['data_samples']['sup'] if sample])
             pictures = [image for images in data_batch['inputs'].values() for image in images if image is not None]
             self.shapes |= {tuple(picture.shape[1:]) for picture in pictures}
@@ -272,6 +275,7 @@ PLAN = dict(
     model__semi_train_cfg__pseudo_test_cfg__score_thr=0.0,
     model__semi_train_cfg__pseudo_test_cfg__max_per_img=5,
 )
+SUPERVISED_PLAN = dict(burn_in=0, lambda_bg_warmup=0, train_cfg__max_epochs=2)
 
 
 def write(root, name, change):
@@ -332,14 +336,46 @@ def test_odd_pictures_and_boxes_in_batches_of_one(tmp_path):
     assert {len(numbers) for numbers in watch.objects} == {1} and 0 in counts and max(counts) > 500
 
 
+@pytest.mark.parametrize('name', [SEMI, SUPERVISED], ids=['semi', 'supervised'])
+@pytest.mark.parametrize('classes', [1, 1000])
+def test_number_of_classes(tmp_path, name, classes):
+    root = make_set(tmp_path / 'set')
+    names = [f'class {i}' for i in range(classes)]
+
+    def change(coco):
+        coco['categories'] = [dict(id=i, name=name) for i, name in enumerate(names)]
+        for annotation in coco['annotations']:
+            annotation['category_id'] = annotation['id'] * 333 % classes
+
+    for part in ('labeled', 'unlabeled'):
+        write(root, part, change)
+    cfg = load(name, root, tmp_path / 'work', **(PLAN if name == SEMI else SUPERVISED_PLAN))
+    detector, dataset = cfg.model.get('detector', cfg.model), cfg.train_dataloader.dataset
+    detector.bbox_head.head_module.num_classes = detector.train_cfg.assigner.num_classes = classes
+    for one in (dataset.labeled, dataset.unlabeled) if name == SEMI else (dataset,):
+        one.metainfo.classes = names
+    runner, watch, _ = train(cfg)
+    assert name == SUPERVISED or watch.losses[-1]['unsup_loss_cls'] > 0
+    assert any(p.shape[0] == classes for p in runner.model.parameters())
+
+
+def test_a_supervised_run_in_batches_of_one(tmp_path):
+    """Mosaics of pictures of which one has a thousand boxes and most none."""
+    cfg = load(SUPERVISED, make_odd_set(tmp_path / 'set'), tmp_path / 'work', **SUPERVISED_PLAN)
+    cfg.train_dataloader.batch_size = 1
+    _, watch, _ = train(cfg)
+    assert len(watch.losses) == 12
+
+
+@pytest.mark.parametrize('name', [SEMI, SUPERVISED], ids=['semi', 'supervised'])
 @pytest.mark.parametrize(
     'size, scale', [((40, 32), (32, 32)), ((700, 32), (1024, 32)), ((30, 700), (64, 96))], ids=['32 px', 'wide', 'tall']
 )
-def test_small_and_long_pictures(tmp_path, monkeypatch, size, scale):
+def test_small_and_long_pictures(tmp_path, monkeypatch, size, scale, name):
     monkeypatch.setattr(tiny, 'SIZE', size)
     monkeypatch.setattr(tiny, 'INPUT', scale)
     root = make_set(tmp_path / 'set')
-    _, watch, _ = train(load(SEMI, root, tmp_path / 'work', **PLAN))
+    _, watch, _ = train(load(name, root, tmp_path / 'work', **(PLAN if name == SEMI else SUPERVISED_PLAN)))
     assert watch.shapes == {scale[::-1]}
 
 
@@ -370,7 +406,7 @@ def mixed(cfg, dtype):
 
 
 def check_mixed(tmp_path, name, dtype, iterations, init_scale=2.0**16):
-    plan = {**PLAN, 'train_cfg__max_epochs': iterations // 5} if name == SEMI else dict(burn_in=1)
+    plan = {**PLAN, 'train_cfg__max_epochs': iterations // 5} if name != SUPERVISED else dict(burn_in=1)
     cfg = mixed(load(name, make_set(tmp_path / 'set'), tmp_path / 'work', **plan), dtype)
     if name == SUPERVISED:
         cfg.train_dataloader.batch_size = 3
@@ -398,7 +434,7 @@ def test_mixed_precision(tmp_path, dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', [SEMI, SUPERVISED], ids=['semi', 'supervised'])
+@pytest.mark.parametrize('name', [SEMI, DENSE, SUPERVISED], ids=['semi', 'dense', 'supervised'])
 @pytest.mark.parametrize('dtype', [None, 'bfloat16', 'float16'], ids=['fp32', 'bf16', 'fp16'])
 def test_200_iterations_are_finite(tmp_path, name, dtype):
     check_mixed(tmp_path, name, dtype, 200)

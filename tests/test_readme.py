@@ -33,8 +33,8 @@ LINES = [
     for line in text.replace('\\\n', ' ').splitlines()
 ]
 COMMANDS = [words for words in LINES if words[0] == 'python']
-# Set-up and benchmark have `make` for it.
-NOT_SHOWN = {'setup_env.py', 'benchmark.py', 'benchmark_steps.py'}
+# Set-up, matrix and benchmark have `make` for it.
+NOT_SHOWN = {'setup_env.py', 'matrix.py', 'benchmark.py', 'benchmark_steps.py'}
 SNIPPETS = [text for kind, text in BLOCKS if kind == 'python']
 # Two epochs, one of them burn-in, of the smallest network.
 SHORT = ['train_cfg.max_epochs=2', 'train_cfg.val_interval=2', 'burn_in=1', 'default_hooks.checkpoint.interval=2']
@@ -173,3 +173,22 @@ def test_configs(text, tmp_path):
     assert 'bgpenalty' in type(MODELS.build(cfg.model)).__module__ or 'BgPenalty' in cfg.model.bbox_head.type
     for hook in cfg.default_hooks.values():
         assert hook is None or HOOKS.get(hook.type) is not None
+
+
+def test_the_tests_that_the_table_of_reliability_names_are_there():
+    """`test_x` alone, or with its file; `…` stands for the file named before."""
+    sources = {path.name: path.read_text(encoding='utf-8') for path in (ROOT / 'tests').glob('test_*.py')}
+    rows = [
+        line
+        for line in (ROOT / 'docs/reliability.md').read_text(encoding='utf-8').splitlines()
+        if line.startswith('| ') and line != '| fault or input | what happens | test |'
+    ]
+    assert len(rows) > 50
+    for row in rows:
+        file, cell = None, row.rpartition(' | ')[2]
+        named = re.findall(r'`(?:(\w+\.py|…)::)?(test_\w+)(?:\[[^`]*\])?`', cell)
+        assert named, row
+        for own, name in named:
+            file = own if own not in ('', '…') else file
+            text = sources[file] if own else '\n'.join(sources.values())
+            assert re.search(rf'^def {name}\(', text, re.M), (name, row)

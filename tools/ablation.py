@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, Iterable, List, Optional, Tuple
 
 import numpy as np
 from mmengine.config import Config, DictAction
@@ -39,6 +39,28 @@ AFTER_BURN_IN_PARTS = (
     r'model\.detector\.bbox_head\.bg_penalty\..+',
     r'model\.semi_train_cfg\.(?!sup_|channels_last).+',
 )
+
+
+def _is_result(content: dict) -> bool:
+    """Whether the report can be made of it."""
+    metrics = content.get('metrics')
+    if not isinstance(metrics, dict) or not {'variant', 'seed', 'seconds', 'curve'} <= set(content):
+        return False
+    numbers, curve = [content['seconds'], *metrics.values()], content['curve']
+    lists = [] if curve is None else _lists(curve)
+    return (
+        _are_numbers(value for value in numbers if value is not None)
+        and all(isinstance(one, list) and _are_numbers(one) for one in lists)
+        and len({len(one) for one in lists}) <= 1
+    )
+
+
+def _lists(curve) -> list:
+    return [curve.get(name) if isinstance(curve, dict) else None for name in ('recall', 'precision')]
+
+
+def _are_numbers(values: Iterable) -> bool:
+    return all(type(value) in (int, float) and abs(value) < 1e100 for value in values)
 
 
 @dataclass
@@ -70,9 +92,11 @@ class Run:
         stated = result.get('overrides') if isinstance(result, dict) else result
         if stated != self._stated():
             raise ValueError(
-                f'{file} is of other overrides: {stated} there, {self._stated()} now; remove the '
+                f'{file} is of other overrides: {stated!r} there, {self._stated()} now; remove the '
                 'folder or choose another --work-dir'
             )
+        if not _is_result(result) or (result['variant'], result['seed']) != (self.variant, self.seed):
+            raise ValueError(f'{file}: is no result as this tool writes it; remove the folder to run it again')
         return result
 
     def _stated(self) -> dict:

@@ -18,10 +18,13 @@ from mmengine.hub import get_config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
-from mmyolo.registry import HOOKS, MODELS, TASK_UTILS
 from torch import Tensor, nn
 
-import mmyolo_bgpenalty
+import mmyolo_bgpenalty  # before MMYOLO, which by itself refuses the fork's MMCV
+
+# isort: split
+from mmyolo.registry import HOOKS, MODELS, TASK_UTILS
+
 from mmyolo_bgpenalty.losses import background_penalty, bce_and_max_logits
 
 MMYOLO = 'mmyolo::yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py'

@@ -6,11 +6,14 @@ comes as source: its wheel is built once for each torch and kept in a cache outs
 Environment variables:
   TORCH_SPEC       the torch to install, kept for later runs; torch==2.13.0 where never set
   BGP_PYTHON_ENV   an existing environment with torch, used in place of .venv; only what it lacks is installed
+  BGP_VENV         where to make the environment, in place of .venv
+  BGP_OPENMMLAB    fork: OpenMMLab's maintained fork (onedl-mmengine, onedl-mmcv, onedl-mmdetection); not in .venv
   BGP_CACHE        where wheels are kept; ${XDG_CACHE_HOME:-~/.cache}/mmyolo_bgpenalty where unset
   CXX, MAX_JOBS    the C++ compiler for MMCV, and how many of it to run at once
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -32,6 +35,12 @@ PYTHONS = ((3, 10), (3, 11))
 TORCH = 'torch==2.13.0'
 MMCV = 'mmcv==2.0.1'
 OPENMMLAB = ['mmengine==0.10.7', 'mmdet==3.3.0', 'mmyolo==0.6.0']
+FORKED = {'mmengine': 'onedl-mmengine', 'mmdet': 'onedl-mmdetection'}  # distributions of the same import names
+if os.environ.get('BGP_OPENMMLAB') == 'fork':
+    MMCV = 'onedl-mmcv==2.3.6'
+    OPENMMLAB = ['onedl-mmengine==0.10.12', 'onedl-mmdetection==3.5.1', 'mmyolo==0.6.0']
+    # its mmdet imports imgaug, and that scikit-image; also without dependencies, for the same opencv-python
+    OPENMMLAB += ['imaug==0.4.3', 'scikit-image==0.26.0', 'imageio==2.38.1', 'lazy-loader==0.6', 'tifffile==2026.3.3']
 BUILD_TOOLS = ['setuptools<81', 'wheel', 'ninja', 'packaging', 'numpy']
 REQUIREMENTS = [REPO / 'requirements' / 'runtime.txt', REPO / 'requirements' / 'tests.txt']
 # setuptools puts CFLAGS in place of the interpreter's own flags, so -O2 has to be said
@@ -41,11 +50,14 @@ BUILD_CORE_SECONDS = 300  # what compiling MMCV takes of one core, with the prec
 GB = 10**9
 
 OWN_ENV = not os.environ.get('BGP_PYTHON_ENV')
-ENV = REPO / '.venv' if OWN_ENV else Path(os.environ['BGP_PYTHON_ENV']).expanduser().absolute()
+NAMED = os.environ.get('BGP_PYTHON_ENV') or os.environ.get('BGP_VENV')
+ENV = Path(NAMED).expanduser().absolute() if NAMED else REPO / '.venv'
 PYTHON = ENV / 'bin' / 'python'
 STAMP = ENV / '.bgpenalty-setup.json'
 PIP_LOG = ENV / 'bgpenalty-pip.log'
 BUILD_LOG = ENV / 'bgpenalty-mmcv-build.log'
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+HELD = []  # descriptors of the locks that are held
 
 PROBE = r"""
 import importlib.metadata as metadata, json, platform, sys
@@ -77,8 +89,9 @@ print(json.dumps(out))
 """
 
 CHECK = """
-import mmcv, mmcv.ops, mmdet, mmengine, mmyolo, numpy, platform, torch
-import mmyolo_bgpenalty
+import mmcv, mmcv.ops, mmdet, mmengine, numpy, platform, torch
+import mmyolo_bgpenalty  # before MMYOLO, which by itself refuses the fork's MMCV
+import mmyolo
 mmcv.ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
 names = (torch, mmengine, mmcv, mmdet, mmyolo, mmyolo_bgpenalty, numpy)
 print('Python', platform.python_version(), *(f'{m.__name__} {m.__version__}' for m in names))
@@ -136,18 +149,58 @@ def seconds(value):
     return f'{value:.0f} s' if value < 90 else f'{value / 60:.0f} min'
 
 
+@contextlib.contextmanager
+def named(path):
+    """Errors of writing name no file; they get this one."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or path
+        raise
+
+
+def is_full(path):
+    return shutil.disk_usage(existing(path)).free < 10**7
+
+
 # Processes
 
 
+# Reads the number of a process; if it then comes to the end of its input, stops that process and its children.
+WATCH = """
+read -r number || exit
+read -r end && exit
+kill -s TERM -- "-$number"
+for tenth in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    kill -s 0 -- "-$number" || exit
+    sleep 0.1
+done
+kill -s KILL -- "-$number"
+"""
+
+
 def run(command, log, env=None, on_line=None):
-    """Runs a command, its output going to the log; a stop of this program stops it with all its children."""
-    with open(log, 'a', encoding='utf-8') as out:
+    """Runs a command, its output going to the log; a stop of this program stops it with all its children.
+
+    So does a watcher when this program is killed, which can stop nobody then; the locks are held by it until it has.
+    """
+    with named(log), open(log, 'a', encoding='utf-8', errors='backslashreplace') as out:
         out.write(f'\n$ {" ".join(map(shlex.quote, map(str, command)))}\n')
         lines = []
+        pipe, null = subprocess.PIPE, subprocess.DEVNULL
+        watcher = subprocess.Popen(
+            ['/bin/sh', '-c', WATCH],
+            stdin=pipe,
+            stdout=null,
+            stderr=null,
+            encoding='utf-8',
+            start_new_session=True,
+            pass_fds=HELD,
+        )
         process = subprocess.Popen(
             [str(c) for c in command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdin=null,
+            stdout=pipe,
             stderr=subprocess.STDOUT,
             env={**os.environ, **(env or {})},
             encoding='utf-8',
@@ -155,7 +208,11 @@ def run(command, log, env=None, on_line=None):
             start_new_session=True,
         )
         try:
+            watcher.stdin.write(f'{process.pid}\n')
+            watcher.stdin.flush()
             for line in process.stdout:
+                if re.match(r'\s*(Skipping|Found) link', line):  # pip says so of thousands
+                    continue
                 out.write(line)
                 lines.append(line)
                 if on_line:
@@ -164,6 +221,7 @@ def run(command, log, env=None, on_line=None):
         finally:
             if process.poll() is None:
                 stop_group(process)
+            watcher.communicate('end\n')
 
 
 def stop_group(process):
@@ -179,25 +237,36 @@ def stop_group(process):
 
 
 def pip_reason(lines):
-    """One line for why pip failed."""
+    """One line for why pip failed and, where that is known, what to do."""
     errors = [re.sub(r'^\s*ERROR:\s*', '', line).strip() for line in lines if re.match(r'\s*ERROR:', line)]
     errors = [e for e in errors if e] or [line.strip() for line in lines if line.strip()] or ['no output']
-    last = ' / '.join(errors[-2:])[:400]
     text = ''.join(lines)
+    if errors[-1].endswith('OSError.'):  # which, says the last line of its traceback
+        errors = re.findall(r'^[\w.]+: (.+)', text, re.MULTILINE)[-1:] or errors
+    last = ' / '.join(errors[-2:])[:400].rstrip('.')
     if re.search(r'No space left|Errno 28|Disk quota', text):
-        return f'the disk is full ({last})'
-    if re.search(r'Retrying|ConnectionError|ConnectTimeout|name resolution|Network is unreachable', text):
-        return f'no network, or the package index does not answer ({last})'
-    if 'No matching distribution' in text:
-        known = re.search(r'from versions: (?!none)', text)
-        reason = 'no such version for this Python' if known else 'no network, or no such package for this Python'
-        return f'{reason} ({errors[-1]})'
-    return last
+        return f'the disk is full ({last}): make room'
+    if not re.search(r'No matching distribution|proxy URL|[Cc]onnect|imed out|Max retries', last):
+        return last
+    # an index that lacks a package answers 404, which is no fault where another has it
+    refused = re.search(r'Could not fetch URL \S+: ((?!404)\d{3} \w+ Error: .*?) for url', text)
+    cause = r'Tunnel connection failed: [^\'"()]+|\[Errno -?\d+\] [^\'"()]+|CERTIFICATE_VERIFY_FAILED|timed out'
+    cause = refused.group(1) if refused else (re.findall(cause, text) or [last])[-1]
+    if re.search(r'ProxyError|proxy URL|: 407 Client', text):
+        return f'the proxy does not work ({cause}): check https_proxy, http_proxy and PIP_PROXY'
+    if refused or re.search(r'Retrying|Could not fetch URL \S+: (connection error|There was a problem)', text):
+        return (
+            f'no network, or the package index does not answer as it should ({cause}): '
+            'check the network, or name another index in PIP_INDEX_URL'
+        )
+    known = re.search(r'from versions: (?!none)', text)
+    what = 'version' if known else 'package'
+    return f'the package index has no such {what} for this Python ({errors[-1]})'
 
 
 def pip(arguments, log=PIP_LOG, env=None, on_line=None):
-    quiet = [] if on_line else ['--quiet']
-    command = [PYTHON, '-m', 'pip', '--disable-pip-version-check', '--no-input', *arguments, *quiet]
+    # as verbose as this, it says what an index answers
+    command = [PYTHON, '-m', 'pip', '-vv', '--disable-pip-version-check', '--no-input', *arguments]
     base = {'PIP_ROOT_USER_ACTION': 'ignore', 'PYTHONUNBUFFERED': '1', 'PYTHONWARNINGS': 'ignore'}
     code, lines = run(command, log, {**base, **(env or {})}, on_line)
     if code:
@@ -205,9 +274,9 @@ def pip(arguments, log=PIP_LOG, env=None, on_line=None):
 
 
 def python_says(code):
-    process = subprocess.run(
-        [str(PYTHON), '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True
-    )
+    # in a folder without packages, since -c imports from it first
+    pipe = subprocess.PIPE
+    process = subprocess.run([str(PYTHON), '-c', code], cwd=str(ENV), stdout=pipe, stderr=pipe, universal_newlines=True)
     lines = (process.stdout if process.returncode == 0 else process.stderr).strip().splitlines()
     return process.returncode, lines[-1] if lines else ''
 
@@ -232,12 +301,15 @@ def lock(path, what):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f'setup: waits for another set-up that holds {what}', flush=True)
+            print(f'setup: waits for another set-up, or what is left of one, that holds {what}', flush=True)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:  # some network file systems have no locks
             warn(f'cannot lock {what} ({error.strerror}); run no second set-up meanwhile')
+        HELD.append(descriptor)
         yield
     finally:
+        if descriptor in HELD:
+            HELD.remove(descriptor)
         os.close(descriptor)
 
 
@@ -246,6 +318,11 @@ def lock(path, what):
 
 def check_python():
     version = sys.version_info[:2]
+    openmmlab = os.environ.get('BGP_OPENMMLAB')
+    if openmmlab not in (None, '', 'fork'):
+        raise SetupError(f'BGP_OPENMMLAB={openmmlab}, expected fork, or nothing for the releases of OpenMMLab')
+    if openmmlab and not NAMED:
+        raise SetupError('BGP_OPENMMLAB=fork is not for .venv, which has the releases: name another folder in BGP_VENV')
     if OWN_ENV and version not in PYTHONS:
         wanted = ' or '.join(f'{a}.{b}' for a, b in PYTHONS)
         raise SetupError(
@@ -285,18 +362,23 @@ def compiler(std='17'):
     found = next(filter(None, map(shutil.which, [wanted] if wanted else ['g++', 'c++', 'clang++'])), None)
     if not found:
         what = f'CXX={wanted} is no program' if wanted else 'no C++ compiler (g++, c++, clang++)'
-        raise SetupError(f'{what}: install the package g++, or name a compiler in CXX; MMCV is compiled')
+        raise SetupError(f'{what}: install the package g++, or name a compiler in CXX; MMCV has to be compiled')
     command = [found, f'-std=c++{std}', '-x', 'c++', '-E', '-dM', '-']
-    test = subprocess.run(
-        command,
-        input='#include <cstdlib>\n',
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        universal_newlines=True,
-    )
-    if test.returncode:
-        reason = (test.stderr.strip().splitlines() or ['no output'])[0]
-        raise SetupError(f'{found} compiles no C++{std} ({reason}): install the package g++')
+    try:
+        test = subprocess.run(
+            command,
+            input='#include <cstdlib>\n',
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+        )
+        reason = test.returncode and (test.stderr.strip().splitlines() or ['no output'])[0]
+    except OSError as error:
+        reason = error.strerror
+    if reason:
+        raise SetupError(
+            f'{found} compiles no C++{std} ({reason}): install the package g++, or name another compiler in CXX'
+        )
     return found, '__clang__' not in test.stdout
 
 
@@ -306,17 +388,20 @@ def check_headers():
     else:
         include = python_says('import sysconfig; print(sysconfig.get_path("include"))')[1]
     if not Path(include, 'Python.h').exists():
-        raise SetupError(f'no Python.h in {include}: install the package python3-dev; MMCV is compiled')
+        raise SetupError(f'no Python.h in {include}: install the package python3-dev; MMCV has to be compiled')
 
 
 # MMCV
 
 
 def cache_home():
-    named = os.environ.get('BGP_CACHE')
-    if named:
-        return Path(named).expanduser().absolute()
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mmyolo_bgpenalty'
+    folder = os.environ.get('BGP_CACHE')
+    try:
+        if folder:
+            return Path(folder).expanduser().absolute()
+        return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mmyolo_bgpenalty'
+    except RuntimeError:
+        raise SetupError('no home folder to keep wheels in: name a folder in BGP_CACHE') from None
 
 
 def wheel_key(python, torch, device, machine):
@@ -326,7 +411,7 @@ def wheel_key(python, torch, device, machine):
 
 def good_wheel(folder):
     """The wheel in the folder, or None; one that is damaged is removed."""
-    for path in sorted(folder.glob('mmcv-*.whl')):
+    for path in sorted(folder.glob('*mmcv-*.whl')):
         try:
             with zipfile.ZipFile(path) as archive:
                 whole = archive.testzip() is None
@@ -334,9 +419,11 @@ def good_wheel(folder):
                     return path
         except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile):
             pass
-        warn(f'{path.name} in the cache is damaged: removed, to be built again')
-        with contextlib.suppress(OSError):
+        try:
             path.unlink()
+            warn(f'{path.name} in the cache was damaged: removed, to be built again')
+        except OSError:
+            warn(f'{path} is damaged, and cannot be removed: not used')
     return None
 
 
@@ -348,7 +435,7 @@ def wheel_may_be_cached():
     """Before torch is there, its full version (as 2.13.0+cpu) is only guessed."""
     match = re.match(r'torch==([\w.+]+)$', torch_spec())
     key = wheel_key(sys.version_info[:2], f'{match.group(1) if match else ""}*', '*', '*')
-    return any((cache_home() / 'wheels').glob(f'{key}/mmcv-*.whl'))
+    return any((cache_home() / 'wheels').glob(f'{key}/*mmcv-*.whl'))
 
 
 def writable(folder):
@@ -421,7 +508,7 @@ def build_mmcv(folder, info):
                     step.progress(int(match.group(1)), int(match.group(2)))
 
             # pip's own cache of built wheels knows nothing of torch's version
-            arguments = ['wheel', '--no-deps', '--no-build-isolation', '--no-cache-dir', '--verbose']
+            arguments = ['wheel', '--no-deps', '--no-build-isolation', '--no-cache-dir']
             try:
                 pip([*arguments, '--wheel-dir', work / 'wheel', source], BUILD_LOG, env, on_line)
             except SetupError:
@@ -439,8 +526,10 @@ def build_mmcv(folder, info):
 def build_reason():
     lines = BUILD_LOG.read_text(encoding='utf-8', errors='replace').splitlines()
     pattern = r'(fatal )?error: |No space left|Killed|out of memory|Error: '
-    first = next((line.strip() for line in lines if re.search(pattern, line)), 'see the log')
-    return f'compiling MMCV failed: {first[:300]}; all of the output: {BUILD_LOG}'
+    first = next((line.strip() for line in lines if re.search(pattern, line)), 'see the log')[:300]
+    if any('No space left' in line for line in lines):
+        first = f'the disk is full ({first}): make room'
+    return f'compiling MMCV failed: {first}; all of the output: {BUILD_LOG}'
 
 
 def install_mmcv(info):
@@ -450,7 +539,10 @@ def install_mmcv(info):
         wheel = good_wheel(folder)
         if wheel is None:
             if not writable(folder):
-                warn(f'the cache {cache_home()} cannot be written: the wheel of MMCV is not kept')
+                warn(
+                    f'the cache {cache_home()} cannot be written: the wheel of MMCV is not kept; '
+                    'check who owns it, or name another folder in BGP_CACHE'
+                )
                 folder = Path(tempfile.mkdtemp(prefix='mmyolo_bgpenalty-'))
                 stack.callback(shutil.rmtree, folder, ignore_errors=True)
             stack.enter_context(lock(folder / 'lock', 'the build of MMCV'))
@@ -477,19 +569,37 @@ def missing(info):
     return names + ([] if 'pkg_resources' in info['modules'] else ['setuptools<81'])
 
 
+def forget_cut_off():
+    """Takes the metadata of packages whose installation was killed, so that pip installs them again.
+
+    pip unpacks a package, compiles it, makes its scripts and then only writes what it did into RECORD; killed in
+    between, it takes the package for installed from then on.
+    """
+    if not (ENV / 'pyvenv.cfg').exists():
+        return  # .venv may be a link to something else, whose packages others installed
+    for metadata in ENV.glob('lib/python*/site-packages/*.dist-info'):
+        try:
+            whole = f'{metadata.name}/INSTALLER' in (metadata / 'RECORD').read_text(encoding='utf-8')
+        except OSError:
+            whole = False
+        if not whole:
+            shutil.rmtree(metadata)
+
+
 def make_venv():
-    with Step('makes the environment .venv', '10 s'):
-        if PYTHON.exists() and python_says('import pip, sys; print(*sys.version_info[:2])') == (
-            0,
-            '{} {}'.format(*sys.version_info),
-        ):
+    with Step(f'makes the environment {ENV.name}', '10 s'):
+        same = (0, '{} {}'.format(*sys.version_info))
+        whole = any(ENV.glob('lib/python*/site-packages/pip-*.dist-info'))
+        if whole and PYTHON.exists() and python_says('import pip, sys; print(*sys.version_info[:2])') == same:
             return
         if not ENV.is_symlink():
             shutil.rmtree(ENV, ignore_errors=True)
         with tempfile.NamedTemporaryFile('w', suffix='.log') as log:
             code, lines = run([sys.executable, '-m', 'venv', ENV], log.name)
         if code:
-            raise SetupError(f'cannot make .venv: {pip_reason(lines)}')
+            # venv keeps to itself what pip said
+            reason = 'the disk is full: make room' if is_full(ENV) else pip_reason(lines)
+            raise SetupError(f'cannot make {ENV.name}: {reason}')
 
 
 def install_torch():
@@ -525,7 +635,7 @@ def mmcv_step():
 
 def install_openmmlab():
     info = {'dists': []} if OWN_ENV else probe()
-    names = [r for r in OPENMMLAB if distribution(r) not in info['dists']]
+    names = [r for r in OPENMMLAB if not {distribution(r), FORKED.get(distribution(r))} & set(info['dists'])]
     if names:
         with Step(f'installs {", ".join(names)}', '15 s'):
             pip(['install', '--no-deps', *names])
@@ -540,7 +650,8 @@ def check_all():
     with Step('checks that everything can be imported', '10 s'):
         code, line = python_says(CHECK)
         if code:
-            raise SetupError(f'the environment does not work: {line}')
+            advice = ': remove .venv and run it again' if OWN_ENV else ''
+            raise SetupError(f'the environment does not work ({line}){advice}')
     print(f'setup: {line}', flush=True)
 
 
@@ -606,6 +717,8 @@ def set_up():
                 check_disk(cache_home() if kept else Path(tempfile.gettempdir()), 1.5 * GB, 'compiling MMCV')
             if not writable(ENV.parent if OWN_ENV else ENV):
                 raise SetupError(f'{ENV} cannot be written: check who owns it')
+        if OWN_ENV:
+            forget_cut_off()
         for name, key, action in todo:
             action()
             done[name] = key
@@ -615,23 +728,32 @@ def set_up():
 
 
 def stop(number, _):
+    for other in SIGNALS:  # a second one would keep the children from being stopped
+        signal.signal(other, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 
 def main():
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, stop)
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup has SIGHUP ignored
+            signal.signal(number, stop)
+    if hasattr(sys.stdout, 'reconfigure'):  # a path may hold what the terminal cannot show
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
         set_up()
     except SetupError as error:
         warn(error)
         return 1
     except OSError as error:
-        warn(f'{error.strerror or error}: {error.filename or "no file named"}')
+        where = error.filename or 'no file named'
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            warn(f'the disk is full ({where}): make room')
+        else:
+            warn(f'{error.strerror or error}: {where}')
         return 1
-    except KeyboardInterrupt:
+    except SystemExit as error:
         warn('stopped; run it again to go on where it was')
-        return 130
+        return error.code
     return 0
 
 
