@@ -53,5 +53,5 @@ types: env
 	$(RUN) -m mypy
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.*
 	rm -f $(ENV)/.bgpenalty-setup.json

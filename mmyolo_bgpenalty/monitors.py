@@ -88,7 +88,7 @@ class PseudoLabelQualityHook(Hook):
             if self._truth is None:
                 self._truth = self._read_truth(runner)
             if self._truth:
-                self._count(samples, self._truth)
+                self._count(samples)
         if self._truth and self.every_n_train_iters(runner, self.interval):
             self._report(runner)
 
@@ -117,7 +117,8 @@ class PseudoLabelQualityHook(Hook):
             truth[dataset.get_data_info(i)['img_path']] = np.array(rows, dtype=np.float32).reshape(-1, 6)
         return truth
 
-    def _count(self, samples: list, truth: Dict[str, np.ndarray]) -> None:
+    def _count(self, samples: list) -> None:
+        truth = self._truth or {}
         # Of a mosaic or mixed image only one image's boxes would be known.
         known = [s for s in samples if s.img_path in truth and not hasattr(s, 'mosaic_tiles')]
         if not known:
