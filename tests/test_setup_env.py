@@ -172,11 +172,14 @@ def wait_for(condition):
 
 
 def read_until(process: subprocess.Popen, text: str) -> str:
+    limit = threading.Timer(300, process.kill)
+    limit.start()
     seen = ''
     while text not in seen:
         line = process.stdout.readline()
         assert line, (seen, process.communicate())
         seen += line
+    limit.cancel()
     return seen
 
 
