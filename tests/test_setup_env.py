@@ -112,7 +112,8 @@ class Checkout:
         command = [self.python, str(self.path / 'tools' / 'setup_env.py')]
         pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         env = {k: str(v) for k, v in {**self.env, **env}.items() if v is not None}
-        process = subprocess.Popen(command, env=env, encoding='utf-8', start_new_session=True, **pipes)
+        session = dict(start_new_session=True, preexec_fn=as_on_a_terminal)
+        process = subprocess.Popen(command, env=env, encoding='utf-8', **session, **pipes)
         STARTED.append((process, self.state / 'hold'))
         return process
 
@@ -173,6 +174,12 @@ def wait_for(condition):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def as_on_a_terminal():
+    """Under nohup, or in the background of a script, the tests ignore signals, and so would what they start."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def read_until(process: subprocess.Popen, text: str) -> str:
