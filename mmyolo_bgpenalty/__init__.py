@@ -10,6 +10,7 @@ check_versions()
 import_mmyolo()
 allow_checkpoint_types()
 
+from .autocast import CpuBf16OptimWrapper  # noqa: E402
 from .checkpoints import guard_loaders  # noqa: E402
 from .config_path import config  # noqa: E402
 from .data import (  # noqa: E402
@@ -55,6 +56,7 @@ __all__ = [
     'ClassThresholdsHook',
     'CollapseMonitorHook',
     'CompileHook',
+    'CpuBf16OptimWrapper',
     'DenseSemiYOLODetector',
     'ImageFolderDataset',
     'LabeledUnlabeledBatchSampler',

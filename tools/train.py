@@ -16,7 +16,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Train a detector')
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='where logs and checkpoints go (work_dirs/<name of the config>)')
-    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument('--amp', action='store_true', help='mixed precision: fp16, on a CPU bf16')
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -51,14 +51,29 @@ def load_config(args: argparse.Namespace) -> Config:
     name = osp.splitext(osp.basename(args.config))[0]
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or osp.join('work_dirs', name)
     if args.amp:
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.loss_scale = 'dynamic'
+        use_amp(cfg.optim_wrapper)
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     if cfg.get('load_from') and '://' not in cfg.load_from and not osp.isfile(cfg.load_from):
         raise FileNotFoundError(f'no such checkpoint: {cfg.load_from}')
     return cfg
+
+
+def use_amp(wrapper: dict) -> None:
+    """Have an optim_wrapper's config train in mixed precision: in fp16, or as its ``dtype`` says; on a CPU in bf16.
+
+    Raises:
+        ValueError: another ``dtype`` on a CPU.
+    """
+    if get_device() != 'cpu':
+        wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+        return
+    dtype = wrapper.pop('dtype', 'bfloat16')
+    if dtype not in ('bfloat16', None):
+        raise ValueError(f"Expected optim_wrapper.dtype='bfloat16' for --amp on a CPU, but got {dtype!r}")
+    wrapper.pop('loss_scale', None)
+    wrapper['type'] = 'CpuBf16OptimWrapper'
 
 
 def main() -> int:
