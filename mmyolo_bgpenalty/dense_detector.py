@@ -28,7 +28,8 @@ class DenseSemiYOLODetector(SemiYOLODetector):
         others: as SemiYOLODetector, with a BgPenaltyYOLOv8Head that has ``sparse_targets``.
 
     Raises:
-        ValueError: an argument out of range; ``joint_forward``; another head; when training, views that differ.
+        ValueError: an argument out of range; ``joint_forward`` or an option about pseudo-boxes; another head; when
+            training, views that differ.
     """
 
     def __init__(self, *args, dense: Optional[dict] = None, **kwargs):
@@ -42,8 +43,12 @@ class DenseSemiYOLODetector(SemiYOLODetector):
         }
         if not 0 < self.dense['share'] <= 1:
             raise ValueError(f'Expected `dense.share` to be in (0, 1], but got {self.dense["share"]}')
-        if self.semi_train_cfg.joint_forward:
-            raise ValueError('Expected `semi_train_cfg.joint_forward` to be False for DenseSemiYOLODetector')
+        for name in ('joint_forward', 'unsure_thr', 'soft_unsure', 'soft_background', 'box_quality'):
+            if self.semi_train_cfg[name] != self.TRAIN_CFG[name]:
+                raise ValueError(
+                    f'Expected `semi_train_cfg.{name}` to be {self.TRAIN_CFG[name]} for DenseSemiYOLODetector, which '
+                    f'learns from each view apart and from no pseudo-boxes, but got {self.semi_train_cfg[name]!r}'
+                )
         head = self.student.bbox_head
         if not (isinstance(head, BgPenaltyYOLOv8Head) and head.sparse_targets):
             raise ValueError(f'Expected a BgPenaltyYOLOv8Head with `sparse_targets`, but got {type(head).__name__}')

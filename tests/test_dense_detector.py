@@ -158,6 +158,10 @@ def test_views_that_differ_are_named():
         (dict(dense=dict(gamma=-1)), '`dense.gamma`.*-1'),
         (dict(dense=dict(topk=5)), "keys of `dense` among share, gamma, but got.*'topk'"),
         (dict(joint_forward=True), '`semi_train_cfg.joint_forward` to be False'),
+        (dict(unsure_thr=0.1), '`semi_train_cfg.unsure_thr` to be None.*no pseudo-boxes, but got 0.1'),
+        (dict(unsure_thr=0.1, soft_unsure=True), '`semi_train_cfg.unsure_thr` to be None'),
+        (dict(box_quality='score'), "`semi_train_cfg.box_quality` to be None.*'score'"),
+        (dict(soft_background=True), '`semi_train_cfg.soft_background` to be False'),
         (dict(head=dict(sparse_targets=False)), 'BgPenaltyYOLOv8Head with `sparse_targets`'),
     ],
 )
