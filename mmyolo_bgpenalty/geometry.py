@@ -4,7 +4,7 @@ Shapes: B images, N priors, M boxes. A box is (x1, y1, x2, y2) in pixels. A homo
 that takes a point of the original image to the network's input: (x', y', w')ᵀ = H (x, y, 1)ᵀ.
 """
 
-from typing import List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,45 @@ def project_boxes(boxes: Tensor, homography: Tensor, clip_shape: Optional[Tuple[
         clipped = [x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)]
         return torch.stack(clipped, dim=-1)
     return torch.cat([low, high], dim=-1)
+
+
+# Directions as MMDetection's RandomFlip has them, and the axes of (B, C, H, W) that they turn.
+FLIPS = {'horizontal': (3,), 'vertical': (2,), 'diagonal': (2, 3)}
+
+
+def flipped_back(
+    cls_scores: Sequence[Tensor], distances: Sequence[Tensor], direction: str
+) -> Tuple[List[Tensor], List[Tensor]]:
+    """Predictions on a flipped input as predictions on the input itself, at the same priors.
+
+    Args:
+        cls_scores: logits, (B, C, H, W) each level.
+        distances: from a prior to left, top, right and bottom of its box, (B, 4, H, W) each level.
+        direction: one of ``FLIPS``.
+    """
+    axes = FLIPS[direction]
+    sides = [2 if 3 in axes else 0, 3 if 2 in axes else 1]
+    sides += [2 - sides[0], 4 - sides[1]]
+    return [level.flip(axes) for level in cls_scores], [level.flip(axes)[:, sides] for level in distances]
+
+
+def mean_predictions(predictions: Sequence[Tuple[Sequence[Tensor], Sequence[Tensor]]]):
+    """Predictions at the same priors, averaged: probabilities, as logits again, and distances; in fp32.
+
+    Args:
+        predictions: pairs of logits, (B, C, H, W) each level, and distances, (B, 4, H, W) each level.
+
+    Returns:
+        A pair as each of them.
+    """
+    scores, distances = zip(*predictions)
+    # An fp32 sigmoid is 1 from 17 on, whose logit is infinite.
+    least = torch.finfo(torch.float32).eps
+    means = [torch.stack([level.float().sigmoid() for level in levels]).mean(0) for levels in zip(*scores)]
+    return (
+        [mean.clamp(least, 1 - least).logit() for mean in means],
+        [torch.stack([level.float() for level in levels]).mean(0) for levels in zip(*distances)],
+    )
 
 
 def priors_inside(points: Tensor, boxes: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from mmyolo.registry import MODELS
 from torch import Tensor
 
 from .checks import non_negative, one_of
-from .geometry import box_agreement, project_boxes
+from .geometry import FLIPS, box_agreement, flipped_back, mean_predictions, project_boxes
 from .heads import BgPenaltyYOLOv8Head
 from .processes import sum_over_processes
 from .thresholds import build_thresholds
@@ -50,8 +50,9 @@ class SemiYOLODetector(SemiBaseDetector):
             ``unsup_scale`` ('boxes'), ``sup_loss_weights`` and ``unsup_loss_weights`` ({}: factors of single losses of
             the labeled and of the unlabeled images, as ``dict(loss_bbox=0.0, loss_dfl=0.0)``), ``class_thresholds``
             (None), ``unsure_thr`` (None), ``soft_unsure`` (False), ``soft_background`` (False), ``box_quality`` (None),
-            ``joint_forward`` (False), ``channels_last`` (False), ``sync_avg_factor`` (True), and ``pseudo_test_cfg``,
-            how the teacher's predictions become labels (entries replace those of ``PSEUDO_TEST_CFG``).
+            ``teacher_flips`` (none), ``joint_forward`` (False), ``channels_last`` (False), ``sync_avg_factor`` (True),
+            and ``pseudo_test_cfg``, how the teacher's predictions become labels (entries replace those of
+            ``PSEUDO_TEST_CFG``).
 
             With ``class_thresholds`` each class has its own threshold: ``dict(type='Fixed', thresholds=[...])``, or one
             that follows the teacher's latest scores, ``dict(type='ClassFrequency')`` (which
@@ -72,6 +73,10 @@ class SemiYOLODetector(SemiBaseDetector):
             ``box_quality`` weighs the box and DFL losses of a pseudo-box, since the teacher may be surer of its class
             than of its place: 'score' by the score, 'agreement' by
             :func:`~mmyolo_bgpenalty.geometry.box_agreement`.
+
+            With ``teacher_flips``, of 'horizontal', 'vertical' and 'diagonal' (both), the teacher labels each weak
+            view by the mean of its predictions on the view and on its flips (probabilities and boxes, prior by prior),
+            for objects that may stand either way.
 
             With ``joint_forward`` the student sees labeled images and strong views as one batch, of which BN takes
             its statistics, and the losses are of each branch's part; without, as in SemiBaseDetector, each is a batch
@@ -106,6 +111,7 @@ class SemiYOLODetector(SemiBaseDetector):
         soft_unsure=False,
         soft_background=False,
         box_quality=None,
+        teacher_flips=(),
         min_pseudo_bbox_wh=(1e-2, 1e-2),
         joint_forward=False,
         channels_last=False,
@@ -126,6 +132,11 @@ class SemiYOLODetector(SemiBaseDetector):
             _refuse_unknown(f'semi_train_cfg.{where}', train_cfg[where], self.LOSSES)
             for name, weight in train_cfg[where].items():
                 non_negative(f'semi_train_cfg.{where}.{name}', weight)
+        flips = train_cfg.teacher_flips
+        if not isinstance(flips, (list, tuple)):
+            raise ValueError(f'Expected `semi_train_cfg.teacher_flips` to be a list of directions, but got {flips!r}')
+        for flip in flips:
+            one_of('semi_train_cfg.teacher_flips', flip, list(FLIPS))
         one_of('semi_train_cfg.unsup_scale', train_cfg.unsup_scale, ('boxes', 'labeled'))
         for name in ('joint_forward', 'channels_last', 'soft_unsure', 'soft_background', 'sync_avg_factor'):
             if not isinstance(train_cfg[name], bool):
@@ -279,8 +290,16 @@ class SemiYOLODetector(SemiBaseDetector):
         return batch_data_samples, {}
 
     def _teach(self, batch_inputs: Tensor) -> tuple:
-        """The teacher's predictions, as its head gives them."""
-        return self.teacher.bbox_head(self.teacher.extract_feat(batch_inputs))
+        """The teacher's predictions, as its head gives them; with ``teacher_flips`` their mean over these."""
+        outs = self.teacher.bbox_head(self.teacher.extract_feat(batch_inputs))
+        flips = self.semi_train_cfg.teacher_flips
+        if not flips:
+            return outs
+        predictions = [outs[:2]]
+        for flip in flips:
+            turned = self.teacher.bbox_head(self.teacher.extract_feat(batch_inputs.flip(FLIPS[flip])))
+            predictions.append(flipped_back(*turned[:2], flip))
+        return mean_predictions(predictions)
 
     def _leave_sure(self, samples: list) -> None:
         """Leave in ``gt_instances`` what is sure; with ``unsure_thr`` the rest becomes ``ignored_instances``."""

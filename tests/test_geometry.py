@@ -8,8 +8,11 @@ from hypothesis import strategies as st
 from mmdet.structures.bbox import bbox_overlaps
 
 from mmyolo_bgpenalty.geometry import (
+    FLIPS,
     as_grids,
     box_agreement,
+    flipped_back,
+    mean_predictions,
     priors_inside,
     priors_on_image,
     project_boxes,
@@ -199,3 +202,44 @@ def test_scores_are_sampled_where_the_other_view_has_the_point():
     torch.testing.assert_close(found, torch.tensor([0, 0.8, 0.4, 0, 1.0, 0, 0]))
     higher = sample_scores(points, [scores, torch.full((1, 1), 0.5)], (20, 30), twice)
     torch.testing.assert_close(higher, torch.tensor([0.5, 0.8, 0.5, 0.5, 1.0, 0, 0]))
+
+
+@pytest.mark.parametrize('direction', FLIPS)
+def test_predictions_flipped_back_are_the_same_boxes_seen_in_the_mirror(direction):
+    torch.manual_seed(0)
+    stride, sizes = 8, [(4, 6), (2, 3)]
+    scores = [torch.randn(2, 3, *size) for size in sizes]
+    distances = [torch.rand(2, 4, *size) * 3 for size in sizes]
+
+    def boxes(level, step):
+        found = {}
+        for b, y, x in np.ndindex(level.shape[0], *level.shape[2:]):
+            left, top, right, bottom = (level[b, :, y, x] * step).tolist()
+            found[b, y, x] = [(x + 0.5) * step - left, (y + 0.5) * step - top]
+            found[b, y, x] += [(x + 0.5) * step + right, (y + 0.5) * step + bottom]
+        return found
+
+    back = flipped_back(scores, distances, direction)
+    for i, (height, width) in enumerate(sizes):
+        step = stride * 2**i
+        seen, mine = boxes(distances[i], step), boxes(back[1][i], step)
+        for (b, y, x), (x1, y1, x2, y2) in seen.items():
+            if direction in ('horizontal', 'diagonal'):
+                x, x1, x2 = width - 1 - x, width * step - x2, width * step - x1
+            if direction in ('vertical', 'diagonal'):
+                y, y1, y2 = height - 1 - y, height * step - y2, height * step - y1
+            assert mine[b, y, x] == pytest.approx([x1, y1, x2, y2], abs=1e-4)
+        again = flipped_back(*back, direction)
+        assert torch.equal(again[0][i], scores[i]) and torch.equal(again[1][i], distances[i])
+
+
+def test_mean_predictions_are_of_probabilities_and_distances():
+    torch.manual_seed(0)
+    scores, distances = torch.randn(3, 2, 4, 5, 6) * 4, torch.rand(3, 2, 4, 5, 6)
+    (mean,), (place,) = mean_predictions([([a], [b]) for a, b in zip(scores, distances)])
+    torch.testing.assert_close(mean.sigmoid(), scores.sigmoid().mean(0))
+    torch.testing.assert_close(place, distances.mean(0))
+    # Logits are not what is averaged, and the surest stay finite.
+    assert (mean - scores.mean(0)).abs().max() > 0.1
+    (sure,), _ = mean_predictions([([torch.tensor([[[[200.0, -200]]]])], [torch.zeros(1, 4, 1, 2)])])
+    assert sure.isfinite().all() and sure[..., 0].item() > 15 > -15 > sure[..., 1].item()

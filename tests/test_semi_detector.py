@@ -281,6 +281,30 @@ def test_soft_background_and_ranking_exclude_each_other():
         MODELS.build(cfg.model)
 
 
+def test_a_teacher_of_flips_finds_the_same_in_the_mirror():
+    flips = ['horizontal', 'vertical', 'diagonal']
+    one_eyed, model = build(), build(teacher_flips=flips)
+    assert build().semi_train_cfg.teacher_flips == ()
+    for parameter in one_eyed.parameters():
+        parameter.data.normal_(std=0.2)
+    model.load_state_dict(one_eyed.state_dict())
+    inputs = torch.rand(2, 3, *SHAPE)
+    for teacher in (one_eyed.teacher, model.teacher):
+        teacher.eval()
+    with torch.no_grad():
+        views = [inputs, inputs.flip(3), inputs.flip(2), inputs.flip(2, 3)]
+        probabilities = [one_eyed._teach(view)[0][0].sigmoid() for view in views]
+        expected = sum(p.flip(axes) for p, axes in zip(probabilities, [(), (3,), (2,), (2, 3)])) / 4
+        scores, distances = model._teach(inputs)
+        mirrored, places = model._teach(inputs.flip(3))
+        alone = [level.flip(3) for level in one_eyed._teach(inputs.flip(3))[0]]
+    torch.testing.assert_close(scores[0].sigmoid(), expected)
+    for ours, theirs, left, right in zip(scores, mirrored, distances, places):
+        torch.testing.assert_close(ours, theirs.flip(3), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(left, right.flip(3)[:, [2, 1, 0, 3]], atol=1e-4, rtol=1e-4)
+    assert (alone[0] - one_eyed._teach(inputs)[0][0]).abs().max() > 0.01  # what one view alone is not
+
+
 @pytest.mark.parametrize('option', [dict(box_quality='score'), dict(soft_unsure=True, unsure_thr=0.1)])
 def test_weights_of_objects_take_sparse_targets(option):
     cfg = Config.fromfile(CONFIGS / SEMI)
@@ -489,6 +513,8 @@ def test_a_view_without_geometry_is_named(model):
         (dict(soft_unsure=True), '`semi_train_cfg.unsure_thr` to be given for `semi_train_cfg.soft_unsure`'),
         (dict(soft_unsure=1, unsure_thr=0.1), '`semi_train_cfg.soft_unsure`.*1'),
         (dict(unsure_thr='low'), "`semi_train_cfg.unsure_thr`.*'low'"),
+        (dict(teacher_flips=['left']), "`semi_train_cfg.teacher_flips` to be one of horizontal.*'left'"),
+        (dict(teacher_flips='horizontal'), "`semi_train_cfg.teacher_flips` to be a list.*'horizontal'"),
         (dict(box_quality='jitter'), "`semi_train_cfg.box_quality`.*'jitter'"),
         (dict(unsup_scale='own'), "`semi_train_cfg.unsup_scale`.*'own'"),
         (dict(sup_loss_weights=dict(loss_bg='much')), "`semi_train_cfg.sup_loss_weights.loss_bg`.*'much'"),
