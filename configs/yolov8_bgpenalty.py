@@ -95,6 +95,8 @@ model = dict(
     neck=dict(widen_factor=widen_factor),
     bbox_head=dict(type='BgPenaltyYOLOv8Head', head_module=dict(num_classes=num_classes, widen_factor=widen_factor)),
     train_cfg=dict(assigner=dict(type='SparseTaskAlignedAssigner', num_classes=num_classes)),
+    # 0.7 is for objects that overlap; of thin ones it leaves two boxes, and most false positives are the second.
+    test_cfg=dict(nms=dict(iou_threshold=0.5)),
 )
 
 # Training

@@ -49,6 +49,7 @@ model = dict(
         neck=dict(widen_factor=widen_factor),
         bbox_head=dict(head_module=dict(num_classes=num_classes, widen_factor=widen_factor)),
         train_cfg=dict(assigner=dict(num_classes=num_classes)),
+        test_cfg=dict(nms=dict(iou_threshold=0.7)),
     )
 )
 

@@ -30,7 +30,7 @@ from .coco_backend import compute_metrics as faster_compute_metrics
 from .coco_backend import obstacle, with_names
 from .data import CheckedCOCO
 from .files import write_whole
-from .precision_recall import match_images, precision_recall, xywh
+from .precision_recall import MISTAKES, match_images, precision_recall, xywh
 
 COCO_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')  # CocoMetric's, where it is not told others
 
@@ -189,9 +189,11 @@ class PrecisionRecallMetric(CocoMetric):
             empty = f' ({metrics["fp_per_empty_image" + suffix]:.3f} an empty one)' if report['empty_images'] else ''
             fp.append(f'{metrics["fp_per_image" + suffix]:.3f}{empty} {where}')
         fp += [f'{metrics[f"fp_per_image_at_recall_{r:g}"]:.3f} at R={r:g}' for r in self.recalls]
+        kinds = ', '.join(f'{name} {metrics[f"fp_{name}"]:.3f}' for name in MISTAKES)
         return (
             f'\nPrecision and recall at IoU {self.iou_thr:g}, at the best confidence, '
             f'{metrics["best_confidence"]:.3f}, and at {fixed}:\n{table}\nFalse positives an image: {", ".join(fp)}'
+            f'\nAt the best confidence they are: {kinds}'
         )
 
 

@@ -82,6 +82,45 @@ def match_coco_boxes(boxes, scores, labels, gt_boxes, gt_labels, gt_ignored=None
     return tp, near[:, crowd].any(axis=1) & ~tp
 
 
+# What a false positive may be, as TIDE has it (Bolya et al., 2020, https://arxiv.org/abs/2008.08115)
+MISTAKES = ('background', 'place', 'class', 'duplicate')
+
+
+def kinds_of_mistakes(boxes, labels, gt_boxes, gt_labels, gt_ignored=None, iou_thr: float = 0.5) -> np.ndarray:
+    """What each detection of an image is if it is a false positive, as an index into ``MISTAKES``.
+
+    With an object of its own class at an IoU >= ``iou_thr`` it is a 'duplicate', since another detection has the
+    object; else with one of another class there, of the wrong 'class'; else with one of its own class at 0.1 at least,
+    out of 'place'; else with one of another class at 0.1, of the wrong 'class', too; else 'background'. Regions to
+    ignore are no objects.
+
+    Args:
+        boxes, labels, gt_boxes, gt_labels, gt_ignored, iou_thr: as :func:`match_coco_boxes`.
+
+    Returns:
+        (N,) int.
+    """
+    boxes, gt_boxes = (np.asarray(b, dtype=np.float64).reshape(-1, 4) for b in (boxes, gt_boxes))
+    if gt_ignored is not None:
+        objects = ~np.asarray(gt_ignored).astype(bool)
+        gt_boxes, gt_labels = gt_boxes[objects], np.asarray(gt_labels)[objects]
+    kinds = np.full(len(boxes), MISTAKES.index('background'))
+    if not len(boxes) or not len(gt_boxes):
+        return kinds
+    iou = mask.iou(boxes, gt_boxes, np.zeros(len(gt_boxes), np.uint8))
+    same = np.asarray(labels)[:, None] == np.asarray(gt_labels)
+    own, other = (np.where(which, iou, 0).max(axis=1) for which in (same, ~same))
+    # From the least to the most.
+    for name, where in (
+        ('class', other >= 0.1),
+        ('place', own >= 0.1),
+        ('class', other >= iou_thr),
+        ('duplicate', own >= iou_thr),
+    ):
+        kinds[where] = MISTAKES.index(name)
+    return kinds
+
+
 class Matches(NamedTuple):
     """The detections of a set of images, without the ignored ones, and what is to be found in it."""
 
@@ -89,6 +128,7 @@ class Matches(NamedTuple):
     labels: np.ndarray  # (D,)
     tp: np.ndarray  # (D,) bool
     in_empty: np.ndarray  # (D,) bool: in an image without any box, not even an ignored one
+    kinds: np.ndarray  # (D,), of kinds_of_mistakes
     num_gt: np.ndarray  # (K,), objects of each class
     images: int
     empty_images: int
@@ -111,9 +151,10 @@ def match_images(images: Iterable[Sequence], num_classes: int, iou_thr: float = 
         tp, ignored = match_coco_boxes(boxes, scores, labels, gt_boxes, gt_labels, gt_ignored, iou_thr)
         kept = ~ignored & np.isfinite(scores)
         empty_images.append(not len(gt_boxes))
-        parts.append([values[kept] for values in (scores, labels, tp, np.full(len(tp), empty_images[-1]))])
+        kinds = kinds_of_mistakes(boxes, labels, gt_boxes, gt_labels, gt_ignored, iou_thr)
+        parts.append([values[kept] for values in (scores, labels, tp, np.full(len(tp), empty_images[-1]), kinds)])
         gt_parts.append(np.asarray(gt_labels, int)[~np.asarray(gt_ignored, bool)])
-    scores, labels, tp, in_empty = (np.concatenate(values) for values in zip(*parts))
+    scores, labels, tp, in_empty, kinds = (np.concatenate(values) for values in zip(*parts))
     gt_labels = np.concatenate(gt_parts)
     for name, values in (('labels', labels), ('gt_labels', gt_labels)):
         if len(values) and not 0 <= values.min() <= values.max() < num_classes:
@@ -123,9 +164,8 @@ def match_images(images: Iterable[Sequence], num_classes: int, iou_thr: float = 
             )
     order = np.argsort(-scores, kind='stable')
     num_gt = np.bincount(gt_labels, minlength=num_classes)
-    return Matches(
-        scores[order], labels[order], tp[order], in_empty[order], num_gt, len(empty_images), sum(empty_images)
-    )
+    scores, labels, tp, in_empty, kinds = (values[order] for values in (scores, labels, tp, in_empty, kinds))
+    return Matches(scores, labels, tp, in_empty, kinds, num_gt, len(empty_images), sum(empty_images))
 
 
 def precision_recall(matches: Matches, score_thr: float = 0.25, recalls: Sequence[float] = (0.6, 0.7, 0.8)) -> dict:
@@ -148,6 +188,8 @@ def precision_recall(matches: Matches, score_thr: float = 0.25, recalls: Sequenc
         - ``precision``, ``recall``, ``f1``: means over classes, at that confidence.
         - ``fp_per_image``: false positives of all classes at that confidence, an image.
         - ``fp_per_empty_image``: the same an image without any box, over those alone; nan without such images.
+        - ``fp_background``, ``fp_place``, ``fp_class``, ``fp_duplicate``: how many of them, an image, are which of
+          ``MISTAKES``, see :func:`kinds_of_mistakes`.
         - ``precision_at_0.25``, … ``fp_per_empty_image_at_0.25``: the same at ``score_thr``.
         - ``precision_at_recall_0.6``, …: COCO's interpolated precision: of each class the highest at any confidence
           that reaches the recall, 0 where none does; the mean over classes.
@@ -162,7 +204,7 @@ def precision_recall(matches: Matches, score_thr: float = 0.25, recalls: Sequenc
 
         ``confidence_curve``: ``confidence`` (101) and the mean ``precision``, ``recall`` and ``f1`` there.
     """
-    scores, labels, tp, in_empty, num_gt, images, empty_images = matches
+    scores, labels, tp, in_empty, kinds, num_gt, images, empty_images = matches
     present = np.flatnonzero(num_gt)
     places = [np.flatnonzero(labels == k) for k in range(len(num_gt))]
     tps = [_counts(tp[place]) for place in places]
@@ -206,6 +248,9 @@ def precision_recall(matches: Matches, score_thr: float = 0.25, recalls: Sequenc
         metrics['fp_per_image' + suffix] = float(fp)
         metrics['fp_per_empty_image' + suffix] = float(fp_empty)
     metrics['best_confidence'] = best_confidence
+    counts = np.bincount(kinds[~tp & (scores >= best_confidence)], minlength=len(MISTAKES))
+    for name, count in zip(MISTAKES, counts):
+        metrics[f'fp_{name}'] = float(count / images) if images else float('nan')
 
     at_recalls = np.array([interpolated(k, recalls) for k in range(len(num_gt))]).reshape(len(num_gt), len(recalls))
     reached = np.searchsorted(all_tps[stops] / max(num_gt.sum(), 1), recalls)
@@ -236,7 +281,7 @@ def precision_recall(matches: Matches, score_thr: float = 0.25, recalls: Sequenc
 
 
 def _no_detections():
-    return np.zeros(0), np.zeros(0, int), np.zeros(0, bool), np.zeros(0, bool)
+    return np.zeros(0), np.zeros(0, int), np.zeros(0, bool), np.zeros(0, bool), np.zeros(0, int)
 
 
 def _counts(flags: np.ndarray) -> np.ndarray:

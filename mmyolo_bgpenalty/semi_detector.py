@@ -298,7 +298,7 @@ class SemiYOLODetector(SemiBaseDetector):
         predictions = [outs[:2]]
         for flip in flips:
             turned = self.teacher.bbox_head(self.teacher.extract_feat(batch_inputs.flip(FLIPS[flip])))
-            predictions.append(flipped_back(*turned[:2], flip))
+            predictions.append(flipped_back(turned[0], turned[1], flip))
         return mean_predictions(predictions)
 
     def _leave_sure(self, samples: list) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmyolo_bgpenalty.precision_recall import match_boxes, match_images, precision_recall
+from mmyolo_bgpenalty.precision_recall import MISTAKES, kinds_of_mistakes, match_boxes, match_images, precision_recall
 
 CLASSES = 3
 IOU = 0.5
@@ -44,15 +44,15 @@ def matched(image):
     return match_boxes(xyxy(boxes), scores, labels, xyxy(gt_boxes), *gts, iou_thr=IOU)
 
 
+def overlap(a, b, region):
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    inside = max(width, 0) * max(height, 0)
+    return inside / (a[2] * a[3] if region else a[2] * a[3] + b[2] * b[3] - inside)
+
+
 def naive_match(boxes, scores, labels, gt_boxes, gt_labels, crowd):
     """COCO's rule, word by word."""
-
-    def overlap(a, b, region):
-        width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-        height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-        inside = max(width, 0) * max(height, 0)
-        return inside / (a[2] * a[3] if region else a[2] * a[3] + b[2] * b[3] - inside)
-
     state, taken = ['fp'] * len(boxes), set()
     for i in sorted(range(len(boxes)), key=lambda i: -scores[i]):
         best = None
@@ -70,6 +70,22 @@ def naive_match(boxes, scores, labels, gt_boxes, gt_labels, crowd):
         ):
             state[i] = 'ignored'
     return state
+
+
+def naive_kinds(boxes, scores, labels, gt_boxes, gt_labels, crowd):
+    for box, label in zip(boxes, labels):
+        own, other = [0.0], [0.0]
+        for gt_box, gt_label, is_crowd in zip(gt_boxes, gt_labels, crowd):
+            if not is_crowd:
+                (own if gt_label == label else other).append(overlap(box, gt_box, False))
+        if max(own) >= IOU:
+            yield 'duplicate'
+        elif max(other) >= IOU:
+            yield 'class'
+        elif max(own) >= 0.1:
+            yield 'place'
+        else:
+            yield 'class' if max(other) >= 0.1 else 'background'
 
 
 @settings(max_examples=100)
@@ -150,9 +166,10 @@ class Naive:
         self.images, self.rows, self.objects = len(drawn), [], [0] * CLASSES
         self.empty = sum(not len(gt_boxes) for _, _, _, gt_boxes, _, _ in drawn)
         for image in drawn:
-            for score, k, state in zip(image[1].tolist(), image[2].tolist(), naive_match(*image)):
+            found = zip(image[1].tolist(), image[2].tolist(), naive_match(*image), naive_kinds(*image))
+            for score, k, state, kind in found:
                 if state != 'ignored':
-                    self.rows.append((score, k, state == 'tp', not len(image[3])))
+                    self.rows.append((score, k, state == 'tp', not len(image[3]), kind))
             for k, crowd in zip(image[4].tolist(), image[5].tolist()):
                 self.objects[k] += not crowd
         self.scores = sorted({score for score, *_ in self.rows}, reverse=True)
@@ -183,7 +200,7 @@ class Naive:
 
     def fp_at_recall(self, wanted):
         for score in self.scores:
-            found = sum(tp for s, _, tp, _ in self.rows if s >= score)
+            found = sum(tp for s, _, tp, *_ in self.rows if s >= score)
             if sum(self.objects) and found / sum(self.objects) >= wanted:
                 return self.fp(score)
         return float('nan')
@@ -203,6 +220,9 @@ def test_numbers_equal_naive_ones(drawn, score_thr):
         expected.update(zip(names, naive.mean(confidence)))
         expected['fp_per_image' + suffix] = naive.fp(confidence)
         expected['fp_per_empty_image' + suffix] = naive.fp(confidence, empty=True)
+    for kind in MISTAKES:
+        mistakes = [row for row in naive.rows if row[0] >= best and not row[2] and row[4] == kind]
+        expected[f'fp_{kind}'] = len(mistakes) / naive.images
     for recall in recalls:
         expected[f'precision_at_recall_{recall:g}'] = naive.precision_at_recall(recall)
         expected[f'fp_per_image_at_recall_{recall:g}'] = naive.fp_at_recall(recall)
@@ -271,6 +291,10 @@ def test_values_by_hand():
             'f1': 0.75,
             'fp_per_image': 2 / 4,
             'fp_per_empty_image': 1.0,
+            'fp_background': 1 / 4,
+            'fp_place': 0,
+            'fp_class': 0,
+            'fp_duplicate': 1 / 4,
             'precision_at_0.25': 0.75,
             'recall_at_0.25': 0.75,
             'f1_at_0.25': 0.75,
@@ -283,6 +307,24 @@ def test_values_by_hand():
         },
         nan_ok=True,
     )
+
+
+@pytest.mark.parametrize(
+    'x, label, expected',
+    [
+        (0, 0, 'duplicate'),  # IoU 1
+        (5, 0, 'place'),  # 1/3
+        (9, 0, 'background'),  # 1/19
+        (0, 1, 'class'),
+        (5, 1, 'class'),
+        (9, 1, 'background'),
+        (30, 0, 'background'),  # on a crowd
+    ],
+)
+def test_kinds_of_mistakes_by_hand(x, label, expected):
+    objects = np.array([[0, 0, 10, 10], [30, 0, 10, 10]], float)
+    (kind,) = kinds_of_mistakes([[x, 0, 10, 10]], [label], objects, [0, 0], [False, True])
+    assert MISTAKES[kind] == expected
 
 
 @pytest.mark.parametrize(
