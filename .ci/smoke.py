@@ -31,6 +31,8 @@ OPTIONS = {
     'default_hooks.logger.interval': 1,
     # An early student is sure of nothing, and without pseudo-boxes the unlabeled images would have no losses.
     'model.semi_train_cfg.pseudo_test_cfg.score_thr': 0.0,
+    'model.semi_train_cfg.class_thresholds.floor': 0.0,
+    'model.semi_train_cfg.unsure_thr': 0.0,
     'model.semi_train_cfg.pseudo_test_cfg.max_per_img': 5,
 }
 

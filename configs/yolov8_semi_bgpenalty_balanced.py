@@ -1,5 +1,5 @@
 # The balanced preset.
-_base_ = './yolov8_semi_bgpenalty.py'
+_base_ = './yolov8_semi_bgpenalty_published.py'
 
 lambda_bg = 1.0
 lambda_bg_warmup = 5

@@ -50,7 +50,8 @@ model = dict(
         bbox_head=dict(head_module=dict(num_classes=num_classes, widen_factor=widen_factor)),
         train_cfg=dict(assigner=dict(num_classes=num_classes)),
         test_cfg=dict(nms=dict(iou_threshold=0.7)),
-    )
+    ),
+    semi_train_cfg=dict(pseudo_test_cfg=dict(nms=dict(iou_threshold=0.6))),  # objects overlap here
 )
 
 # MMYOLO's own optimizer and schedule
@@ -75,7 +76,7 @@ default_hooks = dict(
         lr_factor=0.01,
         max_epochs=max_epochs,
     ),
-    mean_teacher=dict(momentum=0.0004),
+    mean_teacher=dict(momentum=0.0004, momentum_warmup=4000),
     logger=dict(interval=50),
     pictures=dict(interval=5000),
 )

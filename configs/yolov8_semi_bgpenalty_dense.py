@@ -15,4 +15,9 @@ unsup_pipeline = [
     ),
 ]
 train_dataloader = dict(dataset=dict(unlabeled=dict(pipeline=unsup_pipeline)))
-model = dict(type='DenseSemiYOLODetector', dense=dict(share=0.01, gamma=2.0))
+model = dict(
+    type='DenseSemiYOLODetector',
+    dense=dict(share=0.01, gamma=2.0),
+    detector=dict(bbox_head=dict(ignored_in_cls=False)),
+    semi_train_cfg=dict(unsure_thr=None, class_thresholds=None),  # there is no threshold
+)

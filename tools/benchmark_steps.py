@@ -328,7 +328,7 @@ def semi_steps(shape: Shape, overrides: Optional[dict], device: str) -> Tuple[St
     such that the teacher labels some boxes in every image.
     """
     init_default_scope('mmyolo')
-    cfg = our_config(shape, overrides, 'yolov8_semi_bgpenalty.py')
+    cfg = our_config(shape, overrides, 'yolov8_semi_bgpenalty_published.py')
     ours = _settle(MODELS.build(cfg.model))
     detector = their_detector(shape, cfg.model.detector)
     detector.update(data_preprocessor=cfg.model.detector.data_preprocessor, test_cfg=ours.pseudo_test_cfg)

@@ -3,23 +3,26 @@
 #       --seeds 0 1 2
 # docs/experiments.md has what was measured.
 penalty, semi = 'model.detector.bbox_head.bg_penalty', 'model.semi_train_cfg'
-positives, hard = {f'{penalty}.normalizer': 'positives'}, {f'{penalty}.normalizer': 'hard'}
-outside = {f'{penalty}.region': 'outside'}
+published = {f'{penalty}.normalizer': 'background', f'{penalty}.region': 'all'}
+positives, hard = {**published, f'{penalty}.normalizer': 'positives'}, {**published, f'{penalty}.normalizer': 'hard'}
+outside, rank = {f'{penalty}.region': 'outside'}, {f'{penalty}.rank': True}
+both = {f'{semi}.unsup_loss_weights.loss_bg': 1.0}  # on labeled and unlabeled images; without, on labeled ones alone
 variants = {
     'λ=0': dict(lambda_bg=0.0),
-    'published': dict(lambda_bg=1.0),
-    'positives': {'lambda_bg': 1.0, **positives},
-    'positives, outside': {'lambda_bg': 3.0, **positives, **outside},
+    'hard, outside (shipped)': {'lambda_bg': 1.0, **hard, **outside},
+    'published': {'lambda_bg': 1.0, **published, **both},
+    'positives': {'lambda_bg': 1.0, **positives, **both},
+    'positives, outside': {'lambda_bg': 3.0, **positives, **outside, **both},
     'hard': {'lambda_bg': 1.0, **hard},
-    'hard, outside': {'lambda_bg': 1.0, **hard, **outside},
     'hard, outside, focal': {'lambda_bg': 1.0, 'use_focal_bg': True, **hard, **outside},
-    'hard, outside, labeled alone': {
+    'hard, outside, unlabeled too': {'lambda_bg': 1.0, **hard, **outside, **both},
+    'hard, outside, unlabeled too, soft': {
         'lambda_bg': 1.0,
         **hard,
         **outside,
-        f'{semi}.unsup_loss_weights.loss_bg': 0.0,
+        **both,
+        f'{semi}.soft_background': True,
     },
-    'hard, outside, soft': {'lambda_bg': 1.0, **hard, **outside, f'{semi}.soft_background': True},
-    'rank': {'lambda_bg': 1.0, **hard, f'{penalty}.rank': True},
-    'rank, outside': {'lambda_bg': 1.0, **hard, **outside, f'{penalty}.rank': True},
+    'rank, outside': {'lambda_bg': 1.0, **hard, **outside, **rank},
+    **{f'hard, outside, λ={value}': {'lambda_bg': value, **hard, **outside} for value in (0.3, 3.0, 10.0, 30.0)},
 }

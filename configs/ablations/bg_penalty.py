@@ -1,5 +1,5 @@
 # What the background penalty does, alone and at several strengths:
-#   python tools/ablation.py configs/yolov8_semi_bgpenalty.py --seeds 0 1 2
+#   python tools/ablation.py configs/yolov8_semi_bgpenalty_published.py --seeds 0 1 2
 # Each variant is a name and its --cfg-options; the first is the baseline of all differences.
 variants = {
     'Baseline λ=0': dict(lambda_bg=0.0),

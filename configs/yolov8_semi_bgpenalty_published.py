@@ -1,0 +1,19 @@
+# The method as published: pseudo-labels by one threshold, the teacher a copy until the hand-over, and the penalty as
+# the mean over all background of labeled and of unlabeled images. What yolov8_semi_bgpenalty.py is measured against.
+_base_ = './yolov8_semi_bgpenalty.py'
+
+model = dict(
+    detector=dict(
+        bbox_head=dict(bg_penalty=dict(normalizer='background', region='all'), ignored_in_cls=False),
+        test_cfg=dict(nms=dict(iou_threshold=0.7)),
+    ),
+    semi_train_cfg=dict(
+        unsup_weight=0.5,
+        unsup_loss_weights=dict(_delete_=True),
+        class_thresholds=None,
+        unsure_thr=None,
+        teacher_flips=[],
+        pseudo_test_cfg=dict(nms=dict(iou_threshold=0.6)),
+    ),
+)
+default_hooks = dict(mean_teacher=dict(average_in_burn_in=False, momentum_warmup=0))

@@ -1,0 +1,69 @@
+"""What the shipped semi-supervised config does beyond the published method, in a real run."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from tiny import CLASSES, CONFIGS, SEMI, load, make_set
+
+SHIPPED = 'yolov8_semi_bgpenalty.py'
+
+
+class Watch(Hook):
+    priority = 'LOWEST'
+
+    def __init__(self):
+        self.rows, self.averaged = [], []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        model = runner.model
+        self.rows.append({name: value.item() for name, value in outputs.items()})
+        self.rows[-1].update(progress=runner.epoch, lambda_bg=model.student.bbox_head.lambda_bg)
+        student, teacher = (next(part.parameters()) for part in (model.student, model.teacher))
+        self.averaged.append(not torch.equal(student, teacher))
+
+
+@pytest.fixture(scope='module')
+def watch(tmp_path_factory):
+    root = tmp_path_factory.mktemp('recipe')
+    options = {'burn_in': 1, 'lambda_bg_warmup': 0, 'train_cfg__max_epochs': 3, 'train_cfg__val_interval': 3}
+    # The untrained network scores nothing above 0.1, the shipped limit of what is penalised.
+    options['model__detector__bbox_head__bg_penalty__hard_score'] = 0.0
+    cfg = load(SHIPPED, make_set(root / 'set'), root / 'run', **options)
+    watch, runner = Watch(), Runner.from_cfg(cfg)
+    runner.register_hook(watch)
+    runner.train()
+    watch.logged = list(runner.message_hub.log_scalars)
+    return watch
+
+
+def test_the_penalty_is_on_labeled_images_alone_after_burn_in(watch):
+    burn_in = [row for row in watch.rows if row['progress'] < 1]
+    later = [row for row in watch.rows if row['progress'] >= 1]
+    assert burn_in and all(row['lambda_bg'] == row['sup_loss_bg'] == 0 for row in burn_in)
+    assert later and all(row['lambda_bg'] == 1 and row['sup_loss_bg'] > 0 for row in later)
+    unlabeled = [row['unsup_loss_bg'] for row in later if row['semi/unsup_weight'] > 0]
+    assert unlabeled and not any(unlabeled)
+
+
+def test_the_teacher_is_an_average_from_the_start(watch):
+    assert all(watch.averaged[1:])
+
+
+def test_each_class_has_its_threshold_in_the_log(watch):
+    assert {f'train/semi/threshold_{name}' for name in CLASSES} <= set(watch.logged)
+
+
+def test_what_is_scored_below_a_threshold_is_unsure_not_background():
+    cfg = Config.fromfile(CONFIGS / SHIPPED)
+    semi = cfg.model.semi_train_cfg
+    assert 0 < semi.unsure_thr < semi.pseudo_test_cfg.score_thr and cfg.model.detector.bbox_head.ignored_in_cls
+
+
+def test_the_published_config_has_none_of_it():
+    cfg = Config.fromfile(CONFIGS / SEMI)
+    head, semi = cfg.model.detector.bbox_head, cfg.model.semi_train_cfg
+    assert head.bg_penalty == dict(normalizer='background', region='all') and not head.ignored_in_cls
+    assert semi.class_thresholds is semi.unsure_thr is None and not semi.teacher_flips and not semi.unsup_loss_weights
+    assert not cfg.default_hooks.mean_teacher.average_in_burn_in
