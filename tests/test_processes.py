@@ -150,7 +150,9 @@ def make_config(data, folder, **options):
         model__semi_train_cfg__unsup_weight=1.0,
         # An early teacher is sure of nothing; as many boxes as labeled images have leave some images without any.
         model__semi_train_cfg__pseudo_test_cfg=dict(score_thr=0.0, max_per_img=5),
-        model__semi_train_cfg__class_thresholds=dict(type='ClassFrequency', window=12, min_images=4, floor=0.0),
+        model__semi_train_cfg__class_thresholds=dict(
+            _delete_=True, type='ClassFrequency', window=12, min_images=4, floor=0.0
+        ),
         default_hooks__mean_teacher__momentum=0.25,
         default_hooks__quality=dict(type='PseudoLabelQualityHook', interval=1, iou_thr=0.1),
         default_hooks__checkpoint__interval=-1,
