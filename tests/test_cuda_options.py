@@ -249,6 +249,7 @@ OPTIONS = {
     'by agreement': dict(box_quality='agreement', unsup_scale='labeled'),
     'soft background': dict(soft_background=True),
     'own thresholds': dict(class_thresholds=dict(type='Fixed', thresholds=[0.0, 1e-3, 0.0], floor=0.0)),
+    'flips': dict(teacher_flips=['horizontal', 'vertical', 'diagonal']),
     'mixture': dict(class_thresholds=dict(type='Mixture', floor=0.0)),
 }
 
