@@ -58,8 +58,9 @@ def flipped_back(
         direction: one of ``FLIPS``.
     """
     axes = FLIPS[direction]
-    sides = [2 if 3 in axes else 0, 3 if 2 in axes else 1]
-    sides += [2 - sides[0], 4 - sides[1]]
+    left, right = (2, 0) if 3 in axes else (0, 2)
+    top, bottom = (3, 1) if 2 in axes else (1, 3)
+    sides = [left, top, right, bottom]
     return [level.flip(axes) for level in cls_scores], [level.flip(axes)[:, sides] for level in distances]
 
 

@@ -55,7 +55,7 @@ def test_each_class_has_its_threshold_in_the_log(watch):
     assert {f'train/semi/threshold_{name}' for name in CLASSES} <= set(watch.logged)
 
 
-def test_what_is_scored_below_a_threshold_is_unsure_not_background():
+def test_the_config_has_three_zones():
     cfg = Config.fromfile(CONFIGS / SHIPPED)
     semi = cfg.model.semi_train_cfg
     assert 0 < semi.unsure_thr < semi.pseudo_test_cfg.score_thr and cfg.model.detector.bbox_head.ignored_in_cls

@@ -4,7 +4,7 @@
 # Two runs without unlabeled images bound it, at as many steps and with the same augmentation and average: on the
 # labeled tenth, and on all labels. docs/experiments.md has what was measured.
 semi_train_cfg, head = 'model.semi_train_cfg', 'model.detector.bbox_head'
-# SoftTeacher's way with YOLOv8: one threshold, below which all is background. The shipped one is by class frequency.
+# The shipped thresholds, by class frequency, without the recipe's other options
 frequency = {
     f'{semi_train_cfg}.unsup_weight': 0.5,
     f'{semi_train_cfg}.unsure_thr': None,
@@ -12,6 +12,7 @@ frequency = {
     f'{semi_train_cfg}.pseudo_test_cfg.nms.iou_threshold': 0.6,
     f'{head}.ignored_in_cls': False,
 }
+# SoftTeacher's way with YOLOv8: one threshold, below which all is background
 plain = {**frequency, f'{semi_train_cfg}.class_thresholds': None}
 labeled_only = {'burn_in': 1000}  # longer than any training
 unsure = {f'{semi_train_cfg}.unsure_thr': 0.1, f'{head}.ignored_in_cls': True}
