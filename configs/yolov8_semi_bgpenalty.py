@@ -4,7 +4,7 @@
 _base_ = './yolov8_bgpenalty.py'
 
 # Settings, as in the base; an epoch is 135 iterations.
-burn_in = 10
+burn_in = 8
 lambda_bg_warmup = 5
 
 # Data: batches of as many labeled as unlabeled images; an epoch is one pass over the unlabeled ones.
@@ -62,9 +62,10 @@ model = dict(
         # Only of labeled images is it known what is background.
         unsup_loss_weights=dict(loss_bg=0.0),
         channels_last=True,
-        # As many pseudo-boxes of each class as labeled images have of it; down to 0.1 neither object nor background.
+        # Of each class the surest, six for ten boxes that labeled images have of it; whatever else the teacher sees, be
+        # it faintly, is neither object nor background.
         class_thresholds=dict(type='ClassFrequency', window=200),
-        unsure_thr=0.1,
+        unsure_thr=0.02,
         teacher_flips=['horizontal'],
         pseudo_test_cfg=dict(score_thr=0.4, nms=dict(type='nms', iou_threshold=0.4, class_agnostic=True)),
     ),

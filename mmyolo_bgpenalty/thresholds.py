@@ -198,14 +198,14 @@ class ClassFrequencyThresholds(AdaptiveThresholds):
     """:func:`class_frequency_thresholds`, with ``share`` of the labeled images' boxes an image wanted.
 
     Args:
-        share: of the labeled images' boxes, > 0.
+        share: of the labeled images' boxes, > 0. With 1 the last of them are as likely mistakes as objects.
         min_images: the threshold is ``score_thr`` until the window has as many.
 
     Attributes:
         objects_per_image: (C,), of the labeled images; to be set before the window has ``min_images``.
     """
 
-    def __init__(self, *args, share: float = 1.0, min_images: int = 32, **kwargs):
+    def __init__(self, *args, share: float = 0.6, min_images: int = 32, **kwargs):
         super().__init__(*args, **kwargs)
         self.share = non_negative('share', share)
         if not share:

@@ -266,9 +266,9 @@ SEMI_MISTAKES = {
         'looks like `lambda_bg`',
     ),
     'no epoch after burn-in': (set_('burn_in', 20), W, 'burn_in', '20 of 20 epochs: no unlabeled image is used'),
-    'warm-up cut off': (set_('lambda_bg_warmup', 40), W, 'burn_in', 'λ ends at 0.25 of 1'),
+    'warm-up cut off': (many(set_('burn_in', 10), set_('lambda_bg_warmup', 40)), W, 'burn_in', 'λ ends at 0.25 of 1'),
     'ramp of the unlabeled weight cut off': (
-        set_(f'{TEACHER}.unsup_warmup', 11),
+        many(set_('burn_in', 10), set_(f'{TEACHER}.unsup_warmup', 11)),
         W,
         f'{TEACHER}.unsup_warmup',
         'rises',

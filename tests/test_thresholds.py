@@ -172,7 +172,7 @@ def images(number, seed=0, most=6):
 
 
 def frequency(objects=(1.0, 0.5, 0.0), **options):
-    options = {'window': 8, 'min_images': 4, 'floor': 0.05, **options}
+    options = {'window': 8, 'min_images': 4, 'floor': 0.05, 'share': 1.0, **options}
     module = build_thresholds(dict(type='ClassFrequency', **options), 3, 5, 0.4)
     module.objects_per_image = None if objects is None else torch.tensor(objects)
     return module
@@ -198,6 +198,14 @@ def test_images_without_boxes_count():
     assert module([nothing] * 4).tolist() == [0.05, 0.05, 0.9]
     found = module([(torch.tensor([0.75, 0.5, 0.25]), torch.tensor([0, 0, 0]))] * 2)
     assert found.tolist() == pytest.approx([0.5, 0.05, 0.9])
+
+
+def test_six_of_ten_are_wanted_unless_stated():
+    module = build_thresholds(dict(type='ClassFrequency', min_images=1), 1, 20, 0.4)
+    module.objects_per_image = torch.tensor([10.0])
+    scores = torch.linspace(0.8, 0.2, 15)
+    (threshold,) = module([(scores, torch.zeros(15, dtype=torch.long))])
+    assert (scores >= threshold).sum() == 6
 
 
 @pytest.mark.parametrize('kind', ['ClassFrequency', 'Mixture'])
@@ -301,7 +309,7 @@ def test_a_box_is_sure_by_its_classs_threshold(joint_forward, unsure_thr, unsure
 def test_the_unsure_zone_does_not_move_thresholds():
     found = []
     for unsure_thr in (None, 0.01):
-        thresholds = dict(type='ClassFrequency', floor=0.1, window=4, min_images=1)
+        thresholds = dict(type='ClassFrequency', floor=0.1, share=1.0, window=4, min_images=1)
         model = build(class_thresholds=thresholds, unsure_thr=unsure_thr)
         model.class_thresholds.objects_per_image = torch.tensor([1.0, 2.0, 0.0])
         scores = torch.tensor([0.9, 0.6, 0.05, 0.04][: 2 if unsure_thr is None else 4])
@@ -348,7 +356,7 @@ def test_the_detector_names_a_bad_argument():
         build(class_thresholds=fixed, unsure_thr=0.7)
 
 
-OPTIONS = dict(type='ClassFrequency', window=6, min_images=2)
+OPTIONS = dict(type='ClassFrequency', share=1.0, window=6, min_images=2)
 
 
 def found_by(rank, step):

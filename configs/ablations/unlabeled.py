@@ -4,7 +4,8 @@
 # Two runs without unlabeled images bound it, at as many steps and with the same augmentation and average: on the
 # labeled tenth, and on all labels. docs/experiments.md has what was measured.
 semi_train_cfg, head = 'model.semi_train_cfg', 'model.detector.bbox_head'
-# The shipped thresholds, by class frequency, without the recipe's other options
+share = f'{semi_train_cfg}.class_thresholds.share'
+# Thresholds as shipped, without the recipe's other options
 frequency = {
     f'{semi_train_cfg}.unsup_weight': 0.5,
     f'{semi_train_cfg}.unsure_thr': None,
@@ -22,6 +23,8 @@ variants = {
     'labeled images only': labeled_only,
     'all labels': {**labeled_only, 'train_dataloader.dataset.labeled.ann_file': 'annotations/train.json'},
     'shipped recipe': {},
+    'as many pseudo-boxes as labeled ones': {share: 1.0},
+    'unsure from 0.1 on': {f'{semi_train_cfg}.unsure_thr': 0.1},
     'semi, one threshold': plain,
     'three zones': {**plain, **unsure},
     'three zones, soft targets': {**plain, **unsure, f'{semi_train_cfg}.soft_unsure': True},
