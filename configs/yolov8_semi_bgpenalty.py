@@ -82,7 +82,7 @@ log_processor = dict(
 )
 default_hooks = dict(
     checkpoint=dict(interval=10, save_best='teacher/coco/bbox_mAP_50'),
-    # An average from the start, whose time constant grows in the first quarter of burn-in: steady at the hand-over.
+    # An average from the start, whose time constant grows in the first third of burn-in: steady at the hand-over.
     mean_teacher=dict(
         type='BurnInMeanTeacherHook',
         momentum=0.004,
