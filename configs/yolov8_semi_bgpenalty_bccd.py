@@ -25,4 +25,7 @@ val_evaluator = dict(ann_file=data_root + 'annotations/test.json')
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
 train_cfg = dict(max_epochs=18, val_interval=6)
-default_hooks = dict(mean_teacher=dict(momentum_warmup=100))  # iterations, a quarter of burn-in
+default_hooks = dict(
+    checkpoint=dict(interval=6),
+    mean_teacher=dict(momentum_warmup=100),  # iterations, a quarter of burn-in
+)
