@@ -198,7 +198,7 @@ class ClassFrequencyThresholds(AdaptiveThresholds):
     """:func:`class_frequency_thresholds`, with ``share`` of the labeled images' boxes an image wanted.
 
     Args:
-        share: of the labeled images' boxes, > 0. With 1 the last of them are as likely mistakes as objects.
+        share: of the labeled images' boxes, > 0; below 1 those that the teacher is surest of.
         min_images: the threshold is ``score_thr`` until the window has as many.
 
     Attributes:
