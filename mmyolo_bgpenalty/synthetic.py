@@ -1,12 +1,9 @@
 """Deterministic infrared-like images of photovoltaic modules, with boxes of their defects, in COCO format.
 
-    python -m mmyolo_bgpenalty.synthetic data/solar --seed 0
-
 Every picture is a function of seed, index, size and the constants of :mod:`~mmyolo_bgpenalty.infrared`, so a set
 is the same bytes for any number of workers.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -278,22 +275,3 @@ def generate(
                     raise
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-
-
-def main(argv=None):
-    parser = argparse.ArgumentParser(description='Make a synthetic set of infrared images of solar modules.')
-    parser.add_argument('root', help='folder to make')
-    parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--num-train', type=int, default=600)
-    parser.add_argument('--num-val', type=int, default=150)
-    parser.add_argument('--percent', type=float, default=10)
-    parser.add_argument('--size', type=int, nargs=2, default=(320, 256), metavar=('WIDTH', 'HEIGHT'))
-    args = vars(parser.parse_args(argv))
-    try:
-        generate(args.pop('root'), **args)
-    except ValueError as error:
-        parser.error(str(error))
-
-
-if __name__ == '__main__':
-    main()

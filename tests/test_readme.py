@@ -126,12 +126,12 @@ def test_commands(stage):
     """In the README's order, since one works on what another wrote; training at a size that takes seconds."""
     seen = []
     for command in COMMANDS:
-        if command[1:3] == ['-m', 'mmyolo_bgpenalty.synthetic']:
-            run(stage, [part.replace('1500', '3') for part in command])
-            assert len(read_json(stage / command[3] / 'annotations/val.json')['images']) == 3
-            continue
         tool, config = Path(command[1]).name, command[2]
         seen.append(tool)
+        if tool == 'make_solar_set.py':
+            run(stage, [part.replace('1500', '3') for part in command])
+            assert len(read_json(stage / command[2] / 'annotations/val.json')['images']) == 3
+            continue
         # The last epoch of a shortened run.
         command = [part.replace('epoch_18', 'epoch_2') for part in command]
         options = [] if '--cfg-options' in command else ['--cfg-options']

@@ -1,12 +1,15 @@
 import hashlib
 import io
 import json
+import subprocess
+import sys
 import threading
 
 import cv2
 import numpy as np
 import pytest
 from rich.console import Console
+from tiny import ROOT
 
 from mmyolo_bgpenalty import infrared, synthetic
 
@@ -321,10 +324,11 @@ def test_progress_bar_on_a_terminal(tmp_path, monkeypatch):
 def test_progress_lines_and_command(tmp_path, capsys):
     synthetic.generate(tmp_path / 'quiet', **TINY)
     assert capsys.readouterr() == ('', '')
-    args = ['--num-train', '6', '--num-val', '2', '--percent', '50', '--size', '160', '128']
-    synthetic.main([str(tmp_path / 'loud'), *args])
-    assert len(capsys.readouterr().err.splitlines()) == 2
+    command = [sys.executable, ROOT / 'tools/make_solar_set.py', 'loud', '--num-train', '6']
+    command += ['--num-val', '2', '--percent', '50', '--size', '160', '128']
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (0, '', 2), done.stderr
     assert digest(tmp_path / 'loud') == digest(tmp_path / 'quiet')
-    with pytest.raises(SystemExit):
-        synthetic.main([str(tmp_path / 'loud'), *args, '--seed', '1'])
-    assert 'seed=0 (asked for 1)' in capsys.readouterr().err
+    other = subprocess.run([*command, '--seed', '1'], cwd=tmp_path, capture_output=True, text=True)
+    assert other.returncode == 2 and 'seed=0 (asked for 1)' in other.stderr and len(other.stderr.splitlines()) == 1
+    assert digest(tmp_path / 'loud') == digest(tmp_path / 'quiet')

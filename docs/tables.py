@@ -1,0 +1,98 @@
+"""Tables of experiments_runs.csv, in which every run has a line: paired differences, as README and experiments.md have
+them.
+
+    python docs/tables.py solar --images test --sessions 3 4 --metrics mAP mAP_50 \
+        'labels only' 'recipe, share 0.6, burn-in 1080'
+
+The first variant's line is its mean ± standard deviation, each other's the mean difference to the first, paired by fold
+and seed, with its 95 % confidence interval (none of a single pair). Of a run that several sessions made, the latest of
+those named counts.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+from typing import Dict, List, Sequence, Tuple
+
+from mmyolo_bgpenalty.comparison import paired_difference, summary
+
+RUNS = Path(__file__).with_name('experiments_runs.csv')
+METRICS = (
+    'mAP',
+    'mAP_50',
+    'precision_at_recall_0.6',
+    'precision_at_recall_0.7',
+    'precision_at_recall_0.8',
+    'f1',
+    'precision_at_0.25',
+    'recall_at_0.25',
+    'fp_per_image_at_0.25',
+)
+Values = Dict[Tuple[str, str], float]
+
+
+def read_runs(path: Path = RUNS) -> List[dict]:
+    """Lines of the file, in its order."""
+    with open(path, encoding='utf-8', newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def values_of(runs: Sequence[dict], metric: str, **wanted: Sequence[str]) -> Values:
+    """(fold, seed) -> ``metric`` of the runs whose columns are among ``wanted``'s values.
+
+    Raises:
+        ValueError: no run is so, or the file has no such column.
+    """
+    unknown = sorted({metric, *wanted} - set(runs[0]))
+    if unknown:
+        raise ValueError(f'Expected columns among {", ".join(runs[0])}, but got {unknown}')
+    chosen = [run for run in runs if run[metric] and all(run[column] in among for column, among in wanted.items())]
+    if not chosen:
+        raise ValueError(f'Expected a run with {metric} and {wanted}, but there is none')
+    ordered = sorted(chosen, key=lambda run: int(run['session']))
+    return {(run['fold'], run['seed']): float(run[metric]) for run in ordered}
+
+
+def table(runs: Sequence[dict], variants: Sequence[str], metrics: Sequence[str], **wanted: Sequence[str]) -> List[str]:
+    """Lines of Markdown; see the top of this file."""
+    lines = [['', 'runs', *metrics], ['---'] * (2 + len(metrics))]
+    baseline, *others = variants
+    of_baseline = [values_of(runs, metric, variant=[baseline], **wanted) for metric in metrics]
+    spread = [summary(list(values.values())) for values in of_baseline]
+    cells = [f'{s.mean:.3f}' + ('' if s.std is None else f' ± {s.std:.3f}') for s in spread if s]
+    lines.append([baseline, str(len(of_baseline[0])), *cells])
+    for variant in others:
+        row, number = [], 0
+        for metric, base in zip(metrics, of_baseline):
+            difference = paired_difference(values_of(runs, metric, variant=[variant], **wanted), base)
+            if difference is None:
+                raise ValueError(f'Expected a fold and seed that both {baseline!r} and {variant!r} have')
+            interval = difference.interval and ' [{}, {}]'.format(*map(_signed, difference.interval))
+            row.append(_signed(difference.mean) + (interval or ''))
+            number = difference.number
+        lines.append([variant, str(number), *row])
+    return ['| ' + ' | '.join(cells) + ' |' for cells in lines]
+
+
+def _signed(value: float) -> str:
+    return f'{value:+.3f}'.replace('-', '−')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('set', help='solar or BCCD')
+    parser.add_argument('variants', nargs='+', help='names of the column variant; the first is the baseline')
+    parser.add_argument('--images', default='test', help="what was evaluated on: 'test', 'val', 'held out', …")
+    parser.add_argument('--iterations', nargs='+', default=['5400', '1920'], help='length of training')
+    parser.add_argument('--sessions', nargs='+', default=['3', '4'], help='which sessions')
+    parser.add_argument('--metrics', nargs='+', default=METRICS, help='columns')
+    args = parser.parse_args()
+    wanted = dict(set=[args.set], images=[args.images], iterations=args.iterations, session=args.sessions)
+    try:
+        print('\n'.join(table(read_runs(), args.variants, args.metrics, nms=['0.5'], **wanted)))
+    except ValueError as problem:
+        parser.error(str(problem))
+
+
+if __name__ == '__main__':
+    main()

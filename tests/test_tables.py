@@ -1,0 +1,52 @@
+"""docs/tables.py: what README and docs/experiments.md have of docs/experiments_runs.csv."""
+
+from importlib.util import module_from_spec, spec_from_file_location
+
+import numpy as np
+import pytest
+from scipy import stats
+from tiny import ROOT
+
+spec = spec_from_file_location('tables', ROOT / 'docs/tables.py')
+tables = module_from_spec(spec)
+spec.loader.exec_module(tables)
+
+
+def run_of(variant, seed, value, session='3', fold='', **others):
+    return dict(session=session, variant=variant, fold=fold, seed=str(seed), mAP=f'{value}', **others)
+
+
+def test_a_table_against_scipy():
+    """In no order of seeds; a run that only one variant has is left out of the difference."""
+    a, b = [0.5, 0.61, 0.53, 0.58], [0.55, 0.6, 0.571]
+    runs = [run_of('a', seed, value) for seed, value in enumerate(a)]
+    runs += [run_of('b', seed, value) for seed, value in reversed(list(enumerate(b)))]
+    lines = tables.table(runs, ['a', 'b'], ['mAP'])
+    assert lines[2] == f'| a | 4 | {np.mean(a):.3f} ± {np.std(a, ddof=1):.3f} |'
+    difference = np.subtract(b, a[:3])
+    low, high = stats.ttest_1samp(difference, 0).confidence_interval(0.95)
+    assert lines[3] == f'| b | 3 | {difference.mean():+.3f} [{low:+.3f}, {high:+.3f}] |'.replace('-', '−')
+
+
+def test_pairs_are_of_one_fold_and_seed_and_the_latest_session_counts():
+    runs = [run_of('a', 0, 0.5, fold='1'), run_of('a', 0, 0.6, fold='2'), run_of('b', 0, 0.7, fold='2')]
+    runs += [run_of('b', 0, 0.8, '4', fold='2'), run_of('b', 0, 0.9, '2', fold='2')]
+    assert tables.table(runs, ['a', 'b'], ['mAP'])[3] == '| b | 1 | +0.200 |'
+    assert tables.table(runs, ['a', 'b'], ['mAP'], session=['3'])[3] == '| b | 1 | +0.100 |'
+
+
+def test_what_is_not_there_is_named():
+    runs = [run_of('a', 0, 0.5), run_of('b', 1, 0.6)]
+    with pytest.raises(ValueError, match='a fold and seed that both'):
+        tables.table(runs, ['a', 'b'], ['mAP'])
+    with pytest.raises(ValueError, match=r"Expected a run with mAP and .*'c'"):
+        tables.table(runs, ['a', 'c'], ['mAP'])
+    with pytest.raises(ValueError, match=r"Expected columns among .*got \['mAP_5', 'sets'\]"):
+        tables.table(runs, ['a'], ['mAP_5'], sets=['solar'])
+
+
+def test_every_run_has_a_line_of_its_own():
+    """A line too many would be averaged away unseen."""
+    columns = ('session', 'set', 'iterations', 'variant', 'fold', 'seed', 'nms', 'images')
+    runs = [tuple(run[column] for column in columns) for run in tables.read_runs()]
+    assert len(runs) > 100 and len(set(runs)) == len(runs)
