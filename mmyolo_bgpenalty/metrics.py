@@ -54,8 +54,8 @@ class PrecisionRecallMetric(CocoMetric):
             0 where nothing was detected in the whole set.
         coco_backend: what ``coco`` matches by, 'pycocotools' or, for the same figures sooner, 'faster':
             faster-coco-eval. 'auto' takes the latter for boxes where it is installed and the set's ids are numbers.
-        classwise: also report ``pr/{class}_precision``, ``_recall`` and ``_f1``, at the best confidence, of each class
-            with objects, and print every class's row.
+        classwise: also report ``pr/{class}_precision``, ``_recall`` and ``_f1``, at the best confidence, and ``_ap``,
+            the average precision at ``iou_thr``, of each class with objects, and print every class's row.
         prefix: in place of ``pr``.
         kwargs: further arguments of CocoMetric, as ``outfile_prefix``, ``backend_args``, ``collect_device``.
 
@@ -138,7 +138,7 @@ class PrecisionRecallMetric(CocoMetric):
         numbers = dict(report['metrics'])
         for entry in report['classes'] if self.classwise else ():
             if entry['objects']:
-                numbers.update({f'{entry["name"]}_{key}': entry[key] for key in ('precision', 'recall', 'f1')})
+                numbers.update({f'{entry["name"]}_{key}': entry[key] for key in ('precision', 'recall', 'f1', 'ap')})
         return numbers
 
     def _images(self, results: list):
@@ -180,8 +180,10 @@ class PrecisionRecallMetric(CocoMetric):
         columns = {'P': 'precision', 'R': 'recall', 'F1': 'f1'}
         columns.update({f'{title}@{fixed}': f'{key}_at_{fixed}' for title, key in tuple(columns.items())})
         columns.update({f'P at R={recall:g}': f'precision_at_recall_{recall:g}' for recall in self.recalls})
+        columns['AP'] = 'ap'
         rows = [(entry['name'], entry) for entry in report['classes']] if self.classwise else []
-        rows.append(('mean', dict(metrics, objects=sum(entry['objects'] for entry in report['classes']))))
+        mean_ap = float(np.mean(report['curve']['precision']))
+        rows.append(('mean', dict(metrics, ap=mean_ap, objects=sum(entry['objects'] for entry in report['classes']))))
         cells = [[name, row['objects'], *(f'{row[key]:.3f}' for key in columns.values())] for name, row in rows]
         table = AsciiTable([['class', 'objects', *columns], *cells]).table
         fp = []

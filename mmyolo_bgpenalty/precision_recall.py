@@ -197,7 +197,8 @@ def precision_recall(matches: Matches, score_thr: float = 0.25, recalls: Sequenc
           recall; nan where none does.
 
         ``classes``: a dict a class with its ``objects`` and ``detections`` and, as above, ``precision``, ``recall``,
-        ``f1`` (at the one best confidence), the same at ``score_thr``, and ``precision_at_recall_…``.
+        ``f1`` (at the one best confidence), the same at ``score_thr``, ``precision_at_recall_…``, and ``ap``, the mean
+        of its own curve.
 
         ``curve``: ``recall`` (COCO's 101) and the interpolated ``precision`` there, mean over classes; its mean is
         COCO's AP at this IoU, but for detections with the same score, which count together here.
@@ -263,9 +264,10 @@ def precision_recall(matches: Matches, score_thr: float = 0.25, recalls: Sequenc
             float('nan') if stop is None else float((stop - all_tps[stop]) / images)
         )
 
-    curve = (
-        np.mean([interpolated(int(k), RECALLS) for k in present], axis=0) if len(present) else np.zeros_like(RECALLS)
-    )
+    curves = [interpolated(k, RECALLS) for k in range(len(num_gt))]
+    for entry, of_class in zip(classes, curves):
+        entry['ap'] = float(of_class.mean())
+    curve = np.mean([curves[k] for k in present], axis=0) if len(present) else np.zeros_like(RECALLS)
     confidence_curve = np.array([[mean(values) for values in at(confidence)[0]] for confidence in CONFIDENCES])
     return dict(
         images=images,

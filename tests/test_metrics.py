@@ -194,12 +194,14 @@ def test_file_classes_and_table(data, coco, samples, tmp_path, monkeypatch):
     del expected['metrics']['fp_per_image_at_recall_1']
     for entry, name in zip(expected['classes'], CLASSES):
         entry['name'] = name
-        for key in ('precision', 'recall', 'f1'):
+        for key in ('precision', 'recall', 'f1', 'ap'):
             assert result[f'pr/{name}_{key}'] == entry[key]
     assert content == dict(iou_thr=0.5, score_thr=0.5, **expected)
     metrics, table = content['metrics'], lines[-1]
     for shown in (*CLASSES, 'F1@0.5', 'P at R=0.3', f'{metrics["f1_at_0.5"]:.3f}', 'nan at R=1', 'an empty one'):
         assert shown in table
+    mean_ap = np.mean([entry['ap'] for entry in expected['classes']])
+    assert f' {mean_ap:.3f} |' in next(line for line in table.splitlines() if line.startswith('| mean'))
 
 
 def test_classes_without_objects_have_no_keys(data, samples):

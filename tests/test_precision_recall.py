@@ -151,6 +151,8 @@ def test_the_curve_is_pycocotools_and_its_mean_the_ap(drawn):
     report = precision_recall(match_images(drawn, CLASSES, IOU), recalls=(0.3, 0.5, 1))
     assert len(report['curve']['recall']) == 101
     curve = report['curve']['precision']
+    of_classes = [entry['ap'] for entry in report['classes'] if entry['objects']]
+    assert of_classes == pytest.approx(expected.mean(axis=0).tolist(), abs=1e-9)
     if expected.size:
         assert curve == pytest.approx(expected.mean(axis=1).tolist(), abs=1e-9)
         for recall, place in ((0.3, 30), (0.5, 50), (1, 100)):
