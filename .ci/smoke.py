@@ -23,6 +23,7 @@ from mmyolo_bgpenalty.schedule import lambda_bg_at  # noqa: E402
 
 EPOCHS, BATCHES = 4, 8  # 32 unlabeled images, 4 in a batch of 8
 OPTIONS = {
+    'lambda_bg': 1.0,
     'burn_in': 1,
     'lambda_bg_warmup': 2,
     'train_dataloader.dataset.unlabeled.indices': 4 * BATCHES,

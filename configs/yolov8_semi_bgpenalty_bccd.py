@@ -12,7 +12,9 @@ model = dict(
     detector=dict(
         bbox_head=dict(head_module=dict(num_classes=num_classes)),
         train_cfg=dict(assigner=dict(num_classes=num_classes)),
-    )
+    ),
+    # Many cells have no box: what the teacher is unsure of is left alone, not taught as half background.
+    semi_train_cfg=dict(soft_unsure=False),
 )
 train_dataloader = dict(
     dataset=dict(

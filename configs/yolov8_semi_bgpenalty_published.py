@@ -2,6 +2,7 @@
 # the mean over all background of labeled and of unlabeled images. What yolov8_semi_bgpenalty.py is measured against.
 _base_ = './yolov8_semi_bgpenalty.py'
 
+lambda_bg = 1.0
 model = dict(
     detector=dict(
         bbox_head=dict(bg_penalty=dict(normalizer='background', region='all'), ignored_in_cls=False),
@@ -12,6 +13,7 @@ model = dict(
         unsup_loss_weights=dict(_delete_=True),
         class_thresholds=None,
         unsure_thr=None,
+        soft_unsure=False,
         teacher_flips=[],
         pseudo_test_cfg=dict(nms=dict(iou_threshold=0.6)),
     ),

@@ -1,8 +1,8 @@
 """Tables of experiments_runs.csv, in which every run has a line: paired differences, as README and experiments.md have
 them.
 
-    python docs/tables.py solar --images test --sessions 3 4 --metrics mAP mAP_50 \
-        'labels only' 'recipe, share 0.6, burn-in 1080'
+    python docs/tables.py solar 'labels only' 'recipe, share 0.6, burn-in 1080' \
+        --images test --sessions 3 4 --metrics mAP mAP_50
 
 The first variant's line is its mean ± standard deviation, each other's the mean difference to the first, paired by fold
 and seed, with its 95 % confidence interval (none of a single pair). Of a run that several sessions made, the latest of

@@ -42,7 +42,7 @@ def test_the_penalty_is_on_labeled_images_alone_after_burn_in(watch):
     burn_in = [row for row in watch.rows if row['progress'] < 1]
     later = [row for row in watch.rows if row['progress'] >= 1]
     assert burn_in and all(row['lambda_bg'] == row['sup_loss_bg'] == 0 for row in burn_in)
-    assert later and all(row['lambda_bg'] == 1 and row['sup_loss_bg'] > 0 for row in later)
+    assert later and all(row['lambda_bg'] == 0.3 and row['sup_loss_bg'] > 0 for row in later)
     unlabeled = [row['unsup_loss_bg'] for row in later if row['semi/unsup_weight'] > 0]
     assert unlabeled and not any(unlabeled)
 
@@ -55,10 +55,11 @@ def test_each_class_has_its_threshold_in_the_log(watch):
     assert {f'train/semi/threshold_{name}' for name in CLASSES} <= set(watch.logged)
 
 
-def test_the_config_has_three_zones():
+def test_the_config_has_three_zones_and_soft_targets_between():
     cfg = Config.fromfile(CONFIGS / SHIPPED)
     semi = cfg.model.semi_train_cfg
     assert 0 < semi.unsure_thr < semi.pseudo_test_cfg.score_thr and cfg.model.detector.bbox_head.ignored_in_cls
+    assert semi.soft_unsure is True
 
 
 def test_the_published_config_has_none_of_it():
@@ -66,4 +67,4 @@ def test_the_published_config_has_none_of_it():
     head, semi = cfg.model.detector.bbox_head, cfg.model.semi_train_cfg
     assert head.bg_penalty == dict(normalizer='background', region='all') and not head.ignored_in_cls
     assert semi.class_thresholds is semi.unsure_thr is None and not semi.teacher_flips and not semi.unsup_loss_weights
-    assert not cfg.default_hooks.mean_teacher.average_in_burn_in
+    assert not semi.soft_unsure and cfg.lambda_bg == 1 and not cfg.default_hooks.mean_teacher.average_in_burn_in
