@@ -5,12 +5,11 @@
 # labeled tenth, and on all labels. docs/experiments.md has what was measured.
 semi_train_cfg, head = 'model.semi_train_cfg', 'model.detector.bbox_head'
 share = f'{semi_train_cfg}.class_thresholds.share'
-hard = {f'{semi_train_cfg}.soft_unsure': False}
 # Thresholds as shipped, without the recipe's other options
 frequency = {
-    **hard,
     f'{semi_train_cfg}.unsup_weight': 0.5,
     f'{semi_train_cfg}.unsure_thr': None,
+    f'{semi_train_cfg}.soft_unsure': False,
     f'{semi_train_cfg}.teacher_flips': [],
     f'{semi_train_cfg}.pseudo_test_cfg.nms.iou_threshold': 0.6,
     f'{head}.ignored_in_cls': False,
@@ -26,8 +25,8 @@ variants = {
     'all labels': {**labeled_only, 'train_dataloader.dataset.labeled.ann_file': 'annotations/train.json'},
     'shipped recipe': {},
     'as many pseudo-boxes as labeled ones': {share: 1.0},
-    'without soft targets': hard,
-    'without soft targets, unsure from 0.1 on': {**hard, f'{semi_train_cfg}.unsure_thr': 0.1},
+    'soft targets': {f'{semi_train_cfg}.soft_unsure': True},
+    'unsure from 0.1 on': {f'{semi_train_cfg}.unsure_thr': 0.1},
     'thresholds of 0.7 at most': {f'{semi_train_cfg}.class_thresholds.ceiling': 0.7},
     'semi, one threshold': plain,
     'three zones': {**plain, **unsure},
