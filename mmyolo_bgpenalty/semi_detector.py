@@ -163,7 +163,10 @@ class SemiYOLODetector(SemiBaseDetector):
         if train_cfg.box_quality is not None:
             one_of('semi_train_cfg.box_quality', train_cfg.box_quality, ('score', 'agreement'))
         if train_cfg.soft_unsure and train_cfg.unsure_thr is None:
-            raise ValueError('Expected `semi_train_cfg.unsure_thr` to be given for `semi_train_cfg.soft_unsure`')
+            raise ValueError(
+                'Expected `semi_train_cfg.unsure_thr` to be given for `semi_train_cfg.soft_unsure`, but got None: give '
+                'it, or soft_unsure=False'
+            )
         for name in ('box_quality', 'soft_unsure'):
             if train_cfg[name] and not getattr(head, 'sparse_targets', False):
                 raise ValueError(

@@ -387,6 +387,7 @@ def configured(data, work_dir, folder=False, **options):
         default_hooks__checkpoint__save_best=None,
         model__semi_train_cfg__class_thresholds=None,
         model__semi_train_cfg__unsure_thr=None,
+        model__semi_train_cfg__soft_unsure=False,
         model__semi_train_cfg__pseudo_test_cfg__score_thr=0.0,
         model__semi_train_cfg__pseudo_test_cfg__max_per_img=5,
         custom_hooks__0__switch_epoch=2,
