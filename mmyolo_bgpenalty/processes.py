@@ -1,5 +1,6 @@
 """Several processes: how they meet where there is no GPU, and sums over them."""
 
+import gc
 from datetime import timedelta
 
 import torch
@@ -34,6 +35,13 @@ def meet_on_cpu(cfg) -> None:
         find_unused_parameters=cfg.get('find_unused_parameters', False),
     )
     cfg.model_wrapper_cfg = dict(cfg.get('model_wrapper_cfg') or wrapper, device_ids=None)
+
+
+def leave() -> None:
+    """Part from the other processes. At the interpreter's end gloo's threads may abort a process that has finished."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()  # DistributedDataParallel holds the group, and lies in circles of references
+        torch.distributed.destroy_process_group()
 
 
 def sum_over_processes(values: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 It trains in fp64, in which the order of a sum is of no matter, and evaluates in fp32, which MMCV's operators take.
 """
 
+import atexit
 import hashlib
 import json
 import os
@@ -27,6 +28,11 @@ def digest(module) -> str:
     for name, value in module.state_dict().items():
         found.update(name.encode() + value.contiguous().numpy().tobytes())
     return found.hexdigest()
+
+
+def note_end(file: Path) -> None:
+    """Whether the process still belongs to a group when the interpreter ends."""
+    file.write_text(str(torch.distributed.is_initialized()))
 
 
 @HOOKS.register_module()
@@ -54,6 +60,7 @@ class ProcessRecorder(Hook):
 
     def before_train(self, runner):
         self.model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        atexit.register(note_end, self.folder / f'{get_rank()}.end')
         sets = runner.train_dataloader.dataset.datasets
         self.write(
             pid=os.getpid(), sets=[[data.get_data_info(i)['img_path'] for i in range(len(data))] for data in sets]

@@ -247,6 +247,11 @@ def test_every_process_has_the_same_plan_models_and_sets(rows, two):
     assert len({row['teacher'] for row in first[1:-1]}) == BATCHES * EPOCHS  # it does change
 
 
+def test_the_processes_have_parted_when_they_end(two):
+    """Or gloo's threads may abort one that has finished."""
+    assert [(two / f'{rank}.end').read_text() for rank in (0, 1)] == ['False', 'False']
+
+
 def test_the_processes_share_every_global_batch(rows):
     first, second, alone = rows
     for one, other, both in zip(first[1:-1], second[1:-1], alone[1:-1]):

@@ -90,12 +90,15 @@ def main() -> int:
     setup_cache_size_limit_of_dynamo()
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     from mmyolo_bgpenalty.checkpoints import CheckpointError
+    from mmyolo_bgpenalty.processes import leave
 
     try:
         runner.train()
     except CheckpointError as error:
         print(f'train.py: {error}', file=sys.stderr)
         return 2
+    del runner
+    leave()
     return 0
 
 
