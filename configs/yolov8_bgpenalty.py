@@ -33,7 +33,7 @@ colour = dict(type='YOLOv5HSVRandomAug')
 flip = dict(type='mmdet.RandomFlip', prob=[0.25] * 3, direction=['horizontal', 'vertical', 'diagonal'])
 pack = dict(
     type='mmdet.PackDetInputs',
-    meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'homography_matrix', 'mosaic_tiles'),
+    meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'homography_matrix', 'mosaic_tiles', 'known_empty'),
 )
 # MMDetection's LoadAnnotations: MMYOLO's drops crowd boxes, which the penalty must know to leave alone.
 load = [dict(type='LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True)]

@@ -557,6 +557,9 @@ def _unrecorded(step) -> Iterator[tuple]:
 
 def _meta_keys(parts: ConfigParts, pack, steps) -> Findings:
     keys, where = pack.node.get('meta_keys') or (), f'{pack.path}.meta_keys'
+    known_empty = parts.train_set.node.get('known_empty') and parts.semi and pack.branch in BRANCHES['unlabeled']
+    if known_empty and 'known_empty' not in keys:
+        yield error(where, 'no `known_empty`: the detector is not told which images are empty', "add 'known_empty'")
     if 'homography_matrix' not in keys:
         if parts.semi and pack.branch in BRANCHES['unlabeled']:
             what = 'no `homography_matrix`: boxes cannot be projected from view to view'
@@ -586,6 +589,9 @@ def check_loading(parts: ConfigParts) -> Findings:
 
 def check_pseudo_labels(parts: ConfigParts) -> Findings:
     model = parts.model
+    known_empty = f'{parts.train_set.path}.known_empty'
+    if parts.get(known_empty) and ('SemiYOLODetector' not in model.names or 'DenseSemiYOLODetector' in model.names):
+        yield warning(known_empty, f'{model.kind} does not know of it', "write type='SemiYOLODetector' or remove it")
     if 'SemiYOLODetector' in model.names:
         where, found = (
             f'{model.path}.semi_train_cfg.pseudo_test_cfg',

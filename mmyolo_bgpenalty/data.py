@@ -1,6 +1,7 @@
 """Labeled and unlabeled images in one loader: dataset, batches and pre-processing."""
 
 import math
+import os
 import random
 from contextlib import contextmanager
 from functools import partial
@@ -24,7 +25,8 @@ from torch.utils.data import Sampler
 from . import synthetic
 from .batches import SharedBatch
 from .checks import one_of
-from .files import numbered_classes, read_coco, read_json
+from .files import numbered_classes, printable, read_coco, read_json
+from .known_empty import places_of, read_names
 from .readable import ReadableImages, SkipUnreadable, loads_as_usual
 
 
@@ -147,12 +149,17 @@ class LabeledUnlabeledDataset(ConcatDataset):
     Args:
         labeled: config of the labeled images.
         unlabeled: config of the unlabeled images; boxes it may have are not read by training.
+        known_empty: a text file, relative to the unlabeled set's ``data_root``, that names unlabeled images known to
+            show no object, a line each, relative to its ``data_prefix['img']``; 'a/b/' are all images in that folder.
+            The pipeline gets ``known_empty``, True or False, which SemiYOLODetector reads from the meta.
 
     Raises:
-        ValueError: one of the two is empty, or no labeled image has a box of the classes.
+        ValueError: one of the two is empty, or no labeled image has a box of the classes; ``known_empty`` cannot be
+            read, names what is no image of the set, or one that has boxes there.
     """
 
-    def __init__(self, labeled: dict, unlabeled: dict, **kwargs):
+    def __init__(self, labeled: dict, unlabeled: dict, known_empty: Optional[str] = None, **kwargs):
+        self.known_empty = known_empty
         members = [DATASETS.build(dict(member, lazy_init=True)) for member in (labeled, unlabeled)]
         # What the unlabeled set does not state, as a folder of images does not, is the labeled set's.
         kwargs.setdefault('ignore_keys', [key for key in members[0].metainfo if key not in members[1].metainfo])
@@ -174,6 +181,8 @@ class LabeledUnlabeledDataset(ConcatDataset):
                 raise ValueError(f'Expected images in the `{name}` set, but {source} leaves none')
             if loads_as_usual(dataset):
                 dataset.first_readable = ReadableImages(dataset)
+        if self.known_empty is not None:
+            self._mark_empty(self.datasets[1], self.known_empty)
         super().full_init()
         labeled = self.datasets[0]
         if not any(labeled.get_data_info(i)['instances'] for i in range(len(labeled))):
@@ -182,6 +191,27 @@ class LabeledUnlabeledDataset(ConcatDataset):
                 f'Expected boxes of the classes {list(labeled.metainfo["classes"])} in {labeled.ann_file}, but it '
                 f'has none; its categories are {found}'
             )
+
+    def _mark_empty(self, dataset: BaseDataset, known_empty: str) -> None:
+        readable = getattr(dataset, 'first_readable', None)
+        if readable is None:
+            kind = type(dataset).__name__
+            raise ValueError(f'Expected no `known_empty` with {kind}, which loads images in a way of its own')
+        file, folder = os.path.join(dataset.data_root or '', known_empty), dataset.data_prefix.get('img') or ''
+        infos = map(dataset.get_data_info, range(len(dataset)))
+        try:
+            places = places_of(read_names(file), (info['img_path'] for info in infos), folder)
+        except ValueError as problem:
+            raise ValueError(f'`known_empty`: {problem}') from None
+        boxed = [info['img_path'] for info in map(dataset.get_data_info, places) if info.get('instances')]
+        if boxed:
+            raise ValueError(
+                f'Expected images without boxes in `known_empty` {file}, but {dataset.ann_file} has boxes in '
+                f'{len(boxed)} of {len(places)}, the first {printable(boxed[0])}'
+            )
+        flags = torch.zeros(len(dataset), dtype=torch.bool)
+        flags[places] = True
+        readable.known_empty = flags
 
     @property
     def pipeline(self):

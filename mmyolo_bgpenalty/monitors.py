@@ -2,7 +2,7 @@
 
 import logging
 import os
-from typing import Dict, Iterator, List, Optional, Sequence
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from .checks import non_negative, whole
 from .geometry import project_boxes
 from .hooks import unwrapped
 from .precision_recall import match_boxes
+from .semi_detector import is_known_empty
 from .thresholds import FixedThresholds
 
 MAX_CLASSES_IN_LOG = 20
@@ -169,9 +170,10 @@ def _share(part: float, whole: float) -> str:
 class ClassThresholdsHook(Hook):
     """Tells ``class_thresholds`` of SemiYOLODetector the labeled boxes an image, class by class, and logs it.
 
-    The boxes are counted before training, crowds left out. In every iteration ``semi/threshold_<class>`` (of more than
-    20 classes ``semi/threshold_min``, ``_mean`` and ``_max``) goes to the message hub, and so to the log and every
-    visualizer backend. Without the option nothing is done.
+    The boxes are counted before training, crowds left out. Of N unlabeled images of which K are known to be empty the
+    others have more of them: N / (N - K) times as many, but not more than labeled images with boxes. In every
+    iteration ``semi/threshold_<class>`` (of more than 20 classes ``semi/threshold_min``, ``_mean`` and ``_max``) goes
+    to the message hub, and so to the log and every visualizer backend. Without the option nothing is done.
 
     Raises:
         ValueError: before training, type='ClassFrequency' and no labeled boxes to count.
@@ -188,16 +190,20 @@ class ClassThresholdsHook(Hook):
         thresholds = getattr(model, 'class_thresholds', None)
         if thresholds is None or not hasattr(thresholds, 'objects_per_image'):
             return
-        labeled, _ = _members(dataset)
-        images = [] if labeled is None else [*_instances(labeled)]
-        labels = [item['bbox_label'] for boxes in images for item in boxes if not item.get('ignore_flag', 0)]
+        labeled, unlabeled = _members(dataset)
+        instances = [] if labeled is None else _instances(labeled)
+        images = [[item['bbox_label'] for item in boxes if not item.get('ignore_flag', 0)] for boxes in instances]
+        labels = [label for image in images for label in image]
         if not labels:
             raise ValueError(
                 "type='ClassFrequency' of `semi_train_cfg.class_thresholds` expects labeled images with boxes, but got "
                 + ('a training set that does not say' if labeled is None else f'{len(images)} without any')
             )
         counts = torch.bincount(torch.tensor(labels), minlength=thresholds.num_classes)
-        thresholds.objects_per_image = counts / len(images)
+        most = len(images) / sum(map(bool, images))
+        empty = getattr(getattr(unlabeled, 'first_readable', None), 'known_empty', None)
+        others = 1.0 if empty is None else 1 - float(empty.double().mean())
+        thresholds.objects_per_image = counts / len(images) * (min(1 / others, most) if others else most)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         current = getattr(getattr(unwrapped(runner.model), 'class_thresholds', None), 'current', None)
@@ -215,7 +221,7 @@ class CollapseMonitorHook(Hook):
     """Warns, once for each cause, and skips iterations whose losses or gradients are not finite.
 
     - Pseudo-boxes: their mean per image over ``window`` iterations (after the unlabeled images' share has risen to 1)
-      leaves ``band`` times the labeled set's objects per image.
+      leaves ``band`` times the labeled set's objects per image. Images known to be empty are left out.
     - Teacher: the student is ahead by more than ``margin`` in ``validations`` validations in a row, in
       ``teacher/<metric>`` and ``student/<metric>`` (higher is better); silent where there are no such metrics.
     - Losses: checked in every iteration between forward and backward pass, in all processes, and the gradients before
@@ -260,7 +266,7 @@ class CollapseMonitorHook(Hook):
         self.margin = non_negative('margin', margin)
         self.max_skips = whole('max_skips', max_skips, least=0)
         self._warned: set = set()
-        self._boxes: List[float] = []
+        self._boxes: List[Tuple[float, int]] = []  # pseudo-boxes and images of each iteration
         self._objects: Optional[float] = None  # an image of the labeled set
         self._behind = 0
         self._skipped = self._in_a_row = 0
@@ -269,7 +275,7 @@ class CollapseMonitorHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint['collapse_monitor'] = dict(
             warned=sorted(self._warned),
-            boxes=self._boxes,
+            pseudo_boxes=self._boxes,
             behind=self._behind,
             skipped=self._skipped,
             in_a_row=self._in_a_row,
@@ -279,7 +285,8 @@ class CollapseMonitorHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         state = checkpoint.get('collapse_monitor')
         if runner._resume and state:
-            self._warned, self._boxes, self._behind = set(state['warned']), state['boxes'], state['behind']
+            self._warned, self._behind = set(state['warned']), state['behind']
+            self._boxes = state.get('pseudo_boxes', [])
             self._skipped, self._in_a_row = state['skipped'], state['in_a_row']
             self._overflows = state['overflows']
 
@@ -421,15 +428,18 @@ class CollapseMonitorHook(Hook):
                 del scalars[name]
             runner.message_hub.update_scalar('train/skipped_iterations', self._skipped)
         model = unwrapped(runner.model)
-        if not getattr(model, 'pseudo_labels', None) or model.unsup_ramp < 1 or 'boxes' in self._warned:
+        samples = getattr(model, 'pseudo_labels', None)
+        if not samples or model.unsup_ramp < 1 or 'boxes' in self._warned:
             return
-        self._boxes.append(float(outputs['semi/pseudo_boxes']))
+        images = sum(not is_known_empty(sample) for sample in samples)
+        self._boxes.append((float(outputs['semi/pseudo_boxes']) * images, images))
         if len(self._boxes) >= self.window:
-            # Each process has as many images.
-            mean = torch.tensor(self._boxes, dtype=torch.float64).mean()
-            all_reduce(mean, 'mean')
+            total = torch.tensor(self._boxes, dtype=torch.float64).sum(dim=0)
+            all_reduce(total)
             self._boxes = []
-            self._compare_boxes(runner, float(mean))
+            boxes, number = total.tolist()
+            if number:
+                self._compare_boxes(runner, boxes / number)
 
     def _count_overflows(self, runner: Runner) -> None:
         now = self.every_n_train_iters(runner, self.window)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from typing import Callable, List, Sequence, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -29,11 +29,13 @@ class ReadableImages:
 
     Attributes:
         bad: (images,), bool, shared by the worker processes of this process: what was found unreadable so far.
+        known_empty: (images,), bool: what ``results['known_empty']`` says of each; None: nothing.
     """
 
     def __init__(self, dataset: BaseDataset):
         self.dataset = dataset
         self.bad = torch.zeros(len(dataset), dtype=torch.bool).share_memory_()
+        self.known_empty: Optional[torch.Tensor] = None
 
     def __call__(self, idx: int, transforms: Sequence[Callable]) -> dict:
         """What ``transforms`` make of image ``idx`` or the next one that can be read.
@@ -49,6 +51,8 @@ class ReadableImages:
             if self.bad[place]:
                 continue
             info = dict(self.dataset.get_data_info(place))
+            if self.known_empty is not None:
+                info['known_empty'] = bool(self.known_empty[place])
             if isinstance(self.dataset, (SkipUnreadable, BatchShapePolicyDataset)):
                 info['dataset'] = self.dataset
             path, loading = info.get('img_path'), list(transforms)

@@ -44,6 +44,10 @@ class SemiYOLODetector(SemiBaseDetector):
     min(1, (S / B of the unlabeled images) / (S / B of the labeled ones)), S being 1 at least, so that a pseudo-box
     never weighs more than a true one.
 
+    An unlabeled image whose meta says ``known_empty`` has no object: whatever the teacher sees there is neither
+    pseudo-box nor unsure, but background. It does not count for ``class_thresholds``. With 'boxes' a batch that has
+    such images and no pseudo-box weighs as if it had one (n = 1).
+
     Args:
         detector: config of the student and of the teacher.
         semi_train_cfg: ``sup_weight`` (1.0), ``unsup_weight`` (1.0), ``min_pseudo_bbox_wh`` ((1e-2, 1e-2), pixels),
@@ -211,7 +215,7 @@ class SemiYOLODetector(SemiBaseDetector):
     def loss(self, multi_batch_inputs: Dict[str, Tensor], multi_batch_data_samples: dict) -> dict:
         """Losses ``sup_*`` and, after burn-in, ``unsup_*``. For the log, and no losses, are ``semi/unsup_weight`` and
         of the pseudo-labels ``semi/pseudo_boxes`` (an image), ``semi/pseudo_score`` (mean; 0 without any) and
-        ``semi/pseudo_empty`` (share of images without any)."""
+        ``semi/pseudo_empty`` (share of images without any), those known to be empty left out."""
         self.pseudo_labels, self.views = [], None
         # The loader leaves the unlabeled part out of the batches that burn-in needs none of.
         if self.unsup_ramp > 0 and 'unsup_student' in multi_batch_inputs:
@@ -280,7 +284,7 @@ class SemiYOLODetector(SemiBaseDetector):
             rescale=False,
         )
         for sample, instances in zip(batch_data_samples, results):
-            sample.gt_instances = instances
+            sample.gt_instances = instances[:0] if is_known_empty(sample) else instances
         if unsure_thr is not None or self.class_thresholds is not None:
             self._leave_sure(batch_data_samples)
         if self.semi_train_cfg.box_quality:
@@ -288,7 +292,7 @@ class SemiYOLODetector(SemiBaseDetector):
         if self.semi_train_cfg.soft_background:
             maps = [level.float().sigmoid().amax(dim=1) for level in outs[0]]
             for i, sample in enumerate(batch_data_samples):
-                sample.object_maps = [level[i] for level in maps]
+                sample.object_maps = [level[i] * (not is_known_empty(sample)) for level in maps]
         self.pseudo_labels = batch_data_samples
         return batch_data_samples, {}
 
@@ -311,7 +315,13 @@ class SemiYOLODetector(SemiBaseDetector):
             sure = [instances.scores > self.pseudo_test_cfg.score_thr for instances in found]
         else:
             # Of all processes, whose thresholds so are the same.
-            thresholds = self.class_thresholds([(part.scores, part.labels) for part in found], all_gather)
+            thresholds = self.class_thresholds(
+                [
+                    None if is_known_empty(sample) else (part.scores, part.labels)
+                    for sample, part in zip(samples, found)
+                ],
+                all_gather,
+            )
             sure = [instances.scores >= thresholds[instances.labels.long()] for instances in found]
         for sample, instances, kept in zip(samples, found, sure):
             sample.gt_instances = instances[kept]
@@ -389,9 +399,13 @@ class SemiYOLODetector(SemiBaseDetector):
         return getattr(self.student.bbox_head, 'sync_avg_factor', False)
 
     def _weigh_unsup(self, losses: dict, batch_data_samples: list) -> dict:
-        boxes = sum(len(sample.gt_instances) for sample in batch_data_samples) / len(batch_data_samples)
+        number = sum(len(sample.gt_instances) for sample in batch_data_samples)
+        counts = torch.tensor([number, sum(map(is_known_empty, batch_data_samples))], dtype=torch.float64)
+        images = len(batch_data_samples)
         if self._synced:
-            boxes = float(sum_over_processes(torch.tensor(boxes, dtype=torch.float64))) / get_world_size()
+            counts, images = sum_over_processes(counts), images * get_world_size()
+        number, known_empty = counts.tolist()
+        boxes = max(number, min(known_empty, 1)) / images
         weight = self.unsup_ramp * self.semi_train_cfg.unsup_weight
         scale: Union[float, Tensor]
         if boxes:
@@ -413,7 +427,7 @@ class SemiYOLODetector(SemiBaseDetector):
     def _with_statistics(self, losses: dict, weight: float, samples: list) -> dict:
         """Add what is logged; ``samples`` are the strong views with their pseudo-boxes."""
         device = next(self.student.parameters()).device
-        counts = [len(sample.gt_instances) for sample in samples]
+        counts = [len(sample.gt_instances) for sample in samples if not is_known_empty(sample)]
         score = torch.zeros((), device=device)
         if any(counts):
             score = torch.cat([sample.gt_instances.scores for sample in samples]).float().mean()
@@ -423,6 +437,11 @@ class SemiYOLODetector(SemiBaseDetector):
         losses['semi/pseudo_score'] = score
         losses['semi/pseudo_empty'] = torch.full((), counts.count(0) / images, device=device)
         return losses
+
+
+def is_known_empty(sample) -> bool:
+    """Whether it is known that an image shows no object (``known_empty`` of LabeledUnlabeledDataset)."""
+    return bool(sample.metainfo.get('known_empty', False))
 
 
 def between(weak, strong) -> Tensor:

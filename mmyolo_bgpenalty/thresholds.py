@@ -6,7 +6,7 @@ cut to [``floor``, ``ceiling``].
 
 import math
 from inspect import signature
-from typing import Callable, Dict, List, Optional, Sequence, Tuple, Type, Union
+from typing import Callable, Dict, Optional, Sequence, Tuple, Type, Union
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .checks import non_negative, one_of, whole
 
 NO_BOX, NO_IMAGE = -1.0, -2.0
+Found = Optional[Tuple[Tensor, Tensor]]
 BINS, EM_STEPS, LEAST_STD = 200, 50, 0.01
 
 
@@ -122,7 +123,7 @@ class FixedThresholds(nn.Module):
         self.ceiling = max(thresholds)
         self.register_buffer('current', torch.tensor(list(thresholds), dtype=torch.float64), persistent=False)
 
-    def forward(self, found: List[Tuple[Tensor, Tensor]], gather: Callable = lambda rows: [rows]) -> Tensor:
+    def forward(self, found: Sequence[Found], gather: Callable = lambda rows: [rows]) -> Tensor:
         """The thresholds, (C,)."""
         return self.current
 
@@ -169,18 +170,25 @@ class AdaptiveThresholds(nn.Module):
         self.current: Optional[Tensor] = None
 
     @torch.no_grad()
-    def forward(self, found: List[Tuple[Tensor, Tensor]], gather: Callable = lambda rows: [rows]) -> Tensor:
+    def forward(self, found: Sequence[Found], gather: Callable = lambda rows: [rows]) -> Tensor:
         """Take in a batch and return the thresholds, (C,).
 
         Args:
-            found: scores and labels of each image's boxes, surest first; those below ``floor`` are left out.
+            found: scores and labels of each image's boxes, surest first; those below ``floor`` are left out. None for
+                an image that does not count.
             gather: given a tensor, returns the list of all processes' tensors, which have as many images each.
         """
         rows = self.window.new_full((len(found), *self.window.shape[1:]), NO_BOX)
-        for row, (scores, labels) in zip(rows, found):
+        for row, image in zip(rows, found):
+            if image is None:
+                row.fill_(NO_IMAGE)
+                continue
+            scores, labels = image
             kept = torch.stack([scores, labels.to(scores)], dim=1)[scores >= self.floor][: len(row)]
             row[: len(kept)] = kept
-        self.window.copy_(torch.cat([self.window, *gather(rows)])[-len(self.window) :])
+        rows = torch.cat(gather(rows))
+        seen = torch.cat([self.window, rows[rows[:, 0, 1] != NO_IMAGE]])
+        self.window.copy_(seen[-len(self.window) :])
         scores, labels = self.window[self.window[..., 1] >= 0].unbind(dim=1)
         self.current = self.thresholds(scores, labels.long())
         return self.current

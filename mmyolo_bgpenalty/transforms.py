@@ -126,6 +126,8 @@ class _PartnerImages(BaseMixImageTransform):
             # LoadEmptyAnnotations' boxes are an array, which MMYOLO converts in the first image alone.
             if isinstance(partner['gt_bboxes'], np.ndarray):
                 partner['gt_bboxes'] = HorizontalBoxes(partner['gt_bboxes'])
+        if 'known_empty' in results:  # of the mixed image, as of each
+            results['known_empty'] = all(one.get('known_empty') for one in (results, *results['mix_results']))
         return super().mix_img_transform(results)
 
 

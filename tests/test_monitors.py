@@ -409,7 +409,8 @@ IDENTITY = np.eye(3)
 def sample(i, rows, homography=IDENTITY, shape=(64, 96)):
     rows = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
     found = InstanceData(bboxes=rows[:, :4], scores=rows[:, 4], labels=rows[:, 5].long())
-    return SimpleNamespace(img_path=f'{i}.png', homography_matrix=homography, img_shape=shape, gt_instances=found)
+    metainfo = dict(img_path=f'{i}.png', homography_matrix=homography, img_shape=shape)
+    return SimpleNamespace(metainfo=metainfo, **metainfo, gt_instances=found)
 
 
 def reported(runner):
@@ -543,7 +544,7 @@ def in_two_processes(target, tmp_path):
 
 
 def test_a_resumed_run_goes_on_with_the_monitors_counts():
-    counts = dict(warned=['boxes'], boxes=[1.0, 2.5], behind=2, skipped=3, in_a_row=1, overflows=4)
+    counts = dict(warned=['boxes'], pseudo_boxes=[(1.0, 2), (2.5, 1)], behind=2, skipped=3, in_a_row=1, overflows=4)
     for resume in (True, False):
         hook, saved = CollapseMonitorHook(), {}
         hook.after_load_checkpoint(SimpleNamespace(_resume=resume), dict(collapse_monitor=counts))
