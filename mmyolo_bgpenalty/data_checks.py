@@ -10,6 +10,7 @@ from .config_checks import Finding, Findings, classes_of, error, some, warning
 from .config_parts import ConfigParts, Dataset
 from .files import NAMED, image_fault, numbered_classes, read_coco
 from .image_folder import list_images
+from .known_empty import read_names
 
 MOST = 20_000  # images of a set whose files are looked for, and whose paths are compared
 OPENED = 500  # of them those that are looked into
@@ -65,7 +66,20 @@ def check_folders(parts: ConfigParts) -> Findings:
                 yield from image_faults(where, [osp.join(folder, os.fsdecode(name)) for name in names], True)
 
 
-DATA_CHECKS = (check_sets, check_folders)
+def check_known_empty(parts: ConfigParts) -> Findings:
+    """That the file names images; which of the set they are is looked at where the set is built."""
+    name = parts.train_set.node.get('known_empty')
+    for dataset in parts.train:
+        if name and dataset.role == 'unlabeled':
+            file = osp.join(dataset.node.get('data_root') or '', name)
+            if _local(dataset, file):
+                try:
+                    read_names(file)
+                except ValueError as problem:
+                    yield error(f'{parts.train_set.path}.known_empty', str(problem), 'correct the path or the file')
+
+
+DATA_CHECKS = (check_sets, check_folders, check_known_empty)
 
 
 def check_built_sets(runner) -> Findings:
