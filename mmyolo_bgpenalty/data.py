@@ -159,6 +159,8 @@ class LabeledUnlabeledDataset(ConcatDataset):
     """
 
     def __init__(self, labeled: dict, unlabeled: dict, known_empty: Optional[str] = None, **kwargs):
+        if known_empty is not None and (not isinstance(known_empty, str) or not known_empty):
+            raise ValueError(f'Expected `known_empty` to be the path of a text file, but got {known_empty!r}')
         self.known_empty = known_empty
         members = [DATASETS.build(dict(member, lazy_init=True)) for member in (labeled, unlabeled)]
         # What the unlabeled set does not state, as a folder of images does not, is the labeled set's.
@@ -166,6 +168,8 @@ class LabeledUnlabeledDataset(ConcatDataset):
         super().__init__(members, **kwargs)
 
     def full_init(self) -> None:
+        if self._fully_initialized:
+            return
         for name, dataset in zip(('labeled', 'unlabeled'), self.datasets):
             _read_checked(dataset)
             try:
@@ -194,9 +198,9 @@ class LabeledUnlabeledDataset(ConcatDataset):
 
     def _mark_empty(self, dataset: BaseDataset, known_empty: str) -> None:
         readable = getattr(dataset, 'first_readable', None)
-        if readable is None:
-            kind = type(dataset).__name__
-            raise ValueError(f'Expected no `known_empty` with {kind}, which loads images in a way of its own')
+        if readable is None or dataset.test_mode:
+            why = 'in test_mode' if readable else 'which loads images in a way of its own'
+            raise ValueError(f'Expected no `known_empty` with {type(dataset).__name__}, {why}')
         file, folder = os.path.join(dataset.data_root or '', known_empty), dataset.data_prefix.get('img') or ''
         infos = map(dataset.get_data_info, range(len(dataset)))
         try:

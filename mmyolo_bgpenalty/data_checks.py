@@ -70,7 +70,7 @@ def check_known_empty(parts: ConfigParts) -> Findings:
     """That the file names images; which of the set they are is looked at where the set is built."""
     name = parts.train_set.node.get('known_empty')
     for dataset in parts.train:
-        if name and dataset.role == 'unlabeled':
+        if isinstance(name, str) and dataset.role == 'unlabeled':
             file = osp.join(dataset.node.get('data_root') or '', name)
             if _local(dataset, file):
                 try:

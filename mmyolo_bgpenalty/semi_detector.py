@@ -39,14 +39,14 @@ class SemiYOLODetector(SemiBaseDetector):
 
     where r in [0, 1] is ``unsup_ramp``, steered by :class:`~mmyolo_bgpenalty.hooks.BurnInMeanTeacherHook` (0 in
     burn-in: no teacher is run). YOLOv8 divides its losses by the sum S of the assigned scores, which is small where
-    pseudo-boxes are few; k makes up for it. It is 0 where there are none; else, by ``unsup_scale``, 'boxes':
-    min(1, n / B) with n pseudo-boxes in B images, so that a single box in many images weighs as one box; 'labeled':
-    min(1, (S / B of the unlabeled images) / (S / B of the labeled ones)), S being 1 at least, so that a pseudo-box
-    never weighs more than a true one.
+    pseudo-boxes are few; k makes up for it. It is 0 where there are none, and no image is known to be empty; else, by
+    ``unsup_scale``, 'boxes': min(1, n / B) with n pseudo-boxes in B images, so that a single box in many images weighs
+    as one box; 'labeled': min(1, (S / B of the unlabeled images) / (S / B of the labeled ones)), S being 1 at least, so
+    that a pseudo-box never weighs more than a true one.
 
     An unlabeled image whose meta says ``known_empty`` has no object: whatever the teacher sees there is neither
-    pseudo-box nor unsure, but background. It does not count for ``class_thresholds``. With 'boxes' a batch that has
-    such images and no pseudo-box weighs as if it had one (n = 1).
+    pseudo-box nor unsure, but background. It does not count for ``class_thresholds``. A batch that has such images and
+    no pseudo-box is taught, too, all of it; with 'boxes' as if it had one (n = 1).
 
     Args:
         detector: config of the student and of the teacher.

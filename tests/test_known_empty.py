@@ -37,7 +37,10 @@ def test_lines_are_names_whatever_their_end(tmp_path):
     assert read_names(tmp_path / 'empty.txt') == ['a.png', 'b c/ü.png', 'd/']
 
 
-@pytest.mark.parametrize('content, message', [(None, 'No such file'), (b' \n\n', 'names no image')])
+@pytest.mark.parametrize(
+    'content, message',
+    [(None, 'No such file'), (b' \n\n', 'names no image'), ('a.png'.encode('utf-16'), 'is no UTF-8 text')],
+)
 def test_a_file_without_names_is_refused(tmp_path, content, message):
     if content is not None:
         (tmp_path / 'empty.txt').write_bytes(content)
@@ -69,12 +72,17 @@ def test_places_equal_a_naive_search(paths, files, folders, folder):
 
 
 def test_the_folder_itself_is_all_of_it():
-    assert places_of(['./'], ['r/a.png', 'r/b/c.png'], 'r') == [0, 1]
+    assert places_of(['./'], ['r/a.png', 'r/b/c.png', '/other/d.png', 'ra.png'], 'r') == [0, 1]
+    assert places_of(['./'], ['a.png', 'b/c.png']) == [0, 1]
+
+
+def test_a_name_may_lead_out_of_the_folder():
+    assert places_of(['../o/a.png'], ['r/a.png', 'r/../o/a.png', 'o/b.png'], 'r') == [1]
 
 
 def test_names_of_no_image_are_counted_and_the_first_named():
     names = ['a.png', *(f'x{i:02}.png' for i in range(12))]
-    with pytest.raises(ValueError, match=r'12 of 13 names are of no image in r/: x00.png, .*x09.png, …$'):
+    with pytest.raises(ValueError, match=r'12 of 13 names .* set: x00.png, .*x09.png, ….*relative to r/'):
         places_of(names, ['r/a.png'], 'r/')
 
 
@@ -149,6 +157,25 @@ def test_a_mistaken_file_is_named(data, tmp_path, content, message):
     (data / 'empty.txt').write_text(content)
     with pytest.raises(ValueError, match=message):
         built(data, tmp_path)
+
+
+@pytest.mark.parametrize('kind', ['YOLOv5CocoDataset', 'CheckedCocoDataset'])
+def test_a_set_in_test_mode_cannot_say_it(data, tmp_path, kind):
+    options = {'train_dataloader__dataset__unlabeled__type': kind}
+    with pytest.raises(ValueError, match=f'no `known_empty` with {kind}, in test_mode'):
+        built(data, tmp_path, train_dataloader__dataset__unlabeled__test_mode=True, **options)
+
+
+@pytest.mark.parametrize('name', ['', ['unlabeled_000.png']])
+def test_what_is_no_path_is_refused(data, tmp_path, name):
+    with pytest.raises(ValueError, match='Expected `known_empty` to be the path of a text file, but got'):
+        built(data, tmp_path, **{KNOWN: name})
+
+
+def test_the_file_is_read_once(data, tmp_path):
+    dataset = built(data, tmp_path)
+    (data / 'empty.txt').unlink()
+    dataset.full_init()  # as Runner does again
 
 
 def test_a_set_that_loads_in_its_own_way_cannot_say_it(data, tmp_path):
