@@ -28,6 +28,11 @@ def read_names(path) -> List[str]:
     return names
 
 
+def is_known_empty(sample) -> bool:
+    """Whether a data sample's meta says so, as that of LabeledUnlabeledDataset's ``known_empty`` does."""
+    return bool(sample.metainfo.get('known_empty', False))
+
+
 def places_of(names: Sequence[str], paths: Iterable[str], folder: str = '') -> List[int]:
     """Which of ``paths`` are among ``names``.
 

@@ -18,8 +18,8 @@ from torch import nn
 from .checks import non_negative, whole
 from .geometry import project_boxes
 from .hooks import unwrapped
+from .known_empty import is_known_empty
 from .precision_recall import match_boxes
-from .semi_detector import is_known_empty
 from .thresholds import FixedThresholds
 
 MAX_CLASSES_IN_LOG = 20

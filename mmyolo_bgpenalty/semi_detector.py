@@ -15,6 +15,7 @@ from torch import Tensor
 from .checks import non_negative, one_of
 from .geometry import FLIPS, box_agreement, flipped_back, mean_predictions, project_boxes
 from .heads import BgPenaltyYOLOv8Head
+from .known_empty import is_known_empty
 from .processes import sum_over_processes
 from .thresholds import build_thresholds
 
@@ -437,11 +438,6 @@ class SemiYOLODetector(SemiBaseDetector):
         losses['semi/pseudo_score'] = score
         losses['semi/pseudo_empty'] = torch.full((), counts.count(0) / images, device=device)
         return losses
-
-
-def is_known_empty(sample) -> bool:
-    """Whether it is known that an image shows no object (``known_empty`` of LabeledUnlabeledDataset)."""
-    return bool(sample.metainfo.get('known_empty', False))
 
 
 def between(weak, strong) -> Tensor:

@@ -9,7 +9,6 @@ outside, rank = {f'{penalty}.region': 'outside'}, {f'{penalty}.rank': True}
 both = {f'{semi}.unsup_loss_weights.loss_bg': 1.0}  # on labeled and unlabeled images; without, on labeled ones alone
 variants = {
     'λ=0': dict(lambda_bg=0.0),
-    'hard, outside, λ=0.3 (shipped)': {'lambda_bg': 0.3, **hard, **outside},
     'hard, outside': {'lambda_bg': 1.0, **hard, **outside},
     'published': {'lambda_bg': 1.0, **published, **both},
     'positives': {'lambda_bg': 1.0, **positives, **both},
@@ -25,5 +24,5 @@ variants = {
         f'{semi}.soft_background': True,
     },
     'rank, outside': {'lambda_bg': 1.0, **hard, **outside, **rank},
-    **{f'hard, outside, λ={value}': {'lambda_bg': value, **hard, **outside} for value in (0.1, 3.0, 10.0, 30.0)},
+    **{f'hard, outside, λ={value}': {'lambda_bg': value, **hard, **outside} for value in (0.1, 0.3, 3.0, 10.0, 30.0)},
 }
