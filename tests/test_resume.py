@@ -272,7 +272,7 @@ def test_sigkill_between_two_checkpoints(data, whole, tmp_path):
     cfg = semi(data, tmp_path, default_hooks__checkpoint__by_epoch=False, default_hooks__checkpoint__interval=4)
     assert run(cfg, Signal(signal.SIGKILL, 'after_train_iter', 13)) == -signal.SIGKILL
     content = last(tmp_path)
-    assert content['meta']['iter'] == 12 and len(content['collapse_monitor']['boxes']) == 2
+    assert content['meta']['iter'] == 12 and len(content['collapse_monitor']['pseudo_boxes']) == 2
     assert run(resumed(cfg)) == 0
     assert [row['iteration'] for row in seen(tmp_path)] == [*range(14), *range(12, 15)]
     assert_same_run(tmp_path, whole, BATCHES, position=False)
