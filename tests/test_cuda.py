@@ -1,31 +1,175 @@
-"""On a GPU: the CPU's losses and gradients, mixed precision, a run, and a penalty that does not wait."""
+"""On a GPU: all options against the CPU, half precision, and where it is waited for the device. Minutes in all.
 
+Of MMCV's compiled operators only NMS takes part.
+"""
+
+import copy
 import math
+import warnings
+from contextlib import contextmanager
 
 import pytest
+import test_dense_detector
 import torch
+from conftest import head_cfg
 from mmengine.hooks import Hook
+from mmengine.optim import AmpOptimWrapper
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
-from test_heads import NO_OBJECTS, OBJECTS, batch, build, features
+from mmengine.structures import InstanceData
+from mmyolo.registry import MODELS
+from test_heads import batch, build, features
+from test_numerics import ASSIGNERS, PENALTIES, PLAN, train
+from test_semi_detector import batch as semi_batch
+from test_semi_detector import build as semi_model
 from tiny import SEMI, load, make_set
 
-from mmyolo_bgpenalty.losses import background_penalty, bce_and_max_logits
+from mmyolo_bgpenalty import BurnInMeanTeacherHook
+from mmyolo_bgpenalty.geometry import box_agreement, priors_on_image, project_boxes
+from mmyolo_bgpenalty.losses import background_penalty, background_statistics, dense_distillation, ranking_penalty
 
-if not torch.cuda.is_available():
-    pytest.skip('torch sees no CUDA device', allow_module_level=True)
+DEVICE = 'cuda'
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
 
-OPTIONS = [
+GRIDS, SIZE = (16, 8, 4), 128
+
+
+@pytest.fixture(autouse=True)
+def full_precision():
+    """fp32 is fp32, without TF32."""
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision('highest')
+    yield
+    torch.backends.cudnn.allow_tf32 = before[0]
+    torch.set_float32_matmul_precision(before[1])
+
+
+@contextmanager
+def never_waiting():
+    """Whatever waits for the device is an error."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+
+
+def waits(call):
+    """How often ``call`` waits for the device."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode('warn')
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            call()
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    return sum('synchronizing' in str(one.message) for one in caught)
+
+
+def to(value, device):
+    """A copy of tensors within lists, tuples, dicts and data samples, on a device; leaves of a graph stay leaves."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to(device).clone().requires_grad_(value.requires_grad)
+    if isinstance(value, dict):
+        return {name: to(one, device) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(to(one, device) for one in value)
+    return value.to(device) if hasattr(value, 'to') else value
+
+
+# The head and what it is made of
+
+
+def logits_and_objects(images=3, seed=0, dtype=torch.float32):
+    """Logits of classes and distributions, whose boxes lie around their priors, so that none aligns with an object by
+    0; boxes and labels."""
+    rng = torch.Generator().manual_seed(seed)
+    classes, distributions = [], []
+    for n in GRIDS:
+        classes.append((torch.randn(images, 3, n, n, generator=rng) - 2).to(dtype).requires_grad_())
+        distances = torch.rand(images, n * n, 4, 1, generator=rng) * 1.5 + 1
+        distributions.append(((torch.arange(16) - distances).abs() * -3).to(dtype).requires_grad_())
+    corners = torch.rand(images, 4, 2, generator=rng) * 70
+    boxes = torch.cat([corners, corners + 30 + torch.rand(images, 4, 2, generator=rng) * 25], dim=2)
+    return (classes, distributions), boxes, torch.randint(3, (images, 4), generator=rng)
+
+
+def outs_of(classes, distributions):
+    """What the head's module gives in training."""
+    distances = [(level.softmax(3) * torch.arange(16).to(level)).sum(3).mT for level in distributions]
+    sizes = [level.shape[2:] for level in classes]
+    return classes, [level.unflatten(2, tuple(size)) for level, size in zip(distances, sizes)], distributions
+
+
+def data(boxes, labels):
+    """As MMYOLO's pre-processor hands them over: the last image has no object, the first an ignored box and padding."""
+    metas = [dict(img_shape=(SIZE, SIZE)) for _ in boxes]
+    region = dict(ignored_bboxes=torch.tensor([[60.0, 60, 90, 80]]), ignored_labels=torch.tensor([1]))
+    metas[0] = dict(region, img_shape=(96, SIZE))
+    rows = torch.arange(len(boxes), device=boxes.device)[:, None, None].expand(-1, boxes.shape[1], 1)
+    rows = torch.cat([rows, labels[..., None], boxes], dim=2)[:-1].flatten(0, 1)
+    return rows, metas
+
+
+def losses_on(device, head, logits, boxes, labels):
+    head, logits = copy.deepcopy(head).to(device), to(logits, device)
+    losses = head.loss_by_feat(*outs_of(*logits), *data(boxes.to(device), labels.to(device)))
+    sum(losses.values()).backward()
+    gradients = [level.grad for levels in logits for level in levels]
+    return to(losses, 'cpu'), to(gradients, 'cpu'), head.get_bg_penalty_stats()
+
+
+CODES = [
+    (name, penalty) for name in ASSIGNERS for penalty in PENALTIES if name == ASSIGNERS[1] or 'rank' not in penalty
+]
+
+
+@pytest.mark.parametrize('assigner, penalty', CODES, ids=str)
+def test_losses_and_gradients_are_those_of_the_cpu(assigner, penalty):
+    sparse = assigner == ASSIGNERS[1]
+    head = MODELS.build(head_cfg(assigner=assigner, bg_penalty=penalty, ignored_in_cls=sparse))
+    case = logits_and_objects()
+    expected, found = (losses_on(device, head, *case) for device in ('cpu', DEVICE))
+    assert expected[2]['num'] == found[2]['num'] > 0
+    torch.testing.assert_close(found[2], expected[2], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-3, atol=1e-5)
+    assert all(loss > 0 for loss in found[0].values())
+
+
+def test_both_codes_have_the_same_losses():
+    """MMYOLO's dense targets, and ours from the positives alone."""
+    case = logits_and_objects(images=4, seed=1)
+    theirs, ours = (losses_on(DEVICE, MODELS.build(head_cfg(assigner=name)), *case)[:2] for name in ASSIGNERS)
+    torch.testing.assert_close(ours[0], theirs[0], rtol=1e-4, atol=1e-5)
+    for found, expected in zip(ours[1], theirs[1]):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=['fp16', 'bf16'])
+@pytest.mark.parametrize('value', [1e4, -1e4])
+def test_extreme_logits_are_finite_under_autocast(dtype, value):
+    for penalty in PENALTIES:
+        head = MODELS.build(head_cfg(assigner=ASSIGNERS[1], bg_penalty=penalty))
+        logits, boxes, labels = logits_and_objects(dtype=dtype)
+        with torch.no_grad():
+            for level in logits[0]:
+                level[torch.rand(level.shape) < 0.5] = value
+        with torch.autocast(DEVICE, dtype):
+            losses, gradients, _ = losses_on(DEVICE, head, logits, boxes, labels)
+        assert all(loss.isfinite() for loss in losses.values()), penalty
+        assert all(gradient.isfinite().all() for gradient in gradients), penalty
+
+
+STRENGTHS = [
     dict(lambda_bg=1.0),
     dict(lambda_bg=1.0, focal=True),
     dict(lambda_bg=1.0, normalizer='hard', region='outside'),
     dict(lambda_bg=1.0, normalizer='hard', hard_score=0.05, rank=True),
 ]
-
-
-@pytest.fixture(autouse=True)
-def full_precision(monkeypatch):
-    """TF32 has 10 bits, of which comparisons with the CPU would tell nothing."""
-    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
 
 
 def losses_and_gradients(head, samples, device, dtype=None):
@@ -40,63 +184,169 @@ def losses_and_gradients(head, samples, device, dtype=None):
     return losses, gradients
 
 
-# The ranking takes the sparse assigner.
-CASES = [('SparseTaskAlignedAssigner', options) for options in OPTIONS]
-CASES += [('BatchTaskAlignedAssigner', options) for options in OPTIONS if not options.get('rank')]
-
-
-@pytest.mark.parametrize('objects', [OBJECTS, NO_OBJECTS], ids=['objects', 'none'])
-@pytest.mark.parametrize('assigner, options', CASES, ids=str)
-def test_losses_and_gradients_are_the_cpus(options, objects, assigner):
-    ignored = [torch.tensor([[4.0, 4, 20, 20]]), torch.zeros(0, 4)]
-    results = []
-    for device in ('cpu', 'cuda'):
-        head = build(assigner=assigner, bg_penalty=options)
-        results.append(losses_and_gradients(head, batch('list', objects, ignored=ignored), device))
-    for expected, found in zip(*results):
-        assert expected.keys() == found.keys()
-        for name, value in expected.items():
-            if value is None:
-                assert found[name] is None
-            else:
-                torch.testing.assert_close(
-                    found[name].cpu(), value, rtol=2e-4, atol=2e-5, msg=lambda m, n=name: f'{n}: {m}'
-                )
-
-
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize('options', OPTIONS, ids=str)
+@pytest.mark.parametrize('options', STRENGTHS, ids=str)
 def test_mixed_precision_is_finite_and_near(options, dtype):
     sparse = dict(assigner='SparseTaskAlignedAssigner', bg_penalty=options)
-    plain, _ = losses_and_gradients(build(**sparse), batch('list'), 'cuda')
-    losses, gradients = losses_and_gradients(build(**sparse), batch('list'), 'cuda', dtype)
+    plain, _ = losses_and_gradients(build(**sparse), batch('list'), DEVICE)
+    losses, gradients = losses_and_gradients(build(**sparse), batch('list'), DEVICE, dtype)
     for name, loss in losses.items():
         assert loss.dtype == torch.float32 and loss.item() == pytest.approx(plain[name].item(), rel=0.1, abs=0.02)
     assert all(value.isfinite().all() for value in gradients.values() if value is not None)
 
 
-def test_the_penalty_never_waits():
-    """Neither it nor its backward pass asks the device for a value."""
-    torch.manual_seed(0)
-    levels = [torch.randn(2, 3, n, n, device='cuda', requires_grad=True) for n in (8, 4)]
-    background = torch.rand(2, 80, device='cuda') > 0.1
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode('error')
-    try:
-        logits = torch.cat([level.flatten(2) for level in levels], dim=2).mT
-        for options in (dict(), dict(focal=True), dict(normalizer='hard', hard_top=9)):
-            background_penalty(logits, background, **options).backward(retain_graph=True)
-    finally:
-        torch.cuda.set_sync_debug_mode('default')
-    assert all(level.grad.isfinite().all() and level.grad.abs().sum() > 0 for level in levels)
+def test_the_penalty_waits_for_nothing():
+    """In both directions, with its statistics, and the distillation of DenseSemiYOLODetector."""
+    logits = torch.randn(4, 336, 3, device=DEVICE, requires_grad=True)
+    background = torch.rand(4, 336, device=DEVICE) < 0.9
+    positives, teacher = torch.full((), 7.0, device=DEVICE), torch.rand(4, 336, 3, device=DEVICE)
+    weight = torch.rand(4, 336, device=DEVICE)
+    labels = torch.randint(3, (60,), device=DEVICE)
+    with never_waiting():
+        for options in (
+            {},
+            dict(focal=True),
+            dict(normalizer='positives', positives=positives),
+            dict(normalizer='hard', hard_top=20, weight=weight),
+        ):
+            background_penalty(logits, background, **options).backward()
+        ranking_penalty(logits[0, :50, 0], labels[:50], logits[1, :10, 0], labels[50:], weight[0, :10]).backward()
+        background_statistics(logits, background)
+        dense_distillation(logits, teacher, 0.01, 2.0)[0].backward()
+    assert logits.grad.isfinite().all()
 
 
-def test_the_sparse_classification_loss_has_a_gradient():
-    levels = [torch.randn(2, 3, n, n, device='cuda', requires_grad=True) for n in (8, 4)]
-    place = torch.tensor([0, 1], device='cuda')
-    bce, _ = bce_and_max_logits(levels, place, place * 70, place, torch.ones(2, device='cuda'))
-    bce.backward()
-    assert all(level.grad.isfinite().all() and level.grad.abs().sum() > 0 for level in levels)
+def test_projection_waits_for_nothing_and_is_that_of_the_cpu():
+    boxes = torch.rand(50, 2) * 100
+    boxes = torch.cat([boxes, boxes + 20], dim=1)
+    matrix = torch.tensor([[0.8, 0.1, 3], [-0.1, 0.9, 5], [1e-4, 0, 1]])
+    points, frames = torch.rand(500, 2) * 128, torch.tensor([[[10.0, 10, 90, 80]], [[0, 0, 50, 50]]])
+    expected = project_boxes(boxes, matrix, (96, 128)), priors_on_image(points, matrix.expand(2, 3, 3), frames)
+    boxes, matrix, points, frames = to((boxes, matrix, points, frames), DEVICE)
+    with never_waiting(), torch.autocast(DEVICE, torch.float16):
+        found = project_boxes(boxes, matrix, (96, 128)), priors_on_image(points, matrix.expand(2, 3, 3), frames)
+    torch.testing.assert_close(found[0].cpu(), expected[0], rtol=0, atol=1e-3)
+    assert (found[1].cpu() == expected[1]).float().mean() > 0.99
+
+
+def test_agreement_of_boxes_is_that_of_the_cpu():
+    points = torch.rand(300, 2) * 128
+    predicted = torch.cat([points - 10, points + 12], dim=1)
+    case = (predicted[::30] + 1, torch.arange(10) % 3, predicted, torch.rand(300, 3), points)
+    found = box_agreement(*to(case, DEVICE)).cpu()
+    torch.testing.assert_close(found, box_agreement(*case), rtol=1e-4, atol=1e-6)
+    assert found.min() > 0
+
+
+def test_the_loss_waits_as_often_for_many_images_as_for_few(capsys):
+    """Positives are as many as there are: to choose them waits, but not image by image."""
+    head = MODELS.build(head_cfg(assigner=ASSIGNERS[1], ignored_in_cls=True)).to(DEVICE)
+    numbers = []
+    for times in (1, 1, 6):  # once to warm up
+        logits, boxes, labels = logits_and_objects(images=2)
+        outs = outs_of(*([level.detach().repeat(times, 1, 1, 1).to(DEVICE) for level in levels] for levels in logits))
+        rows = zip(boxes.to(DEVICE).repeat(times, 1, 1), labels.to(DEVICE).repeat(times, 1))
+        objects = [InstanceData(bboxes=own, labels=label) for own, label in rows]
+        metas = [dict(img_shape=(SIZE, SIZE)) for _ in objects]
+        numbers.append(waits(lambda: head.loss_by_feat(*outs, objects, metas)))  # noqa: B023
+    with capsys.disabled():
+        print(f'\na loss waits {numbers[1]} times for the device with 2 images, {numbers[2]} with 12')
+    assert 0 < numbers[1] and numbers[2] <= numbers[1]
+
+
+# Detectors
+
+
+def test_the_teacher_is_averaged_without_waiting():
+    model = semi_model().to(DEVICE)
+    with torch.no_grad():
+        for p in model.student.parameters():
+            p.add_(1)
+    expected = {
+        name: old.lerp(new, 0.25) if old.is_floating_point() else new
+        for (name, old), new in zip(model.teacher.state_dict().items(), model.student.state_dict().values())
+    }
+    expected = to(expected, 'cpu')
+    hook = BurnInMeanTeacherHook(momentum=0.25)
+    hook._averaged = None
+    with never_waiting():
+        hook.momentum_update(model, 0.25)
+    torch.testing.assert_close(to(dict(model.teacher.state_dict()), 'cpu'), expected)
+
+
+OPTIONS = {
+    'plain': {},
+    'joint': dict(joint_forward=True),
+    'three zones': dict(unsure_thr=0.0, pseudo_test_cfg=dict(score_thr=2e-3)),
+    'soft targets': dict(unsure_thr=0.0, soft_unsure=True, pseudo_test_cfg=dict(score_thr=2e-3)),
+    'by score': dict(box_quality='score'),
+    'by agreement': dict(box_quality='agreement', unsup_scale='labeled'),
+    'soft background': dict(soft_background=True),
+    'own thresholds': dict(class_thresholds=dict(type='Fixed', thresholds=[0.0, 1e-3, 0.0], floor=0.0)),
+    'flips': dict(teacher_flips=['horizontal', 'vertical', 'diagonal']),
+    'mixture': dict(class_thresholds=dict(type='Mixture', floor=0.0)),
+}
+
+
+@pytest.mark.parametrize('dtype', [None, torch.float16, torch.bfloat16], ids=['fp32', 'fp16', 'bf16'])
+@pytest.mark.parametrize('options', OPTIONS)
+def test_options_of_the_detector(options, dtype):
+    """All tensors are where they belong; losses and gradients are finite."""
+    options = copy.deepcopy(OPTIONS[options])
+    options['pseudo_test_cfg'] = {'score_thr': 0.0, 'max_per_img': 20, **options.get('pseudo_test_cfg', {})}
+    model = semi_model(head=dict(ignored_in_cls=True), **options).to(DEVICE)
+    inputs, samples = to(semi_batch(2), DEVICE)
+    check_step(model, inputs, samples, dtype)
+    assert sum(len(sample.gt_instances) for sample in model.pseudo_labels) > 0
+
+
+@pytest.mark.parametrize('dtype', [None, torch.float16, torch.bfloat16], ids=['fp32', 'fp16', 'bf16'])
+def test_the_dense_detector(dtype):
+    check_step(test_dense_detector.build().to(DEVICE), *to(test_dense_detector.views(), DEVICE), dtype)
+
+
+def check_step(model, inputs, samples, dtype):
+    with torch.autocast(DEVICE, dtype or torch.float16, enabled=dtype is not None):
+        losses = model.loss(inputs, samples)
+    sum(value for name, value in losses.items() if 'loss' in name).backward()
+    assert all(value.isfinite() for value in losses.values())
+    for name, p in model.student.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_batches_come_pinned_and_are_sent_without_waiting(tmp_path, workers):
+    init_default_scope('mmyolo')
+    cfg = load(SEMI, make_set(tmp_path / 'set'), tmp_path / 'work', train_dataloader__num_workers=workers)
+    cfg.train_dataloader.pin_memory = True
+    batch = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
+    images = [image for branch in batch['inputs'].values() for image in branch if image is not None]
+    assert len(images) == 6 and all(image.is_pinned() for image in images)
+    preprocessor = MODELS.build(cfg.model).data_preprocessor
+    expected = preprocessor(copy.deepcopy(to(batch, 'cpu')), training=True)
+    preprocessor.to(DEVICE)
+    with never_waiting():
+        found = preprocessor(batch, training=True)
+    assert found['inputs'].keys() == expected['inputs'].keys()
+    for branch, inputs in expected['inputs'].items():
+        assert found['inputs'][branch].device.type == DEVICE
+        torch.testing.assert_close(found['inputs'][branch].cpu(), inputs, rtol=1e-6, atol=1e-6)
+    for sample, other in zip(found['data_samples']['sup'], expected['data_samples']['sup']):
+        assert torch.equal(sample.gt_instances.bboxes.cpu(), other.gt_instances.bboxes)
+
+
+@pytest.mark.parametrize('dtype, epochs', [('float16', 40), ('bfloat16', 10)])
+def test_iterations_with_amp_are_finite_and_overflows_counted(tmp_path, dtype, epochs):
+    """200 in fp16, from a scale that is too large at first."""
+    cfg = load(SEMI, make_set(tmp_path / 'set'), tmp_path / 'work', **{**PLAN, 'train_cfg__max_epochs': epochs})
+    cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype=dtype, loss_scale=dict(init_scale=2.0**26))
+    runner, watch, log = train(cfg)
+    assert isinstance(runner.optim_wrapper, AmpOptimWrapper) and len(watch.losses) == 5 * epochs
+    assert next(runner.model.parameters()).device.type == DEVICE
+    (monitor,) = (hook for hook in runner.hooks if type(hook).__name__ == 'CollapseMonitorHook')
+    overflows = int(monitor._overflows)
+    assert (0 < overflows < 50) if dtype == 'float16' else overflows == 0
+    assert (f'{overflows} updates whose fp16 gradients overflowed' in log) == (overflows > 0)
 
 
 class Watch(Hook):
