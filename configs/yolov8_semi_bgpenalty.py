@@ -10,14 +10,19 @@ lambda_bg_warmup = 5
 
 # Data: batches of as many labeled as unlabeled images; an epoch is one pass over the unlabeled ones.
 branches = ['sup', 'unsup_teacher', 'unsup_student']
-sup_pipeline = [
-    *_base_.load,
-    _base_.resize,
-    _base_.affine,
-    _base_.colour,
-    _base_.flip,
-    dict(type='Views', branch_field=branches, sup=[_base_.pack]),
-]
+# Labeled images: mosaics, some of them mixed, as Ultralytics has it, and single images in the last tenth of training.
+# `prob`: of a mosaic, of a single image. Few images are worth far more so (docs/experiments.md).
+mosaic = dict(type='RecordedMosaic', img_scale=_base_.img_scale, pad_val=114.0)
+# The middle of the mosaic's canvas, which is twice the input's size.
+middle = dict(_base_.affine, border=(-_base_.img_scale[0] // 2, -_base_.img_scale[1] // 2))
+single = [_base_.resize, _base_.affine]
+sup_canvas = dict(
+    type='RandomChoice', transforms=[[dict(mosaic, pre_transform=_base_.load), middle], single], prob=[1.0, 0.0]
+)
+sup_mixup = dict(type='RecordedMixUp', prob=0.15, pre_transform=[*_base_.load, sup_canvas])
+sup_pack = [_base_.colour, _base_.flip, dict(type='Views', branch_field=branches, sup=[_base_.pack])]
+sup_pipeline = [*_base_.load, sup_canvas, sup_mixup, *sup_pack]
+single_pipeline = [*_base_.load, *single, *sup_pack]
 unsup_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='mmdet.LoadEmptyAnnotations', with_bbox=True),
@@ -99,4 +104,4 @@ default_hooks = dict(
     pictures=dict(type='PseudoLabelPicturesHook', interval=500),
 )
 # No EMAHook: the teacher is the average.
-custom_hooks = []
+custom_hooks = [dict(type='LastEpochsPipelineHook', share=0.1, switch_pipeline=single_pipeline)]

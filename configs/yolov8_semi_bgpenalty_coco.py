@@ -9,15 +9,19 @@ img_scale = (640, 640)
 num_classes = 80
 
 
-def for_coco(node):
+def for_coco(node, key=None):
     """The solar set's pipeline at this scale, flipped to the side alone."""
+    if key in ('scale', 'img_scale'):
+        return img_scale
+    if key == 'border' and node != (0, 0):
+        return -img_scale[0] // 2, -img_scale[1] // 2
     if isinstance(node, (list, tuple)):
         return type(node)(for_coco(step) for step in node)
     if not isinstance(node, dict):
         return node
     if node.get('type') == 'mmdet.RandomFlip':
         return dict(type='mmdet.RandomFlip', prob=0.5)
-    return {key: img_scale if key == 'scale' else for_coco(value) for key, value in node.items()}
+    return {key: for_coco(value, key) for key, value in node.items()}
 
 
 coco = dict(
@@ -68,6 +72,7 @@ optim_wrapper = dict(
     )
 )
 param_scheduler = None
+custom_hooks = for_coco(_base_.custom_hooks)
 default_hooks = dict(
     param_scheduler=dict(
         _delete_=True,

@@ -1,8 +1,10 @@
 # The method as published: pseudo-labels by one threshold, the teacher a copy until the hand-over, and the penalty as
-# the mean over all background of labeled and of unlabeled images. What yolov8_semi_bgpenalty.py is measured against.
+# the mean over all background of labeled and of unlabeled images; labeled images are single ones.
 _base_ = './yolov8_semi_bgpenalty.py'
 
 lambda_bg = 1.0
+train_dataloader = dict(dataset=dict(labeled=dict(pipeline=_base_.single_pipeline)))
+custom_hooks = []
 model = dict(
     detector=dict(
         bbox_head=dict(bg_penalty=dict(normalizer='background', region='all'), ignored_in_cls=False),

@@ -1,27 +1,8 @@
-# The semi-supervised config with stronger views: mosaic and MixUp of labeled and of unlabeled images, and for the
-# student colour jitter, grey, blur and random erasing. Each has a probability and stands alone:
+# The semi-supervised config with stronger views of unlabeled images: mosaic and MixUp, and for the student colour
+# jitter, grey, blur and random erasing. Each has a probability and stands alone:
 #   --cfg-options train_dataloader.dataset.unlabeled.pipeline.3.prob=0.0
-# configs/ablations/views.py names them all.
+# configs/ablations/views.py names them all. On the solar set they were a loss (docs/experiments.md).
 _base_ = './yolov8_semi_bgpenalty.py'
-
-mosaic = dict(type='RecordedMosaic', img_scale=_base_.img_scale, pad_val=114.0)
-# The middle of the mosaic's canvas, which is twice the input's size.
-middle = dict(_base_.affine, border=(-_base_.img_scale[0] // 2, -_base_.img_scale[1] // 2))
-
-# Labeled images: as Ultralytics, mosaics until the last tenth of training. `prob`: of a mosaic, of a single image.
-sup_canvas = dict(
-    type='RandomChoice',
-    transforms=[[dict(mosaic, pre_transform=_base_.load), middle], [_base_.resize, _base_.affine]],
-    prob=[1.0, 0.0],
-)
-sup_pipeline = [
-    *_base_.load,
-    sup_canvas,
-    dict(type='RecordedMixUp', prob=0.15, pre_transform=[*_base_.load, sup_canvas]),
-    _base_.colour,
-    _base_.flip,
-    dict(type='Views', branch_field=_base_.branches, sup=[_base_.pack]),
-]
 
 # Unlabeled images: one canvas, of which both views are made. It is cut out as it is, not scaled, since the strong view
 # scales it and the weak one is the teacher's.
@@ -30,8 +11,8 @@ unsup_canvas = dict(
     type='RandomChoice',
     transforms=[
         [
-            dict(mosaic, pre_transform=unsup_load),
-            dict(middle, scaling_ratio_range=(1.0, 1.0), max_translate_ratio=0.0),
+            dict(_base_.mosaic, pre_transform=unsup_load),
+            dict(_base_.middle, scaling_ratio_range=(1.0, 1.0), max_translate_ratio=0.0),
         ],
         [_base_.resize],
     ],
@@ -68,13 +49,4 @@ unsup_pipeline = [
         ],
     ),
 ]
-train_dataloader = dict(
-    dataset=dict(labeled=dict(pipeline=sup_pipeline), unlabeled=dict(pipeline=unsup_pipeline)),
-)
-custom_hooks = [
-    dict(
-        type='mmdet.PipelineSwitchHook',
-        switch_epoch=_base_.train_cfg.max_epochs - max(1, _base_.train_cfg.max_epochs // 10),
-        switch_pipeline=_base_.sup_pipeline,
-    )
-]
+train_dataloader = dict(dataset=dict(unlabeled=dict(pipeline=unsup_pipeline)))

@@ -27,7 +27,12 @@ from .data import (  # noqa: E402
 )
 from .dense_detector import DenseSemiYOLODetector  # noqa: E402
 from .heads import BgPenaltyYOLOv8Head  # noqa: E402
-from .hooks import BurnInMeanTeacherHook, CompileHook, LambdaBgSchedulerHook  # noqa: E402
+from .hooks import (  # noqa: E402
+    BurnInMeanTeacherHook,
+    CompileHook,
+    LambdaBgSchedulerHook,
+    LastEpochsPipelineHook,
+)
 from .image_folder import ImageFolderDataset  # noqa: E402
 from .losses import background_penalty  # noqa: E402
 from .metrics import PrecisionRecallMetric  # noqa: E402
@@ -62,6 +67,7 @@ __all__ = [
     'LabeledUnlabeledBatchSampler',
     'LabeledUnlabeledDataset',
     'LambdaBgSchedulerHook',
+    'LastEpochsPipelineHook',
     'PrecisionRecallMetric',
     'ProgressBarHook',
     'PseudoLabelPicturesHook',

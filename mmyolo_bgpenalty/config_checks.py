@@ -265,7 +265,9 @@ def check_loop(parts: ConfigParts) -> Findings:
             parts.by_epoch is False
             and {'YOLOv5ParamSchedulerHook', 'PipelineSwitchHook', 'YOLOXModeSwitchHook'} & hook.names
         ):
-            yield error(
+            # The shipped hook goes without, and is harmless then.
+            level = warning if 'LastEpochsPipelineHook' in hook.names else error
+            yield level(
                 hook.path,
                 f'{hook.kind} counts epochs, and IterBasedTrainLoop stays in epoch 0: it never fires',
                 'use an EpochBasedTrainLoop'

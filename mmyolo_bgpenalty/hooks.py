@@ -7,14 +7,14 @@ from inspect import signature
 from typing import Any, Dict, List, Optional
 
 import torch
-from mmdet.engine.hooks import MeanTeacherHook
+from mmdet.engine.hooks import MeanTeacherHook, PipelineSwitchHook
 from mmdet.models import SemiBaseDetector
 from mmengine.config import Config
 from mmengine.dist import all_reduce_params
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 from mmyolo.registry import HOOKS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -328,3 +328,33 @@ class CompileHook(Hook):
             for part in (detector.backbone, getattr(detector, 'neck', None)):
                 if part is not None:
                     part.compile(**self.options)
+
+
+@HOOKS.register_module()
+class LastEpochsPipelineHook(PipelineSwitchHook):
+    """PipelineSwitchHook for the last ``share`` of training, however many epochs that has.
+
+    As Ultralytics closes mosaics. It begins with epoch ``max_epochs - max(1, round(share * max_epochs))``, counted from
+    0. Of a :class:`~mmyolo_bgpenalty.data.LabeledUnlabeledDataset` it is the labeled images' pipeline. Under an
+    IterBasedTrainLoop, which has no epochs, nothing is switched, and the log says so.
+
+    Args:
+        switch_pipeline: the pipeline from there on.
+        share: of the epochs, in (0, 1].
+
+    Raises:
+        ValueError: ``share`` is out of range.
+    """
+
+    def __init__(self, switch_pipeline: List[dict], share: float = 0.1):
+        if not 0 < non_negative('share', share) <= 1:
+            raise ValueError(f'Expected `share` to be in (0, 1], but got {share!r}')
+        super().__init__(switch_epoch=math.inf, switch_pipeline=switch_pipeline)
+        self.share = share
+
+    def before_train(self, runner: Runner) -> None:
+        if isinstance(runner.train_loop, IterBasedTrainLoop):
+            message = 'IterBasedTrainLoop has no epochs: LastEpochsPipelineHook leaves the pipeline as it is'
+            print_log(message, logger='current', level=logging.WARNING)
+            return
+        self.switch_epoch = runner.max_epochs - max(1, round(self.share * runner.max_epochs))

@@ -299,6 +299,21 @@ SEMI_MISTAKES = {
         'custom_hooks.0',
         'stays in epoch 0',
     ),
+    'LastEpochsPipelineHook under iterations': (
+        many(
+            ITERATIONS,
+            lambda cfg: cfg.merge_from_dict(
+                {
+                    'custom_hooks': [
+                        dict(type='LastEpochsPipelineHook', switch_pipeline=pipeline(cfg, 'labeled')),
+                    ]
+                }
+            ),
+        ),
+        W,
+        'custom_hooks.0',
+        'stays in epoch 0',
+    ),
     'schedule by epochs under iterations': (
         many(ITERATIONS, set_('param_scheduler', [dict(type='CosineAnnealingLR')])),
         E,

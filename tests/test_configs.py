@@ -66,12 +66,24 @@ def test_presets(preset, settings):
     assert cfg.model == base.model and cfg.default_hooks == base.default_hooks
 
 
+def values_of(node, *keys):
+    for key, child in node.items() if isinstance(node, dict) else enumerate(node):
+        if key in keys:
+            yield child
+        elif isinstance(child, (dict, list)):
+            yield from values_of(child, *keys)
+
+
 def test_coco_takes_mmdetections_layout():
     cfg = Config.fromfile(CONFIGS / 'yolov8_semi_bgpenalty_coco.py')
     dataset = cfg.train_dataloader.dataset
     assert dataset.labeled.ann_file == 'semi_anns/instances_train2017.1@10.json'
-    pipelines = [dataset.labeled.pipeline, dataset.unlabeled.pipeline, cfg.val_dataloader.dataset.pipeline]
-    assert [[tuple(step.scale) for step in pipeline if 'scale' in step] for pipeline in pipelines] == [[(640, 640)]] * 3
+    (last,) = cfg.custom_hooks
+    pipelines = [dataset.labeled.pipeline, dataset.unlabeled.pipeline, last.switch_pipeline]
+    for pipeline in (*pipelines, cfg.val_dataloader.dataset.pipeline):
+        assert {tuple(scale) for scale in values_of(pipeline, 'scale', 'img_scale')} == {(640, 640)}
+    assert {tuple(border) for border in values_of(pipelines, 'border')} == {(-320, -320)}
+    assert len(list(values_of(dataset.labeled.pipeline, 'img_scale'))) == 2  # MixUp's partners are mosaics, too
     assert cfg.default_hooks.param_scheduler.type == 'YOLOv5ParamSchedulerHook'
 
 

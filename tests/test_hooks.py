@@ -9,11 +9,18 @@ from conftest import head_cfg
 from mmengine.config import Config
 from mmengine.hooks import LoggerHook
 from mmengine.logging import MessageHub
+from mmengine.runner import IterBasedTrainLoop
 from mmyolo.registry import HOOKS, MODELS
 from test_schedule import GOLDEN
 from torch import nn
 
-from mmyolo_bgpenalty import BurnInMeanTeacherHook, CompileHook, LambdaBgSchedulerHook, lambda_bg_at
+from mmyolo_bgpenalty import (
+    BurnInMeanTeacherHook,
+    CompileHook,
+    LambdaBgSchedulerHook,
+    LastEpochsPipelineHook,
+    lambda_bg_at,
+)
 from mmyolo_bgpenalty.schedule import ema_momentum
 
 
@@ -373,3 +380,34 @@ def test_what_the_teacher_hook_needs_is_named():
 def test_nothing_to_compile_is_refused():
     with pytest.raises(ValueError, match='a model with a backbone, but got Model'):
         CompileHook().before_train(runner(plain_model()))
+
+
+@pytest.mark.parametrize('share, epochs, first', [(0.1, 20, 18), (0.1, 40, 36), (0.1, 3, 2), (0.1, 1, 0), (1, 5, 0)])
+def test_the_last_epochs_pipeline_follows_the_length_of_training(share, epochs, first):
+    pipeline = [dict(type='LoadImageFromFile')]
+    hook = LastEpochsPipelineHook(pipeline, share)
+    runner, dataset = of_epochs(epochs)
+    hook.before_train(runner)
+    for runner.epoch in range(epochs):
+        hook.before_train_epoch(runner)
+        assert (dataset.pipeline is not None) == (runner.epoch >= first)
+
+
+def of_epochs(number, loop=None):
+    dataset = SimpleNamespace(pipeline=None)
+    loader, logger = SimpleNamespace(dataset=dataset), SimpleNamespace(info=lambda text: None)
+    return SimpleNamespace(max_epochs=number, epoch=0, train_dataloader=loader, logger=logger, train_loop=loop), dataset
+
+
+def test_without_epochs_there_is_no_last_pipeline():
+    hook = LastEpochsPipelineHook([dict(type='LoadImageFromFile')])
+    runner, dataset = of_epochs(1, IterBasedTrainLoop.__new__(IterBasedTrainLoop))  # MMEngine says one epoch
+    hook.before_train(runner)
+    hook.before_train_epoch(runner)
+    assert dataset.pipeline is None
+
+
+@pytest.mark.parametrize('share', [0, -0.1, 1.1, float('nan'), '0.1', True])
+def test_a_share_of_training_is_a_number_up_to_1(share):
+    with pytest.raises(ValueError, match='`share`'):
+        LastEpochsPipelineHook([], share)

@@ -390,7 +390,6 @@ def configured(data, work_dir, folder=False, **options):
         model__semi_train_cfg__soft_unsure=False,
         model__semi_train_cfg__pseudo_test_cfg__score_thr=0.0,
         model__semi_train_cfg__pseudo_test_cfg__max_per_img=5,
-        custom_hooks__0__switch_epoch=2,
         **options,
     )
     for step in cfg.custom_hooks[0].switch_pipeline:
@@ -416,14 +415,10 @@ def pool(data):
 
 def test_the_config_differs_from_its_base_in_the_views_alone():
     cfg, base = (Config.fromfile(CONFIGS / name).to_dict() for name in (VIEWS, 'yolov8_semi_bgpenalty.py'))
-    hooks = cfg.pop('custom_hooks')
-    assert base.pop('custom_hooks') == [] and [hook['type'] for hook in hooks] == ['mmdet.PipelineSwitchHook']
-    assert hooks[0]['switch_pipeline'] == base['sup_pipeline'] and hooks[0]['switch_epoch'] == 18
-    for key in base.keys() - {'train_dataloader', 'sup_pipeline', 'unsup_pipeline'}:
+    for key in base.keys() - {'train_dataloader', 'unsup_pipeline'}:
         assert cfg[key] == base[key], key
-    for member in ('labeled', 'unlabeled'):
-        one, other = (c['train_dataloader']['dataset'][member] for c in (cfg, base))
-        assert one.pop('pipeline') != other.pop('pipeline') and one == other
+    one, other = (c['train_dataloader']['dataset']['unlabeled'] for c in (cfg, base))
+    assert one.pop('pipeline') != other.pop('pipeline')
     assert cfg['train_dataloader'] == base['train_dataloader']
 
 
@@ -606,9 +601,9 @@ def test_each_variant_is_of_the_config(name):
         assert overrides != variants()['Baseline']
 
 
-def test_the_baselines_views_are_the_plain_ones(data, tmp_path):
+def test_views_of_single_images_are_the_plain_ones(data, tmp_path):
     cfg = configured(data, tmp_path)
-    cfg.merge_from_dict(dict(variants()['Baseline']))
+    cfg.merge_from_dict(dict(variants()['labeled images single']))
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     for place in range(16):
         for sample in dataset[SeededIndex(place, place)]['data_samples'].values():
