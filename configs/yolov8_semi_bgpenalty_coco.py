@@ -13,7 +13,7 @@ def for_coco(node, key=None):
     """The solar set's pipeline at this scale, flipped to the side alone."""
     if key in ('scale', 'img_scale'):
         return img_scale
-    if key == 'border' and node != (0, 0):
+    if key == 'border':
         return -img_scale[0] // 2, -img_scale[1] // 2
     if isinstance(node, (list, tuple)):
         return type(node)(for_coco(step) for step in node)

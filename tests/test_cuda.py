@@ -18,7 +18,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from mmyolo.registry import MODELS
-from test_heads import batch, build, features
+from test_heads import NO_OBJECTS, batch, build, features
 from test_numerics import ASSIGNERS, PENALTIES, PLAN, train
 from test_semi_detector import batch as semi_batch
 from test_semi_detector import build as semi_model
@@ -182,6 +182,29 @@ def losses_and_gradients(head, samples, device, dtype=None):
     gradients = {f'feature {i}': feat.grad for i, feat in enumerate(feats)}
     gradients.update({name: p.grad for name, p in head.named_parameters()})
     return losses, gradients
+
+
+# The ranking takes the sparse assigner.
+CASES = [('SparseTaskAlignedAssigner', options) for options in STRENGTHS]
+CASES += [('BatchTaskAlignedAssigner', options) for options in STRENGTHS if not options.get('rank')]
+
+
+@pytest.mark.parametrize('assigner, options', CASES, ids=str)
+def test_a_batch_without_objects_is_as_on_the_cpu(options, assigner):
+    ignored = [torch.tensor([[4.0, 4, 20, 20]]), torch.zeros(0, 4)]
+    results = []
+    for device in ('cpu', DEVICE):
+        head = build(assigner=assigner, bg_penalty=options)
+        results.append(losses_and_gradients(head, batch('list', NO_OBJECTS, ignored=ignored), device))
+    for expected, found in zip(*results):
+        assert expected.keys() == found.keys()
+        for name, value in expected.items():
+            if value is None:
+                assert found[name] is None
+            else:
+                torch.testing.assert_close(
+                    found[name].cpu(), value, rtol=2e-4, atol=2e-5, msg=lambda m, n=name: f'{n}: {m}'
+                )
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
