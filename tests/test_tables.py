@@ -1,15 +1,15 @@
-"""docs/tables.py: what README and docs/experiments.md have of docs/experiments_runs.csv."""
+"""docs/tables.py and docs/figure.py: what README and docs/experiments.md have of docs/experiments_runs.csv."""
 
-from importlib.util import module_from_spec, spec_from_file_location
+import sys
 
 import numpy as np
 import pytest
 from scipy import stats
 from tiny import ROOT
 
-spec = spec_from_file_location('tables', ROOT / 'docs/tables.py')
-tables = module_from_spec(spec)
-spec.loader.exec_module(tables)
+sys.path.insert(0, str(ROOT / 'docs'))
+import figure
+import tables
 
 
 def run_of(variant, seed, value, session='3', fold='', **others):
@@ -50,3 +50,15 @@ def test_every_run_has_a_line_of_its_own():
     columns = ('session', 'set', 'iterations', 'variant', 'fold', 'seed', 'nms', 'images')
     runs = [tuple(run[column] for column in columns) for run in tables.read_runs()]
     assert len(runs) > 100 and len(set(runs)) == len(runs)
+
+
+def test_lines_of_the_figure_join_one_seed_of_one_fold():
+    a, b, c = {('1', '0'): 0.5, ('2', '0'): 0.6}, {('2', '0'): 0.7}, {('1', '0'): 0.8, ('1', '1'): 0.9}
+    assert figure.lines_of([a, b, c]) == [[(0, 0.5), (2, 0.8)], [(2, 0.9)], [(0, 0.6), (1, 0.7)]]
+
+
+def test_the_figure_finds_its_runs():
+    assert figure.picture(tables.read_runs()).startswith(b'\x89PNG')
+    fewer = [run for run in tables.read_runs() if run['set'] == 'solar']
+    with pytest.raises(ValueError, match='Expected a run with mAP'):
+        figure.picture(fewer)
