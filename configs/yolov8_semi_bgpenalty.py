@@ -102,6 +102,6 @@ default_hooks = dict(
     quality=dict(type='PseudoLabelQualityHook'),
     thresholds=dict(type='ClassThresholdsHook'),
     pictures=dict(type='PseudoLabelPicturesHook', interval=500),
+    last_epochs=dict(type='LastEpochsPipelineHook', share=0.1),
 )
-# No EMAHook: the teacher is the average.
-custom_hooks = [dict(type='LastEpochsPipelineHook', share=0.1, switch_pipeline=single_pipeline)]
+custom_hooks = []  # no EMAHook: the teacher is the average

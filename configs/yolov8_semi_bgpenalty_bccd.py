@@ -23,7 +23,6 @@ train_dataloader = dict(
         unlabeled=dict(ann_file='semi_anns/train.1@10-unlabeled.json', **coco),
     )
 )
-custom_hooks = []
 val_dataloader = dict(dataset=dict(ann_file='annotations/test.json', **coco))
 val_evaluator = dict(ann_file=data_root + 'annotations/test.json')
 test_dataloader = val_dataloader

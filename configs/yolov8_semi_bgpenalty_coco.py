@@ -72,7 +72,6 @@ optim_wrapper = dict(
     )
 )
 param_scheduler = None
-custom_hooks = for_coco(_base_.custom_hooks)
 default_hooks = dict(
     param_scheduler=dict(
         _delete_=True,

@@ -4,7 +4,6 @@ _base_ = './yolov8_semi_bgpenalty.py'
 
 lambda_bg = 1.0
 train_dataloader = dict(dataset=dict(labeled=dict(pipeline=_base_.single_pipeline)))
-custom_hooks = []
 model = dict(
     detector=dict(
         bbox_head=dict(bg_penalty=dict(normalizer='background', region='all'), ignored_in_cls=False),

@@ -5,7 +5,7 @@ import re
 from contextlib import contextmanager
 from functools import wraps
 from pickle import UnpicklingError
-from typing import Callable, Mapping, Tuple
+from typing import Callable, List, Mapping, Tuple
 
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.runner import CheckpointLoader
@@ -130,33 +130,47 @@ def check_resumable(path: str, model: nn.Module, optimizer: bool = True) -> None
     found = _shapes(content['state_dict'])
     unlike = [name for name in own if found.get(name) != own[name]]
     if unlike:
-        shape = found.get(unlike[0])
-        raise CheckpointError(
-            f'{path}: is of another model: {len(unlike)} of {len(own)} parameters differ, the first of them '
-            f'{unlike[0]}, which is {own[unlike[0]]} here and {"absent" if shape is None else shape} there'
-        )
+        raise CheckpointError(_of_another(path, unlike, own, found))
 
 
-def check_loadable(path: str, model: nn.Module) -> None:
+def check_loadable(path: str, model: nn.Module, whole: bool = False) -> None:
     """Read what a model is to take its weights from.
 
+    Args:
+        path: file or URL.
+        model: that is to take them.
+        whole: whether each of its parameters must be there, as for evaluation.
+
     Raises:
-        CheckpointError: it cannot be read, or none of its tensors fits the model.
+        CheckpointError: it cannot be read, none of its tensors fits the model, or with ``whole`` one is missing.
         OSError: no such file.
     """
     content = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger=None)
     weights = content.get('state_dict', content) if isinstance(content, Mapping) else None
     if not isinstance(weights, Mapping) or not _shapes(weights):
         raise CheckpointError(f'{path}: expected a `state_dict` of tensors, but there is none')
-    # SemiBaseDetector gives the weights of a plain detector to student and teacher.
-    own, found = (
-        {(re.sub(r'^(module\.)?(student\.|teacher\.)?', '', name), shape) for name, shape in _shapes(state).items()}
-        for state in (model.state_dict(), weights)
-    )
-    if not own & found:
+    own, found = _shapes(dict(model.named_parameters())), _shapes(weights)
+    if not {(_plain(name), shape) for name, shape in own.items()} & {(_plain(name), s) for name, s in found.items()}:
         raise CheckpointError(
-            f'{path}: is of another model: none of its tensors, as {next(iter(_shapes(weights)))}, is in this one'
+            f'{path}: is of another model: none of its tensors, as {next(iter(found))}, is in this one'
         )
+    there = {name: found.get(name, found.get(_plain(name))) for name in own}
+    unlike = [name for name in own if there[name] != own[name]]
+    if unlike and whole:
+        raise CheckpointError(_of_another(path, unlike, own, there))
+
+
+def _plain(name: str) -> str:
+    """SemiBaseDetector gives the weights of a plain detector to student and teacher."""
+    return re.sub(r'^(module\.)?(student\.|teacher\.)?', '', name)
+
+
+def _of_another(path: str, unlike: List[str], own: Mapping, found: Mapping) -> str:
+    shape = found.get(unlike[0])
+    return (
+        f'{path}: is of another model: {len(unlike)} of {len(own)} parameters differ, the first of them '
+        f'{unlike[0]}, which is {own[unlike[0]]} here and {"absent" if shape is None else shape} there'
+    )
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> Mapping[str, Tuple[int, ...]]:

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from difflib import get_close_matches
-from typing import Callable, Iterator, List, Mapping, NamedTuple, Set
+from typing import Callable, Iterator, List, Mapping, NamedTuple, Set, Tuple
 
 from .config_parts import ConfigParts, class_of, kind_of, steps_in
 from .files import printable
@@ -264,6 +264,7 @@ def check_loop(parts: ConfigParts) -> Findings:
         if (
             parts.by_epoch is False
             and {'YOLOv5ParamSchedulerHook', 'PipelineSwitchHook', 'YOLOXModeSwitchHook'} & hook.names
+            and ('LastEpochsPipelineHook' not in hook.names or _mixes_images(parts))
         ):
             # The shipped hook goes without, and is harmless then.
             level = warning if 'LastEpochsPipelineHook' in hook.names else error
@@ -321,19 +322,77 @@ def _scheduler(parts: ConfigParts, where: str, node: Mapping) -> Findings:
 
 def check_pipeline_switch(parts: ConfigParts) -> Findings:
     for hook in parts.hooks_of('PipelineSwitchHook'):
+        given = hook.node.get('switch_pipeline')
+        if given is None and not _mixes_images(parts):
+            continue
         if 'ConcatDataset' in parts.train_set.names and 'LabeledUnlabeledDataset' not in parts.train_set.names:
             yield error(
                 hook.path,
                 f'it sets `pipeline` of a {parts.train_set.kind}, which has no effect on its members',
                 'train on a LabeledUnlabeledDataset, whose labeled images it switches, or remove it',
             )
-        elif 'LabeledUnlabeledDataset' in parts.train_set.names:
-            steps = list(steps_in(hook.node.get('switch_pipeline') or [], f'{hook.path}.switch_pipeline', parts.scope))
-            if 'sup' not in {step.branch for step in steps}:
-                yield error(
-                    f'{hook.path}.switch_pipeline',
-                    "it becomes the labeled images' pipeline, but has no branch `sup`",
-                    "end it with dict(type='Views', branch_field=[…], sup=[…])",
+            continue
+        if given is None:
+            yield from _not_closed(parts, hook)
+            continue
+        steps = list(steps_in(given, f'{hook.path}.switch_pipeline', parts.scope))
+        if 'LabeledUnlabeledDataset' in parts.train_set.names and 'sup' not in {step.branch for step in steps}:
+            yield error(
+                f'{hook.path}.switch_pipeline',
+                "it becomes the labeled images' pipeline, but has no branch `sup`",
+                "end it with dict(type='Views', branch_field=[…], sup=[…])",
+            )
+        before = {size for dataset in parts.train if dataset.role != 'unlabeled' for size in _sizes(dataset.steps)}
+        if before and set(_sizes(steps)) - before:
+            yield warning(
+                f'{hook.path}.switch_pipeline',
+                f'images of {_listed(set(_sizes(steps)))}, after {_listed(before)}',
+                'give both pipelines one size',
+            )
+
+
+def _sizes(steps) -> Iterator[Tuple[int, int]]:
+    """Widths and heights that are stated by the transforms of a pipeline."""
+    for step in steps:
+        for size in (step.node.get('scale'), step.node.get('img_scale')):
+            if isinstance(size, (list, tuple)) and len(size) == 2 and all(isinstance(side, int) for side in size):
+                yield tuple(size)
+
+
+def check_sizes(parts: ConfigParts) -> Findings:
+    """Pipelines that share no size, as when one of several was changed."""
+    stated = [(dataset, set(_sizes(dataset.steps))) for dataset in (*parts.train, *parts.val, *parts.test)]
+    stated = [(dataset, sizes) for dataset, sizes in stated if sizes]
+    for dataset, sizes in stated[1:]:
+        first, expected = stated[0]
+        if not sizes & expected:
+            yield warning(
+                f'{dataset.path}.pipeline',
+                f'images of {_listed(sizes)}, but {first.path} has {_listed(expected)}',
+                'give all pipelines one size, if that is not meant',
+            )
+
+
+def _listed(sizes) -> str:
+    return ', '.join('×'.join(map(str, size)) for size in sorted(sizes))
+
+
+def _mixes_images(parts: ConfigParts) -> bool:
+    steps = (step for dataset in parts.train if dataset.role != 'unlabeled' for step in dataset.steps)
+    return any('BaseMixImageTransform' in step.names for step in steps)
+
+
+def _not_closed(parts: ConfigParts, hook) -> Findings:
+    """Mosaics in whose place LastEpochsPipelineHook finds no single image."""
+    for dataset in parts.train:
+        choices = [step.path for step in dataset.steps if 'RandomChoice' in step.names]
+        for step in dataset.steps if dataset.role != 'unlabeled' else ():
+            mosaic = 'BaseMixImageTransform' in step.names and not {'YOLOv5MixUp', 'YOLOXMixUp'} & step.names
+            if mosaic and not step.inner and not any(step.path.startswith(f'{path}.') for path in choices):
+                yield warning(
+                    step.path,
+                    f'{hook.kind} finds no single image to take in place of a {_noun(step)}, which stays to the end',
+                    f'write {hook.path}=None, a switch_pipeline, or a RandomChoice of {_noun(step)} and single image',
                 )
 
 
@@ -676,9 +735,10 @@ def check_classes(parts: ConfigParts) -> Findings:
                 f'write {len(classes)}, here and in the assigner',
             )
         elif number is not None and len(classes) < number:
-            yield warning(
+            yield error(
                 f'{head.path}.num_classes',
-                f'the head has {number} classes, but {dataset.path} only {len(classes)}: {some(classes)}',
+                f'the head has {number} classes, but {dataset.path} only {len(classes)}: {some(classes)}; the first '
+                'prediction of another class stops validation',
                 f'write {len(classes)}, here and in the assigner',
             )
     if not train:
@@ -764,6 +824,7 @@ CHECKS: List[Callable] = [
     check_length,
     check_loop,
     check_pipeline_switch,
+    check_sizes,
     check_batches,
     check_collate,
     check_branches,

@@ -83,5 +83,10 @@ class DenseSemiYOLODetector(SemiYOLODetector):
         losses = head.distil(outs, self._taught[:2], **self.dense)
         self._taught = None
         scale = weight * len(batch_data_samples) * get_world_size()
-        losses = {f'unsup_{name}': loss * (scale * weights.get(name, 1.0)) for name, loss in losses.items()}
+        factors = {name: scale * weights.get(name, 1.0) for name in losses}
+        # A loss that is turned off is 0 even where it is not finite.
+        losses = {
+            f'unsup_{name}': loss * factors[name] if factors[name] else (loss * 0).nan_to_num()
+            for name, loss in losses.items()
+        }
         return self._with_statistics(losses, weight, batch_data_samples)

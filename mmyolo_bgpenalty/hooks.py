@@ -25,6 +25,7 @@ from .data import LabeledUnlabeledBatchSampler
 from .heads import BgPenaltyYOLOv8Head
 from .overrides import HOOK_SETTINGS, SETTINGS, check_overrides, hook_arguments, misspelt_setting, settings_in
 from .schedule import SCHEDULES, ema_momentum, lambda_bg_at, ramp
+from .transforms import single_images
 
 
 def unwrapped(model: nn.Module) -> Any:
@@ -332,29 +333,46 @@ class CompileHook(Hook):
 
 @HOOKS.register_module()
 class LastEpochsPipelineHook(PipelineSwitchHook):
-    """PipelineSwitchHook for the last ``share`` of training, however many epochs that has.
+    """PipelineSwitchHook for the last ``share`` of training, however many epochs that has: no mosaics, no MixUp.
 
     As Ultralytics closes mosaics. It begins with epoch ``max_epochs - max(1, round(share * max_epochs))``, counted from
-    0. Of a :class:`~mmyolo_bgpenalty.data.LabeledUnlabeledDataset` it is the labeled images' pipeline. Under an
-    IterBasedTrainLoop, which has no epochs, nothing is switched, and the log says so.
+    0. Of a :class:`~mmyolo_bgpenalty.data.LabeledUnlabeledDataset` it is the labeled images' pipeline. Where that mixes
+    no images there is nothing to do. Under an IterBasedTrainLoop, which has no epochs, of datasets in a ConcatDataset,
+    and of mosaics that no single image stands in for, nothing is switched, and the log says so.
 
     Args:
-        switch_pipeline: the pipeline from there on.
         share: of the epochs, in (0, 1].
+        switch_pipeline: the pipeline from there on; None: training's own without what mixes images
+            (:func:`~mmyolo_bgpenalty.transforms.single_images`).
 
     Raises:
         ValueError: ``share`` is out of range.
     """
 
-    def __init__(self, switch_pipeline: List[dict], share: float = 0.1):
+    def __init__(self, share: float = 0.1, switch_pipeline: Optional[List[dict]] = None):
         if not 0 < non_negative('share', share) <= 1:
             raise ValueError(f'Expected `share` to be in (0, 1], but got {share!r}')
         super().__init__(switch_epoch=math.inf, switch_pipeline=switch_pipeline)
+        self.switch_pipeline: Optional[list] = switch_pipeline
         self.share = share
 
     def before_train(self, runner: Runner) -> None:
+        dataset = runner.train_dataloader.dataset
+        if self.switch_pipeline is None:
+            pipeline = getattr(dataset, 'pipeline', None)
+            if pipeline is None:
+                return self._leave(f'a {type(dataset).__name__} has no pipeline')
+            try:
+                self.switch_pipeline = single_images(pipeline.transforms)
+            except ValueError as problem:
+                return self._leave(f'without a `switch_pipeline`: {problem}')
+            if self.switch_pipeline == pipeline.transforms:
+                return None
         if isinstance(runner.train_loop, IterBasedTrainLoop):
-            message = 'IterBasedTrainLoop has no epochs: LastEpochsPipelineHook leaves the pipeline as it is'
-            print_log(message, logger='current', level=logging.WARNING)
-            return
+            return self._leave('IterBasedTrainLoop has no epochs')
         self.switch_epoch = runner.max_epochs - max(1, round(self.share * runner.max_epochs))
+        return None
+
+    def _leave(self, why: str) -> None:
+        message = f'LastEpochsPipelineHook leaves the pipeline as it is to the end: {why}'
+        print_log(message, logger='current', level=logging.WARNING)

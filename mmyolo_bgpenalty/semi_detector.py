@@ -12,7 +12,7 @@ from mmengine.dist import all_gather, get_world_size
 from mmyolo.registry import MODELS
 from torch import Tensor
 
-from .checks import non_negative, one_of
+from .checks import non_negative, one_of, whole
 from .geometry import FLIPS, box_agreement, flipped_back, mean_predictions, project_boxes
 from .heads import BgPenaltyYOLOv8Head
 from .known_empty import is_known_empty
@@ -142,7 +142,24 @@ class SemiYOLODetector(SemiBaseDetector):
             raise ValueError(f'Expected `semi_train_cfg.teacher_flips` to be a list of directions, but got {flips!r}')
         for flip in flips:
             one_of('semi_train_cfg.teacher_flips', flip, list(FLIPS))
+        if len(set(flips)) < len(flips):
+            raise ValueError(f'Expected distinct `semi_train_cfg.teacher_flips`, but got {list(flips)}')
         one_of('semi_train_cfg.unsup_scale', train_cfg.unsup_scale, ('boxes', 'labeled'))
+        if 'score_thr' in pseudo and non_negative('semi_train_cfg.pseudo_test_cfg.score_thr', pseudo['score_thr']) > 1:
+            raise ValueError(
+                f'Expected `semi_train_cfg.pseudo_test_cfg.score_thr` in [0, 1], but got {pseudo["score_thr"]!r}'
+            )
+        if 'max_per_img' in pseudo:
+            whole('semi_train_cfg.pseudo_test_cfg.max_per_img', pseudo['max_per_img'])
+        least = train_cfg.min_pseudo_bbox_wh
+        if not isinstance(least, (list, tuple)) or len(least) != 2:
+            raise ValueError(
+                f'Expected `semi_train_cfg.min_pseudo_bbox_wh` to be a width and a height, but got {least!r}'
+            )
+        for side in least:
+            non_negative('semi_train_cfg.min_pseudo_bbox_wh', side)
+        if semi_test_cfg:
+            one_of('semi_test_cfg.predict_on', semi_test_cfg.get('predict_on', 'teacher'), ('teacher', 'student'))
         for name in ('joint_forward', 'channels_last', 'soft_unsure', 'soft_background', 'sync_avg_factor'):
             if not isinstance(train_cfg[name], bool):
                 raise ValueError(f'Expected `semi_train_cfg.{name}` to be True or False, but got {train_cfg[name]!r}')
@@ -167,6 +184,12 @@ class SemiYOLODetector(SemiBaseDetector):
             )
         if train_cfg.box_quality is not None:
             one_of('semi_train_cfg.box_quality', train_cfg.box_quality, ('score', 'agreement'))
+        for name, losses in (('soft_background', ['loss_bg']), ('box_quality', ['loss_bbox', 'loss_dfl'])):
+            if train_cfg[name] and not any(train_cfg.unsup_loss_weights.get(loss, 1.0) for loss in losses):
+                raise ValueError(
+                    f'Expected a factor above 0 of {" or ".join(losses)} in `semi_train_cfg.unsup_loss_weights`, '
+                    f'without which `semi_train_cfg.{name}` changes nothing, but got {train_cfg.unsup_loss_weights}'
+                )
         if train_cfg.soft_unsure and train_cfg.unsure_thr is None:
             raise ValueError(
                 'Expected `semi_train_cfg.unsure_thr` to be given for `semi_train_cfg.soft_unsure`, but got None: give '

@@ -6,18 +6,18 @@ one also ``results['mosaic_tiles']``, where there is picture and not padding. An
 too, before padding takes the place of what was cut off.
 """
 
-from typing import List, Optional, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 import torch
-from mmcv.transforms import BaseTransform
+from mmcv.transforms import BaseTransform, RandomChoice
 from mmcv.transforms.utils import cache_randomness
 from mmdet.datasets.transforms import MultiBranch
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.dataset import Compose
 from mmyolo.datasets.transforms import LetterResize, Mosaic, YOLOv5MixUp, YOLOv5RandomAffine
-from mmyolo.datasets.transforms.mix_img_transforms import BaseMixImageTransform
+from mmyolo.datasets.transforms.mix_img_transforms import BaseMixImageTransform, YOLOXMixUp
 from mmyolo.registry import TRANSFORMS
 
 from .checks import non_negative
@@ -217,3 +217,49 @@ class Views(MultiBranch):
     def transform(self, results: dict) -> dict:
         results.pop('dataset', None)
         return super().transform(results)
+
+
+def _mixes(transform: Any) -> bool:
+    """Whether an image of a transform, or of one within it, may be of several."""
+    inner = getattr(transform, 'transforms', ())
+    return isinstance(transform, BaseMixImageTransform) or any(map(_mixes, inner if isinstance(inner, list) else ()))
+
+
+def single_images(transforms: Sequence[Any]) -> List[Any]:
+    """A pipeline's transforms without those that mix images.
+
+    MixUp is left out, and of a RandomChoice the candidates that mix; of those that stay the probabilities keep their
+    ratios, and are equal where all are 0. What mixes nothing is returned as it is.
+
+    Args:
+        transforms: built transforms, as ``Compose.transforms``.
+
+    Raises:
+        ValueError: a transform whose place in the pipeline nothing can take: a mosaic, after which the image is of
+            another size, or candidates that all mix.
+    """
+    kept: List[Any] = []
+    for transform in transforms:
+        if isinstance(transform, RandomChoice) and _mixes(transform):
+            places = [place for place, candidate in enumerate(transform.transforms) if not _mixes(candidate)]
+            if places:
+                kept.append(_chosen_among(transform, places))
+                continue
+        elif isinstance(transform, (YOLOv5MixUp, YOLOXMixUp)):
+            continue
+        if _mixes(transform):
+            raise ValueError(
+                f'Expected a RandomChoice of a mosaic and a single image, or no mosaic, but got {transform}'
+            )
+        kept.append(transform)
+    return kept
+
+
+def _chosen_among(choice: RandomChoice, places: List[int]) -> BaseTransform:
+    if len(places) == 1:
+        return choice.transforms[places[0]]
+    weights = [choice.prob[place] if choice.prob else 1.0 for place in places]
+    total = sum(weights)
+    fewer = RandomChoice([choice.transforms[place].transforms for place in places])
+    fewer.prob = [weight / total for weight in weights] if total else None
+    return fewer

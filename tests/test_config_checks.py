@@ -208,6 +208,9 @@ MULTI = many(
     ITERATIONS,
 )
 SWITCH = dict(type='mmdet.PipelineSwitchHook', switch_epoch=5)
+LOAD = [dict(type='LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True)]
+MOSAIC = dict(type='RecordedMosaic', img_scale=(96, 64), pre_transform=LOAD)
+MIXUP = dict(type='RecordedMixUp', prob=0.15, pre_transform=[*LOAD, dict(type='RecordedLetterResize', scale=(96, 64))])
 TEACHER = 'default_hooks.mean_teacher'
 PREPROCESSOR = 'model.data_preprocessor'
 THRESHOLDS = 'model.semi_train_cfg.class_thresholds'
@@ -300,19 +303,39 @@ SEMI_MISTAKES = {
         'stays in epoch 0',
     ),
     'LastEpochsPipelineHook under iterations': (
-        many(
-            ITERATIONS,
-            lambda cfg: cfg.merge_from_dict(
-                {
-                    'custom_hooks': [
-                        dict(type='LastEpochsPipelineHook', switch_pipeline=pipeline(cfg, 'labeled')),
-                    ]
-                }
-            ),
+        many(ITERATIONS, insert(f'{LABELED}.pipeline.4', MIXUP)),
+        W,
+        'default_hooks.last_epochs',
+        'stays in epoch 0',
+    ),
+    'LastEpochsPipelineHook and nothing but mosaics': (
+        insert(f'{LABELED}.pipeline.2', MOSAIC),
+        W,
+        f'{LABELED}.pipeline.2',
+        'no single image to take in place of a mosaic',
+    ),
+    'last images of another size': (
+        lambda cfg: cfg.default_hooks.last_epochs.update(
+            switch_pipeline=[*LOAD, dict(type='RecordedLetterResize', scale=(640, 512)), views(cfg, 'labeled')]
         ),
         W,
-        'custom_hooks.0',
-        'stays in epoch 0',
+        'default_hooks.last_epochs.switch_pipeline',
+        'images of 640×512, after 96×64',
+    ),
+    'unlabeled images of another size': (
+        set_(f'{UNLABELED}.pipeline.2.scale', (640, 512)),
+        W,
+        f'{UNLABELED}.pipeline',
+        'images of 640×512, but train_dataloader.dataset.labeled has 96×64',
+    ),
+    'validation at another size': (
+        many(
+            lambda cfg: set_('test_dataloader', copy.deepcopy(cfg.val_dataloader))(cfg),
+            set_('val_dataloader.dataset.pipeline.1.scale', (640, 512)),
+        ),
+        W,
+        'val_dataloader.dataset.pipeline',
+        'images of 640×512, but',
     ),
     'schedule by epochs under iterations': (
         many(ITERATIONS, set_('param_scheduler', [dict(type='CosineAnnealingLR')])),
@@ -487,7 +510,10 @@ SEMI_MISTAKES = {
         'padding counts as background',
     ),
     'mosaic whose images nothing loads': (
-        insert(f'{LABELED}.pipeline.2', dict(type='RecordedMosaic', img_scale=(96, 64))),
+        many(
+            delete('default_hooks.last_epochs'),
+            insert(f'{LABELED}.pipeline.2', dict(type='RecordedMosaic', img_scale=(96, 64))),
+        ),
         E,
         f'{LABELED}.pipeline.2',
         'no `pre_transform` loads',
@@ -657,7 +683,7 @@ SEMI_MISTAKES = {
             set_('model.detector.bbox_head.head_module.num_classes', 80),
             set_('model.detector.train_cfg.assigner.num_classes', 80),
         ),
-        W,
+        E,
         'model.detector.bbox_head.head_module.num_classes',
         'only 3',
     ),
@@ -798,6 +824,7 @@ def test_erasing_and_colours_in_the_students_view_and_mosaics_before_are_no_mist
         strong(erasing),
         insert(f'{LABELED}.pipeline.4', erasing),
         strong(dict(type='mmdet.RandAugment', aug_space=[[dict(type='mmdet.Rotate')], [dict(type='mmdet.Color')]])),
+        delete('default_hooks.last_epochs'),
         insert(f'{LABELED}.pipeline.2', mosaic),
         insert(f'{UNLABELED}.pipeline.2', mosaic),
     ):

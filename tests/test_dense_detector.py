@@ -129,6 +129,19 @@ def test_weights_scale_the_unlabeled_losses():
         assert torch.allclose(weighed[name], plain[name] * 0.25)
 
 
+def test_trap_25_a_loss_that_is_turned_off_is_0_even_where_it_is_not_finite(monkeypatch):
+    model = build(unsup_loss_weights=dict(loss_cls=0.0))
+    distil = type(model.student.bbox_head).distil
+
+    def infinite(head, *args, **kwargs):
+        losses = distil(head, *args, **kwargs)
+        return dict(losses, loss_cls=losses['loss_cls'] * float('inf'))
+
+    monkeypatch.setattr(type(model.student.bbox_head), 'distil', infinite)
+    losses = model.loss(*views())
+    assert losses['unsup_loss_cls'] == 0 and torch.isfinite(losses['unsup_loss_bbox'])
+
+
 def test_a_duplicated_batch_doubles_every_loss():
     """As YOLOv8's losses, which are multiplied by the number of images."""
     inputs, samples = views()
@@ -161,7 +174,10 @@ def test_views_that_differ_are_named():
         (dict(unsure_thr=0.1), '`semi_train_cfg.unsure_thr` to be None.*no pseudo-boxes, but got 0.1'),
         (dict(unsure_thr=0.1, soft_unsure=True), '`semi_train_cfg.unsure_thr` to be None'),
         (dict(box_quality='score'), "`semi_train_cfg.box_quality` to be None.*'score'"),
-        (dict(soft_background=True), '`semi_train_cfg.soft_background` to be False'),
+        (
+            dict(soft_background=True, unsup_loss_weights=dict(loss_bg=1.0)),
+            '`semi_train_cfg.soft_background` to be False',
+        ),
         (dict(head=dict(sparse_targets=False)), 'BgPenaltyYOLOv8Head with `sparse_targets`'),
     ],
 )

@@ -530,11 +530,33 @@ def test_a_view_without_geometry_is_named(model):
         (dict(unsup_loss_weights=dict(loss_box=0.0)), 'unsup_loss_weights.*loss_box'),
         (dict(unsup_loss_weights=dict(loss_dfl=-1)), 'unsup_loss_weights.loss_dfl.*-1'),
         (dict(pseudo_test_cfg=dict(score_th=0.4)), "`semi_train_cfg.pseudo_test_cfg`.*'score_th'"),
+        (dict(pseudo_test_cfg=dict(score_thr=7.0)), r'pseudo_test_cfg.score_thr` in \[0, 1\], but got 7.0'),
+        (dict(pseudo_test_cfg=dict(score_thr='x')), "pseudo_test_cfg.score_thr`.*'x'"),
+        (dict(pseudo_test_cfg=dict(max_per_img=0)), 'pseudo_test_cfg.max_per_img` to be a whole number >= 1.*0'),
+        (dict(min_pseudo_bbox_wh=(1, -3)), '`semi_train_cfg.min_pseudo_bbox_wh`.*-3'),
+        (dict(min_pseudo_bbox_wh=3), '`semi_train_cfg.min_pseudo_bbox_wh` to be a width and a height, but got 3'),
+        (dict(teacher_flips=['vertical', 'vertical']), "distinct `semi_train_cfg.teacher_flips`.*'vertical'"),
+        (
+            dict(soft_background=True, unsup_loss_weights=dict(loss_bg=0.0)),
+            'above 0 of loss_bg in .*without which `semi_train_cfg.soft_background` changes nothing',
+        ),
+        (
+            dict(box_quality='score', unsup_loss_weights=dict(loss_bbox=0.0, loss_dfl=0)),
+            'above 0 of loss_bbox or loss_dfl in .*`semi_train_cfg.box_quality` changes nothing',
+        ),
     ],
 )
 def test_bad_config_is_refused(bad, message):
     with pytest.raises(ValueError, match=message):
         build(**bad)
+
+
+def test_a_teacher_or_a_student_predicts():
+    init_default_scope('mmyolo')
+    cfg = Config.fromfile(CONFIGS / SEMI)
+    cfg.merge_from_dict({**SMALL, 'model.semi_test_cfg.predict_on': 'both'})
+    with pytest.raises(ValueError, match="`semi_test_cfg.predict_on` to be one of teacher, student, but got 'both'"):
+        MODELS.build(cfg.model)
 
 
 def test_a_plain_checkpoint_loads_into_student_and_teacher(model):

@@ -392,9 +392,6 @@ def configured(data, work_dir, folder=False, **options):
         model__semi_train_cfg__pseudo_test_cfg__max_per_img=5,
         **options,
     )
-    for step in cfg.custom_hooks[0].switch_pipeline:
-        if 'scale' in step:
-            step.scale = (96, 64)
     cfg.train_dataloader.dataset.labeled.ann_file = 'crowded.json'
     if folder:
         dataset = cfg.train_dataloader.dataset

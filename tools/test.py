@@ -11,8 +11,10 @@ from mmengine.config import DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmyolo_bgpenalty.checkpoints import check_loadable
 from mmyolo_bgpenalty.cli import read_config, run
 from mmyolo_bgpenalty.files import write_whole
+from mmyolo_bgpenalty.hooks import unwrapped
 
 
 def main() -> int:
@@ -36,6 +38,8 @@ def main() -> int:
             if str(evaluator.type).endswith('PrecisionRecallMetric'):
                 evaluator.outfile_prefix = osp.join(args.out, 'test')
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    # MMEngine leaves layers of another shape as they were initialised, and says so in the log.
+    check_loadable(args.checkpoint, unwrapped(runner.model), whole=True)
     metrics = runner.test()
     if args.out:
         # json knows no nan, as of false positives an empty image where no image is empty
