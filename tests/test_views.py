@@ -396,7 +396,8 @@ def configured(data, work_dir, folder=False, **options):
     if folder:
         dataset = cfg.train_dataloader.dataset
         dataset.unlabeled.update(type='ImageFolderDataset', ann_file='', data_prefix=dict(img='pool'))
-    cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
+    for part in ('val', 'test'):
+        cfg[f'{part}_dataloader'] = cfg[f'{part}_evaluator'] = cfg[f'{part}_cfg'] = None
     return cfg
 
 

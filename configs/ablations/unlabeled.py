@@ -28,6 +28,14 @@ variants = {
     'soft targets': {f'{semi_train_cfg}.soft_unsure': True},
     'unsure from 0.1 on': {f'{semi_train_cfg}.unsure_thr': 0.1},
     'thresholds of 0.7 at most': {f'{semi_train_cfg}.class_thresholds.ceiling': 0.7},
+    # One part of the recipe in place of another
+    'recipe, thresholds by mixture': {f'{semi_train_cfg}.class_thresholds.type': 'Mixture'},
+    'recipe, scale of the labeled images': {f'{semi_train_cfg}.unsup_scale': 'labeled'},
+    'recipe, boxes by agreement': {f'{semi_train_cfg}.box_quality': 'agreement'},
+    'recipe, BN statistics copied': {'default_hooks.mean_teacher.buffers': 'copy'},
+    'recipe, weight 0.5': {f'{semi_train_cfg}.unsup_weight': 0.5},
+    'recipe, weight 2': {f'{semi_train_cfg}.unsup_weight': 2.0},
+    # Without the recipe
     'semi, one threshold': plain,
     'three zones': {**plain, **unsure},
     'three zones, soft targets': {**plain, **unsure, f'{semi_train_cfg}.soft_unsure': True},

@@ -27,5 +27,6 @@ variants = {
     'mosaic and MixUp of unlabeled': {**off, **mosaic, **mixup},
     'colour, grey, blur': {**off, **colour},
     'erasing': {**off, **erasing},
+    'colour, grey, blur, erasing': {**off, **colour, **erasing},
     'all': {**off, **mosaic, **mixup, **colour, **erasing},
 }
