@@ -11,7 +11,7 @@ from typing import Callable, Iterator, List, Mapping, NamedTuple, Set, Tuple
 
 from .config_parts import ConfigParts, class_of, kind_of, steps_in
 from .files import printable
-from .overrides import HOOK_SETTINGS, SETTINGS, hook_arguments, settings_in
+from .overrides import HOOK_SETTINGS, SETTINGS, dead_names, hook_arguments, settings_in
 from .schedule import lambda_bg_at
 from .thresholds import build_thresholds
 
@@ -240,6 +240,20 @@ def check_length(parts: ConfigParts) -> Findings:
                 f"the unlabeled images' weight still rises at {unit[:-1]} {length}",
                 'shorten it',
             )
+
+
+# Names
+
+
+def check_names(parts: ConfigParts) -> Findings:
+    from .hooks import LIVE_NAMES
+
+    if not os.path.isfile(parts.filename) or not parts.filename.endswith('.py'):
+        return
+    with open(parts.filename, encoding='utf-8') as file:
+        text = file.read()
+    for name, instead in dead_names(text, parts.text, parts.cfg, LIVE_NAMES):
+        yield warning(name, 'nothing reads it: a variable of the base has been used by then', instead)
 
 
 # Loop and schedules
@@ -823,6 +837,7 @@ CHECKS: List[Callable] = [
     check_lambda_hook,
     check_length,
     check_loop,
+    check_names,
     check_pipeline_switch,
     check_sizes,
     check_batches,

@@ -136,6 +136,7 @@ class ConfigParts:
 
     def __init__(self, cfg: Mapping, hooks: Iterable = ()):
         self.cfg = cfg.to_dict() if hasattr(cfg, 'to_dict') else cfg
+        self.filename, self.text = (str(getattr(cfg, name, None) or '') for name in ('filename', 'text'))
         self.scope = self.cfg.get('default_scope')
         self.hooks = list(self._hooks())
         known = {hook.kind for hook in self.hooks}

@@ -4,6 +4,8 @@ MMEngine merges ``--cfg-options`` after a config's variables have been used, so 
 a variable that nobody reads any more. The names in ``SETTINGS`` are read when training starts instead.
 """
 
+import ast
+import re
 from difflib import get_close_matches
 from typing import Iterable, Iterator, Mapping, Optional, Tuple
 
@@ -43,6 +45,39 @@ def check_overrides(cfg: Mapping, options: Iterable[str], runner_arguments: Iter
         meant = _misspelt(cfg, option.split('.')) if rest else None
         if meant:
             raise ValueError(f'--cfg-options {option}: no such entry in the config; is `{meant}` meant?')
+
+
+def dead_names(text: str, with_bases: str, cfg: Mapping, runner_arguments: Iterable[str]) -> Iterator[Tuple[str, str]]:
+    """Variables that a child config states and nobody reads, with what may be meant.
+
+    Its bases' variables have been used by then, so that restating one changes nothing. Named are those that have the
+    name of an entry of the config, all of other values, and those of its own that look like a setting.
+
+    Args:
+        text: the file's, in MMEngine's syntax with ``_base_``; of other texts nothing is said.
+        with_bases: that of its bases and its own, as mmengine's ``Config.text``.
+        cfg: what it makes with its bases.
+        runner_arguments: the top-level names that MMEngine's Runner reads.
+    """
+    tree = ast.parse(text)
+    stated = {target.id for node in tree.body if isinstance(node, ast.Assign) for target in _names(node.targets)}
+    read = {name.id for name in _names(ast.walk(tree)) if isinstance(name.ctx, ast.Load)}
+    if '_base_' not in stated:
+        return
+    for name in sorted(stated - read - {*runner_arguments, *SETTINGS, '_base_'}):
+        entries = [(path, value) for path, value in _leaves(cfg) if path.rpartition('.')[2] == name and path != name]
+        if any(value == cfg.get(name) for _, value in entries):
+            continue
+        meant = next(iter(get_close_matches(name, SETTINGS, n=1, cutoff=0.8)), None)
+        restated = len(re.findall(rf'^{name}\s*=', with_bases, re.M)) > 1
+        if entries and restated:
+            yield name, f'write it where it is read: {", ".join(path for path, _ in entries[:3])}'
+        elif meant and not restated:
+            yield name, f'write {meant}'
+
+
+def _names(nodes: Iterable[ast.AST]) -> Iterator[ast.Name]:
+    return (node for node in nodes if isinstance(node, ast.Name))
 
 
 def hook_arguments(cfg: Mapping) -> dict:
@@ -91,5 +126,8 @@ def _leaves(node, path: str = '') -> Iterator[Tuple[str, object]]:
     if isinstance(node, Mapping):
         for key, value in node.items():
             yield from _leaves(value, f'{path}.{key}' if path else str(key))
-    else:
-        yield path, node
+        return
+    yield path, node
+    for place, value in enumerate(node) if isinstance(node, (list, tuple)) else ():
+        if isinstance(value, (Mapping, list, tuple)):
+            yield from _leaves(value, f'{path}.{place}')

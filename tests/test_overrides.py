@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmyolo_bgpenalty import LambdaBgSchedulerHook
-from mmyolo_bgpenalty.overrides import HOOK_SETTINGS, SETTINGS, check_overrides, hook_arguments, settings_in
+from mmyolo_bgpenalty.overrides import HOOK_SETTINGS, SETTINGS, check_overrides, dead_names, hook_arguments, settings_in
 
 RUNNER = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'}
 SHIPPED = Config.fromfile(Path(__file__).parent.parent / 'configs' / 'yolov8_semi_bgpenalty.py').to_dict()
@@ -191,3 +191,39 @@ def test_a_valid_config_is_left_as_it_is():
     check_overrides(CFG, ['lambda_bg', 'train_cfg.max_epochs'], RUNNER)
     settings_in(CFG), hook_arguments(CFG)
     assert repr(CFG) == before
+
+
+CHILD = dict(
+    max_epochs=2,
+    img_scale=(64, 64),
+    num_classes=2,
+    scale=(9, 9),
+    lamda_bg=1.5,
+    note='mine',
+    train_cfg=dict(max_epochs=20, val_interval=10),
+    model=dict(head=dict(num_classes=2)),
+    loader=dict(pipeline=[dict(type='Mosaic', img_scale=(320, 256)), dict(type='Resize', scale=(9, 9))]),
+)
+
+
+@pytest.mark.parametrize(
+    'line, expected',
+    [
+        ('max_epochs = 2', {'max_epochs': 'train_cfg.max_epochs'}),
+        ('img_scale = (64, 64)', {'img_scale': 'loader.pipeline.0.img_scale'}),
+        ('lamda_bg = 1.5', {'lamda_bg': 'write lambda_bg'}),
+        # Its value is where it is read; it is used; a setting; MMEngine reads it; a name of one's own.
+        ('num_classes = 2', {}),
+        ('scale = (9, 9)', {}),
+        ('max_epochs = 2\ntrain_cfg = dict(max_epochs=max_epochs)', {}),
+        ('lambda_bg = 1.5', {}),
+        ('train_cfg = dict(max_epochs=20)', {}),
+        ("note = 'mine'", {}),
+    ],
+)
+def test_variables_that_a_child_restates_in_vain(line, expected):
+    text, base = f"_base_ = './base.py'\n{line}\n", 'max_epochs = 20\nimg_scale = (320, 256)\n'
+    found = dict(dead_names(text, base + text, CHILD, RUNNER))
+    assert found.keys() == expected.keys() and all(expected[name] in instead for name, instead in found.items())
+    assert not list(dead_names(f'{line}\n', base + line, CHILD, RUNNER))  # no child
+    assert not [name for name, _ in dead_names(text, text, CHILD, RUNNER) if name != 'lamda_bg']  # of its own
