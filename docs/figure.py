@@ -14,8 +14,9 @@ from tables import Values, read_runs, values_of
 SESSIONS = ['3', '4', '5', '6', '7']
 PLACES = ('labels only', 'and unlabeled\nimages', 'all labels')
 # Title, set, metric, variants at the three places
-SOLAR = ('labels only, mosaic and MixUp', 'recipe, soft targets, mosaic and MixUp of labeled', 'all labels')
-BCCD = ('labels only', 'recipe, share 0.6, burn-in 384', 'all labels')
+SHIPPED = 'recipe, soft targets, mosaic and MixUp of labeled, penalty λ=0.3'
+SOLAR = ('labels only, mosaic and MixUp', SHIPPED, 'all labels')
+BCCD = ('labels only', 'recipe, penalty λ=0.3', 'all labels')
 PANELS = (
     ('Solar panels (60 of 600 labeled): mAP', 'solar', 'mAP', SOLAR),
     ('Solar panels: precision at recall 0.8', 'solar', 'precision_at_recall_0.8', SOLAR),

@@ -749,7 +749,7 @@ def check_classes(parts: ConfigParts) -> Findings:
                 f'write {len(classes)}, here and in the assigner',
             )
         elif number is not None and len(classes) < number:
-            yield error(
+            yield (error if parts.val else warning)(
                 f'{head.path}.num_classes',
                 f'the head has {number} classes, but {dataset.path} only {len(classes)}: {some(classes)}; the first '
                 'prediction of another class stops validation',
