@@ -51,8 +51,8 @@ train_dataloader = dict(
 # Model: student and teacher are the base's detector.
 detector = _base_.model
 # The penalty that lessens false positives at a fixed confidence (at equal recall it changes nothing, see
-# docs/experiments.md): the mean over the background outside every box that is scored above 0.1. λ = 0.3 takes an eighth
-# of them at 0.25, with a point of recall, and costs no mAP (3 seeds); 1 takes a quarter, and costs some. The mean over
+# docs/experiments.md): the mean over the background outside every box that is scored above 0.1. λ = 0.3 takes a tenth
+# to a fifth of them at 0.25, with a point of recall, and costs no mAP; 1 takes a quarter, and costs some. The mean over
 # all background, the formula as published, is in yolov8_semi_bgpenalty_published.py.
 detector.bbox_head.update(bg_penalty=dict(normalizer='hard', region='outside'), ignored_in_cls=True)
 detector.data_preprocessor.update(type='mmdet.DetDataPreprocessor', pad_size_divisor=32, non_blocking=True)

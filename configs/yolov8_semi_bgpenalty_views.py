@@ -2,7 +2,7 @@
 # jitter, grey, blur and random erasing. Each has a probability and stands alone:
 #   --cfg-options train_dataloader.dataset.unlabeled.pipeline.3.prob=0.0
 # configs/ablations/views.py names them all. On the solar set what the student's views have more was a loss, and mosaics
-# of unlabeled images were not tried (docs/experiments.md).
+# of unlabeled images gained nothing (docs/experiments.md).
 _base_ = './yolov8_semi_bgpenalty.py'
 
 # Unlabeled images: one canvas, of which both views are made. It is cut out as it is, not scaled, since the strong view
