@@ -9,9 +9,8 @@ from typing import List, Sequence, Tuple
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from tables import Values, read_runs, values_of
+from tables import SESSIONS, Values, read_runs, values_of
 
-SESSIONS = ['3', '4', '5', '6', '7']
 PLACES = ('labels only', 'and unlabeled\nimages', 'all labels')
 # Title, set, metric, variants at the three places
 SHIPPED = 'recipe, soft targets, mosaic and MixUp of labeled, penalty λ=0.3'

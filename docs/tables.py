@@ -17,6 +17,7 @@ from typing import Dict, List, Sequence, Tuple
 from mmyolo_bgpenalty.comparison import paired_difference, summary
 
 RUNS = Path(__file__).with_name('experiments_runs.csv')
+SESSIONS = ('3', '4', '5', '6', '7')
 METRICS = (
     'mAP',
     'mAP_50',
@@ -84,7 +85,7 @@ def main() -> None:
     parser.add_argument('variants', nargs='+', help='names of the column variant; the first is the baseline')
     parser.add_argument('--images', default='test', help="what was evaluated on: 'test', 'val', 'held out', …")
     parser.add_argument('--iterations', nargs='+', default=['5400', '1920'], help='length of training')
-    parser.add_argument('--sessions', nargs='+', default=['3', '4', '5', '6', '7'], help='which sessions')
+    parser.add_argument('--sessions', nargs='+', default=SESSIONS, help='which sessions')
     parser.add_argument('--metrics', nargs='+', default=METRICS, help='columns')
     args = parser.parse_args()
     wanted = dict(set=[args.set], images=[args.images], iterations=args.iterations, session=args.sessions)
