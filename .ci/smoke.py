@@ -19,7 +19,7 @@ from typing import Dict, List
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from mmyolo_bgpenalty.schedule import lambda_bg_at  # noqa: E402
+from mmyolo_bgpenalty.engine.schedule import lambda_bg_at  # noqa: E402
 
 EPOCHS, BATCHES = 4, 8  # 32 unlabeled images, 4 in a batch of 8
 OPTIONS = {

@@ -112,6 +112,7 @@ default_hooks = dict(
     param_scheduler=dict(_delete_=True, type='ParamSchedulerHook'),
     checkpoint=dict(type='ResumableCheckpointHook', interval=50, save_best='coco/bbox_mAP_50'),
     logger=dict(interval=20),
+    check=dict(type='ConfigCheckHook'),
     lambda_bg=dict(type='LambdaBgSchedulerHook'),
     collapse=dict(type='CollapseMonitorHook'),
     progress=dict(type='ProgressBarHook'),

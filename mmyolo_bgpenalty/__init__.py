@@ -3,17 +3,15 @@
 Importing the package (``custom_imports=dict(imports=['mmyolo_bgpenalty'])``) registers its modules.
 """
 
-from .compat import allow_checkpoint_types, check_versions, import_mmyolo
-from .version import __version__
+from mmyolo_bgpenalty.compat import allow_checkpoint_types, check_versions, import_mmyolo
+from mmyolo_bgpenalty.version import __version__
 
 check_versions()
 import_mmyolo()
 allow_checkpoint_types()
 
-from .autocast import CpuBf16OptimWrapper  # noqa: E402
-from .checkpoints import guard_loaders  # noqa: E402
-from .config_path import config  # noqa: E402
-from .data import (  # noqa: E402
+from mmyolo_bgpenalty.config_check.hook import ConfigCheckHook  # noqa: E402
+from mmyolo_bgpenalty.datasets.data import (  # noqa: E402
     BgPenaltyDetDataPreprocessor,
     CheckedCocoDataset,
     LabeledUnlabeledBatchSampler,
@@ -25,24 +23,8 @@ from .data import (  # noqa: E402
     bg_penalty_collate,
     branch_collate,
 )
-from .dense_detector import DenseSemiYOLODetector  # noqa: E402
-from .heads import BgPenaltyYOLOv8Head  # noqa: E402
-from .hooks import (  # noqa: E402
-    BurnInMeanTeacherHook,
-    CompileHook,
-    LambdaBgSchedulerHook,
-    LastEpochsPipelineHook,
-)
-from .image_folder import ImageFolderDataset  # noqa: E402
-from .losses import background_penalty  # noqa: E402
-from .metrics import PrecisionRecallMetric  # noqa: E402
-from .monitors import ClassThresholdsHook, CollapseMonitorHook, PseudoLabelQualityHook  # noqa: E402
-from .pictures import PseudoLabelPicturesHook  # noqa: E402
-from .progress import ProgressBarHook  # noqa: E402
-from .resume import ResumableCheckpointHook, ResumableTrainLoop  # noqa: E402
-from .schedule import lambda_bg_at  # noqa: E402
-from .semi_detector import SemiYOLODetector  # noqa: E402
-from .transforms import (  # noqa: E402
+from mmyolo_bgpenalty.datasets.image_folder import ImageFolderDataset  # noqa: E402
+from mmyolo_bgpenalty.datasets.transforms import (  # noqa: E402
     RandomGaussianBlur,
     RecordedLetterResize,
     RecordedMixUp,
@@ -50,6 +32,25 @@ from .transforms import (  # noqa: E402
     RecordedYOLOv5RandomAffine,
     Views,
 )
+from mmyolo_bgpenalty.engine.checkpoint_files import guard_loaders  # noqa: E402
+from mmyolo_bgpenalty.engine.cpu_amp import CpuBf16OptimWrapper  # noqa: E402
+from mmyolo_bgpenalty.engine.hooks.lambda_bg import (  # noqa: E402
+    BurnInMeanTeacherHook,
+    CompileHook,
+    LambdaBgSchedulerHook,
+    LastEpochsPipelineHook,
+)
+from mmyolo_bgpenalty.engine.hooks.monitors import ClassThresholdsHook, CollapseMonitorHook, PseudoLabelQualityHook  # noqa: E402
+from mmyolo_bgpenalty.engine.hooks.pictures import PseudoLabelPicturesHook  # noqa: E402
+from mmyolo_bgpenalty.engine.hooks.progress_bar import ProgressBarHook  # noqa: E402
+from mmyolo_bgpenalty.engine.schedule import lambda_bg_at  # noqa: E402
+from mmyolo_bgpenalty.engine.train_loop import ResumableCheckpointHook, ResumableTrainLoop  # noqa: E402
+from mmyolo_bgpenalty.evaluation.metric import PrecisionRecallMetric  # noqa: E402
+from mmyolo_bgpenalty.models.bg_penalty_head import BgPenaltyYOLOv8Head  # noqa: E402
+from mmyolo_bgpenalty.models.dense_detector import DenseSemiYOLODetector  # noqa: E402
+from mmyolo_bgpenalty.models.losses import background_penalty  # noqa: E402
+from mmyolo_bgpenalty.models.semi_detector import SemiYOLODetector  # noqa: E402
+from mmyolo_bgpenalty.utils.shipped_configs import config  # noqa: E402
 
 guard_loaders()
 
@@ -61,6 +62,7 @@ __all__ = [
     'ClassThresholdsHook',
     'CollapseMonitorHook',
     'CompileHook',
+    'ConfigCheckHook',
     'CpuBf16OptimWrapper',
     'DenseSemiYOLODetector',
     'ImageFolderDataset',

@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
-import conftest
 import numpy as np
 import pytest
 import torch
@@ -19,8 +18,9 @@ from mmengine.logging import HistoryBuffer, MessageHub
 
 import mmyolo_bgpenalty
 from mmyolo_bgpenalty import compat
+from tests import conftest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 GOOD = {'torch': '2.13.0+cpu', 'mmengine': '0.10.7', 'mmcv': '2.0.1', 'mmdet': '3.3.0', 'mmyolo': '0.6.0'}
 
 

@@ -5,9 +5,9 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import HOOKS, init_default_scope
-from tiny import CONFIGS, SEMI
 
 import mmyolo_bgpenalty
+from tests.helpers.tiny import CONFIGS, SEMI
 
 ALL = sorted(path.name for path in CONFIGS.glob('*.py'))
 SEMIS = [name for name in ALL if 'semi' in name]

@@ -9,24 +9,29 @@ import warnings
 from contextlib import contextmanager
 
 import pytest
-import test_dense_detector
 import torch
-from conftest import head_cfg
 from mmengine.hooks import Hook
 from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from mmyolo.registry import MODELS
-from test_heads import NO_OBJECTS, batch, build, features
-from test_numerics import ASSIGNERS, PENALTIES, PLAN, train
-from test_semi_detector import batch as semi_batch
-from test_semi_detector import build as semi_model
-from tiny import SEMI, load, make_set
 
 from mmyolo_bgpenalty import BurnInMeanTeacherHook
-from mmyolo_bgpenalty.geometry import box_agreement, priors_on_image, project_boxes
-from mmyolo_bgpenalty.losses import background_penalty, background_statistics, dense_distillation, ranking_penalty
+from mmyolo_bgpenalty.models.losses import (
+    background_penalty,
+    background_statistics,
+    dense_distillation,
+    ranking_penalty,
+)
+from mmyolo_bgpenalty.utils.geometry import box_agreement, priors_on_image, project_boxes
+from tests.helpers.heads import head_cfg
+from tests.helpers.tiny import SEMI, load, make_set
+from tests.models import test_dense_detector
+from tests.models.test_bg_penalty_head import NO_OBJECTS, batch, build, features
+from tests.models.test_numerics import ASSIGNERS, PENALTIES, PLAN, train
+from tests.models.test_semi_detector import batch as semi_batch
+from tests.models.test_semi_detector import build as semi_model
 
 DEVICE = 'cuda'
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')

@@ -21,9 +21,9 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmyolo.registry import HOOKS, MODELS
-from tiny import ROOT, SEMI, SMALL, data_options, make_images, make_set
 
-from mmyolo_bgpenalty.files import read_json
+from mmyolo_bgpenalty.utils.files import read_json
+from tests.helpers.tiny import ROOT, SEMI, SMALL, data_options, make_images, make_set
 
 BLOCKS = re.findall(r'^```(\w+)\n(.*?)^```', (ROOT / 'README.md').read_text(encoding='utf-8'), re.S | re.M)
 LINES = [
@@ -182,7 +182,7 @@ def test_configs(text, tmp_path):
 
 def test_the_tests_that_the_table_of_reliability_names_are_there():
     """`test_x` alone, or with its file; `…` stands for the file named before."""
-    sources = {path.name: path.read_text(encoding='utf-8') for path in (ROOT / 'tests').glob('test_*.py')}
+    sources = {path.name: path.read_text(encoding='utf-8') for path in (ROOT / 'tests').rglob('test_*.py')}
     rows = [
         line
         for line in (ROOT / 'docs/reliability.md').read_text(encoding='utf-8').splitlines()

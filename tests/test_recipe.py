@@ -5,7 +5,8 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from tiny import CLASSES, CONFIGS, SEMI, load, make_set
+
+from tests.helpers.tiny import CLASSES, CONFIGS, SEMI, load, make_set
 
 SHIPPED = 'yolov8_semi_bgpenalty.py'
 

@@ -18,9 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tiny_wheels import write_wheel
 
-REPO = Path(__file__).parent.parent
+from tests.tiny_wheels import write_wheel
+
+REPO = Path(__file__).resolve().parents[1]
 PYTHON = getattr(sys, '_base_executable', sys.executable)
 TORCH = """
 __version__ = '2.13.0'

@@ -5,9 +5,9 @@ import math
 from importlib.util import module_from_spec, spec_from_file_location
 
 import pytest
-from tiny import ROOT
 
 from mmyolo_bgpenalty import lambda_bg_at
+from tests.helpers.tiny import ROOT
 
 
 @pytest.fixture(scope='module')

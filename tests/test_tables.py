@@ -5,7 +5,8 @@ import sys
 import numpy as np
 import pytest
 from scipy import stats
-from tiny import ROOT
+
+from tests.helpers.tiny import ROOT
 
 sys.path.insert(0, str(ROOT / 'docs'))
 import figure

@@ -25,11 +25,11 @@ from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmyolo_bgpenalty.cli import read_config, run
-from mmyolo_bgpenalty.config_parts import ConfigParts
-from mmyolo_bgpenalty.files import read_json, write_whole
-from mmyolo_bgpenalty.overrides import SETTINGS
-from mmyolo_bgpenalty.report import write_report
+from mmyolo_bgpenalty.cli.report import write_report
+from mmyolo_bgpenalty.cli.run import read_config, run
+from mmyolo_bgpenalty.config_check.overrides import SETTINGS
+from mmyolo_bgpenalty.config_check.parts import ConfigParts
+from mmyolo_bgpenalty.utils.files import read_json, write_whole
 
 TOOLS = Path(__file__).resolve().parent
 VARIANTS = TOOLS.parent / 'configs/ablations/bg_penalty.py'

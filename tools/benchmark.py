@@ -41,10 +41,10 @@ from mmengine.logging import MMLogger
 from mmyolo.utils import register_all_modules
 from torch.profiler import ProfilerActivity, profile
 
-from mmyolo_bgpenalty.checks import whole
-from mmyolo_bgpenalty.cli import run
-from mmyolo_bgpenalty.files import write_whole
-from mmyolo_bgpenalty.timing import Summary, growth_exponent, paired_times, ratios, summarise, verdict
+from mmyolo_bgpenalty.cli.run import run
+from mmyolo_bgpenalty.cli.timing import Summary, growth_exponent, paired_times, ratios, summarise, verdict
+from mmyolo_bgpenalty.utils.arguments import whole
+from mmyolo_bgpenalty.utils.files import write_whole
 
 SMALL, LARGE, LARGER = Shape(8, 320, 320, 3, 15), Shape(8, 640, 640, 80, 8), Shape(16, 640, 640, 80, 20)
 SHIPPED, NANO = Shape(8, 256, 320, 3, 3), Shape(4, 640, 640, 80, 8)

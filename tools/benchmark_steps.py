@@ -25,7 +25,7 @@ import mmyolo_bgpenalty  # before MMYOLO, which by itself refuses the fork's MMC
 # isort: split
 from mmyolo.registry import HOOKS, MODELS, TASK_UTILS
 
-from mmyolo_bgpenalty.losses import background_penalty, bce_and_max_logits
+from mmyolo_bgpenalty.models.losses import background_penalty, bce_and_max_logits
 
 MMYOLO = 'mmyolo::yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py'
 STRIDES = (8, 16, 32)

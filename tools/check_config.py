@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mmyolo_bgpenalty.cli import read_config, run
-from mmyolo_bgpenalty.config_checks import Finding, check_config
-from mmyolo_bgpenalty.dry_run import Step, dry_run
+from mmyolo_bgpenalty.cli.dry_run import Step, dry_run
+from mmyolo_bgpenalty.cli.run import read_config, run
+from mmyolo_bgpenalty.config_check.check import Finding, check_config
 
 COLOURS = dict(error='bold red', warning='yellow')
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
-from mmyolo_bgpenalty.cli import read_config, run
-from mmyolo_bgpenalty.files import write_together
+from mmyolo_bgpenalty.cli.run import read_config, run
+from mmyolo_bgpenalty.utils.files import write_together
 
 
 def main() -> int:
@@ -31,8 +31,8 @@ def main() -> int:
     args = parser.parse_args()
     if args.shape and not args.onnx:
         raise ValueError('--shape is of the ONNX graph: add --onnx')
-    from mmyolo_bgpenalty.export import checkpoint_bytes, export_detector
-    from mmyolo_bgpenalty.onnx_graph import export_onnx, input_shape
+    from mmyolo_bgpenalty.deploy.onnx_graph import export_onnx, input_shape
+    from mmyolo_bgpenalty.deploy.plain_detector import checkpoint_bytes, export_detector
 
     export = export_detector(read_config(args.config, args.cfg_options), args.checkpoint, args.student)
     source = Path(args.checkpoint)

@@ -8,8 +8,8 @@ Trainings make data/solar, of seed 0, by themselves. The same seed gives the sam
 import argparse
 import sys
 
-from mmyolo_bgpenalty.cli import run
-from mmyolo_bgpenalty.synthetic import generate
+from mmyolo_bgpenalty.cli.run import run
+from mmyolo_bgpenalty.datasets.solar_panels.generate import generate
 
 
 def main() -> None:

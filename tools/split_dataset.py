@@ -15,9 +15,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mmyolo_bgpenalty.cli import run
-from mmyolo_bgpenalty.files import read_coco, write_together
-from mmyolo_bgpenalty.splitting import (
+from mmyolo_bgpenalty.cli.run import run
+from mmyolo_bgpenalty.utils.coco_split import (
     class_counts,
     draw,
     labeled_count,
@@ -27,6 +26,7 @@ from mmyolo_bgpenalty.splitting import (
     percent_name,
     semi_names,
 )
+from mmyolo_bgpenalty.utils.files import read_coco, write_together
 
 
 def main() -> int:

@@ -11,10 +11,10 @@ from mmengine.config import DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmyolo_bgpenalty.checkpoints import check_loadable
-from mmyolo_bgpenalty.cli import read_config, run
-from mmyolo_bgpenalty.files import write_whole
-from mmyolo_bgpenalty.hooks import unwrapped
+from mmyolo_bgpenalty.cli.run import read_config, run
+from mmyolo_bgpenalty.engine.checkpoint_files import check_loadable
+from mmyolo_bgpenalty.engine.hooks.lambda_bg import unwrapped
+from mmyolo_bgpenalty.utils.files import write_whole
 
 
 def main() -> int:

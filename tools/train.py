@@ -44,7 +44,7 @@ def load_config(args: argparse.Namespace) -> Config:
     Raises:
         FileNotFoundError: no such checkpoint; and as read_config.
     """
-    from mmyolo_bgpenalty.cli import read_config
+    from mmyolo_bgpenalty.cli.run import read_config
 
     cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
@@ -81,7 +81,7 @@ def main() -> int:
     try:
         cfg = load_config(args)
         if args.launcher == 'pytorch' and get_device() == 'cpu':
-            from mmyolo_bgpenalty.processes import meet_on_cpu
+            from mmyolo_bgpenalty.utils.distributed import meet_on_cpu
 
             meet_on_cpu(cfg)
     except (ValueError, FileNotFoundError, ImportError) as error:
@@ -89,8 +89,8 @@ def main() -> int:
         return 2
     setup_cache_size_limit_of_dynamo()
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    from mmyolo_bgpenalty.checkpoints import CheckpointError
-    from mmyolo_bgpenalty.processes import leave
+    from mmyolo_bgpenalty.engine.checkpoint_files import CheckpointError
+    from mmyolo_bgpenalty.utils.distributed import leave
 
     try:
         runner.train()

@@ -1,0 +1,152 @@
+"""One forward and backward pass over a config's first batch, as after burn-in. It leaves no file behind."""
+
+import copy
+import math
+import tempfile
+import uuid
+from itertools import groupby
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from torch import nn
+
+from mmyolo_bgpenalty.engine.hooks.lambda_bg import BurnInMeanTeacherHook, LambdaBgSchedulerHook
+from mmyolo_bgpenalty.engine.hooks.monitors import ClassThresholdsHook
+from mmyolo_bgpenalty.engine.schedule import lambda_bg_at, ramp
+
+
+class PlanRow(NamedTuple):
+    """From ``first`` to ``last``, epochs or iterations: ``lambda_bg`` and the unlabeled images' ``unsup_ramp``."""
+
+    first: float
+    last: float
+    mode: str
+    lambda_bg: float
+    unsup_ramp: float
+
+
+class Step(NamedTuple):
+    """What one pass gave.
+
+    ``images``: number by branch. ``losses``: every entry, and their sum ``loss``. ``penalty``: the head's
+    statistics, None without the penalty. ``lambda_bg`` of the pass. ``pseudo_boxes``: their number, None without a
+    teacher. ``gradients``: norm by part of the trained detector, and ``total``. ``not_finite``: the names of losses
+    and of parameters whose gradient is not. ``untouched``: trained parameters that no gradient reaches.
+    """
+
+    images: Dict[str, int]
+    losses: Dict[str, float]
+    penalty: Optional[dict]
+    lambda_bg: Optional[float]
+    pseudo_boxes: Optional[int]
+    gradients: Dict[str, float]
+    not_finite: List[str]
+    untouched: List[str]
+    plan: List[PlanRow]
+    unit: str
+
+
+def dry_run(cfg: Config) -> Step:
+    """Take the config's first batch through one pass: λ at its maximum, unlabeled images with their full weight.
+
+    The model starts as training starts: from its initial weights, or from ``load_from``.
+    """
+    cfg = copy.deepcopy(cfg)
+    name = f'dry_run_{uuid.uuid4().hex}'  # MMEngine keeps one visualizer and one logger a name
+    cfg.merge_from_dict(dict(experiment_name=name, log_level='ERROR', launcher='none', resume=False))
+    cfg.visualizer = dict(type='Visualizer', name=name)
+    cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
+    cfg.train_dataloader.pop('prefetch_factor', None)
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.work_dir = folder
+        runner = Runner.from_cfg(cfg)
+        try:
+            return _step(runner)
+        finally:
+            for handler in runner.logger.handlers:
+                handler.close()
+
+
+def _step(runner: Runner) -> Step:
+    model = runner.model
+    loader = runner.build_dataloader(runner.cfg.train_dataloader, seed=runner.seed)
+    model.init_weights()
+    trained = getattr(model, 'student', model)
+    if runner.cfg.get('load_from'):
+        runner.load_checkpoint(runner.cfg.load_from)
+    elif trained is not model:
+        model.teacher.load_state_dict(trained.state_dict())
+    hook = next((hook for hook in runner.hooks if isinstance(hook, LambdaBgSchedulerHook)), None)
+    if hook is not None:
+        hook.before_run(runner)
+    heads = [module for module in trained.modules() if hasattr(module, 'get_bg_penalty_stats')]
+    for head in heads:
+        head.lambda_bg = hook.plan['lambda_bg'] if hook is not None else head.lambda_bg
+    if hasattr(model, 'unsup_ramp'):
+        model.unsup_ramp = 1.0
+    for counting in runner.hooks:
+        if isinstance(counting, ClassThresholdsHook):
+            counting.count(model, loader.dataset)
+    model.train()
+    wrapper = runner.build_optim_wrapper(runner.cfg.optim_wrapper)
+    data = model.data_preprocessor(next(iter(loader)), True)
+    with wrapper.optim_context(model):
+        total, losses = model.parse_losses(model(**data, mode='loss'))
+    total.backward()
+    gradients, not_finite, untouched = _gradients(trained)
+    losses = {key: float(torch.as_tensor(value).detach()) for key, value in losses.items()}
+    labels = getattr(model, 'pseudo_labels', None)
+    inputs = data['inputs'] if isinstance(data['inputs'], dict) else dict(images=data['inputs'])
+    return Step(
+        images={branch: len(images) for branch, images in inputs.items()},
+        losses=losses,
+        penalty=heads[0].get_bg_penalty_stats() if heads else None,
+        lambda_bg=heads[0].lambda_bg if heads else None,
+        pseudo_boxes=None if labels is None else sum(len(sample.gt_instances) for sample in labels),
+        gradients=gradients,
+        not_finite=[key for key, value in losses.items() if not math.isfinite(value)] + not_finite,
+        untouched=untouched,
+        plan=[] if hook is None else list(_plan(runner, hook, len(loader))),
+        unit='epoch' if hook is None or hook.by_epoch else 'iteration',
+    )
+
+
+def _gradients(detector: nn.Module) -> Tuple[Dict[str, float], List[str], List[str]]:
+    """Norm by part and in total; parameters whose gradient is not finite; parameters without one."""
+    norms, not_finite, untouched = {}, [], []
+    for part, module in detector.named_children():
+        named = [(f'{part}.{name}', p) for name, p in module.named_parameters() if p.requires_grad]
+        untouched += [name for name, p in named if p.grad is None]
+        grads = [(name, p.grad) for name, p in named if p.grad is not None]
+        not_finite += [name for name, grad in grads if not torch.isfinite(grad).all()]
+        if grads:
+            norms[part] = float(torch.stack([grad.float().norm() for _, grad in grads]).norm())
+    norms['total'] = math.hypot(*norms.values())
+    return norms, not_finite, untouched
+
+
+def _plan(runner: Runner, hook: LambdaBgSchedulerHook, batches: int) -> Iterator[PlanRow]:
+    loop = runner.cfg.train_cfg
+    epochs = loop.get('max_epochs')
+    iterations = epochs * batches if epochs else loop.max_iters
+    length = epochs or math.ceil(iterations / batches)
+    if not hook.by_epoch:
+        length = iterations
+    # Ten points of a ramp tell it where each iteration would be a row.
+    points: Sequence[float] = range(length + 1)
+    if not hook.by_epoch:
+        burn_in, warmup = hook.plan['burn_in'], hook.plan['warmup']
+        ends = (0, burn_in - 1, *(burn_in + math.ceil(warmup * i / 10) for i in range(11)), length)
+        points = sorted({min(max(point, 0), length) for point in ends})
+    teacher = next((h for h in runner.hooks if isinstance(h, BurnInMeanTeacherHook)), None)
+    rows = []
+    for point in points:
+        elapsed = point - hook.burn_in
+        mode = 'burn-in' if elapsed < 0 else 'supervised' if teacher is None else 'semi'
+        rise = 0.0 if teacher is None else ramp(elapsed, teacher.unsup_warmup, teacher.unsup_schedule)
+        rows.append((point, (mode, lambda_bg_at(point, **hook.plan), rise)))
+    for values, group in groupby(rows, key=lambda row: row[1]):
+        same = list(group)
+        yield PlanRow(same[0][0], same[-1][0], *values)

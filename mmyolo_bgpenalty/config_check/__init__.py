@@ -1,0 +1,1 @@
+"""Mistakes of a config, found before training."""

@@ -1,0 +1,1 @@
+"""Detectors for use without this package."""

@@ -1,0 +1,1 @@
+"""What all others share. Imports neither mmdet nor mmyolo."""

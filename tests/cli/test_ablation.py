@@ -1,0 +1,240 @@
+"""tools/ablation.py: with stand-ins for training and testing where only the order matters, and once for real."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from mmengine.registry import init_default_scope
+from mmyolo.registry import MODELS
+
+from tests.helpers.tiny import CONFIGS, ROOT, SEMI, load, make_set
+
+sys.path.insert(0, str(ROOT / 'tools'))
+import ablation
+
+from mmyolo_bgpenalty.cli.run import read_config, run
+
+TRAIN = """
+import sys, pathlib
+argv = sys.argv
+work = pathlib.Path(argv[argv.index('--work-dir') + 1])
+options = dict(o.split('=', 1) for o in argv[argv.index('--cfg-options') + 1:])
+calls = pathlib.Path(__file__).parent / 'calls.txt'
+resume = argv[argv.index('--resume') + 1] if '--resume' in argv else None
+with calls.open('a') as f:
+    f.write(f"train {work.parent.name} {options['randomness.seed']} {resume}\\n")
+if options.get('lambda_bg') == '1.5' and (calls.parent / 'broken').exists():
+    print('the disk is full')
+    sys.exit(3)
+for epoch in (1, 2):
+    (work / f'epoch_{epoch}.pth').write_text(options.get('lambda_bg', 'none'))
+if options.get('default_hooks.checkpoint.max_keep_ckpts') != '-1':
+    (work / 'epoch_1.pth').unlink()
+(work / 'last_checkpoint').write_text(str(work / 'epoch_2.pth'))
+"""
+TEST = """
+import sys, json, pathlib
+out = pathlib.Path(sys.argv[sys.argv.index('--out') + 1])
+out.mkdir(exist_ok=True)
+value = float(pathlib.Path(sys.argv[2]).read_text())
+(out / 'metrics.json').write_text(json.dumps({'coco/bbox_mAP_50': value}))
+with (pathlib.Path(__file__).parent / 'calls.txt').open('a') as f:
+    f.write(f'test {value}\\n')
+"""
+VARIANTS = (
+    "variants = {'λ=0': dict(lambda_bg=0.0), 'λ=1.5': dict(lambda_bg=1.5), 'long': dict(lambda_bg=1.0, burn_in=2)}"
+)
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch):
+    """A folder with a config, variants and stand-ins; the function runs the tool and returns its exit code."""
+    monkeypatch.setattr(ablation, 'TOOLS', tmp_path)
+    (tmp_path / 'train.py').write_text(TRAIN)
+    (tmp_path / 'test.py').write_text(TEST)
+    (tmp_path / 'variants.py').write_text(VARIANTS)
+    (tmp_path / 'config.py').write_text(
+        "burn_in = 1\nrandomness = dict(seed=0)\ntrain_cfg = dict(type='EpochBasedTrainLoop', max_epochs=2)\n"
+        "default_hooks = dict(checkpoint=dict(interval=1), lambda_bg=dict(type='LambdaBgSchedulerHook'))\n"
+    )
+    work = tmp_path / 'work'
+
+    def start(*options):
+        argv = ['ablation.py', str(tmp_path / 'config.py'), '--variants', str(tmp_path / 'variants.py')]
+        monkeypatch.setattr(sys, 'argv', [*argv, '--work-dir', str(work), *options])
+        return run(ablation.main)
+
+    start.folder, start.work = tmp_path, work
+    start.calls = lambda: (tmp_path / 'calls.txt').read_text().splitlines() if (tmp_path / 'calls.txt').exists() else []
+    return start
+
+
+@pytest.mark.parametrize('jobs', ['1', '2'])
+def test_every_variant_with_every_seed(stage, jobs):
+    assert stage('--seeds', '0', '3', '--jobs', jobs) == 0
+    trained = [line for line in stage.calls() if line.startswith('train')]
+    assert len(trained) == 6 and len(stage.calls()) == 12
+    # One that differs after burn-in alone continues from the baseline of its own seed; another is trained whole.
+    for seed in (0, 3):
+        assert f'train lambda_0 {seed} None' in trained and f'train long {seed} None' in trained
+        assert f'train lambda_1.5 {seed} {stage.work / f"lambda_0/seed_{seed}/epoch_1.pth"}' in trained
+    result = json.loads((stage.work / 'long/seed_3/result.json').read_text())
+    assert result['variant'] == 'long' and result['seed'] == 3 and result['metrics'] == {'coco/bbox_mAP_50': 1.0}
+    assert result['overrides'] == {'lambda_bg': 1.0, 'burn_in': 2, 'randomness.seed': 3}
+    assert '| λ=1.5 | 2 | +1.500 [+1.500, +1.500] |' in (stage.work / 'ablation.md').read_text()
+
+
+def test_a_finished_run_is_not_run_again(stage):
+    assert stage('--seeds', '0') == 0
+    before = len(stage.calls())
+    assert stage('--seeds', '0') == 0
+    assert len(stage.calls()) == before
+    assert stage('--seeds', '0', '1') == 0
+    assert all(' 1 ' in line for line in stage.calls()[before:] if line.startswith('train'))
+    # begun, not finished: its own checkpoint goes before the shared one
+    (stage.work / 'lambda_1.5/seed_1/result.json').unlink()
+    assert stage('--seeds', '0', '1') == 0
+    assert stage.calls()[-2] == 'train lambda_1.5 1 --cfg-options'
+    assert json.loads((stage.work / 'lambda_1.5/seed_1/result.json').read_text())['seconds'] is None
+
+
+def test_a_failed_run_is_reported_and_the_others_go_on(stage, capsys):
+    (stage.folder / 'broken').touch()
+    assert stage('--seeds', '0') == 1
+    error = capsys.readouterr().err
+    assert 'failed: λ=1.5, seed 0: train.py ended with 3: the disk is full' in error and 'log.txt' in error
+    assert '| long | 1 |' in (stage.work / 'ablation.md').read_text()
+    assert not (stage.work / 'lambda_1.5/seed_0/result.json').exists()
+    (stage.folder / 'broken').unlink()
+    assert stage('--seeds', '0') == 0
+    assert len([line for line in stage.calls() if line.startswith('train')]) == 4
+
+
+def test_dry_run_prints_plan_and_time_and_runs_nothing(stage, capsys, monkeypatch):
+    monkeypatch.setattr(ablation, 'probe', lambda run: (600.0, 240.0))
+    assert stage('--seeds', '0', '1', '--jobs', '2', '--dry-run') == 0
+    printed = capsys.readouterr().out
+    # twice (10 + 4 + 10) min at two a time
+    assert '6 of 6 runs to do, 2 at a time' in printed and 'estimated time: 24 min' in printed
+    assert not stage.calls() and not stage.work.exists()
+
+
+def test_time_is_estimated_from_finished_runs(stage, capsys):
+    assert stage('--seeds', '0') == 0
+    for name, seconds in (('lambda_0', 600), ('long', 1200), ('lambda_1.5', 60)):
+        file = stage.work / name / 'seed_0/result.json'
+        file.write_text(json.dumps(dict(json.loads(file.read_text()), seconds=seconds)))
+    capsys.readouterr()
+    assert stage('--seeds', '0', '1', '--dry-run') == 0
+    assert 'estimated time: 31 min' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    'content, part',
+    [
+        ('variants = {}', 'expected `variants`'),
+        ("variants = {'a b': dict(), 'A_b': dict()}", "the variant 'a b' has no folder of its own"),
+        ("variants = {'a': dict(lamda_bg=1.0)}", 'lamda_bg'),
+    ],
+)
+def test_bad_variants(stage, capsys, content, part):
+    (stage.folder / 'variants.py').write_text(content)
+    assert stage() == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and part in lines[0] and not stage.calls()
+
+
+def test_bad_arguments(stage, capsys):
+    for options, part in (
+        (('--jobs', '0'), '--jobs >= 1'),
+        (('--seeds', '1', '1'), 'each once'),
+        (('--cfg-options', 'max_epochs=3'), 'max_epochs'),
+        (('--variants', str(stage.folder / 'none.py')), 'none.py'),
+    ):
+        assert stage(*options) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and part in lines[0]
+    assert not stage.calls()
+
+
+def test_results_of_other_overrides_are_not_mixed_in(stage, capsys):
+    assert stage('--seeds', '0') == 0
+    (stage.folder / 'variants.py').write_text(VARIANTS.replace('lambda_bg=1.5', 'lambda_bg=1.25'))
+    assert stage('--seeds', '0') == 2
+    assert 'is of other overrides' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        dict(metrics=None),
+        dict(metrics={'pr/f1': 'high'}),
+        dict(metrics={'pr/f1': float('nan')}),
+        dict(seconds='3'),
+        dict(seed=1),
+        dict(variant=None),
+        dict(curve=dict(recall=[0, 1], precision=[1])),
+        dict(curve=dict(recall=[0, '1'], precision=[1, 0])),
+        dict(curve=[0, 1]),
+    ],
+    ids=str,
+)
+def test_a_result_that_is_none_is_named(stage, capsys, change):
+    assert stage('--seeds', '0') == 0
+    file = stage.work / 'long/seed_0/result.json'
+    result = json.loads(file.read_text())
+    file.write_text(json.dumps(dict(result, **change)))
+    assert stage('--seeds', '0') == 2
+    assert f'{file}: is no result as this tool writes it; remove the folder' in capsys.readouterr().err
+    file.write_text(json.dumps({name: value for name, value in result.items() if name not in change}))
+    assert stage('--seeds', '0') == 2
+
+
+def test_for_real(tmp_path):
+    """Two variants of the tiny set, trained, evaluated and compared by the shipped tools."""
+    data = make_set(tmp_path / 'set')
+    cfg = load(SEMI, data, tmp_path / 'unused', burn_in=1, train_cfg__max_epochs=2, train_cfg__val_interval=2)
+    cfg.default_hooks.checkpoint.interval = 1
+    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+    cfg.visualizer.name = 'visualizer'
+    cfg.dump(tmp_path / 'tiny.py')
+    (tmp_path / 'variants.py').write_text("variants = {'none': dict(lambda_bg=0.0), 'focal': dict(use_focal_bg=True)}")
+    command = [sys.executable, '-W', 'ignore', str(ROOT / 'tools/ablation.py'), str(tmp_path / 'tiny.py')]
+    command += ['--variants', str(tmp_path / 'variants.py'), '--seeds', '0', '--work-dir', str(tmp_path / 'work')]
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr + done.stdout
+    content = json.loads((tmp_path / 'work/ablation.json').read_text())
+    assert [r['variant'] for r in content['runs']] == ['none', 'focal']
+    for result in content['runs']:
+        assert 'coco/bbox_mAP_50' in result['metrics'] and 0 <= result['metrics']['pr/f1'] <= 1
+        assert len(result['curve']['recall']) == len(result['curve']['precision']) == 101
+    log = (tmp_path / 'work/focal/seed_0/log.txt').read_text()
+    assert 'resumed epoch: 1, iter: 5' in log
+    assert (tmp_path / 'work/ablation.png').read_bytes()[:4] == b'\x89PNG'
+
+
+@pytest.mark.parametrize(
+    'config, variants',
+    [
+        ('yolov8_semi_bgpenalty_published.py', 'bg_penalty.py'),
+        ('yolov8_semi_bgpenalty_bccd.py', 'unlabeled.py'),
+        ('yolov8_semi_bgpenalty_bccd.py', 'bg_options.py'),
+        ('yolov8_semi_bgpenalty.py', 'contributions.py'),
+        ('yolov8_semi_bgpenalty_views.py', 'views.py'),
+    ],
+)
+def test_shipped_variants_take_effect(config, variants, tmp_path):
+    """Their overrides are entries of the config, its models can be built, and no two are alike."""
+    config, found = str(CONFIGS / config), ablation.read_variants(CONFIGS / 'ablations' / variants)
+    runs = ablation.plan(config, found, [0], tmp_path, {})
+    assert {one.variant for one in runs} == set(found) and len(found) > 3
+    init_default_scope('mmyolo')
+    texts = []
+    for overrides in found.values():
+        cfg = read_config(config, overrides)
+        texts.append(str(cfg.to_dict()))
+        MODELS.build(cfg.model)
+    assert len(set(texts)) == len(texts)

@@ -1,0 +1,209 @@
+"""One pass over a config's first batch, and tools/check_config.py --step."""
+
+import copy
+import importlib.util
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from torch import nn
+
+from mmyolo_bgpenalty import BurnInMeanTeacherHook, LambdaBgSchedulerHook, lambda_bg_at
+from mmyolo_bgpenalty.cli.dry_run import _gradients, _plan, dry_run
+from tests.helpers.tiny import ROOT, SEMI, SUPERVISED, load, make_set
+
+TOOL = ROOT / 'tools/check_config.py'
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return make_set(tmp_path_factory.mktemp('set'))
+
+
+@pytest.fixture(scope='module')
+def cfg(data, tmp_path_factory):
+    cfg = load(
+        SEMI,
+        data,
+        tmp_path_factory.mktemp('config') / 'none',
+        lambda_bg=2.0,
+        burn_in=2,
+        train_cfg__max_epochs=8,
+        default_hooks__mean_teacher__unsup_warmup=2,
+        model__semi_train_cfg__pseudo_test_cfg__max_per_img=3,
+    )
+    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+    return cfg
+
+
+@pytest.fixture(scope='module')
+def pass_and_files(cfg, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('temporary')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, 'tempdir', str(folder))
+        patch.chdir(folder)
+        # torch's own cache, which it makes where it is first asked for it, is not ours
+        return dry_run(cfg), [path for path in folder.iterdir() if 'torchinductor' not in path.name]
+
+
+def test_a_pass_counts_the_labeled_boxes(cfg):
+    cfg = copy.deepcopy(cfg)
+    cfg.model.semi_train_cfg.class_thresholds = dict(type='ClassFrequency', min_images=1)
+    assert math.isfinite(dry_run(cfg).losses['unsup_loss_cls'])
+
+
+def test_a_pass_has_all_branches_and_every_loss(pass_and_files):
+    step = pass_and_files[0]
+    assert step.images == dict(sup=2, unsup_teacher=2, unsup_student=2)
+    for branch in ('sup', 'unsup'):
+        for name in ('cls', 'bbox', 'dfl', 'bg'):
+            assert math.isfinite(step.losses[f'{branch}_loss_{name}'])
+    parts = [value for key, value in step.losses.items() if 'loss' in key and key != 'loss']
+    assert step.losses['loss'] == pytest.approx(sum(parts), rel=1e-5)
+    assert step.losses['semi/unsup_weight'] == 0.5  # the rise is over
+    assert step.not_finite == step.untouched == []
+
+
+def test_lambda_is_at_its_maximum(pass_and_files):
+    step = pass_and_files[0]
+    assert step.lambda_bg == 2.0
+    # 2 = loss_weight 0.5 · 2 images · λ; of the labeled views, near the strong views' mean at equal weights
+    assert step.losses['sup_loss_bg'] == pytest.approx(2 * step.penalty['mean'], rel=0.5)
+    assert step.penalty['num'] > 100 and 0 < step.penalty['min'] < step.penalty['mean'] < step.penalty['max'] < 1
+
+
+def test_gradients_by_part_make_the_total(pass_and_files):
+    norms = dict(pass_and_files[0].gradients)
+    total = norms.pop('total')
+    assert list(norms) == ['backbone', 'neck', 'bbox_head'] and min(norms.values()) > 0
+    assert total == pytest.approx(math.sqrt(sum(norm**2 for norm in norms.values())))
+
+
+def test_nothing_is_left_behind(pass_and_files, cfg):
+    assert pass_and_files[1] == []
+    assert not os.path.exists(cfg.work_dir)
+
+
+def test_the_plan_is_the_schedules(pass_and_files, cfg):
+    rows = pass_and_files[0].plan
+    assert [(row.first, row.last) for row in rows] == [(0, 1), *((e, e) for e in range(2, 7)), (7, 8)]
+    for row in rows:
+        for epoch in (row.first, row.last):
+            expected = lambda_bg_at(epoch, lambda_bg=2.0, burn_in=2, warmup=5, schedule='linear')
+            assert row.lambda_bg == pytest.approx(expected)
+            assert row.unsup_ramp == min(1, max(0, (epoch - 2) / 2))
+            assert row.mode == ('burn-in' if epoch < 2 else 'semi')
+
+
+def test_the_plan_in_iterations(cfg):
+    hook = LambdaBgSchedulerHook(lambda_bg=1.0, burn_in=100, warmup=50, by_epoch=False)
+    teacher = BurnInMeanTeacherHook(unsup_schedule='constant')
+    runner = SimpleNamespace(cfg=Config(dict(train_cfg=dict(max_iters=400))), hooks=[hook, teacher])
+    rows = list(_plan(runner, hook, 20))
+    assert rows[0] == (0, 99, 'burn-in', 0.0, 0.0)
+    assert [row.first for row in rows[1:]] == [100 + 5 * i for i in range(11)]
+    assert rows[-1] == (150, 400, 'semi', 1.0, 1.0)
+    assert [row.lambda_bg for row in rows[1:]] == pytest.approx([i / 10 for i in range(11)])
+
+
+def test_a_checkpoint_is_where_the_teacher_comes_from(cfg, pass_and_files, tmp_path):
+    """Its teacher is sure of an object everywhere; the initial one of none."""
+    assert pass_and_files[0].pseudo_boxes == 0
+    model = MODELS.build(cfg.model)
+    for name, parameter in model.teacher.bbox_head.named_parameters():
+        if 'cls_preds' in name and name.endswith('2.bias'):
+            parameter.data.fill_(5.0)
+    torch.save(model.state_dict(), tmp_path / 'sure.pth')
+    loaded = Config(dict(cfg.to_dict(), load_from=str(tmp_path / 'sure.pth')))
+    assert dry_run(loaded).pseudo_boxes == 6  # max_per_img=3
+
+
+def test_a_supervised_config_has_no_teacher(data, tmp_path):
+    step = dry_run(load(SUPERVISED, data, tmp_path, burn_in=1, lambda_bg_warmup=1, train_cfg__max_epochs=3))
+    assert step.images == dict(images=4) and step.pseudo_boxes is None
+    assert step.losses.keys() == {'loss', 'loss_cls', 'loss_bbox', 'loss_dfl', 'loss_bg'}
+    assert [tuple(row) for row in step.plan] == [
+        (0, 0, 'burn-in', 0.0, 0.0),
+        (1, 1, 'supervised', 0.0, 0.0),
+        (2, 3, 'supervised', 1.0, 0.0),
+    ]
+
+
+def test_gradients_against_known_ones():
+    model = nn.ModuleDict(dict(one=nn.Linear(2, 1), two=nn.Linear(1, 1), three=nn.Linear(1, 1)))
+    model['one'].weight.grad, model['one'].bias.grad = torch.tensor([[3.0, 0.0]]), torch.tensor([4.0])
+    model['two'].weight.grad = torch.tensor([[12.0]])
+    model['three'].requires_grad_(False)
+    norms, not_finite, untouched = _gradients(model)
+    assert norms == pytest.approx(dict(one=5, two=12, total=13))
+    assert not_finite == [] and untouched == ['two.bias']
+    model['two'].bias.grad = torch.tensor([math.inf])
+    assert _gradients(model)[1] == ['two.bias']
+
+
+# The tool
+
+
+@pytest.fixture(scope='module')
+def config(cfg, tmp_path_factory):
+    file = tmp_path_factory.mktemp('file') / 'mine.py'
+    cfg.dump(file)
+    return file
+
+
+@pytest.fixture(scope='module')
+def tool():
+    spec = importlib.util.spec_from_file_location('check_config', TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def call(tool, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, 'argv', ['check_config.py', *map(str, arguments)])
+    return tool.run(tool.main)
+
+
+def test_the_tool_shows_the_step_and_leaves_nothing(config, tmp_path):
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'TMPDIR': str(tmp_path)}
+    command = [sys.executable, '-W', 'ignore', str(TOOL), str(config), '--step']
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for part in (
+        '2 sup, 2 unsup_teacher, 2 unsup_student',
+        'unsup_loss_bg ',
+        'BG penalty at λ_bg=2: mean=',
+        'Pseudo-boxes: 0 (from initial weights',
+        'Gradient norm: backbone ',
+        'burn-in',
+        'errors: 0, warnings: 0',
+    ):
+        assert part in done.stdout
+    assert 'index created' not in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_step_that_is_not_finite_is_an_error(tool, config, monkeypatch, capsys):
+    options = ('--step', '--cfg-options', 'model.detector.bbox_head.loss_bbox.loss_weight=1e39')
+    assert call(tool, monkeypatch, config, *options) == 1
+    assert 'sup_loss_bbox is not finite' in capsys.readouterr().out
+
+
+def test_a_step_that_fails_is_an_error(tool, config, monkeypatch, capsys):
+    options = ('--step', '--cfg-options', 'model.detector.backbone.arch=P9')
+    assert call(tool, monkeypatch, config, *options) == 1
+    shown = capsys.readouterr().out
+    assert 'error: the first step' in shown and 'P9' in shown and 'errors: 1,' in shown
+
+
+def test_no_step_is_taken_from_a_config_with_errors(tool, config, monkeypatch, capsys):
+    monkeypatch.setattr(tool, 'dry_run', lambda cfg: pytest.fail('a step was taken'))
+    assert call(tool, monkeypatch, config, '--step', '--cfg-options', 'train_dataloader.batch_size=5') == 1
+    assert 'No step is taken' in capsys.readouterr().out

@@ -1,0 +1,102 @@
+"""What leaves a worker arrives as it was, in one piece."""
+
+import copy
+import pickle
+from multiprocessing.reduction import ForkingPickler
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import HorizontalBoxes
+from mmengine.structures import InstanceData
+from torch.multiprocessing import reductions
+from torch.utils.data import DataLoader
+
+from mmyolo_bgpenalty.datasets.shared_batch import ALIGNMENT, SharedBatch
+
+DTYPES = (torch.uint8, torch.bool, torch.int64, torch.float16, torch.float32, torch.float64, torch.bfloat16)
+
+
+@st.composite
+def tensors(draw):
+    shape = draw(st.lists(st.integers(0, 4), max_size=3))
+    values = np.random.default_rng(draw(st.integers(0, 99))).integers(0, 255, shape)
+    tensor = torch.from_numpy(np.array(values)).to(draw(st.sampled_from(DTYPES)))
+    return tensor.transpose(0, -1) if len(shape) > 1 and draw(st.booleans()) else tensor
+
+
+leaves = st.none() | st.integers() | st.text(max_size=3) | tensors() | tensors().map(lambda t: t.float().numpy())
+contents = st.dictionaries(
+    st.text(max_size=3), st.recursive(leaves, lambda inner: st.lists(inner) | st.tuples(inner, inner), max_leaves=8)
+)
+
+
+def same(a, b):
+    if isinstance(a, dict):
+        return type(b) is dict and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, torch.Tensor):
+        return type(b) is torch.Tensor and a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+    if isinstance(a, np.ndarray):
+        return type(b) is np.ndarray and a.dtype == b.dtype and a.shape == b.shape and np.array_equal(a, b)
+    return a == b and type(a) is type(b)
+
+
+@given(contents)
+def test_what_is_unpickled_is_what_was_pickled(content):
+    arrived = pickle.loads(pickle.dumps(SharedBatch(content)))
+    assert same(content, arrived)
+    assert same(content, copy.deepcopy(SharedBatch(content)))
+
+
+def test_tensors_that_numpy_does_not_know_are_pickled_as_torch_does():
+    learnt = torch.ones(3, requires_grad=True)
+    sparse = torch.eye(3).to_sparse()
+    arrived = pickle.loads(pickle.dumps(SharedBatch(learnt=learnt, sparse=sparse)))
+    assert arrived['learnt'].requires_grad and torch.equal(arrived['learnt'], learnt)
+    assert arrived['sparse'].is_sparse and torch.equal(arrived['sparse'].to_dense(), sparse.to_dense())
+
+
+def sample(index):
+    """As an unlabeled image's: no boxes."""
+    data_sample = DetDataSample(metainfo=dict(img_id=index, homography_matrix=np.eye(3, dtype=np.float32)))
+    boxes = torch.arange(4.0 * (index % 2)).reshape(-1, 4)
+    data_sample.gt_instances = InstanceData(bboxes=HorizontalBoxes(boxes), labels=torch.zeros(len(boxes)))
+    return dict(inputs=torch.full((3, 5, 7), index, dtype=torch.uint8), data_samples=data_sample)
+
+
+def collate(samples):
+    return SharedBatch(inputs=[s['inputs'] for s in samples], data_samples=[s['data_samples'] for s in samples])
+
+
+@pytest.mark.parametrize('kind, expected', [(SharedBatch, 1), (dict, 12)])
+def test_one_tensor_is_handed_over(monkeypatch, kind, expected):
+    content = ForkingPickler.dumps(kind(collate([sample(i) for i in range(4)])))
+    opened, rebuild = [], reductions.rebuild_tensor
+    monkeypatch.setattr(reductions, 'rebuild_tensor', lambda *args: opened.append(args) or rebuild(*args))
+    pickle.loads(content)
+    assert len(opened) == expected
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_loader_gives_the_same_as_without(workers):
+    samples = [sample(i) for i in range(8)]
+    batches = list(DataLoader(samples, batch_size=4, num_workers=workers, collate_fn=collate))
+    assert len(batches) == 2 and all(type(batch) is (dict if workers else SharedBatch) for batch in batches)
+    for batch, expected in zip(batches, (collate(samples[:4]), collate(samples[4:]))):
+        assert all(map(torch.equal, batch['inputs'], expected['inputs']))
+        for one, other in zip(batch['data_samples'], expected['data_samples']):
+            assert one.img_id == other.img_id and np.array_equal(one.homography_matrix, other.homography_matrix)
+            assert torch.equal(one.gt_instances.bboxes.tensor, other.gt_instances.bboxes.tensor)
+            assert torch.equal(one.gt_instances.labels, other.gt_instances.labels)
+
+
+def test_parts_are_aligned_and_one_may_be_written_without_the_others():
+    first, second = pickle.loads(pickle.dumps(SharedBatch(parts=[torch.ones(3), torch.ones(5)])))['parts']
+    assert (second.data_ptr() - first.data_ptr()) == ALIGNMENT
+    first.zero_()
+    assert second.tolist() == [1] * 5

@@ -1,0 +1,325 @@
+"""Where a painted square is seen is where the recorded homography takes its corners."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from mmcv.transforms import BaseTransform
+from mmdet.datasets.transforms import MultiBranch
+from mmdet.structures.bbox import HorizontalBoxes
+from mmengine.dataset import Compose
+from mmyolo.registry import TRANSFORMS
+
+from mmyolo_bgpenalty.utils.geometry import project_boxes
+
+PAD = 114
+AFFINE = {  # moves no square out of the picture
+    'max_rotate_degree': 8.0,
+    'max_shear_degree': 3.0,
+    'max_translate_ratio': 0.05,
+    'scaling_ratio_range': (0.7, 1.2),
+    'border_val': (PAD, PAD, PAD),
+    'bbox_clip_border': False,
+}
+UPRIGHT = {**AFFINE, 'max_rotate_degree': 0.0, 'max_shear_degree': 0.0}
+sizes = st.tuples(st.integers(48, 120), st.integers(48, 120))  # width, height
+targets = st.tuples(st.integers(2, 5), st.integers(2, 5)).map(lambda n: (32 * n[0], 32 * n[1]))
+seeds = st.integers(0, 999)
+
+
+def build(*transforms):
+    return Compose([TRANSFORMS.build(dict(cfg)) for cfg in transforms])
+
+
+def letter(scale, **kwargs):
+    cfg = {'scale': scale, 'pad_val': {'img': PAD}, 'clip_object_border': False}
+    return {'type': 'RecordedLetterResize', **cfg, **kwargs}
+
+
+def affine(**kwargs):
+    return {'type': 'RecordedYOLOv5RandomAffine', **AFFINE, **kwargs}
+
+
+def flip(direction):
+    return {'type': 'mmdet.RandomFlip', 'prob': 1.0, 'direction': direction}
+
+
+def picture(width, height, square):
+    """Results of an image with a bright square; channel 0 is 0 in pictures and PAD in padding."""
+    x1, y1, x2, y2 = square
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 2] = 40
+    image[y1:y2, x1:x2, 2] = 255
+    return {
+        'img': image,
+        'img_shape': image.shape[:2],
+        'ori_shape': image.shape[:2],
+        'gt_bboxes': HorizontalBoxes(np.array([square], dtype=np.float32)),
+        'gt_bboxes_labels': np.zeros(1, np.int64),
+        'gt_ignore_flags': np.zeros(1, bool),
+    }
+
+
+def square_in(width, height, seed):
+    rng = np.random.default_rng(seed)
+    x1, y1 = rng.integers(width // 4, width // 3), rng.integers(height // 4, height // 3)
+    return [int(n) for n in (x1, y1, x1 + width / rng.uniform(2.5, 4), y1 + height / rng.uniform(2.5, 4))]
+
+
+def corners_of(box):
+    x1, y1, x2, y2 = box
+    return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]], dtype=np.float64)
+
+
+def through(points, matrix):
+    mapped = np.concatenate([points, np.ones((len(points), 1))], 1) @ np.asarray(matrix, dtype=np.float64).T
+    return mapped[:, :2] / mapped[:, 2:]
+
+
+def depth(shape, quadrilateral):
+    """How far inside a convex quadrilateral each pixel's centre lies, in pixels; negative outside."""
+    start, end = quadrilateral, np.roll(quadrilateral, -1, 0)
+    turn = np.sign(np.sum(start[:, 0] * end[:, 1] - end[:, 0] * start[:, 1]))
+    y, x = np.mgrid[: shape[0], : shape[1]] + 0.5
+    sides = [((b - a)[0] * (y - a[1]) - (b - a)[1] * (x - a[0])) / np.linalg.norm(b - a) for a, b in zip(start, end)]
+    return np.min(turn * np.array(sides), axis=0)
+
+
+def seen_at(found, quadrilaterals, tolerance=1.0):
+    """Whether the marked pixels are those of the quadrilaterals, up to ``tolerance`` pixels."""
+    inside = np.max([depth(found.shape, q) for q in quadrilaterals], axis=0)
+    return not found[inside < -tolerance].any() and found[inside > tolerance].all()
+
+
+def bright(results):
+    return results['img'][..., 2] > 148
+
+
+def check(results, square):
+    """Pixels, box and record agree. Returns the square's corners by the record."""
+    assert results['homography_matrix'].dtype == np.float32
+    corners = through(corners_of(square), results['homography_matrix'])
+    assert bright(results).sum() > 5
+    assert seen_at(bright(results), [corners])
+    np.testing.assert_allclose(results['gt_bboxes'].numpy(), [[*corners.min(0), *corners.max(0)]], atol=0.01)
+    return corners
+
+
+def test_seen_at_tells_a_shift_of_two_pixels():
+    results = picture(60, 50, [10, 12, 30, 40])
+    assert seen_at(bright(results), [corners_of([10, 12, 30, 40])])
+    for wrong in ([12, 12, 30, 40], [10, 12, 32, 40], [10, 10, 30, 40], [10, 12, 30, 38]):
+        assert not seen_at(bright(results), [corners_of(wrong)])
+
+
+@given(
+    size=sizes,
+    target=targets,
+    up=st.booleans(),
+    mode=st.sampled_from(['', 'use_mini_pad', 'stretch_only', 'half_pad_param']),
+    seed=seeds,
+)
+def test_trap_6_letter_resize(size, target, up, mode, seed):
+    square = square_in(*size, seed)
+    results = build(letter(target, allow_scale_up=up, **({mode: True} if mode else {})))(picture(*size, square))
+    check(results, square)
+    frame = through(corners_of([0, 0, *size]), results['homography_matrix'])
+    # MMYOLO records an odd padding as two halves then, and pads by whole pixels.
+    tolerance = 0.51 if mode == 'half_pad_param' else 0.01
+    assert seen_at(results['img'][..., 0] != PAD, [frame], tolerance)
+
+
+@given(size=sizes, first=targets, second=targets, up=st.booleans(), seed=seeds)
+def test_trap_6_two_letter_resizes(size, first, second, up, seed):
+    square = square_in(*size, seed)
+    results = build(letter(first), letter(second, allow_scale_up=up))(picture(*size, square))
+    check(results, square)
+
+
+@given(size=sizes, seed=seeds, border=st.tuples(st.integers(-8, 8), st.integers(-8, 8)))
+def test_trap_7_random_affine(size, seed, border):
+    square = square_in(*size, seed)
+    np.random.seed(seed)
+    results = build(affine(border=border))(picture(*size, square))
+    check(results, square)
+    frame = through(corners_of([0, 0, *size]), results['homography_matrix'])
+    assert seen_at(results['img'][..., 0] < PAD // 2, [frame])
+
+
+@given(size=sizes, direction=st.sampled_from(['horizontal', 'vertical', 'diagonal']), seed=seeds)
+def test_trap_7_flip(size, direction, seed):
+    square = square_in(*size, seed)
+    results = build(flip(direction))(picture(*size, square))
+    corners = check(results, square)
+    assert seen_at(bright(results), [corners], tolerance=0.01)
+
+
+CHAINS = {
+    'resize affine flip': (letter((128, 96)), affine(), flip('horizontal')),
+    'flip resize affine': (flip('diagonal'), letter((96, 128), allow_scale_up=False), affine()),
+    'affine flip resize': (affine(), flip('vertical'), letter((128, 128))),
+    'two upright affines': (affine(**UPRIGHT), letter((128, 96)), affine(**UPRIGHT), flip('horizontal')),
+}
+
+
+@pytest.mark.parametrize('chain', CHAINS)
+@given(size=sizes, seed=seeds)
+def test_trap_7_chains(chain, size, seed):
+    square = square_in(*size, seed)
+    np.random.seed(seed)
+    results = build(*CHAINS[chain])(picture(*size, square))
+    check(results, square)
+
+
+def test_trap_6_from_the_teachers_view_to_the_students():
+    """640 x 480, letterboxed for the teacher and plainly resized for the student."""
+    square = [100, 150, 300, 420]
+    teacher = build(letter((640, 640)))(picture(640, 480, square))
+    student = build({'type': 'mmdet.Resize', 'scale': (320, 320), 'keep_ratio': False})(picture(640, 480, square))
+    between = student['homography_matrix'] @ np.linalg.inv(teacher['homography_matrix'])
+    seen = torch.tensor([[100.0, 230, 300, 500]])  # 80 rows of padding above
+    projected = project_boxes(seen, torch.from_numpy(between))
+    np.testing.assert_allclose(projected.numpy(), [[50, 100, 150, 280]], atol=1)
+    assert seen_at(bright(teacher), [corners_of(seen[0])]) and seen_at(bright(student), [corners_of(projected[0])])
+
+
+class Pictures(list):
+    """A dataset that must not be copied."""
+
+    def get_data_info(self, index):
+        return self[index]
+
+    def __deepcopy__(self, memo):
+        raise AssertionError('the dataset is copied')
+
+
+# Sizes whose scale to a tile of 64 x 64 is exact.
+PICTURES = (
+    (64, 32, [10, 6, 40, 26]),
+    (32, 64, [4, 20, 28, 60]),
+    (128, 96, [20, 30, 90, 80]),
+    (40, 80, [5, 15, 35, 65]),
+)
+
+
+def mosaic(seed, **kwargs):
+    np.random.seed(seed)
+    first, *rest = (picture(*args) for args in PICTURES)
+    transform = TRANSFORMS.build({'type': 'RecordedMosaic', 'img_scale': (64, 64), 'pad_val': PAD, **kwargs})
+    return transform({**first, 'dataset': Pictures(rest), 'homography_matrix': np.diag([3, 3, 1]).astype(np.float32)})
+
+
+def quadrilaterals(results, boxes):
+    return [through(corners_of(box), results['homography_matrix']) for box in boxes]
+
+
+@given(seeds)
+def test_trap_7_mosaic(seed):
+    results = mosaic(seed)
+    tiles = results['mosaic_tiles']
+    assert tiles.shape == (4, 4) and tiles.dtype == results['homography_matrix'].dtype == np.float32
+    x, y = tiles[3, :2]
+    assert tiles[:, [2, 3]][0].tolist() == [x, y] and (tiles[1, 0], tiles[2, 1]) == (x, y)
+    assert seen_at(results['img'][..., 0] != PAD, quadrilaterals(results, tiles), tolerance=0.01)
+    # An object's box goes on beyond the tile that crops its picture.
+    low, high = np.split(results['gt_bboxes'].numpy(), 2, axis=1)
+    visible = np.concatenate([np.maximum(low, tiles[:, :2]), np.minimum(high, tiles[:, 2:])], axis=1)
+    visible = visible[(visible[:, 2:] - visible[:, :2] > 2).all(1)]
+    assert len(visible)
+    assert seen_at(bright(results), quadrilaterals(results, visible))
+
+
+@given(seeds)
+def test_trap_7_tiles_through_the_affine(seed):
+    """As YOLOv8 does: a mosaic of twice the size, cut to the middle."""
+    results = mosaic(seed)
+    canvas = results['img'].shape[:2]
+    transform = build(affine(border=(-32, -32)))
+    results = transform(results)
+    assert canvas == (128, 128) and results['img'].shape[:2] == (64, 64)
+    assert seen_at(results['img'][..., 0] < PAD // 2, quadrilaterals(results, results['mosaic_tiles']))
+
+
+def test_a_mosaic_not_made_records_nothing():
+    results = mosaic(0, prob=0.0)
+    assert 'mosaic_tiles' not in results
+    assert results['homography_matrix'].tolist() == np.diag([3, 3, 1]).tolist()
+
+
+def test_the_record_of_one_image_is_not_the_nexts():
+    transform = build(affine())
+    turns = set()
+    for square, size in (([30, 20, 50, 40], (80, 60)), ([20, 30, 50, 60], (70, 90))):
+        results = transform(picture(*size, square))
+        check(results, square)
+        turns.add(results['homography_matrix'][0, 1])
+    assert len(turns) == 2
+    mosaics = TRANSFORMS.build({'type': 'RecordedMosaic', 'img_scale': (64, 64), 'pad_val': PAD})
+    for _ in range(2):
+        results = mosaics({**picture(*PICTURES[0]), 'dataset': Pictures(picture(*args) for args in PICTURES)})
+        assert len(results['mosaic_tiles']) == 4
+
+
+def views(type):
+    pack = {'type': 'mmdet.PackDetInputs', 'meta_keys': ('homography_matrix',)}
+    weak, strong = [letter((64, 64)), pack], [letter((64, 64)), flip('horizontal'), pack]
+    return TRANSFORMS.build({'type': type, 'branch_field': ['sup', 'weak', 'strong'], 'weak': weak, 'strong': strong})
+
+
+def test_trap_11_views_do_not_copy_the_dataset():
+    square = [10, 20, 40, 50]
+    results = {**picture(80, 60, square), 'dataset': Pictures(), 'img_id': 1}
+    branches = views('Views')(results)
+    assert branches['inputs']['sup'] is branches['data_samples']['sup'] is None
+    for name, mirrored in (('weak', False), ('strong', True)):
+        image = branches['inputs'][name].numpy().transpose(1, 2, 0)
+        matrix = branches['data_samples'][name].homography_matrix
+        assert seen_at(image[..., 2] > 148, [through(corners_of(square), matrix)])
+        assert (matrix[0, 0] < 0) == mirrored
+    assert results['img'].shape == (60, 80, 3)
+
+
+class Paint(BaseTransform):
+    """Writes into the picture that it is given."""
+
+    def __init__(self, colour):
+        self.colour = colour
+
+    def transform(self, results):
+        results['img'][:] = self.colour
+        return results
+
+
+def test_no_view_changes_the_pixels_of_another():
+    pack = {'type': 'mmdet.PackDetInputs', 'meta_keys': ()}
+    results = picture(8, 6, [2, 2, 4, 4])
+    image = results['img'].copy()
+    branches = {name: [{'type': Paint, 'colour': colour}, pack] for name, colour in (('a', 1), ('c', 3))}
+    transform = TRANSFORMS.build({'type': 'Views', 'branch_field': ['a', 'b', 'c'], 'b': [pack], **branches})
+    views = transform({**results, 'img_id': 1})['inputs']
+    assert (views['a'] == 1).all() and (views['c'] == 3).all()
+    assert np.array_equal(views['b'].numpy().transpose(1, 2, 0), image) and np.array_equal(results['img'], image)
+
+
+def test_trap_11_multi_branch_does():
+    assert issubclass(type(views('Views')), MultiBranch)
+    with pytest.raises(AssertionError, match='the dataset is copied'):
+        views('mmdet.MultiBranch')({**picture(80, 60, [10, 20, 40, 50]), 'dataset': Pictures()})
+
+
+def test_trap_6_mmyolos_letter_resize_still_lacks_its_padding():
+    square = [10, 10, 50, 30]
+    results = build({**letter((80, 80)), 'type': 'LetterResize'})(picture(80, 40, square))
+    assert not seen_at(bright(results), [through(corners_of(square), results['homography_matrix'])])
+
+
+def test_trap_7_mmyolos_affine_and_mosaic_still_record_nothing():
+    results = build({**affine(), 'type': 'YOLOv5RandomAffine'})(picture(80, 40, [10, 10, 50, 30]))
+    assert 'homography_matrix' not in results
+    pictures = [picture(*args) for args in PICTURES]
+    transform = TRANSFORMS.build({'type': 'Mosaic', 'img_scale': (64, 64), 'pad_val': PAD})
+    results = transform({**copy.deepcopy(pictures[0]), 'dataset': Pictures(pictures)})
+    assert not {'homography_matrix', 'mosaic_tiles'} & results.keys()

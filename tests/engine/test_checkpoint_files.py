@@ -1,0 +1,260 @@
+"""Checkpoints that are broken, hostile or of something else: each is named, and nothing of it runs."""
+
+import functools
+import http.server
+import multiprocessing
+import os
+import sys
+import threading
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader, Runner
+from mmyolo.registry import MODELS
+from mmyolo.utils import register_all_modules
+
+from mmyolo_bgpenalty.engine.checkpoint_files import CheckpointError, check_loadable, check_resumable
+from tests.helpers.tiny import ROOT, SEMI, load, make_set
+
+
+class Touches:
+    """Leaves a file when it is unpickled."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.system, (f'touch {self.trace}',)
+
+
+class Gets:
+    """Takes something of a class by ``getattr``, which is allowed for its statistics alone."""
+
+    def __reduce__(self):
+        return getattr, (HistoryBuffer, '__init__')
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return make_set(tmp_path_factory.mktemp('set'))
+
+
+@pytest.fixture(scope='module')
+def cfg(data, tmp_path_factory):
+    return load(SEMI, data, tmp_path_factory.mktemp('work'), train_cfg__max_epochs=1)
+
+
+@pytest.fixture(scope='module')
+def model(cfg):
+    register_all_modules()
+    return MODELS.build(cfg.model)
+
+
+@pytest.fixture
+def good(model):
+    """What a run can go on from."""
+    return dict(meta=dict(epoch=1, iter=5), state_dict=model.state_dict(), message_hub={}, optimizer={})
+
+
+def saved(path, content):
+    torch.save(content, path)
+    return str(path)
+
+
+def test_a_good_checkpoint_is_fine(good, model, tmp_path):
+    file = saved(tmp_path / 'good.pth', good)
+    check_resumable(file, model)
+    check_loadable(file, model, whole=True)
+    del good['optimizer']
+    check_resumable(saved(tmp_path / 'no_optimizer.pth', good), model, optimizer=False)
+    # A plain detector's weights start student and teacher; bare weights will do.
+    plain = {name[8:]: value for name, value in good['state_dict'].items() if name.startswith('student.')}
+    check_loadable(saved(tmp_path / 'plain.pth', plain), model, whole=True)
+    # Of buffers modules take care themselves.
+    good['state_dict'] = {name: value for name, value in good['state_dict'].items() if 'running' not in name}
+    check_resumable(saved(tmp_path / 'buffers.pth', good), model, optimizer=False)
+
+
+def test_an_evaluation_needs_every_parameter(good, model, tmp_path):
+    """A start needs one."""
+    state = good['state_dict']
+    for change in ({HEAD: torch.zeros(80, 16, 1, 1)}, {HEAD.replace('student', 'teacher'): torch.zeros(80, 16, 1, 1)}):
+        file = saved(tmp_path / 'other.pth', dict(good, state_dict={**state, **change}))
+        check_loadable(file, model)
+        with pytest.raises(CheckpointError, match='another model: 1 of .* differ.* here and .80, 16, 1, 1. there'):
+            check_loadable(file, model, whole=True)
+
+
+def without(*keys):
+    return lambda content: {key: value for key, value in content.items() if key not in keys}
+
+
+def with_state(change):
+    return lambda content: {**content, 'state_dict': change(dict(content['state_dict']))}
+
+
+HEAD = 'student.bbox_head.head_module.cls_preds.0.2.weight'
+FOREIGN = {
+    'no dict': (lambda content: [1, 2], 'no run can go on from it: it has no `meta`, `state_dict`'),
+    'weights alone': (lambda content: content['state_dict'], 'it has no `meta`, `state_dict`, `message_hub`, `opt'),
+    'best': (without('optimizer'), 'it has no `optimizer`. As load_from, without --resume, its weights can start a'),
+    'no progress': (lambda content: {**content, 'meta': {}}, 'it has no `meta.epoch`, `meta.iter`'),
+    'other classes': (
+        with_state(lambda state: {**state, HEAD: torch.zeros(80, 16, 1, 1)}),
+        f'another model: 1 of .* parameters differ, the first of them {HEAD}, which is .* here and .80, 16, 1, 1.',
+    ),
+    'a plain detector': (
+        with_state(lambda state: {name[8:]: value for name, value in state.items()}),
+        'is of another model: .* parameters differ, the first of them student.* and absent there',
+    ),
+}
+
+
+@pytest.mark.parametrize('name', FOREIGN)
+def test_what_no_run_can_go_on_from_is_named(name, good, model, tmp_path):
+    change, message = FOREIGN[name]
+    file = saved(tmp_path / 'foreign.pth', change(good))
+    with pytest.raises(CheckpointError, match=f'^{file}: .*{message}'):
+        check_resumable(file, model)
+
+
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        (dict(state_dict={}), 'expected a `state_dict` of tensors'),
+        ([1, 2], 'expected a `state_dict` of tensors'),
+        ({'fc.weight': torch.ones(2)}, 'another model: none of its tensors, as fc.weight, is in this one'),
+        (dict(state_dict={HEAD[8:]: torch.ones(80)}), 'another model: none of its tensors'),
+    ],
+)
+def test_weights_of_something_else_are_named(content, message, model, tmp_path):
+    file = saved(tmp_path / 'foreign.pth', content)
+    with pytest.raises(CheckpointError, match=f'^{file}: .*{message}'):
+        check_loadable(file, model)
+
+
+BROKEN = {
+    'text': (lambda whole: b'no checkpoint\n', 'it is no torch file'),
+    'bytes': (lambda whole: bytes(range(256)), 'it is no torch file'),
+    'empty': (lambda whole: b'', 'it ends too early'),
+    'truncated': (lambda whole: whole[: len(whole) // 2], 'failed finding central directory'),
+    'torn': (lambda whole: whole[: len(whole) // 2].ljust(len(whole), b'\0'), 'failed finding central directory'),
+}
+
+
+@pytest.mark.parametrize('name', BROKEN)
+@pytest.mark.parametrize('check', [check_loadable, check_resumable])
+def test_broken_files_are_named(name, check, good, model, tmp_path):
+    file = tmp_path / 'broken.pth'
+    saved(file, good)
+    change, message = BROKEN[name]
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(CheckpointError, match=f'^{file}: cannot be read as a checkpoint: .*{message}') as error:
+        check(str(file), model)
+    assert '\n' not in str(error.value)
+
+
+def test_a_missing_file_is_named(model, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'none\.pth'):
+        check_loadable(str(tmp_path / 'none.pth'), model)
+
+
+def call(tool, arguments, output):
+    sys.stdout = sys.stderr = open(output, 'w', buffering=1)
+    spec = spec_from_file_location('tool', ROOT / 'tools' / tool)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.argv = [tool, *map(str, arguments)]
+    sys.exit(module.main())
+
+
+def tool(name, *arguments, output):
+    """Exit code of a tool, in a process of its own."""
+    child = multiprocessing.get_context('fork').Process(target=call, args=(name, arguments, output))
+    child.start()
+    child.join(120)
+    return child.exitcode
+
+
+@pytest.fixture(scope='module')
+def config(cfg):
+    cfg.dump(Path(cfg.work_dir, 'tiny.py'))
+    return Path(cfg.work_dir, 'tiny.py')
+
+
+@pytest.mark.parametrize('option', ['--resume', 'load_from'])
+def test_a_malicious_pickle_is_refused_and_nothing_of_it_runs(option, good, config, tmp_path):
+    file, trace = tmp_path / 'malicious.pth', tmp_path / 'trace'
+    saved(file, {**good, 'extra': Touches(trace)})
+    torch.load(file, weights_only=False)
+    assert trace.exists()  # it is one
+    trace.unlink()
+    given = ['--resume', file] if option == '--resume' else ['--cfg-options', f'load_from={file}']
+    assert tool('train.py', config, '--work-dir', tmp_path / 'work', *given, output=tmp_path / 'output') == 2
+    assert not trace.exists()
+    last = (tmp_path / 'output').read_text().splitlines()[-1]
+    assert (
+        last == f'train.py: {file}: cannot be read as a checkpoint: it holds posix.system, which safe loading refuses'
+    )
+
+
+def test_a_config_within_a_checkpoint_is_not_executed(good, cfg, tmp_path):
+    """Runner.resume reads `meta.config` as a config file, which is code. MMEngine 0.10 writes none."""
+    trace = tmp_path / 'trace'
+    good['meta']['config'] = f"__import__('os').system('touch {trace}')\n"
+    good['message_hub'] = dict(log_scalars={}, runtime_info={}, resumed_keys={})
+    del good['optimizer']
+    changes = dict(val_cfg=None, val_dataloader=None, val_evaluator=None)
+    cfg = cfg.copy()
+    cfg.merge_from_dict(changes)
+    cfg.visualizer.name = cfg.work_dir = str(tmp_path)
+    runner = Runner.from_cfg(cfg)
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    runner.param_schedulers = None
+    runner.resume(saved(tmp_path / 'malicious.pth', good))
+    assert runner.epoch == 1 and not trace.exists()
+
+
+def test_only_the_types_of_this_package_are_allowed_before_and_after(tmp_path, monkeypatch):
+    """The MMEngine of the fork allows getattr while it reads a file, and afterwards less than before."""
+    monkeypatch.setattr('mmengine.runner.checkpoint.torch', None)  # so it does not read
+    gets = saved(tmp_path / 'gets.pth', dict(x=Gets()))
+    history = HistoryBuffer()
+    history.update(1.0)
+    good = saved(tmp_path / 'good.pth', dict(x=history))
+    with pytest.raises(CheckpointError, match='gets.pth: cannot be read as a checkpoint: it holds getattr, which safe'):
+        CheckpointLoader.load_checkpoint(gets)
+    assert CheckpointLoader.load_checkpoint(good)['x'].mean() == 1
+    assert torch.load(good)['x'].mean() == 1
+
+
+def test_a_malicious_pickle_of_the_web_is_refused(tmp_path, monkeypatch):
+    """torch.hub loads what it downloads unsafely unless it is told otherwise."""
+    trace, served = tmp_path / 'trace', tmp_path / 'served'
+    served.mkdir()
+    saved(served / 'malicious.pth', dict(state_dict=Touches(trace)))
+    saved(served / 'good.pth', dict(state_dict=dict(weight=torch.ones(2))))
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    handler = functools.partial(Quiet, directory=str(served))
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f'http://127.0.0.1:{server.server_port}'
+        assert CheckpointLoader.load_checkpoint(f'{address}/good.pth')['state_dict']['weight'].tolist() == [1, 1]
+        with pytest.raises(CheckpointError, match=f'{address}/malicious.pth: .*it holds posix.system'):
+            CheckpointLoader.load_checkpoint(f'{address}/malicious.pth')
+        server.shutdown()
+    assert not trace.exists()
+    assert 'TORCH_FORCE_WEIGHTS_ONLY_LOAD' not in os.environ
+
+
+def test_names_that_are_not_published_are_no_broken_files():
+    with pytest.raises(KeyError, match='no_such_model'):
+        CheckpointLoader.load_checkpoint('open-mmlab://no_such_model')

@@ -1,0 +1,89 @@
+"""bf16 on a CPU: the wrapper in real runs, and ``--amp`` of tools/train.py."""
+
+from importlib.util import module_from_spec, spec_from_file_location
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from tests.helpers.tiny import ROOT, SEMI, load, make_set
+
+WRAPPER = 'CpuBf16OptimWrapper'
+
+
+class Watch(Hook):
+    """Dtypes of what a convolution returns in training and in validation, and the losses."""
+
+    def __init__(self):
+        self.losses, self.seen = [], {True: set(), False: set()}
+
+    def before_run(self, runner):
+        for model in (runner.model.student, runner.model.teacher):
+            conv = model.backbone.stem.conv
+            conv.register_forward_hook(lambda module, args, out: self.seen[self.training].add(out.dtype))
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.training = True
+
+    def before_val_epoch(self, runner):
+        self.training = False
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.losses.append(outputs['loss'].item())
+        kept = [*runner.model.state_dict().values(), *runner.optim_wrapper.optimizer.state.values()]
+        tensors = [value for one in kept for value in (one.values() if isinstance(one, dict) else [one])]
+        assert {x.dtype for x in tensors if x.is_floating_point()} == {torch.float32}
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return make_set(tmp_path_factory.mktemp('set'))
+
+
+def trained(data, work_dir, **options):
+    cfg = load(SEMI, data, work_dir, burn_in=1, train_cfg__max_epochs=2, train_cfg__val_interval=2, **options)
+    watch, runner = Watch(), Runner.from_cfg(cfg)
+    runner.register_hook(watch)
+    runner.train()
+    return watch
+
+
+def test_student_and_teacher_compute_in_bf16_and_all_that_is_kept_is_fp32(data, tmp_path):
+    plain = trained(data, tmp_path / 'plain')
+    bf16 = trained(data, tmp_path / 'bf16', optim_wrapper__type=WRAPPER)
+    assert plain.seen == {True: {torch.float32}, False: {torch.float32}}
+    assert bf16.seen == {True: {torch.bfloat16}, False: {torch.float32}}
+    # The first loss is of the same weights and images; BN has few values here to average the rounding out.
+    assert bf16.losses[0] == pytest.approx(plain.losses[0], rel=0.1)
+    assert bf16.losses != plain.losses and len(bf16.losses) == len(plain.losses)
+    assert all(torch.isfinite(torch.tensor(bf16.losses)))
+
+
+@pytest.fixture
+def use_amp():
+    spec = spec_from_file_location('tools_train', ROOT / 'tools/train.py')
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module, module.use_amp
+
+
+def test_amp_takes_bf16_on_a_cpu_and_leaves_gpus_what_they_had(use_amp, monkeypatch):
+    module, use_amp = use_amp
+    for device, given, expected in (
+        ('cpu', {}, dict(type=WRAPPER)),
+        ('cpu', dict(dtype='bfloat16', loss_scale='dynamic'), dict(type=WRAPPER)),
+        ('cuda', dict(dtype='bfloat16'), dict(type='AmpOptimWrapper', loss_scale='dynamic', dtype='bfloat16')),
+    ):
+        monkeypatch.setattr(module, 'get_device', lambda device=device: device)
+        wrapper = ConfigDict(type='OptimWrapper', clip_grad=dict(max_norm=10), **given)
+        use_amp(wrapper)
+        assert wrapper == dict(expected, clip_grad=dict(max_norm=10))
+
+
+def test_fp16_on_a_cpu_is_refused_by_name(use_amp, monkeypatch):
+    module, use_amp = use_amp
+    monkeypatch.setattr(module, 'get_device', lambda: 'cpu')
+    with pytest.raises(ValueError, match=r"optim_wrapper\.dtype='bfloat16' for --amp on a CPU, but got 'float16'"):
+        use_amp(ConfigDict(dtype='float16'))

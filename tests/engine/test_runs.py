@@ -1,0 +1,377 @@
+"""Real runs of MMEngine's Runner on a tiny set."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmyolo_bgpenalty import lambda_bg_at
+from tests.helpers.tiny import SEMI, SUPERVISED, load, make_set
+
+BATCHES = 5  # an epoch: 10 unlabeled images, 2 a batch
+
+
+class Recorder(Hook):
+    """Keeps what an iteration was made of. Runs before the hooks that change the teacher."""
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self):
+        self.rows, self.snapshots, self.metrics = [], {}, []
+
+    def before_train(self, runner):
+        self.teacher_runs = 0
+        extract_feat = runner.model.teacher.extract_feat
+
+        def counted(inputs):
+            self.teacher_runs += runner.model.training
+            return extract_feat(inputs)
+
+        runner.model.teacher.extract_feat = counted
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        model = runner.model
+        self.snapshots[runner.iter] = copy.deepcopy((model.student.state_dict(), model.teacher.state_dict()))
+        self.rows.append(
+            dict(
+                iteration=runner.iter,
+                epoch=runner.epoch,
+                lambda_bg=model.student.bbox_head.lambda_bg,
+                ramp=model.unsup_ramp,
+                teacher_runs=self.teacher_runs,
+                labeled=[s.img_path for s in data_batch['data_samples']['sup'] if s],
+                unlabeled=[s.img_path for s in data_batch['data_samples']['unsup_teacher'] if s],
+                outputs=outputs,
+            )
+        )
+
+    def after_val_epoch(self, runner, metrics=None):
+        self.metrics.append(metrics)
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return make_set(tmp_path_factory.mktemp('set'))
+
+
+def train(cfg, **changes):
+    recorder = Recorder()
+    cfg = copy.deepcopy(cfg)
+    cfg.visualizer.name = changes.get('work_dir', cfg.work_dir)
+    cfg.merge_from_dict({name.replace('__', '.'): copy.deepcopy(value) for name, value in changes.items()})
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(recorder)
+    runner.train()
+    return runner, recorder
+
+
+PLAN = dict(burn_in=1, lambda_bg_warmup=2, lambda_bg=2.0)
+
+
+@pytest.fixture(scope='module')
+def cfg(data, tmp_path_factory):
+    return load(
+        SEMI,
+        data,
+        tmp_path_factory.mktemp('work'),
+        **PLAN,
+        train_cfg__max_epochs=4,
+        train_cfg__val_interval=4,
+        default_hooks__checkpoint__interval=1,
+        default_hooks__checkpoint__max_keep_ckpts=-1,
+        visualizer__vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')],
+        default_hooks__mean_teacher__momentum=0.25,
+        model__semi_train_cfg__unsup_weight=1.0,
+        # The student's early boxes count as sure, so that there is something to learn.
+        model__semi_train_cfg__pseudo_test_cfg__score_thr=0.0,
+        model__semi_train_cfg__pseudo_test_cfg__max_per_img=3,
+    )
+
+
+@pytest.fixture(scope='module')
+def run(cfg):
+    return train(cfg)
+
+
+def test_trap_17_an_epoch_is_one_pass_over_the_unlabeled_set(run, data):
+    rows = run[1].rows
+    assert [row['epoch'] for row in rows] == [epoch for epoch in range(4) for _ in range(BATCHES)]
+    for epoch in (1, 2, 3):
+        seen = [path for row in rows if row['epoch'] == epoch for path in row['unlabeled']]
+        assert len(seen) == len(set(seen)) == 10
+
+
+def test_lambda_and_ramp_follow_the_plan(run):
+    for row in run[1].rows:
+        progress = row['iteration'] / BATCHES
+        expected = lambda_bg_at(progress, lambda_bg=2.0, burn_in=1, warmup=2, schedule='linear')
+        assert row['lambda_bg'] == pytest.approx(expected, abs=1e-12)
+        assert row['ramp'] == pytest.approx(min(1, max(0, progress - 1)), abs=1e-12)
+
+
+def test_burn_in_is_the_students_alone(run):
+    for row in run[1].rows[:BATCHES]:
+        assert row['teacher_runs'] == 0 and row['unlabeled'] == [] and len(row['labeled']) == 2
+        assert not any(name.startswith('unsup_loss') for name in row['outputs'])
+    # The ramp starts at 0: the teacher runs from the second batch after burn-in on.
+    assert [row['teacher_runs'] for row in run[1].rows[BATCHES:]] == list(range(15))
+
+
+def test_the_teacher_is_handed_over_once_and_then_averaged(run):
+    """Traps 1 and 5 in a real run. A snapshot is taken before the teacher's update of its iteration."""
+    snapshots = run[1].snapshots
+    for iteration in range(1, 4 * BATCHES):
+        student_before, teacher_before = snapshots[iteration - 1]
+        _, teacher = snapshots[iteration]
+        share = 1 if iteration <= BATCHES else 0.25
+        for name, value in teacher.items():
+            if value.is_floating_point():
+                expected = torch.lerp(teacher_before[name], student_before[name], share)
+                assert torch.equal(value, expected), (iteration, name)
+
+
+def test_pseudo_boxes_are_learnt_and_the_total_holds_the_losses_alone(run):
+    """Trap 29."""
+    for row in run[1].rows[BATCHES + 1 :]:
+        outputs = row['outputs']
+        assert outputs['semi/pseudo_boxes'] > 0 and outputs['unsup_loss_bbox'] > 0
+        assert outputs['sup_loss_bg'] > 0 and outputs['unsup_loss_bg'] > 0
+        parts = sum(v for k, v in outputs.items() if 'loss_' in k)
+        assert float(outputs['loss']) == pytest.approx(float(parts), rel=1e-5)
+
+
+def test_validation_reports_teacher_and_student(run):
+    assert {'teacher/coco/bbox_mAP_50', 'student/coco/bbox_mAP_50'} <= set(run[1].metrics[-1])
+
+
+def test_log_line_and_visualizer_show_the_settings(run):
+    log = next(Path(run[0].log_dir).glob('*.log')).read_text()
+    line = next(row for row in log.splitlines() if 'Epoch(train) [3][1/5]' in row)
+    for part in (
+        'lambda_bg: 1.0000',
+        'unsup_weight: 1.0000',
+        'pseudo_boxes: ',
+        'sup_loss_bg:',
+        'unsup_loss_cls:',
+    ):
+        assert part in line
+    epochs = [row.rpartition(' - ')[2] for row in log.splitlines() if ': λ_bg=' in row]
+    assert epochs == [f'Epoch {n}: λ_bg={value}' for n, value in enumerate(('0.000', '1.000', '2.000', '2.000'))]
+    assert log.count('BG Penalty Stats: mean=') == 4
+    scalars = [json.loads(row) for row in (Path(run[0].log_dir) / 'vis_data/scalars.json').read_text().splitlines()]
+    train_rows = [row for row in scalars if 'loss' in row]
+    assert [row['semi/lambda_bg'] for row in train_rows] == [row['lambda_bg'] for row in run[1].rows]
+    assert all(0 < row['loss/bg_penalty_mean'] < row['loss/bg_penalty_max'] <= 1 for row in train_rows)
+
+
+def states(runner):
+    return {
+        'model': runner.model.state_dict(),
+        'optimizer': runner.optim_wrapper.state_dict(),
+        'schedulers': [scheduler.state_dict() for scheduler in runner.param_schedulers],
+    }
+
+
+def assert_equal(a, b, path=''):
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_equal(a[key], b[key], f'{path}.{key}')
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b)):
+            assert_equal(x, y, f'{path}[{i}]')
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    else:
+        assert a == b or callable(a), path
+
+
+def test_tensorboard_holds_the_same(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(Path(run[0].log_dir) / 'vis_data'))
+    events.Reload()
+    values = [event.value for event in events.Scalars('semi/lambda_bg')]
+    assert values == pytest.approx([row['lambda_bg'] for row in run[1].rows])
+    assert {'loss/bg_penalty_mean', 'loss/bg_penalty_max', 'semi/unsup_weight', 'semi/pseudo_boxes'} <= set(
+        events.Tags()['scalars']
+    )
+
+
+@pytest.mark.parametrize('epoch, workers', [(1, 0), (3, 2)])
+def test_resume_continues_exactly(cfg, run, tmp_path, epoch, workers):
+    """Traps 5, 18 and 32: at the hand-over and after it; augmentation included; torch's safe loading is on."""
+    checkpoint = Path(run[0].work_dir) / f'epoch_{epoch}.pth'
+    assert torch.load(checkpoint)['meta']['epoch'] == epoch
+    runner, recorder = train(
+        cfg, work_dir=str(tmp_path), load_from=str(checkpoint), resume=True, train_dataloader__num_workers=workers
+    )
+    assert recorder.rows[0]['iteration'] == epoch * BATCHES
+    for row, original in zip(recorder.rows, run[1].rows[epoch * BATCHES :]):
+        for name in ('iteration', 'epoch', 'lambda_bg', 'ramp', 'labeled', 'unlabeled'):
+            assert row[name] == original[name]
+        assert float(row['outputs']['loss']) == float(original['outputs']['loss'])
+    assert_equal(states(runner), states(run[0]))
+
+
+def test_one_pass_and_channels_last_train_and_resume(cfg, run, tmp_path):
+    switches = dict(
+        model__semi_train_cfg__joint_forward=True,
+        model__semi_train_cfg__channels_last=True,
+        train_cfg__max_epochs=3,
+    )
+    runner, recorder = train(cfg, work_dir=str(tmp_path / 'a'), **switches)
+    for row, original in zip(recorder.rows, run[1].rows):
+        assert row['outputs'].keys() == original['outputs'].keys()
+        assert torch.as_tensor(float(row['outputs']['loss'])).isfinite()
+        # In burn-in there is one batch, and rounding alone differs; then BN sees both branches.
+        if row['iteration'] < BATCHES:
+            loss = float(original['outputs']['loss'])
+            assert float(row['outputs']['loss']) == pytest.approx(loss, rel=1e-3)
+    assert states(runner)['model'].keys() == states(run[0])['model'].keys()
+    checkpoint = str(tmp_path / 'a/epoch_2.pth')
+    resumed, _ = train(cfg, work_dir=str(tmp_path / 'b'), load_from=checkpoint, resume=True, **switches)
+    assert_equal(states(resumed), states(runner))
+    assert resumed.model.teacher.backbone.stem.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    # A checkpoint made without the switches goes on with them.
+    checkpoint = str(Path(run[0].work_dir) / 'epoch_2.pth')
+    _, recorder = train(cfg, work_dir=str(tmp_path / 'c'), load_from=checkpoint, resume=True, **switches)
+    assert len(recorder.rows) == BATCHES and float(recorder.rows[-1]['outputs']['loss']) > 0
+
+
+def test_compiled_it_trains_the_same(cfg, run, tmp_path):
+    """Student and teacher; 'eager' traces as every backend does, and runs what it traced."""
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    hooks = [dict(type='CompileHook', backend='eager')]
+    switches = dict(custom_hooks=hooks, train_cfg__max_epochs=2, val_cfg=None, val_dataloader=None, val_evaluator=None)
+    runner, recorder = train(cfg, work_dir=str(tmp_path), **switches)
+    # In training and in eval mode: backbone and neck of the student, and of the teacher.
+    assert counters['stats']['unique_graphs'] == 4
+    losses, expected = ([float(row['outputs']['loss']) for row in rows] for rows in (recorder.rows, run[1].rows))
+    assert len(losses) == 2 * BATCHES and losses == pytest.approx(expected[: len(losses)], rel=1e-2)
+    assert losses[0] == pytest.approx(expected[0], rel=1e-5)  # rounding adds up
+    assert states(runner)['model'].keys() == states(run[0])['model'].keys()
+
+
+def test_a_run_may_share_another_ones_burn_in(cfg, run, tmp_path):
+    """Settings of the penalty say nothing before burn-in ends: what tools/ablation.py builds on."""
+    _, other = train(cfg, work_dir=str(tmp_path / 'a'), lambda_bg=0.0, use_focal_bg=True)
+    assert float(other.rows[-1]['outputs']['loss']) != float(run[1].rows[-1]['outputs']['loss'])
+    checkpoint = str(tmp_path / 'a/epoch_1.pth')
+    runner, _ = train(cfg, work_dir=str(tmp_path / 'b'), load_from=checkpoint, resume=True)
+    assert_equal(states(runner), states(run[0]))
+
+
+def test_the_sparse_assigner_trains_as_mmyolos_does(data, tmp_path):
+    """50 iterations, most of them with pseudo-labels. In channels_last, which sums in another order, to 4e-6."""
+    rows = []
+    for name in ('BatchTaskAlignedAssigner', 'SparseTaskAlignedAssigner'):
+        changes = dict(
+            train_cfg__max_epochs=10,
+            default_hooks__checkpoint__save_best=None,
+            model__semi_train_cfg__pseudo_test_cfg__score_thr=0.0,
+            model__semi_train_cfg__pseudo_test_cfg__max_per_img=3,
+            model__semi_train_cfg__channels_last=False,
+            model__detector__train_cfg__assigner__type=name,
+            model__detector__bbox_head__sparse_targets=False,
+            **PLAN,
+        )
+        cfg = load(SEMI, data, tmp_path / name, **changes)
+        cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
+        rows.append(train(cfg)[1].rows)
+    original, found = ([row['outputs'] for row in part] for part in rows)
+    assert len(found) == 50 and sum(float(outputs['semi/pseudo_boxes']) > 0 for outputs in found) >= 40
+    for outputs, expected in zip(found, original):
+        assert outputs.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(outputs[key], value, rtol=1e-5, atol=1e-7, msg=key)
+
+
+def test_iteration_based_loop(cfg, tmp_path):
+    """λ in epochs of the train loader and in iterations, in the loop that stays in epoch 0."""
+    loop = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=8, val_interval=100)
+    quiet = dict(param_scheduler=[], default_hooks__checkpoint__interval=-1, default_hooks__checkpoint__save_best=None)
+    _, recorder = train(cfg, train_cfg=loop, work_dir=str(tmp_path / 'a'), **quiet)
+    for row in recorder.rows:
+        expected = lambda_bg_at(row['iteration'] / BATCHES, lambda_bg=2.0, burn_in=1, warmup=2, schedule='linear')
+        assert row['lambda_bg'] == pytest.approx(expected, abs=1e-12)
+    assert [len(row['unlabeled']) for row in recorder.rows[BATCHES:]] == [2, 2, 2]
+    _, recorder = train(
+        cfg,
+        train_cfg=loop,
+        work_dir=str(tmp_path / 'b'),
+        default_hooks__lambda_bg__by_epoch=False,
+        burn_in=3,
+        **quiet,
+    )
+    assert [row['lambda_bg'] for row in recorder.rows] == [0, 0, 0, 0, 1, 2, 2, 2]
+
+
+def test_trap_17_mmyolos_own_schedule_decays(cfg, tmp_path):
+    hook = dict(
+        _delete_=True,
+        type='YOLOv5ParamSchedulerHook',
+        max_epochs=3,
+        lr_factor=0.1,
+        warmup_epochs=0,
+        warmup_mim_iter=1,
+    )
+    runner, _ = train(
+        cfg,
+        work_dir=str(tmp_path),
+        default_hooks__param_scheduler=hook,
+        param_scheduler=None,
+        train_cfg__max_epochs=3,
+    )
+    # linear from 1 to 0.1 over three epochs; set after the epochs 0, 1, 2
+    assert runner.optim_wrapper.param_groups[0]['lr'] == pytest.approx(1e-3 * (1 - 2 / 3 * 0.9))
+
+
+def test_trap_4_nothing_averages_student_and_teacher_again(run):
+    names = [type(hook).__name__ for hook in run[0].hooks]
+    assert 'EMAHook' not in names and 'BurnInMeanTeacherHook' in names
+
+
+@pytest.fixture(scope='module')
+def supervised(data, tmp_path_factory):
+    cfg = load(
+        SUPERVISED,
+        data,
+        tmp_path_factory.mktemp('supervised'),
+        burn_in=0,
+        lambda_bg_warmup=0,
+        train_cfg__max_epochs=2,
+        train_cfg__val_interval=2,
+        train_dataloader__batch_size=3,
+    )
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner
+
+
+def test_trap_19_head_and_hook_serve_without_a_teacher(supervised):
+    assert supervised.model.bbox_head.lambda_bg == 1.0
+    scalars = [json.loads(row) for row in (Path(supervised.log_dir) / 'vis_data/scalars.json').read_text().splitlines()]
+    assert all(row['loss_bg'] > 0 for row in scalars if 'loss' in row)
+    assert any('coco/bbox_mAP_50' in row for row in scalars)
+    names = [type(hook).__name__ for hook in supervised.hooks]
+    assert 'EMAHook' in names and 'BurnInMeanTeacherHook' not in names
+
+
+def test_a_supervised_checkpoint_starts_a_semi_supervised_run(cfg, supervised, tmp_path):
+    checkpoint = str(Path(supervised.work_dir) / 'last_checkpoint')
+    source = Path(checkpoint).read_text()
+    runner = Runner.from_cfg(Config(dict(copy.deepcopy(cfg._cfg_dict), work_dir=str(tmp_path), load_from=source)))
+    runner.load_or_resume()
+    trained = torch.load(source)['state_dict']
+    for part in ('student', 'teacher'):
+        state = getattr(runner.model, part).state_dict()
+        assert state.keys() == trained.keys() and all(torch.equal(state[name], trained[name]) for name in state)

@@ -1,0 +1,130 @@
+import math
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from mmdet.models.layers import ExpMomentumEMA
+
+from mmyolo_bgpenalty.engine.schedule import SCHEDULES, ema_momentum, lambda_bg_at, ramp
+
+LINEAR = {'lambda_bg': 1.0, 'burn_in': 5, 'warmup': 5, 'schedule': 'linear'}
+COSINE, STEP, CONSTANT = ({**LINEAR, 'schedule': name} for name in ('cosine', 'step', 'constant'))
+AT_ONCE = {**LINEAR, 'warmup': 0}
+NO_BURN_IN = {**LINEAR, 'burn_in': 0}
+HALF_EPOCHS = {**LINEAR, 'burn_in': 0.5, 'warmup': 1.5}
+ITERATIONS = {'lambda_bg': 2.5, 'burn_in': 1000, 'warmup': 4000, 'schedule': 'linear'}
+
+# Arguments, progress, λ. The same table drives the hook's test, so progress is in whole thousandths.
+GOLDEN = [
+    *((LINEAR, p, 0.0) for p in (0, 1, 2.5, 4.75, 5)),
+    *((LINEAR, p, v) for p, v in ((5.5, 0.1), (6, 0.2), (7.5, 0.5), (9, 0.8), (10, 1.0), (10.25, 1.0), (300, 1.0))),
+    *((COSINE, p, v) for p, v in ((4.75, 0.0), (5, 0.0), (6, 0.09549150281252627), (6.25, 0.14644660940672624))),
+    *((COSINE, p, v) for p, v in ((7.5, 0.5), (8.75, 0.8535533905932737), (10, 1.0), (50, 1.0))),
+    *((STEP, p, v) for p, v in ((4.75, 0.0), (5, 0.0), (5.75, 0.0), (6, 0.2), (6.75, 0.2), (7, 0.4), (9.75, 0.8))),
+    *((STEP, p, 1.0) for p in (10, 10.5, 12)),
+    *((CONSTANT, p, v) for p, v in ((0, 0.0), (4.75, 0.0), (5, 1.0), (5.25, 1.0), (11, 1.0))),
+    *((AT_ONCE, p, v) for p, v in ((4.75, 0.0), (5, 1.0), (6, 1.0))),
+    *(({**AT_ONCE, 'schedule': name}, 5, 1.0) for name in ('cosine', 'step', 'constant')),
+    *((NO_BURN_IN, p, v) for p, v in ((0, 0.0), (1, 0.2), (2.5, 0.5), (5, 1.0), (6, 1.0))),
+    *((HALF_EPOCHS, p, v) for p, v in ((0.25, 0.0), (0.5, 0.0), (1.25, 0.5), (2, 1.0))),
+    *(({**CONSTANT, 'burn_in': 0}, p, 1.0) for p in (0, 1)),
+    *(({**LINEAR, 'burn_in': 0, 'warmup': 0}, p, 1.0) for p in (0, 1)),
+    *(({**LINEAR, 'lambda_bg': 0}, p, 0.0) for p in (4, 6, 12)),
+    *((ITERATIONS, p, v) for p, v in ((0, 0.0), (999, 0.0), (1000, 0.0), (2000, 0.625), (3000, 1.25), (5000, 2.5))),
+    *((ITERATIONS, p, 2.5) for p in (5001, 90000)),
+    *(({**ITERATIONS, 'schedule': 'step'}, p, v) for p, v in ((1001, 0.000625), (3000, 1.25))),
+]
+
+lengths = st.floats(0, 1e6)
+plans = st.fixed_dictionaries(
+    {'lambda_bg': lengths, 'burn_in': lengths, 'warmup': lengths, 'schedule': st.sampled_from(SCHEDULES)}
+)
+
+
+@pytest.mark.parametrize('arguments, progress, expected', GOLDEN)
+def test_golden_table(arguments, progress, expected):
+    value = lambda_bg_at(progress, **arguments)
+    assert type(value) is float
+    assert value == pytest.approx(expected, rel=1e-12, abs=1e-15)
+
+
+def test_golden_table_names_every_schedule():
+    assert {arguments['schedule'] for arguments, _, _ in GOLDEN} == set(SCHEDULES)
+
+
+@given(plan=plans, progress=st.lists(st.floats(0, 4e6), min_size=2, max_size=6))
+@example(plan=COSINE, progress=[5 + i / 64 for i in range(321)])
+@example(plan=STEP, progress=[5 + i / 64 for i in range(321)])
+def test_lambda_rises_from_0_to_the_maximum(plan, progress):
+    values = [lambda_bg_at(p, **plan) for p in sorted(progress)]
+    assert values == sorted(values)
+    assert all(0 <= v <= plan['lambda_bg'] for v in values)
+    assert all(v == 0 for p, v in zip(sorted(progress), values) if p < plan['burn_in'])
+    assert lambda_bg_at(plan['burn_in'] + 2 * plan['warmup'] + 1, **plan) == plan['lambda_bg']
+
+
+@given(plan=plans, progress=st.floats(0, 4e6), before=st.lists(st.floats(0, 4e6), max_size=3))
+def test_trap_18_lambda_depends_on_progress_alone(plan, progress, before):
+    fresh = lambda_bg_at(progress, **plan)
+    for p in before:
+        lambda_bg_at(p, **plan)
+    assert lambda_bg_at(progress, **plan) == fresh
+
+
+@pytest.mark.parametrize('schedule', SCHEDULES)
+def test_ramp_is_a_share(schedule):
+    assert ramp(-1e-9, 3, schedule) == 0
+    assert ramp(3, 3, schedule) == ramp(1e9, 3, schedule) == ramp(0, 0, schedule) == 1
+    assert all(type(ramp(elapsed, 3, schedule)) is float for elapsed in (-1, 0, 1, 3, 4))
+
+
+@pytest.mark.parametrize('bad', [-1, -1e-9, math.nan, math.inf, -math.inf, True, '5', None, [5]], ids=repr)
+@pytest.mark.parametrize('name', ['lambda_bg', 'burn_in', 'warmup'])
+def test_bad_numbers_are_named(name, bad):
+    with pytest.raises(ValueError) as error:
+        lambda_bg_at(6, **{**LINEAR, name: bad})
+    assert f'`{name}`' in str(error.value) and repr(bad) in str(error.value)
+
+
+@pytest.mark.parametrize('schedule', SCHEDULES)
+@pytest.mark.parametrize('bad', [math.nan, math.inf], ids=repr)
+def test_bad_progress_is_named(bad, schedule):
+    """Not the whole λ, as a comparison with NaN would have it."""
+    with pytest.raises(ValueError, match='`progress`'):
+        lambda_bg_at(bad, **{**LINEAR, 'schedule': schedule})
+
+
+@pytest.mark.parametrize('bad', ['cubic', 'Linear', '', None, 3], ids=repr)
+def test_an_unknown_schedule_is_named(bad):
+    with pytest.raises(ValueError) as error:
+        lambda_bg_at(6, **{**LINEAR, 'schedule': bad})
+    assert '`schedule`' in str(error.value) and repr(bad) in str(error.value)
+    assert all(name in str(error.value) for name in SCHEDULES)
+
+
+@pytest.mark.parametrize(
+    'updates, momentum, warmup, expected',
+    [
+        (0, 0.002, 2000, 1.0),  # the first update copies
+        (2000, 0.002, 2000, 0.002 + 0.998 / math.e),
+        (10**6, 0.002, 2000, 0.002),
+        (0, 0.002, 0, 0.002),
+        (7, 0.25, 0, 0.25),
+    ],
+)
+def test_golden_momenta(updates, momentum, warmup, expected):
+    assert ema_momentum(updates, momentum, warmup) == pytest.approx(expected, rel=1e-12)
+
+
+def test_momentum_is_mmengines():
+    ema = ExpMomentumEMA(torch.nn.Linear(1, 1, bias=False), momentum=0.01, gamma=5)
+    source = torch.nn.Linear(1, 1, bias=False)
+    ours = float(source.weight)
+    ema.update_parameters(source)  # the first one copies
+    for step in range(1, 20):
+        torch.nn.init.constant_(source.weight, step)
+        ema.update_parameters(source)
+        # MMEngine counts one further.
+        ours += ema_momentum(step + 1, 0.01, 5) * (step - ours)
+    assert float(ema.module.weight) == pytest.approx(ours, rel=1e-5)

@@ -1,0 +1,357 @@
+import copy
+import json
+import math
+import multiprocessing
+import os
+
+import numpy as np
+import pytest
+import torch
+from mmdet.registry import METRICS as MMDET_METRICS
+from mmdet.structures import DetDataSample
+from mmengine.dataset import DefaultSampler
+from mmengine.evaluator import Evaluator
+from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
+from mmengine.registry import METRICS, DefaultScope
+from mmengine.runner import Runner
+from mmengine.structures import InstanceData
+
+from mmyolo_bgpenalty import PrecisionRecallMetric
+from mmyolo_bgpenalty.evaluation.precision_recall import match_images, precision_recall
+from tests.helpers.tiny import CLASSES, SEMI, load, make_images, make_set
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """Beside the tiny set 9 images, of which one is empty and one has nothing but crowd boxes."""
+    root = make_set(tmp_path_factory.mktemp('set'))
+    make_images(root, 'crowd', 9, seed=7)
+    coco = json.loads((root / 'crowd.json').read_text())
+    coco['annotations'] = [a for a in coco['annotations'] if a['image_id'] != 3]
+    for annotation in coco['annotations']:
+        annotation['iscrowd'] = int(annotation['image_id'] == 4 or annotation['id'] % 5 == 0)
+    (root / 'crowd.json').write_text(json.dumps(coco))
+    return root
+
+
+@pytest.fixture(scope='module')
+def coco(data):
+    return json.loads((data / 'crowd.json').read_text())
+
+
+def xyxy(box):
+    return [box[0], box[1], box[0] + box[2], box[1] + box[3]]
+
+
+@pytest.fixture(scope='module')
+def samples(coco):
+    """What a detector of MMDetection returns: objects missed, found or found twice, and boxes anywhere."""
+    rng = np.random.default_rng(1)
+    found = []
+    for entry in coco['images']:
+        objects = [a for a in coco['annotations'] if a['image_id'] == entry['id']]
+        seen = [a for a in objects if a is not objects[0] or entry['id']]
+        rows = [(xyxy(a['bbox']), a['category_id'] - 1) for a in seen for _ in range(rng.integers(0, 3))]
+        rows = [(np.array(box) + rng.normal(0, 2, 4), label) for box, label in rows]
+        rows += [(np.array(xyxy(rng.integers(5, 30, 4))), rng.integers(3)) for _ in range(rng.integers(1, 3))]
+        instances = [
+            dict(bbox=xyxy(a['bbox']), bbox_label=a['category_id'] - 1, ignore_flag=a['iscrowd']) for a in objects
+        ]
+        sample = DetDataSample(metainfo=dict(img_id=entry['id'], ori_shape=(64, 80), instances=instances))
+        sample.pred_instances = InstanceData(
+            bboxes=torch.tensor(np.array([box for box, _ in rows]), dtype=torch.float32),
+            scores=torch.tensor(rng.random(len(rows)), dtype=torch.float32),
+            labels=torch.tensor([int(label) for _, label in rows]),
+        )
+        found.append(sample)
+    return found
+
+
+def evaluate(samples, classes=CLASSES, type='PrecisionRecallMetric', size=None, **kwargs):
+    """What a loop does in this process, with the metric by name as a config states it."""
+    with DefaultScope.overwrite_default_scope('mmyolo'):
+        evaluator = Evaluator([dict(type=type, **kwargs)])
+    evaluator.dataset_meta = dict(classes=classes)
+    for sample in samples:
+        evaluator.process([sample])
+    return evaluator.evaluate(size or len(samples))
+
+
+@pytest.fixture(scope='module')
+def numbers(data, samples):
+    return evaluate(samples, ann_file=str(data / 'crowd.json'))
+
+
+def expected_report(coco, samples, iou_thr=0.5, **kwargs):
+    images = []
+    for sample in samples:
+        objects = [a for a in coco['annotations'] if a['image_id'] == sample.img_id]
+        pred = sample.pred_instances
+        boxes = pred.bboxes.double().numpy()
+        boxes[:, 2:] -= boxes[:, :2]
+        images.append(
+            (
+                boxes,
+                pred.scores.numpy(),
+                pred.labels.numpy(),
+                np.array([a['bbox'] for a in objects], float).reshape(-1, 4),
+                np.array([a['category_id'] - 1 for a in objects], int),
+                np.array([a['iscrowd'] for a in objects], bool),
+            )
+        )
+    return precision_recall(match_images(images, 3, iou_thr), **kwargs)
+
+
+def same(numbers, expected):
+    assert numbers == pytest.approx(expected, nan_ok=True, abs=1e-12)
+    return True
+
+
+def test_numbers_are_those_of_the_pure_functions(numbers, coco, samples):
+    expected = expected_report(coco, samples)
+    assert expected['empty_images'] == 1 and any(a['iscrowd'] for a in coco['annotations'])
+    assert 0 < numbers['pr/f1'] < 1 and numbers['pr/fp_per_empty_image_at_0.25'] > 0
+    assert same(numbers, {f'pr/{key}': value for key, value in expected['metrics'].items()})
+
+
+def test_another_iou(numbers, data, coco, samples):
+    expected = expected_report(coco, samples, iou_thr=0.9)['metrics']
+    assert expected['f1'] < numbers['pr/f1']
+    strict = evaluate(samples, ann_file=str(data / 'crowd.json'), iou_thr=0.9)
+    assert same(strict, {f'pr/{key}': value for key, value in expected.items()})
+
+
+def test_the_set_may_come_with_the_samples(numbers, samples):
+    metric = PrecisionRecallMetric()
+    metric.dataset_meta = dict(classes=CLASSES)
+    for _ in range(2):  # a second validation finds what the first left
+        metric.process({}, [sample.to_dict() for sample in samples])
+        assert same(metric.evaluate(9), numbers)
+
+
+def test_it_is_found_from_either_scope():
+    for registry, scope, name in (
+        (METRICS, 'mmyolo', 'PrecisionRecallMetric'),
+        (METRICS, 'mmdet', 'mmyolo.PrecisionRecallMetric'),
+        (MMDET_METRICS, 'mmdet', 'mmyolo.PrecisionRecallMetric'),
+    ):
+        with DefaultScope.overwrite_default_scope(scope):
+            assert type(registry.build(dict(type=name))) is PrecisionRecallMetric
+
+
+def test_with_coco_one_metric_reports_both(numbers, data, samples):
+    ann_file = str(data / 'crowd.json')
+    own = dict(proposal_nums=(100, 1, 10), metric='bbox')
+    expected = evaluate(samples, type='mmdet.CocoMetric', ann_file=ann_file, **own)
+    assert expected['coco/bbox_mAP_50'] > 0
+    both = evaluate(samples, ann_file=ann_file, coco=True, **own)
+    assert same(both, {**expected, **numbers})
+    assert next(iter(both)) == 'coco/bbox_mAP'  # what save_best='auto' takes
+
+
+@pytest.mark.parametrize('backend', ['auto', 'pycocotools'])
+def test_nothing_detected_is_0(data, samples, backend):
+    """Not a name less, for want of which `save_best` would end a run."""
+    empty = [copy.deepcopy(sample) for sample in samples]
+    for sample in empty:
+        sample.pred_instances = sample.pred_instances[:0]
+    options = dict(coco=True, coco_backend=backend, ann_file=str(data / 'crowd.json'))
+    found, expected = evaluate(empty, **options), evaluate(samples, **options)
+    assert found.keys() == expected.keys() and len([name for name in found if 'coco/' in name]) == 6
+    assert {found[name] for name in found if 'coco/' in name} == {0.0} and found['pr/f1'] == 0
+    few = evaluate(empty, **options, metric_items=['mAP_50'])
+    assert [name for name in few if 'coco/' in name] == ['coco/bbox_mAP_50']
+
+
+def test_with_coco_the_set_may_come_with_the_samples_too(numbers, samples):
+    metric = PrecisionRecallMetric(coco=True, prefix='own')
+    metric.dataset_meta = dict(classes=CLASSES)
+    for _ in range(2):
+        metric.process({}, [sample.to_dict() for sample in samples])
+        result = metric.evaluate(9)
+        own = {key: value for key, value in result.items() if key.startswith('own/')}
+        assert same(own, {key.replace('pr/', 'own/'): value for key, value in numbers.items()})
+        assert 'coco/bbox_mAP' in result
+
+
+def test_file_classes_and_table(data, coco, samples, tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr(MMLogger.get_current_instance(), 'info', lines.append)
+    prefix = str(tmp_path / 'new' / 'val')
+    options = dict(score_thr=0.5, recalls=[0.3, 1.0])
+    result = evaluate(samples, ann_file=str(data / 'crowd.json'), classwise=True, outfile_prefix=prefix, **options)
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*.*')] == ['new/val.precision_recall.json']
+
+    def refuse(name):
+        raise AssertionError(f'{name} is no json')
+
+    with open(f'{prefix}.precision_recall.json') as file:
+        content = json.load(file, parse_constant=refuse)
+    expected = expected_report(coco, samples, **options)
+    assert math.isnan(expected['metrics']['fp_per_image_at_recall_1'])
+    assert content['metrics'].pop('fp_per_image_at_recall_1') is None
+    del expected['metrics']['fp_per_image_at_recall_1']
+    for entry, name in zip(expected['classes'], CLASSES):
+        entry['name'] = name
+        for key in ('precision', 'recall', 'f1', 'ap'):
+            assert result[f'pr/{name}_{key}'] == entry[key]
+    assert content == dict(iou_thr=0.5, score_thr=0.5, **expected)
+    metrics, table = content['metrics'], lines[-1]
+    for shown in (*CLASSES, 'F1@0.5', 'P at R=0.3', f'{metrics["f1_at_0.5"]:.3f}', 'nan at R=1', 'an empty one'):
+        assert shown in table
+    mean_ap = np.mean([entry['ap'] for entry in expected['classes']])
+    assert f' {mean_ap:.3f} |' in next(line for line in table.splitlines() if line.startswith('| mean'))
+
+
+def test_classes_without_objects_have_no_keys(data, samples):
+    """Only the third class is left: COCO's id 3 is label 0 of the detector."""
+    kept = [copy.deepcopy(sample) for sample in samples]
+    for sample in kept:
+        sample.pred_instances.labels.zero_()
+    result = evaluate(kept, classes=('bar',), ann_file=str(data / 'crowd.json'), classwise=True)
+    assert {'pr/bar_f1'} == {key for key in result if key.endswith('_f1')}
+    labeled = json.loads((data / 'crowd.json').read_text())
+    objects = [a for a in labeled['annotations'] if a['category_id'] == 3]
+    empty = 9 - len({a['image_id'] for a in objects})
+    fp = sum(len(s.pred_instances) for s in kept if s.img_id not in {a['image_id'] for a in objects})
+    at_zero = evaluate(kept, classes=('bar',), ann_file=str(data / 'crowd.json'), score_thr=0)
+    assert at_zero['pr/fp_per_empty_image_at_0'] == pytest.approx(fp / empty)
+
+    (data / 'none.json').write_text(json.dumps(dict(labeled, annotations=[])))
+    result = evaluate(samples, ann_file=str(data / 'none.json'), classwise=True)
+    assert result['pr/f1'] == 0 and not [key for key in result if key.endswith('_f1')]
+
+
+def test_ignored_annotations_and_images_without_a_result(data, coco, samples, tmp_path):
+    """`ignore` is as `iscrowd`; the images of the file count, as for CocoMetric, whatever was predicted."""
+    other = copy.deepcopy(coco)
+    for annotation in other['annotations']:
+        annotation['ignore'] = annotation.pop('iscrowd')
+    (tmp_path / 'ignore.json').write_text(json.dumps(other))
+    ignore, crowd = (evaluate(samples[:8], ann_file=str(f)) for f in (tmp_path / 'ignore.json', data / 'crowd.json'))
+    assert same(ignore, crowd)
+    last = copy.deepcopy(samples[8])
+    last.pred_instances = last.pred_instances[:0]
+    assert same(evaluate([*samples[:8], last], ann_file=str(data / 'crowd.json')), crowd)
+
+
+def test_masks_are_left_alone(samples):
+    sample = samples[0].to_dict()
+    sample['pred_instances']['masks'] = torch.zeros(len(sample['pred_instances']['scores']), 64, 80)
+    metric = PrecisionRecallMetric()
+    metric.process({}, [sample])
+    assert 'masks' not in metric.results[0][1] and 'masks' in sample['pred_instances']
+
+
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(iou_thr=0), r'`iou_thr` to be in \(0, 1\], but got 0'),
+        (dict(score_thr=1.5), r'`score_thr` to be in \[0, 1\], but got 1.5'),
+        (dict(recalls=(0.5, 0)), r'`recalls` to be in \(0, 1\], but got 0'),
+        (dict(recalls=('0.5',)), r"`recalls` to be in \(0, 1\], but got '0.5'"),
+    ],
+)
+def test_arguments_are_checked(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        PrecisionRecallMetric(**kwargs)
+
+
+def test_files_are_checked(data, coco, samples, tmp_path):
+    path = tmp_path / 'set.json'
+    for text, message in (
+        ('{', 'is no valid json: Expecting'),
+        ('[]', 'expected an object with `images`'),
+        (json.dumps(dict(coco, categories=[])), '`categories` is empty'),
+        (json.dumps(dict(coco, images=[])), '`images` is empty'),
+        (json.dumps(dict(coco, annotations=[dict(image_id=0, category_id=1, bbox=[0] * 4, area=0)])), '.* has no `id`'),
+        (json.dumps(dict(coco, images=coco['images'] * 2)), '`images` has the id 0 2 times, and 8 others'),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=f'set.json: {message}'):
+            PrecisionRecallMetric(ann_file=str(path))
+    with pytest.raises(ValueError, match='absent.json: no such file'):
+        PrecisionRecallMetric(ann_file=str(tmp_path / 'absent.json'))
+    with pytest.raises(ValueError, match="crowd.json: `categories` has no 'cell'"):
+        evaluate(samples, classes=('square', 'cell'), ann_file=str(data / 'crowd.json'))
+    path.write_text(json.dumps(dict(coco, images=coco['images'][1:], annotations=[])))
+    with pytest.raises(ValueError, match='set.json: `images` has no id 0'):
+        evaluate(samples, ann_file=str(path))
+    with pytest.raises(ValueError, match=r'`labels` to be in \[0, 1\)'):
+        evaluate(samples, classes=('square',), ann_file=str(data / 'crowd.json'))
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_a_file_in_another_encoding_gives_the_same_figures(numbers, coco, samples, tmp_path, encoding):
+    path = tmp_path / 'set.json'
+    path.write_bytes(json.dumps(coco).encode(encoding))
+    assert evaluate(samples, ann_file=str(path)) == pytest.approx(numbers, nan_ok=True)
+
+
+def worker(rank, folder, samples, kwargs):
+    """One of two processes, on its share of nine images: the sampler gives the first image twice."""
+    os.chdir(folder)
+    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2)
+    shown = list(DefaultSampler(samples, shuffle=False))
+    result = evaluate([samples[i] for i in shown], size=len(samples), **kwargs)
+    with open(f'{folder}/{rank}.json', 'w') as file:
+        json.dump([shown, result], file)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize('with_file', [True, False])
+def test_two_processes_find_the_same(with_file, data, samples, tmp_path):
+    kwargs = dict(ann_file=str(data / 'crowd.json'), coco=True) if with_file else {}
+    numbers = evaluate(samples, **kwargs)
+    assert numbers['coco/bbox_mAP_50' if with_file else 'pr/f1'] > 0.05
+    # Forked, they need not import everything again.
+    context = multiprocessing.get_context('fork')
+    workers = [context.Process(target=worker, args=(rank, str(tmp_path), samples, kwargs)) for rank in (0, 1)]
+    for process in workers:
+        process.start()
+    for process in workers:
+        process.join(timeout=100)
+    try:
+        assert [process.exitcode for process in workers] == [0, 0]
+    finally:
+        for process in workers:
+            process.kill()
+    (shown, first), (other, second) = (json.loads((tmp_path / f'{rank}.json').read_text()) for rank in (0, 1))
+    assert (shown, other) == ([0, 2, 4, 6, 8], [1, 3, 5, 7, 0])
+    assert same(first, numbers) and same(second, numbers)
+
+
+class Recorder(Hook):
+    def after_val_epoch(self, runner, metrics=None):
+        self.metrics = metrics
+
+
+@pytest.mark.parametrize('as_list', [True, False])
+def test_in_a_real_run_teacher_and_student_are_reported(as_list, data, tmp_path):
+    """Beside CocoMetric or with `coco`; and a number that is not there (nan) leaves save_best and the logs whole."""
+    cfg = load(
+        SEMI,
+        data,
+        tmp_path,
+        burn_in=1,
+        train_cfg__max_epochs=1,
+        train_cfg__val_interval=1,
+        default_hooks__checkpoint__save_best=['teacher/coco/bbox_mAP_50', 'teacher/pr/fp_per_image_at_recall_1'],
+        default_hooks__checkpoint__rule=['greater', 'less'],
+    )
+    own = dict(type='PrecisionRecallMetric', ann_file=f'{data}/val.json', recalls=[0.6, 1])
+    if as_list:
+        cfg.val_evaluator = [dict(type='mmdet.CocoMetric', ann_file=f'{data}/val.json', metric='bbox'), own]
+    else:
+        cfg.merge_from_dict(dict(val_evaluator=dict(own, coco=True)))
+    runner = Runner.from_cfg(cfg)
+    recorder = Recorder()
+    runner.register_hook(recorder)
+    runner.train()
+    for model in ('teacher', 'student'):
+        for key in ('coco/bbox_mAP_50', 'pr/f1', 'pr/best_confidence', 'pr/fp_per_image_at_recall_0.6'):
+            assert isinstance(recorder.metrics[f'{model}/{key}'], float)
+    assert math.isnan(recorder.metrics['teacher/pr/fp_per_image_at_recall_1'])  # hardly trained
+    logged = [json.loads(line) for line in next(tmp_path.rglob('scalars.json')).read_text().splitlines()]
+    assert logged[-1]['teacher/pr/f1'] == recorder.metrics['teacher/pr/f1']

@@ -1,0 +1,223 @@
+"""Unlabeled images learnt prior by prior, without pseudo-boxes."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmyolo.registry import MODELS
+
+from mmyolo_bgpenalty.config_check.check import check_config
+from mmyolo_bgpenalty.models.losses import dense_distillation
+from tests.helpers.tiny import CONFIGS, SMALL, load, make_set
+from tests.models.test_semi_detector import batch, sample
+
+DENSE = 'yolov8_semi_bgpenalty_dense.py'
+
+
+def build(dense=None, head=None, **semi_train_cfg):
+    init_default_scope('mmyolo')
+    cfg = Config.fromfile(CONFIGS / DENSE)
+    cfg.merge_from_dict(SMALL)
+    cfg.model.semi_train_cfg.update({'unsup_weight': 1.0, **semi_train_cfg})
+    cfg.model.dense.update(dense or {})
+    cfg.model.detector.bbox_head.update(head or {})
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    return model.train()
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    share=st.sampled_from([1e-6, 0.1, 0.5, 1.0]),
+    gamma=st.sampled_from([0.0, 1.0, 2.0]),
+)
+def test_the_loss_is_the_naive_one(seed, share, gamma):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, 12, 3, generator=generator, dtype=torch.float64) * 4
+    scores = torch.rand(2, 12, 3, generator=generator, dtype=torch.float64)
+    total, sure = 0.0, {}
+    for image in range(2):
+        best = sorted(range(12), key=lambda i: -scores[image, i].max())[: max(1, round(12 * share))]
+        sure.update({(image, prior): scores[image, prior].max().item() for prior in best})
+        for prior in range(12):
+            for c in range(3):
+                target = scores[image, prior, c] if prior in best else torch.tensor(0.0, dtype=torch.float64)
+                z = logits[image, prior, c]
+                total += (z.sigmoid() - target).abs() ** gamma * F.binary_cross_entropy_with_logits(z, target)
+    loss, image, prior, weight = dense_distillation(logits, scores, share, gamma)
+    assert loss.item() == pytest.approx(total.item() / max(1, sum(sure.values())), rel=1e-9)
+    assert dict(zip(zip(image.tolist(), prior.tolist()), weight.tolist())) == pytest.approx(sure)
+
+
+@pytest.mark.parametrize('gamma', [0.0, 2.0])
+def test_gradients(gamma):
+    logits = torch.randn(2, 6, 3, dtype=torch.float64, requires_grad=True)
+    scores = torch.rand(2, 6, 3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda z: dense_distillation(z, scores, 0.3, gamma)[0], [logits])
+
+
+def test_gamma_0_and_all_priors_is_binary_cross_entropy():
+    logits, scores = torch.randn(2, 6, 3), torch.rand(2, 6, 3)
+    loss, *_, weight = dense_distillation(logits, scores, 1.0, 0.0)
+    expected = F.binary_cross_entropy_with_logits(logits, scores, reduction='sum') / scores.amax(2).sum()
+    assert torch.allclose(loss, expected) and weight.shape == (12,)
+
+
+def test_a_teacher_that_sees_nothing_does_not_blow_the_loss_up():
+    loss, *_ = dense_distillation(torch.full((2, 50, 3), -6.0), torch.full((2, 50, 3), 1e-6), 0.1, 2.0)
+    assert 0 <= loss.item() < 1e-5
+
+
+def test_large_logits_are_finite():
+    logits = torch.tensor([[[1e4, -1e4], [-1e4, 1e4]]], requires_grad=True)
+    loss, *_ = dense_distillation(logits, torch.tensor([[[0.0, 1.0], [0.5, 0.5]]]), 1.0, 2.0)
+    loss.backward()
+    assert loss.isfinite() and logits.grad.isfinite().all()
+
+
+def views(images=2):
+    inputs, samples = batch(images)
+    inputs['unsup_student'] = inputs['unsup_teacher'].clone()
+    return inputs, samples
+
+
+def test_a_student_that_is_its_teacher_learns_no_classes_from_it():
+    """In eval mode, as the teacher is, on the same picture: the targets are its own scores where it is surest."""
+    model = build(dict(share=1.0))
+    model.student.backbone.eval(), model.student.neck.eval()
+    for module in model.student.bbox_head.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    losses = model.loss(*views())
+    assert losses['unsup_loss_cls'].item() == pytest.approx(0, abs=1e-6)
+    assert losses['unsup_loss_bbox'].item() == pytest.approx(0, abs=1e-4)
+    assert losses['sup_loss_cls'] > 0.1
+
+
+def test_losses_and_gradients():
+    model = build()
+    losses = model.loss(*views())
+    names = {f'sup_loss_{n}' for n in ('cls', 'bbox', 'dfl', 'bg')} | {
+        f'unsup_loss_{n}' for n in ('cls', 'bbox', 'dfl')
+    }
+    assert {name for name in losses if 'loss' in name} == names
+    unsup = sum(losses[f'unsup_loss_{n}'] for n in ('cls', 'bbox', 'dfl'))
+    assert unsup > 0
+    unsup.backward()
+    assert all(p.grad is None for p in model.teacher.parameters())
+    head = model.student.bbox_head.head_module
+    for layers in (head.cls_preds, head.reg_preds):
+        assert sum(float(layer[-1].weight.grad.abs().sum()) for layer in layers) > 0
+
+
+def test_weights_scale_the_unlabeled_losses():
+    inputs, samples = views()
+    plain = build().loss(inputs, copy.deepcopy(samples))
+    model = build(unsup_weight=0.5, unsup_loss_weights=dict(loss_dfl=0.0))
+    model.unsup_ramp = 0.5
+    weighed = model.loss(inputs, copy.deepcopy(samples))
+    assert weighed['semi/unsup_weight'] == 0.25 and weighed['unsup_loss_dfl'] == 0
+    for name in ('unsup_loss_cls', 'unsup_loss_bbox'):
+        assert torch.allclose(weighed[name], plain[name] * 0.25)
+
+
+def test_trap_25_a_loss_that_is_turned_off_is_0_even_where_it_is_not_finite(monkeypatch):
+    model = build(unsup_loss_weights=dict(loss_cls=0.0))
+    distil = type(model.student.bbox_head).distil
+
+    def infinite(head, *args, **kwargs):
+        losses = distil(head, *args, **kwargs)
+        return dict(losses, loss_cls=losses['loss_cls'] * float('inf'))
+
+    monkeypatch.setattr(type(model.student.bbox_head), 'distil', infinite)
+    losses = model.loss(*views())
+    assert losses['unsup_loss_cls'] == 0 and torch.isfinite(losses['unsup_loss_bbox'])
+
+
+def test_a_duplicated_batch_doubles_every_loss():
+    """As YOLOv8's losses, which are multiplied by the number of images."""
+    inputs, samples = views()
+    model = build(dict(share=0.5))
+    for predict in model.teacher.bbox_head.head_module.cls_preds:
+        torch.nn.init.zeros_(predict[-1].bias)  # scores whose sum is above 1
+    once = model.loss(inputs, copy.deepcopy(samples))
+    twice = {name: value.repeat(2, 1, 1, 1) for name, value in inputs.items()}
+    doubled = model.loss(twice, {name: [*value, *copy.deepcopy(value)] for name, value in samples.items()})
+    for name in ('unsup_loss_cls', 'unsup_loss_bbox', 'unsup_loss_dfl'):
+        assert doubled[name].item() == pytest.approx(2 * once[name].item(), rel=1e-3)
+
+
+def test_views_that_differ_are_named():
+    model = build()
+    inputs, samples = views()
+    samples['unsup_student'] = [sample(np.array([[1, 0, 4], [0, 1, 0], [0, 0, 1]], dtype=np.float32))] * 2
+    with pytest.raises(ValueError, match=r'same geometry, but those of a.png differ \(by 4.*before `Views`'):
+        model.loss(inputs, samples)
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(dense=dict(share=0)), r'`dense.share` to be in \(0, 1\], but got 0'),
+        (dict(dense=dict(share=1.5)), r'`dense.share` to be in \(0, 1\], but got 1.5'),
+        (dict(dense=dict(gamma=-1)), '`dense.gamma`.*-1'),
+        (dict(dense=dict(topk=5)), "keys of `dense` among share, gamma, but got.*'topk'"),
+        (dict(joint_forward=True), '`semi_train_cfg.joint_forward` to be False'),
+        (dict(unsure_thr=0.1), '`semi_train_cfg.unsure_thr` to be None.*no pseudo-boxes, but got 0.1'),
+        (dict(unsure_thr=0.1, soft_unsure=True), '`semi_train_cfg.unsure_thr` to be None'),
+        (dict(box_quality='score'), "`semi_train_cfg.box_quality` to be None.*'score'"),
+        (
+            dict(soft_background=True, unsup_loss_weights=dict(loss_bg=1.0)),
+            '`semi_train_cfg.soft_background` to be False',
+        ),
+        (dict(head=dict(sparse_targets=False)), 'BgPenaltyYOLOv8Head with `sparse_targets`'),
+    ],
+)
+def test_bad_config_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build(**arguments)
+
+
+def test_a_transform_of_one_view_is_found_before_training(tmp_path):
+    cfg = load(DENSE, make_set(tmp_path / 'set'), tmp_path)
+    cfg.test_dataloader, cfg.test_evaluator = copy.deepcopy((cfg.val_dataloader, cfg.val_evaluator))
+    assert check_config(cfg) == []
+    pipeline = 'train_dataloader.dataset.unlabeled.pipeline'
+    cfg.train_dataloader.dataset.unlabeled.pipeline[-1].unsup_student.insert(0, dict(type='mmdet.RandomFlip', prob=0.5))
+    found = check_config(cfg)
+    assert [(one.level, one.where) for one in found] == [('error', f'{pipeline}.5.unsup_student.0.type')]
+    assert 'prior by prior' in found[0].what
+
+
+def test_it_trains_and_resumes(tmp_path):
+    """Pictures are drawn, too."""
+    cfg = load(
+        DENSE,
+        make_set(tmp_path / 'set'),
+        tmp_path / 'a',
+        burn_in=1,
+        lambda_bg_warmup=1,
+        train_cfg__max_epochs=3,
+        train_cfg__val_interval=3,
+        default_hooks__checkpoint__interval=1,
+        default_hooks__pictures__interval=3,
+    )
+    runner = Runner.from_cfg(copy.deepcopy(cfg))
+    runner.train()
+    scalars = runner.message_hub.log_scalars
+    assert float(scalars['train/unsup_loss_cls'].current()) > 0
+    assert [*(tmp_path / 'a').rglob('pseudo_labels_*.png')]
+    cfg.merge_from_dict({'work_dir': str(tmp_path / 'b'), 'load_from': str(tmp_path / 'a/epoch_2.pth'), 'resume': True})
+    cfg.visualizer.name = 'b'
+    resumed = Runner.from_cfg(cfg)
+    resumed.train()
+    expected = runner.model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())

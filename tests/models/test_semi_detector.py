@@ -1,0 +1,694 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import bbox_project
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
+from mmyolo.registry import MODELS
+
+from mmyolo_bgpenalty import BurnInMeanTeacherHook
+from tests.helpers.tiny import CONFIGS, SEMI, SMALL
+
+SHAPE = (64, 96)  # height, width
+
+
+def take_yolov8_head(cfg):
+    """MMYOLO's own, which has none of the options."""
+    head = cfg.model.detector.bbox_head
+    head.type = 'YOLOv8Head'
+    del head['bg_penalty'], head['ignored_in_cls']
+
+
+def build(head=None, **semi_train_cfg):
+    init_default_scope('mmyolo')
+    cfg = Config.fromfile(CONFIGS / SEMI)
+    cfg.merge_from_dict(SMALL)
+    cfg.model.semi_train_cfg.update({'unsup_weight': 1.0, **semi_train_cfg})
+    cfg.model.detector.bbox_head.update(head or {})
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    return model.train()
+
+
+@pytest.fixture
+def model():
+    return build()
+
+
+def sample(homography=None, boxes=0):
+    data_sample = DetDataSample(
+        metainfo=dict(
+            img_path='a.png',
+            ori_shape=SHAPE,
+            img_shape=SHAPE,
+            batch_input_shape=SHAPE,
+            homography_matrix=np.eye(3, dtype=np.float32) if homography is None else homography,
+        )
+    )
+    data_sample.gt_instances = InstanceData(
+        bboxes=torch.tensor([[8.0, 8, 40, 40]] * boxes).reshape(-1, 4),
+        labels=torch.zeros(boxes, dtype=torch.long),
+    )
+    data_sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4))
+    return data_sample
+
+
+def batch(images=4, boxes=1):
+    inputs = {branch: torch.rand(images, 3, *SHAPE) for branch in ('sup', 'unsup_teacher', 'unsup_student')}
+    return inputs, {branch: [sample(boxes=boxes) for _ in range(images)] for branch in inputs}
+
+
+def teacher_sees(model, boxes_per_image):
+    """Make the teacher find what the test wants."""
+
+    def predict_by_feat(*args, batch_img_metas, **kwargs):
+        found = []
+        for number in boxes_per_image:
+            boxes = torch.tensor([[10.0, 10, 50, 50]] * number).reshape(-1, 4)
+            found.append(
+                InstanceData(bboxes=boxes, labels=torch.zeros(number, dtype=torch.long), scores=torch.ones(number))
+            )
+        return found
+
+    model.teacher.bbox_head.predict_by_feat = predict_by_feat
+
+
+def total(losses):
+    return sum(value.sum() for name, value in losses.items() if 'loss' in name)
+
+
+def test_trap_3_labelling_leaves_the_teachers_buffers_alone(model):
+    model.train()
+    assert not model.teacher.training and model.student.training
+    before = {name: buffer.clone() for name, buffer in model.teacher.named_buffers()}
+    inputs, samples = batch()
+    model.teacher.train()
+    model.get_pseudo_instances(inputs['unsup_teacher'], samples['unsup_teacher'])
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.teacher.named_buffers())
+
+
+def test_burn_in_runs_no_teacher_and_needs_no_unlabeled_images(model):
+    model.unsup_ramp = 0.0
+    model.teacher.forward = model.teacher.extract_feat = None
+    inputs, samples = batch()
+    losses = model.loss({'sup': inputs['sup']}, {'sup': samples['sup']})
+    assert {name for name in losses if 'loss' in name} == {f'sup_loss_{n}' for n in ('cls', 'bbox', 'dfl', 'bg')}
+    assert losses['semi/unsup_weight'] == losses['semi/pseudo_boxes'] == 0
+
+
+def test_losses_after_burn_in(model):
+    teacher_sees(model, [2, 0, 1, 1])
+    losses = model.loss(*batch())
+    names = {f'{branch}_loss_{n}' for branch in ('sup', 'unsup') for n in ('cls', 'bbox', 'dfl', 'bg')}
+    assert {name for name in losses if 'loss' in name} == names
+    assert losses['semi/pseudo_boxes'] == 1.0 and losses['semi/unsup_weight'] == 1.0
+    total(losses).backward()
+    assert all(p.grad is None for p in model.teacher.parameters())
+    assert all(p.grad.isfinite().all() for p in model.student.parameters())
+
+
+def test_weights_scale_their_branch(model):
+    inputs, samples = batch()
+    teacher_sees(model, [1, 1, 1, 1])
+    plain = model.loss(inputs, samples)
+    model.unsup_ramp = 0.5
+    model.semi_train_cfg.unsup_weight = 0.5
+    scaled = model.loss(inputs, samples)
+    assert scaled['semi/unsup_weight'] == 0.25
+    # BN is in train mode: the same batch gives the same losses.
+    assert torch.allclose(scaled['unsup_loss_cls'], plain['unsup_loss_cls'] * 0.25)
+    assert torch.allclose(scaled['sup_loss_cls'], plain['sup_loss_cls'])
+
+
+def test_trap_24_one_pseudo_box_in_many_images_weighs_as_one_box(model):
+    """The unlabeled loss of a single box does not grow with the number of images it is looked for in."""
+    values, picture = [], torch.rand(1, 3, *SHAPE)
+    for images in (1, 4):
+        inputs, samples = batch(images)
+        inputs['unsup_student'] = picture.expand(images, -1, -1, -1).clone()
+        teacher_sees(model, [1] + [0] * (images - 1))
+        losses = model.loss(inputs, samples)
+        values.append({n: losses[f'unsup_loss_{n}'].item() for n in ('bbox', 'dfl', 'cls')})
+    assert values[1]['bbox'] == pytest.approx(values[0]['bbox'], rel=0.05)
+    assert values[1]['dfl'] == pytest.approx(values[0]['dfl'], rel=0.05)
+    # Four images hold four times the background; MMYOLO's scale would make it 16 times.
+    assert values[1]['cls'] < 4.5 * values[0]['cls']
+
+
+@pytest.mark.parametrize('joint_forward', [False, True])
+@pytest.mark.parametrize(
+    'labeled, pseudo, images, scale',
+    [
+        (8.0, 2.0, (4, 4), 0.25),
+        (2.0, 8.0, (4, 4), 1),
+        (8.0, 0.5, (4, 4), 0.125),
+        (0.5, 0.25, (4, 4), 1),
+        (8.0, 8.0, (1, 3), 1 / 3),
+        (6.0, 2.0, (3, 1), 1),
+    ],
+)
+def test_trap_24_a_pseudo_box_weighs_no_more_than_a_true_one(labeled, pseudo, images, scale, joint_forward):
+    """A unit of assigned score weighs images / score sum (at least 1), as YOLOv8 scales its losses."""
+    inputs, samples = batch(max(images))
+    for branch, number in zip(('sup', 'unsup_teacher', 'unsup_student'), (images[0], images[1], images[1])):
+        inputs[branch], samples[branch] = inputs[branch][:number], samples[branch][:number]
+    found = {}
+    for unsup_scale in ('boxes', 'labeled'):
+        model = build(unsup_scale=unsup_scale, joint_forward=joint_forward)
+        head, sums = model.student.bbox_head, iter([torch.tensor(labeled), torch.tensor(pseudo)])
+
+        def loss_by_feat(*args, head=head, original=head.loss_by_feat, sums=sums):
+            losses = original(*args)
+            head.assigned_score_sum = next(sums)
+            return losses
+
+        head.loss_by_feat = loss_by_feat
+        teacher_sees(model, [1] * images[1])
+        found[unsup_scale] = model.loss(inputs, copy.deepcopy(samples))
+    for name, loss in found['labeled'].items():
+        expected = found['boxes'][name] * (scale if name.startswith('unsup_loss') else 1)
+        assert torch.allclose(loss, expected, rtol=1e-5), name
+
+
+def test_three_zones(model):
+    """Sure: an object; unsure: neither object nor background of its class; the rest is background."""
+    boxes = torch.tensor([[8.0, 8, 24, 24], [40, 8, 56, 24], [72, 8, 88, 24]])
+    scores, labels = torch.tensor([0.9, 0.39, 0.1]), torch.tensor([0, 1, 2])
+
+    def predict_by_feat(*args, batch_img_metas, cfg, **kwargs):
+        kept = scores > cfg.score_thr
+        return [InstanceData(bboxes=boxes[kept], labels=labels[kept], scores=scores[kept]) for _ in batch_img_metas]
+
+    inputs, samples = batch(images=1)
+    move = np.array([[1, 0, 4], [0, 1, 8], [0, 0, 1]], dtype=np.float32)
+    samples['unsup_student'] = [sample(move)]
+    for unsure_thr, unsure in ((None, []), (0.2, [1]), (0.05, [1, 2])):
+        model = build(unsure_thr=unsure_thr)
+        model.teacher.bbox_head.predict_by_feat = predict_by_feat
+        given = copy.deepcopy(samples)
+        assert model.loss(inputs, given)['semi/pseudo_boxes'] == 1
+        strong = given['unsup_student'][0]
+        shift = torch.tensor([4.0, 8, 4, 8])
+        assert torch.equal(strong.gt_instances.bboxes, boxes[:1] + shift)
+        assert torch.equal(strong.ignored_instances.bboxes, (boxes + shift)[unsure].reshape(-1, 4))
+        if unsure:
+            assert strong.ignored_instances.labels.tolist() == unsure
+            assert torch.equal(model.pseudo_labels[0].ignored_instances.bboxes, boxes[unsure])
+
+
+@pytest.mark.parametrize('joint_forward', [False, True])
+@pytest.mark.parametrize('box_quality, place', [(None, 1.0), ('score', 0.9)])
+def test_what_is_unsure_is_an_object_with_soft_targets_and_no_place(joint_forward, box_quality, place):
+    boxes = torch.tensor([[8.0, 8, 24, 24], [40, 8, 56, 24]])
+    scores, labels = torch.tensor([0.9, 0.3]), torch.tensor([0, 1])
+    found = InstanceData(bboxes=boxes, labels=labels, scores=scores)
+    inputs, samples = batch(images=2)
+    taught = {}
+    for soft in (False, True):
+        model = build(unsure_thr=0.2, soft_unsure=soft, joint_forward=joint_forward, box_quality=box_quality)
+        model.teacher.bbox_head.predict_by_feat = lambda *args, **kwargs: [copy.copy(found), found[:0]]
+        head = model.student.bbox_head
+        inner = head.loss_by_feat
+        head.loss_by_feat = lambda *args, inner=inner: taught.setdefault(len(taught), args[3:]) and inner(*args)
+        losses = model.loss(inputs, copy.deepcopy(samples))
+        assert losses['semi/pseudo_boxes'] == 0.5  # the sure
+        assert [len(labels.gt_instances) for labels in model.pseudo_labels] == [1, 0]
+        sum(value.sum() for name, value in losses.items() if 'loss' in name).backward()
+    labeled, plain, labeled_too, soft = taught.values()
+    assert [len(objects) for objects in plain[0]] == [1, 0] and [len(objects) for objects in soft[0]] == [2, 0]
+    assert all('score_weights' not in objects for objects in (*labeled[0], *labeled_too[0], *plain[0]))
+    objects = soft[0][0]
+    assert torch.equal(objects.bboxes, boxes) and objects.labels.tolist() == [0, 1]
+    assert objects.score_weights.tolist() == pytest.approx([1.0, 0.3])
+    assert objects.box_weights.tolist() == pytest.approx([place, 0.0])
+    # Where it is no positive it stays what no loss is computed of.
+    assert [one.labels.tolist() for one in soft[2]] == [one.labels.tolist() for one in plain[2]] == [[1], []]
+
+
+@pytest.mark.parametrize('box_quality', ['score', 'agreement'])
+def test_box_quality_weighs_what_the_student_learns_of_the_place(box_quality):
+    model, plain = build(box_quality=box_quality), build()
+    inputs, samples = batch()
+    results = []
+    for one in (model, plain):
+        one.pseudo_test_cfg.update(score_thr=0.0, max_per_img=3)
+        given = copy.deepcopy(samples)
+        results.append((one.loss(inputs, given), given['unsup_student']))
+    (weighed, views), (losses, _) = results
+    weights = torch.cat([view.gt_instances.box_weights for view in views])
+    assert len(weights) > 4 and 0 < weights.min() and weights.max() < 1
+    if box_quality == 'score':
+        assert torch.equal(weights, torch.cat([view.gt_instances.scores for view in views]))
+    assert torch.equal(weighed['unsup_loss_cls'], losses['unsup_loss_cls'])
+    for name in ('unsup_loss_bbox', 'unsup_loss_dfl'):
+        assert 0 < weighed[name] < losses[name]
+    assert torch.equal(weighed['sup_loss_bbox'], losses['sup_loss_bbox'])
+
+
+@pytest.mark.parametrize('joint_forward', [False, True])
+def test_the_teachers_objects_are_no_background(joint_forward):
+    """The penalty of the strong view is less where the teacher, in the weak view, sees something."""
+    model = build(soft_background=True, joint_forward=joint_forward, unsup_scale='boxes')
+    teacher_sees(model, [1, 1])
+    head, height, width = model.teacher.bbox_head, *SHAPE
+    found = [torch.full((2, 3, height // s, width // s), -1e4) for s in (8, 16, 32)]
+    found[1][0, 2, 1, 3] = 1e4  # at (56, 24), of the first image
+    head.forward = lambda features: (found, *type(head).forward(head, features)[1:])
+    shift = np.array([[1, 0, 16], [0, 1, 0], [0, 0, 1]], dtype=np.float32)
+    inputs, samples = batch(2)
+    samples['unsup_student'][0].set_metainfo(dict(homography_matrix=shift))
+    seen = {}
+    student = model.student.bbox_head
+    weigh = student._background_weight
+    student._background_weight = lambda metas: seen.setdefault(len(seen), weigh(metas))
+    model.loss(inputs, samples)
+    labeled, unlabeled = seen[0], seen[1]
+    assert labeled is None and unlabeled[1].eq(1).all()
+    points = student.flatten_priors_train[:, :2]
+    shifted = torch.tensor([56.0 + 16, 24])
+    nearest = (points - shifted).abs().amax(dim=1)
+    assert unlabeled[0][nearest == 0].eq(0).all() and (nearest == 0).any()
+    # Bilinear: half way to the next of 16 px there is half of it.
+    assert unlabeled[0][nearest >= 16].eq(1).all()
+    assert unlabeled[0].sum() < len(points) - 2
+
+
+def test_soft_background_and_ranking_exclude_each_other():
+    init_default_scope('mmyolo')
+    cfg = Config.fromfile(CONFIGS / SEMI)
+    cfg.merge_from_dict(SMALL)
+    cfg.model.detector.bbox_head.bg_penalty = dict(rank=True, normalizer='hard')
+    cfg.model.semi_train_cfg.soft_background = True
+    with pytest.raises(ValueError, match='soft_background'):
+        MODELS.build(cfg.model)
+
+
+def test_a_teacher_of_flips_finds_the_same_in_the_mirror():
+    flips = ['horizontal', 'vertical', 'diagonal']
+    one_eyed, model = build(), build(teacher_flips=flips)
+    assert not one_eyed.semi_train_cfg.teacher_flips
+    for parameter in one_eyed.parameters():
+        parameter.data.normal_(std=0.2)
+    model.load_state_dict(one_eyed.state_dict())
+    inputs = torch.rand(2, 3, *SHAPE)
+    for teacher in (one_eyed.teacher, model.teacher):
+        teacher.eval()
+    with torch.no_grad():
+        views = [inputs, inputs.flip(3), inputs.flip(2), inputs.flip(2, 3)]
+        probabilities = [one_eyed._teach(view)[0][0].sigmoid() for view in views]
+        expected = sum(p.flip(axes) for p, axes in zip(probabilities, [(), (3,), (2,), (2, 3)])) / 4
+        scores, distances = model._teach(inputs)
+        mirrored, places = model._teach(inputs.flip(3))
+        alone = [level.flip(3) for level in one_eyed._teach(inputs.flip(3))[0]]
+    torch.testing.assert_close(scores[0].sigmoid(), expected)
+    for ours, theirs, left, right in zip(scores, mirrored, distances, places):
+        torch.testing.assert_close(ours, theirs.flip(3), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(left, right.flip(3)[:, [2, 1, 0, 3]], atol=1e-4, rtol=1e-4)
+    assert (alone[0] - one_eyed._teach(inputs)[0][0]).abs().max() > 0.01  # what one view alone is not
+
+
+@pytest.mark.parametrize('option', [dict(box_quality='score'), dict(soft_unsure=True, unsure_thr=0.1)])
+def test_weights_of_objects_take_sparse_targets(option):
+    cfg = Config.fromfile(CONFIGS / SEMI)
+    cfg.merge_from_dict({**SMALL, 'model.detector.bbox_head.sparse_targets': False})
+    cfg.model.semi_train_cfg.update(option)
+    with pytest.raises(ValueError, match=f'`sparse_targets` for `semi_train_cfg.{next(iter(option))}`'):
+        MODELS.build(cfg.model)
+
+
+def test_single_losses_are_weighed_by_branch(model):
+    inputs, samples = batch()
+    teacher_sees(model, [1, 1, 1, 1])
+    plain = model.loss(inputs, samples)
+    model.semi_train_cfg.unsup_loss_weights = dict(loss_bbox=0.0, loss_dfl=0.25)
+    model.semi_train_cfg.sup_loss_weights = dict(loss_bg=3.0)
+    weighed = model.loss(inputs, samples)
+    factors = dict(unsup_loss_bbox=0.0, unsup_loss_dfl=0.25, sup_loss_bg=3.0)
+    assert plain['sup_loss_bg'] > 0
+    assert weighed.keys() == plain.keys() and plain['unsup_loss_bbox'] > 0
+    assert all(torch.allclose(loss, plain[name] * factors.get(name, 1.0)) for name, loss in weighed.items())
+
+
+def test_the_scale_by_labeled_images_takes_the_heads_sum():
+    cfg = Config.fromfile(CONFIGS / SEMI)
+    cfg.merge_from_dict(SMALL)
+    take_yolov8_head(cfg)
+    cfg.model.semi_train_cfg.unsup_scale = 'labeled'
+    with pytest.raises(ValueError, match="Expected a BgPenaltyYOLOv8Head.*unsup_scale='labeled'.*got YOLOv8Head"):
+        MODELS.build(cfg.model)
+
+
+def test_trap_25_no_pseudo_box_weighs_nothing(model):
+    """Values and gradients are those of the labeled images; the graph stays, as SyncBN needs it on every process."""
+    inputs, samples = batch()
+    teacher_sees(model, [0, 0, 0, 0])
+    losses = model.loss(inputs, samples)
+    unsup = [losses[f'unsup_loss_{n}'] for n in ('cls', 'bbox', 'dfl', 'bg')]
+    assert all(loss == 0 for loss in unsup) and unsup[0].requires_grad
+    gradients = torch.autograd.grad(sum(unsup[:3]), list(model.student.parameters()), allow_unused=True)
+    assert all(g is None or (g == 0).all() for g in gradients)
+
+
+def test_trap_25_no_pseudo_box_is_zero_even_where_the_loss_is_nan(model):
+    teacher_sees(model, [0, 0, 0, 0])
+    inputs, samples = batch()
+    inputs['unsup_student'].fill_(float('nan'))
+    losses = model.loss(inputs, samples)
+    assert all(losses[f'unsup_loss_{n}'] == 0 for n in ('cls', 'bbox', 'dfl', 'bg'))
+    assert total(losses).isfinite()
+
+
+def test_a_batch_without_unlabeled_images_is_burn_in(model):
+    inputs, samples = batch()
+    losses = model.loss({'sup': inputs['sup']}, {'sup': samples['sup']})
+    assert losses['semi/unsup_weight'] == 0 and 'unsup_loss_cls' not in losses
+
+
+def test_trap_29_the_statistics_are_no_losses(model):
+    teacher_sees(model, [1, 1, 1, 1])
+    losses = model.loss(*batch())
+    parsed, logged = model.parse_losses(losses)
+    assert torch.allclose(parsed, total(losses))
+    assert logged['semi/pseudo_boxes'] == 1.0
+
+
+def test_statistics_of_the_pseudo_labels(model):
+    def predict_by_feat(*args, **kwargs):
+        boxes = torch.tensor([[10.0, 10, 50, 50]])
+        found = [InstanceData(bboxes=boxes.repeat(n, 1), labels=torch.zeros(n).long()) for n in (2, 0, 0, 1)]
+        for instances, scores in zip(found, ([0.5, 0.75], [], [], [1.0])):
+            instances.scores = torch.tensor(scores)
+        return found
+
+    model.teacher.bbox_head.predict_by_feat = predict_by_feat
+    losses = model.loss(*batch())
+    assert losses['semi/pseudo_boxes'] == 0.75 and losses['semi/pseudo_empty'] == 0.5
+    assert losses['semi/pseudo_score'] == 0.75
+    teacher_sees(model, [0, 0, 0, 0])
+    losses = model.loss(*batch())
+    assert losses['semi/pseudo_score'] == 0 and losses['semi/pseudo_empty'] == 1
+
+
+def test_pseudo_labels_and_views_are_there_to_look_at(model):
+    teacher_sees(model, [1, 0, 1, 1])
+    double = np.diag([0.5, 0.5, 1]).astype(np.float32)
+    inputs, samples = batch()
+    samples['unsup_student'] = [sample(double) for _ in range(4)]
+    model.loss(inputs, samples)
+    assert [len(weak.gt_instances) for weak in model.pseudo_labels] == [1, 0, 1, 1]
+    assert model.pseudo_labels[0].gt_instances.bboxes.tolist() == [[10, 10, 50, 50]]
+    assert model.views is None
+    model.keep_views = True
+    model.loss(inputs, samples)
+    (weak, weak_samples), (strong, strong_samples) = model.views['weak'], model.views['strong']
+    assert weak is inputs['unsup_teacher'] and strong is inputs['unsup_student']
+    assert weak_samples[0].gt_instances.bboxes.tolist() == [[10, 10, 50, 50]]
+    assert strong_samples[0].gt_instances.bboxes.tolist() == [[5, 5, 25, 25]]
+    model.unsup_ramp = 0.0
+    model.loss(inputs, samples)
+    assert model.pseudo_labels == [] and model.views is None
+
+
+def test_traps_8_and_10_a_box_beyond_the_original_size_survives(model):
+    """A 32×32 image enlarged to 64×96: the teacher's boxes live in the view's pixels, and need no scale_factor."""
+    inputs, samples = batch(1)
+    samples['unsup_teacher'][0].set_metainfo(dict(ori_shape=(32, 32)))
+    seen = {}
+    original = model.teacher.bbox_head._bbox_post_process
+
+    def far_right(results, **kwargs):
+        results = original(results=results, **kwargs)
+        seen['cfg'] = kwargs['cfg']
+        return InstanceData(
+            bboxes=torch.tensor([[60.0, 10, 95, 60]]),
+            labels=torch.zeros(1, dtype=torch.long),
+            scores=torch.ones(1),
+        )
+
+    model.teacher.bbox_head._bbox_post_process = far_right
+    labeled, _ = model.get_pseudo_instances(inputs['unsup_teacher'], samples['unsup_teacher'])
+    assert labeled[0].gt_instances.bboxes.tolist() == [[60, 10, 95, 60]]
+    # Trap 30: not the evaluation's config.
+    assert seen['cfg'].multi_label is False and seen['cfg'].score_thr == 0.4
+    assert model.teacher.bbox_head.test_cfg.score_thr == 0.001
+
+
+def test_trap_30_one_label_a_box(model):
+    """Two classes score high on the same prior: the evaluation's config gives two boxes, the pseudo-label's one."""
+    head = model.teacher.bbox_head
+    shapes = [(8, 12), (4, 6), (2, 3)]
+    cls_scores = [torch.full((1, 3, *shape), -9.0) for shape in shapes]
+    bbox_preds = [torch.full((1, 4, *shape), 1.5) for shape in shapes]
+    cls_scores[0][0, :2, 4, 6] = torch.tensor([2.0, 1.5])
+    meta = [dict(ori_shape=SHAPE, scale_factor=(1.0, 1.0))]
+    evaluation = head.predict_by_feat(cls_scores, bbox_preds, batch_img_metas=meta, rescale=False)
+    assert (evaluation[0].scores > 0.5).sum() == 2
+    model.teacher.extract_feat = lambda inputs: None
+    head.forward = lambda features: (cls_scores, bbox_preds)
+    labeled, _ = model.get_pseudo_instances(torch.zeros(1, 3, *SHAPE), [sample()])
+    assert labeled[0].gt_instances.labels.tolist() == [0]
+
+
+def letterbox(scale, left, top):
+    return np.array([[scale, 0, left], [0, scale, top], [0, 0, 1]], dtype=np.float32)
+
+
+def test_boxes_go_from_the_weak_to_the_strong_view(model):
+    weak = sample(letterbox(0.5, 0, 8), boxes=1)
+    strong = sample(np.array([[-1.2, 0.1, 90], [0.05, 1.1, -3], [0, 0, 1]], dtype=np.float32))
+    boxes = weak.gt_instances.bboxes.clone()
+    expected = bbox_project(boxes, np.linalg.inv(weak.homography_matrix).astype(np.float32))
+    expected = bbox_project(expected, torch.from_numpy(strong.homography_matrix), SHAPE)
+    out = model.project_pseudo_instances([weak], [strong])
+    assert torch.allclose(out[0].gt_instances.bboxes, expected, atol=1e-3)
+    assert torch.equal(weak.gt_instances.bboxes, boxes)
+
+
+def test_trap_9_the_projection_keeps_its_precision_under_autocast(model):
+    def project():
+        weak, strong = sample(letterbox(0.37, 1.3, 8.1), boxes=1), sample(letterbox(1.13, -3.7, 2.9))
+        weak.gt_instances.bboxes = torch.tensor([[301.3, 211.7, 620.9, 450.1]])
+        strong.set_metainfo(dict(img_shape=(4000, 4000)))
+        return model.project_pseudo_instances([weak], [strong])[0].gt_instances.bboxes
+
+    exact = project()
+    with torch.autocast('cpu', torch.bfloat16):
+        assert (project() - exact).abs().max() < 0.01
+
+
+def test_trap_9_pseudo_boxes_are_decoded_in_full_precision(model):
+    shapes = [(64, 96), (32, 48), (16, 24)]
+    cls_scores = [torch.full((1, 3, *shape), -9.0) for shape in shapes]
+    cls_scores[0][0, 1, 60, 91] = 3.0
+    bbox_preds = [torch.full((1, 4, *shape), 2.0) for shape in shapes]
+    model.teacher.extract_feat = lambda inputs: None
+    model.teacher.bbox_head.forward = lambda features: (
+        [s.bfloat16() for s in cls_scores],
+        [b.bfloat16() for b in bbox_preds],
+    )
+    with torch.autocast('cpu', torch.bfloat16):
+        labeled, _ = model.get_pseudo_instances(torch.zeros(1, 3, 512, 768), [sample()])
+    # The prior's centre, (732, 484), less and plus two strides of 8; bf16 has steps of 4 here.
+    assert labeled[0].gt_instances.bboxes.tolist() == [[716.0, 468.0, 748.0, 500.0]]
+
+
+def test_a_box_that_leaves_the_strong_view_is_dropped(model):
+    weak, strong = sample(boxes=1), sample(letterbox(1.0, 500, 0))
+    assert len(model.project_pseudo_instances([weak], [strong])[0].gt_instances) == 0
+
+
+def test_a_view_without_geometry_is_named(model):
+    weak, strong = sample(boxes=1), sample()
+    del strong.homography_matrix
+    with pytest.raises(ValueError, match='`homography_matrix`.*strong view of a.png.*RecordedLetterResize'):
+        model.project_pseudo_instances([weak], [strong])
+
+
+@pytest.mark.parametrize(
+    'bad, message',
+    [
+        (dict(unsup_wieght=1), "`semi_train_cfg`.*'unsup_wieght'"),
+        (dict(unsup_weight=-1), '`semi_train_cfg.unsup_weight`.*-1'),
+        (dict(channels_last='yes'), "`semi_train_cfg.channels_last`.*'yes'"),
+        (dict(joint_forward=1), '`semi_train_cfg.joint_forward`.*1'),
+        (dict(unsure_thr=0.5), '`semi_train_cfg.unsure_thr`.*at most.*0.4.*0.5'),
+        (dict(soft_unsure=True), '`semi_train_cfg.unsure_thr` to be given for `semi_train_cfg.soft_unsure`'),
+        (dict(soft_unsure=1, unsure_thr=0.1), '`semi_train_cfg.soft_unsure`.*1'),
+        (dict(unsure_thr='low'), "`semi_train_cfg.unsure_thr`.*'low'"),
+        (dict(teacher_flips=['left']), "`semi_train_cfg.teacher_flips` to be one of horizontal.*'left'"),
+        (dict(teacher_flips='horizontal'), "`semi_train_cfg.teacher_flips` to be a list.*'horizontal'"),
+        (dict(box_quality='jitter'), "`semi_train_cfg.box_quality`.*'jitter'"),
+        (dict(unsup_scale='own'), "`semi_train_cfg.unsup_scale`.*'own'"),
+        (dict(sup_loss_weights=dict(loss_bg='much')), "`semi_train_cfg.sup_loss_weights.loss_bg`.*'much'"),
+        (dict(soft_background=0.5), '`semi_train_cfg.soft_background`.*0.5'),
+        (dict(unsup_loss_weights=None), 'unsup_loss_weights` to be a dict, but got None'),
+        (dict(unsup_loss_weights=dict(loss_box=0.0)), 'unsup_loss_weights.*loss_box'),
+        (dict(unsup_loss_weights=dict(loss_dfl=-1)), 'unsup_loss_weights.loss_dfl.*-1'),
+        (dict(pseudo_test_cfg=dict(score_th=0.4)), "`semi_train_cfg.pseudo_test_cfg`.*'score_th'"),
+        (dict(pseudo_test_cfg=dict(score_thr=7.0)), r'pseudo_test_cfg.score_thr` in \[0, 1\], but got 7.0'),
+        (dict(pseudo_test_cfg=dict(score_thr='x')), "pseudo_test_cfg.score_thr`.*'x'"),
+        (dict(pseudo_test_cfg=dict(max_per_img=0)), 'pseudo_test_cfg.max_per_img` to be a whole number >= 1.*0'),
+        (dict(min_pseudo_bbox_wh=(1, -3)), '`semi_train_cfg.min_pseudo_bbox_wh`.*-3'),
+        (dict(min_pseudo_bbox_wh=3), '`semi_train_cfg.min_pseudo_bbox_wh` to be a width and a height, but got 3'),
+        (dict(teacher_flips=['vertical', 'vertical']), "distinct `semi_train_cfg.teacher_flips`.*'vertical'"),
+        (
+            dict(soft_background=True, unsup_loss_weights=dict(loss_bg=0.0)),
+            'above 0 of loss_bg in .*without which `semi_train_cfg.soft_background` changes nothing',
+        ),
+        (
+            dict(box_quality='score', unsup_loss_weights=dict(loss_bbox=0.0, loss_dfl=0)),
+            'above 0 of loss_bbox or loss_dfl in .*`semi_train_cfg.box_quality` changes nothing',
+        ),
+    ],
+)
+def test_bad_config_is_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
+        build(**bad)
+
+
+def test_a_teacher_or_a_student_predicts():
+    init_default_scope('mmyolo')
+    cfg = Config.fromfile(CONFIGS / SEMI)
+    cfg.merge_from_dict({**SMALL, 'model.semi_test_cfg.predict_on': 'both'})
+    with pytest.raises(ValueError, match="`semi_test_cfg.predict_on` to be one of teacher, student, but got 'both'"):
+        MODELS.build(cfg.model)
+
+
+def test_a_plain_checkpoint_loads_into_student_and_teacher(model):
+    state = {name: torch.full_like(value, 0.5) for name, value in model.student.state_dict().items()}
+    result = model.load_state_dict(state, strict=True)
+    assert not result.missing_keys and not result.unexpected_keys
+    for part in (model.student, model.teacher):
+        assert all((value == torch.full_like(value, 0.5)).all() for value in part.state_dict().values())
+
+
+def test_trap_20_no_key_beyond_plain_yolov8s(model):
+    init_default_scope('mmyolo')
+    cfg = Config.fromfile(CONFIGS / SEMI)
+    cfg.merge_from_dict(SMALL)
+    take_yolov8_head(cfg)
+    plain = MODELS.build(cfg.model.detector)
+    assert list(model.student.state_dict()) == list(plain.state_dict())
+
+
+def frozen_bn(model):
+    """BN as in eval mode, so that a batch's losses do not depend on what else is in it; the head stays in training."""
+    for module in model.student.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
+    return model
+
+
+def losses_and_gradients(model, inputs, samples):
+    losses = model.loss(inputs, copy.deepcopy(samples))
+    model.zero_grad()
+    total(losses).backward()
+    return losses, {name: p.grad.clone() for name, p in model.student.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize('images, pseudo_boxes', [((4, 4), [2, 0, 1, 1]), ((2, 3), [0, 1, 0]), ((3, 2), [0, 0])])
+def test_one_pass_gives_the_losses_and_gradients_of_two(images, pseudo_boxes):
+    model = frozen_bn(build(unsup_weight=0.5, sup_weight=2.0))
+    teacher_sees(model, pseudo_boxes)
+    inputs, samples = batch()
+    for branch, number in zip(inputs, (images[0], images[1], images[1])):
+        inputs[branch], samples[branch] = inputs[branch][:number], samples[branch][:number]
+    # An ignored box and padding: what the penalty must leave alone.
+    samples['sup'][1].ignored_instances.bboxes = torch.tensor([[0.0, 0, 48, 48]])
+    samples['unsup_student'][0].set_metainfo(dict(ori_shape=(40, 60)))
+    model.student.bbox_head.lambda_bg = 5.0
+    expected, gradients = losses_and_gradients(model, inputs, samples)
+    stats = model.student.bbox_head.get_bg_penalty_stats()
+    model.semi_train_cfg.joint_forward = True
+    losses, joint_gradients = losses_and_gradients(model, inputs, samples)
+    assert list(losses) == list(expected) and gradients.keys() == joint_gradients.keys()
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, expected[name], rtol=1e-5, atol=1e-6, msg=name)
+    for name, gradient in joint_gradients.items():
+        scale = gradients[name].abs().max().item()
+        torch.testing.assert_close(gradient, gradients[name], rtol=1e-3, atol=1e-4 * scale + 1e-7, msg=name)
+    # Both end with the unlabeled images' loss, which the head's statistics are of.
+    joint_stats = model.student.bbox_head.get_bg_penalty_stats()
+    assert joint_stats == pytest.approx(stats, rel=1e-5)
+    assert joint_stats['num'] < images[1] * 126
+
+
+def test_in_one_pass_bn_takes_its_statistics_of_both_branches_once():
+    model = build(joint_forward=True)
+    teacher_sees(model, [1, 1, 1, 1])
+    passes = []
+    stem = model.student.backbone.stem.conv
+    stem.register_forward_hook(lambda module, args, output: passes.append((len(args[0]), output.detach())))
+    norm = model.student.backbone.stem.bn
+    norm.momentum = 1.0
+    model.loss(*batch())
+    assert [number for number, _ in passes] == [8]
+    assert torch.allclose(norm.running_mean, passes[0][1].mean(dim=(0, 2, 3)), atol=1e-6)
+    assert norm.num_batches_tracked == 1
+
+
+def test_in_one_pass_the_smaller_views_are_padded():
+    """One pass whatever the shapes are, since with SyncBN the processes must have as many as each other."""
+    model = build(joint_forward=True)
+    teacher_sees(model, [1, 1, 1, 1])
+    model.student.data_preprocessor.pad_value = 7
+    seen = []
+    model.student.backbone.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    inputs, samples = batch()
+    inputs['unsup_student'] = torch.rand(4, 3, 96, 64)
+    losses = model.loss(inputs, samples)
+    assert [tuple(x.shape) for x in seen] == [(8, 3, 96, 96)]
+    assert torch.equal(seen[0][:4, :, :64], inputs['sup']) and (seen[0][:4, :, 64:] == 7).all()
+    assert torch.equal(seen[0][4:, :, :, :64], inputs['unsup_student']) and (seen[0][4:, ..., 64:] == 7).all()
+    assert total(losses).isfinite()
+
+
+def test_burn_in_is_the_same_in_one_pass():
+    inputs, samples = batch()
+    values = []
+    for joint_forward in (False, True):
+        model = build(joint_forward=joint_forward)
+        model.unsup_ramp = 0.0
+        values.append(model.loss({'sup': inputs['sup']}, {'sup': samples['sup']}))
+    assert values[0].keys() == values[1].keys()
+    assert all(torch.equal(values[0][name], values[1][name]) for name in values[0])
+
+
+@pytest.mark.parametrize('joint_forward', [False, True])
+def test_channels_last_changes_values_by_rounding_alone(joint_forward):
+    inputs, samples = batch()
+    values, states = [], []
+    for channels_last in (False, True):
+        model = frozen_bn(build(joint_forward=joint_forward, channels_last=channels_last))
+        values.append(losses_and_gradients(model, inputs, samples))
+        states.append(model.state_dict())
+        formats = {
+            w.is_contiguous(memory_format=torch.channels_last) for w in model.parameters() if w.shape[2:] == (3, 3)
+        }
+        assert formats == {channels_last}
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    (losses, gradients), (expected, expected_gradients) = values[1], values[0]
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+    for name, gradient in gradients.items():
+        scale = expected_gradients[name].abs().max().item()
+        torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-2, atol=1e-3 * scale + 1e-7, msg=name)
+
+
+def test_channels_last_reaches_the_predictions_and_survives_loading_and_averaging():
+    """The one format is handed on from the weights, also after a checkpoint was loaded."""
+    plain, model = build(channels_last=False), build(channels_last=True)
+    model.load_state_dict(plain.state_dict())
+    BurnInMeanTeacherHook().momentum_update(model, 0.5)
+    for part in (model.student, model.teacher):
+        feature = part.extract_feat(torch.rand(2, 3, *SHAPE))[0]
+        assert feature.is_contiguous(memory_format=torch.channels_last) and not feature.is_contiguous()
+    plain.load_state_dict(model.state_dict())
+    assert all(w.is_contiguous() for w in plain.parameters())

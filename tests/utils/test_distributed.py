@@ -1,0 +1,369 @@
+"""Two processes, connected by gloo on the CPU: they train as one does, and end when one of them dies."""
+
+import copy
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from mmyolo_bgpenalty import lambda_bg_at
+from mmyolo_bgpenalty.cli.run import read_config
+from mmyolo_bgpenalty.utils.distributed import meet_on_cpu
+from tests.helpers.tiny import CONFIGS, ROOT, SEMI, load, make_images, make_set
+from tests.models import test_dense_detector, test_semi_detector
+from tests.models.test_semi_detector import SHAPE, sample, teacher_sees
+
+BATCHES, EPOCHS = 5, 4  # 10 unlabeled images, 2 in a global batch
+
+
+# Losses, with what a process divides them by
+
+VARIANTS = {
+    'plain': dict(),
+    'original': dict(head=dict(sparse_targets=False, bg_penalty=dict(normalizer='positives'))),
+    'labeled': dict(head=dict(bg_penalty=dict(normalizer='hard', hard_score=0.5)), unsup_scale='labeled'),
+    'joint': dict(joint_forward=True),
+    'dense': dict(dense=dict(share=0.5)),
+}
+UNSYNCED = ('plain', 'dense')
+OBJECTS, PSEUDO_BOXES = [4, 3, 1, 0], [3, 1, 0, 0]  # of four images, two a process
+
+
+def gradients(variant: str, synced: bool, images: range, rank: int = 0) -> torch.Tensor:
+    """Of the loss of these of the four images to every parameter of the student, one after the other."""
+    build = test_dense_detector.build if variant == 'dense' else test_semi_detector.build
+    model = build(sync_avg_factor=synced, **copy.deepcopy(VARIANTS[variant]))
+    for module in model.student.modules():
+        if isinstance(
+            module, torch.nn.modules.batchnorm._BatchNorm
+        ):  # of which each process would have its own statistics
+            module.eval()
+    module = model.student.bbox_head.head_module
+    for scores, distances in zip(module.cls_preds, module.reg_preds):
+        # Boxes of the objects' size, and scores whose sum is above 1.
+        torch.nn.init.zeros_(scores[-1].bias)
+        distances[-1].bias.data.view(4, -1)[:, 2] = 8
+    model.student.bbox_head.lambda_bg = 2.0
+    teacher_sees(model, [PSEUDO_BOXES[i] for i in images])
+    # Process 0 draws pictures.
+    model.keep_views = rank == 0
+    generator = torch.Generator().manual_seed(1)
+    pixels = {branch: torch.rand(4, 3, *SHAPE, generator=generator) for branch in ('sup', 'strong')}
+    inputs = dict(
+        sup=pixels['sup'][images], unsup_teacher=pixels['strong'][images], unsup_student=pixels['strong'][images]
+    )
+    # The last two pictures fill a quarter of the input; the rest is padding and no background.
+    homographies = [np.diag([*[0.5 if i > 1 else 1.0] * 2, 1.0]).astype(np.float32) for i in images]
+    samples = {
+        branch: [
+            sample(homography, OBJECTS[i] if branch == 'sup' else 0) for i, homography in zip(images, homographies)
+        ]
+        for branch in inputs
+    }
+    for data_sample in samples['sup']:
+        boxes = data_sample.gt_instances.bboxes
+        boxes += torch.arange(len(boxes))[:, None] * torch.tensor([4.0, 0, 14, 6])
+    losses, _ = model.parse_losses(model.loss(inputs, samples))
+    losses.backward()
+    return torch.cat([parameter.grad.flatten() for parameter in model.student.parameters()])
+
+
+def worker(rank, folder):
+    store = torch.distributed.FileStore(f'{folder}/store', 2)
+    torch.distributed.init_process_group('gloo', store=store, rank=rank, world_size=2)
+    own = range(2 * rank, 2 * rank + 2)
+    found = {(name, True): gradients(name, True, own, rank) for name in VARIANTS}
+    found.update({(name, False): gradients(name, False, own, rank) for name in UNSYNCED})
+    torch.save(found, f'{folder}/{rank}.pth')
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope='module')
+def pair(tmp_path_factory):
+    """Of each variant what DDP makes of the two processes' gradients: their mean."""
+    folder = tmp_path_factory.mktemp('pair')
+    context = multiprocessing.get_context('fork')
+    workers = [context.Process(target=worker, args=(rank, str(folder))) for rank in (0, 1)]
+    for process in workers:
+        process.start()
+    for process in workers:
+        process.join(timeout=300)
+    try:
+        assert [process.exitcode for process in workers] == [0, 0]
+    finally:
+        for process in workers:
+            process.kill()
+    first, second = (torch.load(folder / f'{rank}.pth') for rank in (0, 1))
+    return {key: (first[key] + second[key]) / 2 for key in first}
+
+
+def difference(one, other) -> float:
+    return float((one - other).norm() / other.norm())
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_synced_losses_are_those_of_the_global_batch(variant, pair):
+    """Though process 1 has few objects, much padding and no pseudo-boxes."""
+    assert difference(pair[variant, True], gradients(variant, True, range(4))) < 1e-5
+
+
+@pytest.mark.parametrize('variant', UNSYNCED)
+def test_by_default_each_process_divides_by_its_own_as_mmyolo_does(variant, pair):
+    """Times the number of processes, of which DDP takes the mean."""
+    expected = sum(gradients(variant, False, images) for images in (range(2), range(2, 4)))
+    assert difference(pair[variant, False], expected) < 1e-5
+    assert difference(pair[variant, True], expected) > 0.05
+
+
+def test_one_process_has_nothing_to_sync():
+    assert torch.equal(gradients('plain', True, range(4)), gradients('plain', False, range(4)))
+
+
+# Runs of tools/dist_train.sh
+
+
+def make_config(data, folder, **options):
+    """A config file, and where its run writes."""
+    folder.mkdir()
+    cfg = load(
+        SEMI,
+        data,
+        folder / 'run',
+        burn_in=1,
+        lambda_bg_warmup=2,
+        lambda_bg=2.0,
+        param_scheduler=[],  # the full learning rate from the first iteration on
+        train_cfg__max_epochs=EPOCHS,
+        train_cfg__val_interval=EPOCHS,
+        val_dataloader__batch_size=2,
+        val_dataloader__dataset__ann_file='odd.json',
+        val_evaluator__ann_file=f'{data}/odd.json',
+        model__semi_train_cfg__unsup_weight=1.0,
+        # An early teacher is sure of nothing; as many boxes as labeled images have leave some images without any.
+        model__semi_train_cfg__pseudo_test_cfg=dict(score_thr=0.0, max_per_img=5),
+        model__semi_train_cfg__class_thresholds=dict(
+            _delete_=True, type='ClassFrequency', window=12, min_images=4, floor=0.0
+        ),
+        default_hooks__mean_teacher__momentum=0.25,
+        default_hooks__quality=dict(type='PseudoLabelQualityHook', interval=1, iou_thr=0.1),
+        default_hooks__checkpoint__interval=-1,
+        default_hooks__checkpoint__save_best=None,
+        custom_imports=dict(imports=['mmyolo_bgpenalty', 'tests.helpers.process_recorder']),
+        custom_hooks=[dict(type='ProcessRecorder', folder=str(folder), end=options.pop('end', None))],
+        **options,
+    )
+    cfg.dump(folder / 'config.py')
+    return folder
+
+
+def dist_train(folder, *arguments, **environment):
+    paths = f'{ROOT / "tests"}{os.pathsep}{ROOT}'
+    return subprocess.run(
+        [str(ROOT / 'tools/dist_train.sh'), *arguments],
+        cwd=folder,
+        env={**os.environ, 'PYTHON': sys.executable, 'PYTHONPATH': paths, 'PYTHONWARNINGS': 'ignore', **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def free_port() -> str:
+    with socket.socket() as one:
+        one.bind(('127.0.0.1', 0))
+        return str(one.getsockname()[1])
+
+
+def rows_of(folder, rank):
+    return [json.loads(line) for line in (folder / f'{rank}.jsonl').read_text().splitlines()]
+
+
+def alike(first, second, name):
+    return [row.get(name) for row in first] == [row.get(name) for row in second]
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    root = make_set(tmp_path_factory.mktemp('set'))
+    make_images(root, 'odd', 5, seed=9)  # of which one process gets three, and one of them again to fill its batch
+    return root
+
+
+GROUP_NORM = {
+    f'model__detector__{part}__norm_cfg': dict(_delete_=True, type='GN', num_groups=1)
+    for part in ('backbone', 'neck', 'bbox_head__head_module')
+}
+
+
+@pytest.fixture(scope='module')
+def two(data, tmp_path_factory):
+    """GN, as torch's SyncBatchNorm is for GPUs alone, and BN would take its statistics of a process's own images."""
+    folder = make_config(data, tmp_path_factory.mktemp('two') / 'a', train_dataloader__batch_size=2, **GROUP_NORM)
+    done = dist_train(folder, 'config.py', '2', PORT=free_port())
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope='module')
+def one(data, tmp_path_factory):
+    """One process, the same global batch."""
+    folder = make_config(data, tmp_path_factory.mktemp('one') / 'a', train_dataloader__batch_size=4, **GROUP_NORM)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            torch.set_default_dtype(torch.float64)  # as process_recorder has it
+            Runner.from_cfg(Config.fromfile(folder / 'config.py')).train()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def rows(two, one):
+    """Of the processes 0 and 1, and of the one alone: a row before training, one an iteration, one of validation."""
+    found = [rows_of(two, 0), rows_of(two, 1), rows_of(one, 0)]
+    assert [len(part) for part in found] == [1 + BATCHES * EPOCHS + 1] * 3
+    return found
+
+
+def test_every_process_has_the_same_plan_models_and_sets(rows, two):
+    first, second, alone = rows
+    for name in ('sets', 'iteration', 'lambda_bg', 'ramp', 'student', 'teacher', 'thresholds', 'quality', 'metrics'):
+        assert alike(first, second, name), name
+    assert alike(first, alone, 'sets') and alike(first, alone, 'ramp')
+    plan = dict(lambda_bg=2.0, burn_in=1, warmup=2, schedule='linear')
+    for row in first[1:-1]:
+        assert row['lambda_bg'] == pytest.approx(lambda_bg_at(row['iteration'] / BATCHES, **plan), abs=1e-12)
+    assert len({row['teacher'] for row in first[1:-1]}) == BATCHES * EPOCHS  # it does change
+
+
+def test_the_processes_have_parted_when_they_end(two):
+    """Or gloo's threads may abort one that has finished."""
+    assert [(two / f'{rank}.end').read_text() for rank in (0, 1)] == ['False', 'False']
+
+
+def test_the_processes_share_every_global_batch(rows):
+    first, second, alone = rows
+    for one, other, both in zip(first[1:-1], second[1:-1], alone[1:-1]):
+        for name in ('labeled', 'unlabeled'):
+            assert sorted(one[name] + other[name]) == sorted(both[name])
+            assert len(one[name]) == len(other[name])
+    _, unlabeled = first[0]['sets']
+    for epoch in range(1, EPOCHS):
+        steps = slice(1 + epoch * BATCHES, 1 + (epoch + 1) * BATCHES)
+        seen = [path for part in (first, second) for row in part[steps] for path in row['unlabeled']]
+        assert sorted(seen) == sorted(unlabeled)
+
+
+def test_losses_and_weights_are_those_of_one_process(rows, two, one):
+    first, second, alone = rows
+    for own, other, both in zip(first[1:-1], second[1:-1], alone[1:-1]):
+        assert own['outputs'].keys() == other['outputs'].keys() == both['outputs'].keys()
+        for name, expected in both['outputs'].items():
+            if name != 'semi/pseudo_score':  # a mean over boxes, which one may have more of
+                mean = (own['outputs'][name] + other['outputs'][name]) / 2
+                assert mean == pytest.approx(expected, rel=1e-5, abs=1e-7), (own['iteration'], name)
+    states = [torch.load(folder / f'{rank}.pth') for folder, rank in ((two, 0), (two, 1), (one, 0))]
+    for name, expected in states[2].items():
+        assert torch.equal(states[0][name], states[1][name]), name
+        torch.testing.assert_close(states[0][name], expected, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_one_process_may_lack_pseudo_boxes(rows):
+    """With thresholds that follow the scores of both: not a process waits, and what they learn is compared above."""
+    counts = [[row['outputs']['semi/pseudo_boxes'] for row in part[1:-1]] for part in rows[:2]]
+    lacking = [min(pair) == 0 < max(pair) for pair in zip(*counts)]
+    assert sum(lacking) >= 2
+    thresholds = [row['thresholds'] for row in rows[2][1:-1]]
+    assert len({str(row) for row in thresholds if row}) > 5
+    for row, alone in zip(rows[0][1:-1], thresholds):
+        assert row['thresholds'] == (alone and pytest.approx(alone, abs=1e-6))
+
+
+def test_metrics_and_the_pseudo_labels_quality_are_those_of_one_process(rows):
+    """Of five validation images, of which the processes evaluate three each."""
+    first, _, alone = rows
+    metrics, expected = ({k: v for k, v in part[-1]['metrics'].items() if 'time' not in k} for part in (first, alone))
+    assert {'teacher/coco/bbox_mAP_50', 'student/pr/f1', 'student/pr/fp_per_image'} <= metrics.keys()
+    assert metrics == pytest.approx(expected, abs=1e-5, nan_ok=True)
+    quality = [row['quality'] for row in first[1:-1]]
+    assert quality == [row['quality'] for row in alone[1:-1]]
+    assert any(values[0] for values in quality)
+
+
+@pytest.mark.parametrize('end', ['raises', pytest.param('killed', marks=pytest.mark.slow)])
+def test_a_process_that_dies_ends_the_job(end, data, tmp_path):
+    """And until then BN's own statistics leave student and teacher the same in both."""
+    folder = make_config(data, tmp_path / 'a', train_dataloader__batch_size=2, end=end)
+    done = dist_train(folder, 'config.py', '2', PORT=free_port())
+    assert done.returncode not in (0, None)
+    if end == 'raises':
+        assert 'Traceback (most recent call last)' in done.stderr and 'process 1 dies here' in done.stderr
+    else:
+        assert 'Signal 9 (SIGKILL)' in done.stderr
+    first, second = rows_of(folder, 0), rows_of(folder, 1)
+    assert [len(part) for part in (first, second)] == [1 + 2 * BATCHES] * 2
+    assert alike(first, second, 'student') and alike(first, second, 'teacher')
+    for row, *_ in (first, second):
+        with pytest.raises(ProcessLookupError):
+            os.kill(row['pid'], 0)
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_ends_the_job(data, tmp_path):
+    """After env_cfg.dist_cfg.timeout the others give up, and torchrun ends it."""
+    folder = make_config(data, tmp_path / 'a', train_dataloader__batch_size=2, end='stopped')
+    done = dist_train(folder, 'config.py', '2', '--cfg-options', 'env_cfg.dist_cfg.timeout=10', PORT=free_port())
+    assert done.returncode not in (0, None)
+    assert 'Timed out waiting 10000ms' in done.stderr
+    with pytest.raises(ProcessLookupError):
+        os.kill(rows_of(folder, 1)[0]['pid'], 0)
+
+
+# Scripts and settings
+
+
+def test_dist_train_says_what_it_takes(tmp_path):
+    done = dist_train(tmp_path, 'config.py')
+    assert done.returncode == 2 and 'tools/dist_train.sh CONFIG GPUS' in done.stderr and not done.stdout
+
+
+def test_slurm_train_starts_a_process_a_gpu(tmp_path):
+    """Not run under Slurm, of which this is what it would be asked for."""
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"; echo "PYTHONPATH=$PYTHONPATH"\n')
+    srun.chmod(0o755)
+    script = str(ROOT / 'tools/slurm_train.sh')
+    env = dict(PATH=f'{tmp_path}:{os.environ["PATH"]}', GPUS='16', SRUN_ARGS='--time=10 --qos=a', PYTHON='python3.11')
+    arguments = ['gpu', 'a job', 'a config.py', 'a dir', '--resume', '--cfg-options', 'burn_in=3']
+    done = subprocess.run([script, *arguments], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *words, path = done.stdout.splitlines()
+    assert words == [
+        *('--partition=gpu', '--job-name=a job', '--gres=gpu:8', '--ntasks=16', '--ntasks-per-node=8'),
+        *('--cpus-per-task=5', '--kill-on-bad-exit=1', '--time=10', '--qos=a', 'python3.11', '-u'),
+        *(str(ROOT / 'tools/train.py'), 'a config.py', '--work-dir', 'a dir', '--launcher', 'slurm'),
+        *('--resume', '--cfg-options', 'burn_in=3'),
+    ]
+    assert path == f'PYTHONPATH={ROOT}/tools/..'
+    done = subprocess.run([script, *arguments[:3]], env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and 'tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR' in done.stderr
+
+
+def test_what_mmengine_reads_of_a_config_may_be_overridden():
+    cfg = read_config(str(CONFIGS / SEMI), {'sync_bn': 'torch', 'find_unused_parameters': True})
+    assert cfg.sync_bn == 'torch' and cfg.find_unused_parameters is True
+
+
+def test_sync_bn_is_for_gpus():
+    with pytest.raises(ValueError, match="no `sync_bn` on a CPU.*got 'torch'"):
+        meet_on_cpu(Config(dict(sync_bn='torch')))
