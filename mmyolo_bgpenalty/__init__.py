@@ -12,14 +12,11 @@ allow_checkpoint_types()
 
 from mmyolo_bgpenalty.config_check.hook import ConfigCheckHook  # noqa: E402
 from mmyolo_bgpenalty.datasets.data import (  # noqa: E402
-    BgPenaltyDetDataPreprocessor,
     CheckedCocoDataset,
     LabeledUnlabeledBatchSampler,
     LabeledUnlabeledDataset,
     SeededBatchSampler,
-    SemiDataPreprocessor,
     SolarPanelDataset,
-    StackingDetDataPreprocessor,
     bg_penalty_collate,
     branch_collate,
 )
@@ -34,12 +31,10 @@ from mmyolo_bgpenalty.datasets.transforms import (  # noqa: E402
 )
 from mmyolo_bgpenalty.engine.checkpoint_files import guard_loaders  # noqa: E402
 from mmyolo_bgpenalty.engine.cpu_amp import CpuBf16OptimWrapper  # noqa: E402
-from mmyolo_bgpenalty.engine.hooks.lambda_bg import (  # noqa: E402
-    BurnInMeanTeacherHook,
-    CompileHook,
-    LambdaBgSchedulerHook,
-    LastEpochsPipelineHook,
-)
+from mmyolo_bgpenalty.engine.hooks.compile import CompileHook  # noqa: E402
+from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook  # noqa: E402
+from mmyolo_bgpenalty.engine.hooks.last_epochs import LastEpochsPipelineHook  # noqa: E402
+from mmyolo_bgpenalty.engine.hooks.mean_teacher import BurnInMeanTeacherHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.monitors import ClassThresholdsHook, CollapseMonitorHook, PseudoLabelQualityHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.pictures import PseudoLabelPicturesHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.progress_bar import ProgressBarHook  # noqa: E402
@@ -47,6 +42,11 @@ from mmyolo_bgpenalty.engine.schedule import lambda_bg_at  # noqa: E402
 from mmyolo_bgpenalty.engine.train_loop import ResumableCheckpointHook, ResumableTrainLoop  # noqa: E402
 from mmyolo_bgpenalty.evaluation.metric import PrecisionRecallMetric  # noqa: E402
 from mmyolo_bgpenalty.models.bg_penalty_head import BgPenaltyYOLOv8Head  # noqa: E402
+from mmyolo_bgpenalty.models.data_preprocessors import (  # noqa: E402
+    BgPenaltyDetDataPreprocessor,
+    SemiDataPreprocessor,
+    StackingDetDataPreprocessor,
+)
 from mmyolo_bgpenalty.models.dense_detector import DenseSemiYOLODetector  # noqa: E402
 from mmyolo_bgpenalty.models.losses import background_penalty  # noqa: E402
 from mmyolo_bgpenalty.models.semi_detector import SemiYOLODetector  # noqa: E402

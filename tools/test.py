@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 
 from mmyolo_bgpenalty.cli.run import read_config, run
 from mmyolo_bgpenalty.engine.checkpoint_files import check_loadable
-from mmyolo_bgpenalty.engine.hooks.lambda_bg import unwrapped
+from mmyolo_bgpenalty.utils.distributed import unwrapped
 from mmyolo_bgpenalty.utils.files import write_whole
 
 

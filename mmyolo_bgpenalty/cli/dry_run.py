@@ -12,7 +12,8 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import nn
 
-from mmyolo_bgpenalty.engine.hooks.lambda_bg import BurnInMeanTeacherHook, LambdaBgSchedulerHook
+from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook
+from mmyolo_bgpenalty.engine.hooks.mean_teacher import BurnInMeanTeacherHook
 from mmyolo_bgpenalty.engine.hooks.monitors import ClassThresholdsHook
 from mmyolo_bgpenalty.engine.schedule import lambda_bg_at, ramp
 

@@ -1,4 +1,4 @@
-"""Labeled and unlabeled images in one loader: dataset, batches and pre-processing."""
+"""Labeled and unlabeled images in one loader: datasets and batches."""
 
 import math
 import os
@@ -11,15 +11,11 @@ from typing import Iterator, List, Optional, Sequence
 import numpy as np
 import torch
 from mmdet.datasets.api_wrappers import COCO
-from mmdet.models.data_preprocessors import DetDataPreprocessor, MultiBranchDataPreprocessor
 from mmengine.dataset import BaseDataset, ConcatDataset, DefaultSampler, pseudo_collate
-from mmengine.model import ImgDataPreprocessor
 from mmengine.registry import FUNCTIONS
-from mmengine.utils import is_seq_of
 from mmyolo.datasets import YOLOv5CocoDataset
 from mmyolo.datasets.utils import yolov5_collate
-from mmyolo.models.data_preprocessors import YOLOv5DetDataPreprocessor
-from mmyolo.registry import DATA_SAMPLERS, DATASETS, MODELS
+from mmyolo.registry import DATA_SAMPLERS, DATASETS
 from torch.utils.data import Sampler
 
 from mmyolo_bgpenalty.datasets.known_empty import places_of, read_names
@@ -342,59 +338,6 @@ class LabeledUnlabeledBatchSampler(Sampler):
             yield SeededIndex(offset + int(index), _seed_of(sampler.seed, sampler.epoch, source, place))
 
 
-class _StackedImages(ImgDataPreprocessor):
-    """ImgDataPreprocessor that fills one batch instead of padding and stacking images; the result is the same."""
-
-    def forward(self, data: dict, training: bool = False) -> dict:
-        images = data['inputs']
-        if not (
-            is_seq_of(images, torch.Tensor)
-            and len({image.shape for image in images}) == 1
-            and images[0].shape[:-2] == (3,)
-            and not any(side % self.pad_size_divisor for side in images[0].shape[1:])
-        ):
-            return super().forward(data, training)
-        data = self.cast_data(data)
-        batch = torch.empty(len(images), *images[0].shape, device=self.device)
-        for row, image in zip(batch, data['inputs']):
-            row.copy_(image.flip(0) if self._channel_conversion else image)
-        if self._enable_normalize:
-            batch.sub_(self.mean).div_(self.std)
-        data['inputs'] = batch
-        data.setdefault('data_samples', None)
-        return data
-
-
-@MODELS.register_module()
-class StackingDetDataPreprocessor(DetDataPreprocessor, _StackedImages):
-    """DetDataPreprocessor, faster where the images of a batch are of one shape that needs no padding."""
-
-
-@MODELS.register_module()
-class SemiDataPreprocessor(MultiBranchDataPreprocessor):
-    """MultiBranchDataPreprocessor for batches in which a branch may be missing (burn-in)."""
-
-    def __init__(self, data_preprocessor: dict):
-        super().__init__(data_preprocessor)
-        _refuse_batch_augments(self.data_preprocessor)
-
-    def forward(self, data: dict, training: bool = False) -> dict:
-        if training:
-            data = {
-                key: {branch: items for branch, items in branches.items() if any(item is not None for item in items)}
-                for key, branches in data.items()
-            }
-        return super().forward(data, training)
-
-
-def _refuse_batch_augments(preprocessor) -> None:
-    if preprocessor.batch_augments is not None:
-        raise ValueError(
-            'Expected no `batch_augments`, but got some: they move pixels after the geometry was recorded; '
-            'resize in the pipeline, by a transform that records it'
-        )
-
-
 @FUNCTIONS.register_module()
 def branch_collate(data_batch: Sequence[dict]) -> dict:
     """MMEngine's pseudo_collate, which keeps branches apart; the batch leaves a worker in one piece."""
@@ -418,24 +361,3 @@ def bg_penalty_collate(data_batch: Sequence[dict], use_ms_training: bool = False
             regions[-1]['ignored_labels'] = sample.ignored_instances.labels
     collated['data_samples']['regions'] = regions
     return SharedBatch(collated)
-
-
-@MODELS.register_module()
-class BgPenaltyDetDataPreprocessor(YOLOv5DetDataPreprocessor):
-    """YOLOv5DetDataPreprocessor that hands the ``regions`` of ``bg_penalty_collate`` to the head."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        _refuse_batch_augments(self)
-
-    def forward(self, data: dict, training: bool = False) -> dict:
-        regions: Optional[List[dict]] = None
-        if training:
-            samples = dict(data['data_samples'])
-            regions = samples.pop('regions', None)
-            data = dict(data, data_samples=samples)
-        data = super().forward(data, training)
-        if regions is not None:
-            metas = data['data_samples']['img_metas']
-            data['data_samples']['img_metas'] = [{**region, **meta} for region, meta in zip(regions, metas)]
-        return data

@@ -19,7 +19,7 @@ from mmengine.utils import apply_to
 from mmyolo.registry import HOOKS, LOOPS
 
 from mmyolo_bgpenalty.engine.checkpoint_files import CheckpointError, check_loadable, check_resumable
-from mmyolo_bgpenalty.engine.hooks.lambda_bg import unwrapped
+from mmyolo_bgpenalty.utils.distributed import unwrapped
 from mmyolo_bgpenalty.utils.files import write_whole
 
 

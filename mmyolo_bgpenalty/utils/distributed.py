@@ -1,11 +1,13 @@
-"""Several processes: how they meet where there is no GPU, and sums over them."""
+"""Several processes: how they meet where there is no GPU, sums over them, and the model inside its wrapper."""
 
 import gc
 from datetime import timedelta
+from typing import Any
 
 import torch
 from mmengine.dist import all_reduce
-from torch import Tensor
+from mmengine.model import is_model_wrapper
+from torch import Tensor, nn
 
 
 def meet_on_cpu(cfg) -> None:
@@ -49,3 +51,8 @@ def sum_over_processes(values: Tensor) -> Tensor:
     values = values.clone()
     all_reduce(values)
     return values
+
+
+def unwrapped(model: nn.Module) -> Any:
+    """The model itself, of whatever type its config names."""
+    return model.module if is_model_wrapper(model) else model

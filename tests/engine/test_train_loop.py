@@ -27,7 +27,7 @@ from mmyolo.registry import METRICS
 
 from mmyolo_bgpenalty import ResumableCheckpointHook, ResumableTrainLoop, SeededBatchSampler
 from mmyolo_bgpenalty.engine.checkpoint_files import CheckpointError
-from mmyolo_bgpenalty.engine.hooks.lambda_bg import unwrapped
+from mmyolo_bgpenalty.utils.distributed import unwrapped
 from tests.helpers.tiny import SEMI, SUPERVISED, load, make_set
 
 BATCHES = 5  # an epoch: 10 unlabeled images, 2 a batch

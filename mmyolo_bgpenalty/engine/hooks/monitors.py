@@ -16,10 +16,10 @@ from mmyolo.registry import HOOKS
 from torch import nn
 
 from mmyolo_bgpenalty.datasets.known_empty import is_known_empty
-from mmyolo_bgpenalty.engine.hooks.lambda_bg import unwrapped
 from mmyolo_bgpenalty.evaluation.precision_recall import match_boxes
 from mmyolo_bgpenalty.models.thresholds import FixedThresholds
 from mmyolo_bgpenalty.utils.arguments import non_negative, whole
+from mmyolo_bgpenalty.utils.distributed import unwrapped
 from mmyolo_bgpenalty.utils.geometry import project_boxes
 
 MAX_CLASSES_IN_LOG = 20

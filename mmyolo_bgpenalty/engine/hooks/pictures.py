@@ -16,10 +16,10 @@ from mmengine.runner import Runner
 from mmyolo.registry import HOOKS
 from torch import Tensor, nn
 
-from mmyolo_bgpenalty.engine.hooks.lambda_bg import unwrapped
 from mmyolo_bgpenalty.models.bg_penalty_head import picture_frame
 from mmyolo_bgpenalty.models.semi_detector import SemiYOLODetector
 from mmyolo_bgpenalty.utils.arguments import non_negative, whole
+from mmyolo_bgpenalty.utils.distributed import unwrapped
 from mmyolo_bgpenalty.utils.files import write_whole
 from mmyolo_bgpenalty.utils.geometry import priors_inside, priors_on_image
 

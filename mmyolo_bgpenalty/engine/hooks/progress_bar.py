@@ -17,8 +17,9 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook, unwrapped
+from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook
 from mmyolo_bgpenalty.utils.arguments import non_negative
+from mmyolo_bgpenalty.utils.distributed import unwrapped
 
 
 @HOOKS.register_module()

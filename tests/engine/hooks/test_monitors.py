@@ -23,8 +23,8 @@ from mmengine.structures import InstanceData
 from mmyolo.registry import METRICS, MODELS
 
 from mmyolo_bgpenalty import SemiYOLODetector
-from mmyolo_bgpenalty.engine.hooks.lambda_bg import unwrapped
 from mmyolo_bgpenalty.engine.hooks.monitors import CollapseMonitorHook, PseudoLabelQualityHook
+from mmyolo_bgpenalty.utils.distributed import unwrapped
 from tests.helpers.amp import CpuAmpOptimWrapper
 from tests.helpers.tiny import CLASSES, SEMI, SUPERVISED, load, make_images, make_set
 

@@ -1,0 +1,183 @@
+"""The hook's arithmetic and refusals; tests/engine/test_runs.py has it in real runs."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmyolo_bgpenalty import BurnInMeanTeacherHook, LambdaBgSchedulerHook
+from mmyolo_bgpenalty.engine.schedule import ema_momentum
+from tests.helpers.stand_ins import Semi, plain_model, runner
+
+
+def teacher_hook(model, plan=None, **arguments):
+    plan = plan or LambdaBgSchedulerHook(burn_in=2)
+    hook = BurnInMeanTeacherHook(**arguments)
+    return hook, lambda **place: runner(model, hooks=[plan, hook], **place)
+
+
+def fill(module, value):
+    for tensor in module.state_dict().values():
+        tensor.fill_(value)
+
+
+def test_trap_2_momentum_is_the_students_share():
+    model = Semi()
+    fill(model.teacher, 0)
+    fill(model.student, 1)
+    BurnInMeanTeacherHook(momentum=0.001).momentum_update(model, 0.001)
+    for tensor in model.teacher.state_dict().values():
+        assert torch.allclose(tensor, torch.full_like(tensor, 0.001 if tensor.is_floating_point() else 1))
+
+
+@pytest.mark.parametrize('momentum', [0.002, 0.5, 1])
+def test_the_average_is_taken_tensor_by_tensor_bit_for_bit(momentum):
+    model = Semi()
+    for tensor in [*model.teacher.state_dict().values(), *model.student.state_dict().values()]:
+        tensor.random_(0, 1000) if tensor.dtype == torch.long else tensor.normal_()
+    expected = {
+        name: new.clone() if new.dtype == torch.long else old.clone().lerp_(new, momentum)
+        for (name, old), new in zip(model.teacher.state_dict().items(), model.student.state_dict().values())
+    }
+    before = {name: tensor.clone() for name, tensor in model.student.state_dict().items()}
+    BurnInMeanTeacherHook().momentum_update(model, momentum)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.teacher.state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.student.state_dict().items())
+
+
+def test_buffers_may_be_the_students_latest():
+    model = Semi()
+    fill(model.teacher, 0)
+    fill(model.student, 2)
+    BurnInMeanTeacherHook(buffers='copy').momentum_update(model, 0.25)
+    parameters = dict(model.teacher.named_parameters())
+    values = {name: 0.5 if name in parameters else 2 for name in model.teacher.state_dict()}
+    assert 2 in values.values() and 0.5 in values.values()
+    assert all((tensor == values[name]).all() for name, tensor in model.teacher.state_dict().items())
+
+
+def test_what_is_averaged_is_collected_anew_for_another_model_and_each_epoch():
+    hook, models = BurnInMeanTeacherHook(), [Semi(), Semi()]
+    for model in models:
+        fill(model.teacher, 0)
+        fill(model.student, 1)
+        hook.momentum_update(model, 1)
+        assert all((tensor == 1).all() for tensor in model.teacher.state_dict().values())
+    norm = next(m for m in model.teacher.modules() if isinstance(m, nn.BatchNorm2d))
+    norm.running_mean = torch.zeros_like(norm.running_mean)
+    hook.before_train_epoch(runner(model))
+    hook.momentum_update(model, 1)
+    assert (norm.running_mean == 1).all()
+
+
+def test_trap_1_buffers_are_copied_and_averaged():
+    model = Semi()
+    hook, at = teacher_hook(model, momentum=0.1)
+    hook.before_train(at())
+    for norm in (m for m in model.student.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_mean.fill_(3)
+    hook.after_train_iter(at(epoch=1, iteration=19), 9)
+    means = [m.running_mean for m in model.teacher.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert means and all((mean == 3).all() for mean in means)
+    for norm in (m for m in model.student.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_mean.fill_(4)
+    hook.after_train_iter(at(epoch=2, iteration=20), 0)
+    assert all(torch.allclose(mean, torch.full_like(mean, 3.1)) for mean in means)
+
+
+def test_trap_5_the_hand_over_is_not_repeated_on_resume():
+    model = Semi()
+    hook, at = teacher_hook(model, momentum=0.5)
+    fill(model.teacher, 0)
+    fill(model.student, 1)
+    place = at(epoch=2, iteration=25)
+    hook.before_train(place)
+    hook.before_train_iter(place, 5)
+    assert all((tensor == 0).all() for tensor in model.teacher.state_dict().values())
+    hook.after_train_iter(place, 5)
+    assert all((tensor == 0.5).all() for tensor in model.teacher.state_dict().values() if tensor.is_floating_point())
+
+
+@pytest.mark.parametrize(
+    'arguments, iteration, expected',
+    [
+        (dict(momentum=0.25), 19, 1),  # burn-in is 20 iterations, in which the teacher is a copy
+        (dict(momentum=0.25), 20, 0.25),
+        (dict(momentum=0.25, average_in_burn_in=True), 0, 0.25),
+        (dict(momentum=0.25, average_in_burn_in=True), 19, 0.25),
+        (dict(momentum=0.25, interval=2, average_in_burn_in=True), 2, 0),
+        (dict(momentum=0.25, interval=2, average_in_burn_in=True), 3, 0.25),
+        (dict(momentum=0.25, interval=2), 2, 1),
+        (dict(momentum=0.25, momentum_warmup=5, average_in_burn_in=True), 0, 1),
+        (dict(momentum=0.25, momentum_warmup=5, average_in_burn_in=True), 5, ema_momentum(5, 0.25, 5)),
+        (dict(momentum=0.25, momentum_warmup=5), 25, ema_momentum(5, 0.25, 5)),
+    ],
+)
+def test_the_students_share_by_iteration(arguments, iteration, expected):
+    model = Semi()
+    hook, at = teacher_hook(model, **arguments)
+    place = at(epoch=iteration // 10, iteration=iteration)
+    hook.before_train(place)
+    fill(model.teacher, 0)
+    fill(model.student, 1)
+    hook.after_train_iter(place, iteration % 10)
+    for tensor in model.teacher.state_dict().values():
+        if tensor.is_floating_point():
+            assert torch.allclose(tensor, torch.full_like(tensor, expected))
+
+
+@pytest.mark.parametrize(
+    'batches, iteration, arguments, expected',
+    [
+        (20, 20, {}, 0.25),  # saved after 2 epochs of 10 batches, resumed with 20 an epoch: burn-in is over
+        (20, 20, dict(momentum_warmup=5), 1),  # the averaging begins
+        (5, 10, {}, 1),
+        (20, 10, {}, 1),  # saved after 1 epoch
+        (20, 10, dict(average_in_burn_in=True, momentum_warmup=5), ema_momentum(20, 0.25, 5)),
+    ],
+)
+def test_the_teacher_follows_progress_where_the_loaders_length_changed(batches, iteration, arguments, expected):
+    model, epoch = Semi(), iteration // 10
+    hook, at = teacher_hook(model, momentum=0.25, **arguments)
+    place = at(epoch=epoch, iteration=iteration, batches=batches)
+    hook.before_train(place)
+    fill(model.teacher, 0)
+    fill(model.student, 1)
+    hook.after_train_iter(place, 0)
+    found = {float(tensor.flatten()[0]) for tensor in model.teacher.state_dict().values() if tensor.is_floating_point()}
+    assert list(found) == [pytest.approx(expected)]
+
+
+def test_the_share_of_unlabeled_images_follows_burn_in():
+    model = Semi()
+    hook, at = teacher_hook(model, unsup_warmup=2)
+    hook.before_train(at())
+    shares = {}
+    for epoch, batch_idx in ((0, 0), (1, 9), (2, 0), (2, 5), (3, 0), (4, 0), (9, 0)):
+        hook.before_train_iter(at(epoch=epoch), batch_idx)
+        shares[epoch + batch_idx / 10] = model.unsup_ramp
+    assert shares == {0.0: 0, 1.9: 0, 2.0: 0, 2.5: 0.25, 3.0: 0.5, 4.0: 1, 9.0: 1}
+
+
+@pytest.mark.parametrize(
+    'bad',
+    [
+        dict(momentum=0),
+        dict(momentum=1),
+        dict(interval=0),
+        dict(unsup_warmup=-1),
+        dict(unsup_schedule='x'),
+        dict(average_in_burn_in=1),
+        dict(buffers='ema'),
+        dict(momentum_warmup=-1),
+    ],
+)
+def test_bad_teacher_arguments_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        BurnInMeanTeacherHook(**bad)
+
+
+def test_what_the_teacher_hook_needs_is_named():
+    with pytest.raises(ValueError, match='a student and a teacher, but got Model'):
+        BurnInMeanTeacherHook().before_train(runner(plain_model()))
+    with pytest.raises(ValueError, match='LambdaBgSchedulerHook, which is not among the hooks'):
+        BurnInMeanTeacherHook().before_train(runner(Semi()))
