@@ -18,7 +18,8 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 
 from mmyolo_bgpenalty import PrecisionRecallMetric
-from mmyolo_bgpenalty.evaluation.precision_recall import match_images, precision_recall
+from mmyolo_bgpenalty.evaluation.matching import match_images, xywh
+from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall
 from tests.helpers.tiny import CLASSES, SEMI, load, make_images, make_set
 
 
@@ -88,18 +89,12 @@ def expected_report(coco, samples, iou_thr=0.5, **kwargs):
     for sample in samples:
         objects = [a for a in coco['annotations'] if a['image_id'] == sample.img_id]
         pred = sample.pred_instances
-        boxes = pred.bboxes.double().numpy()
-        boxes[:, 2:] -= boxes[:, :2]
-        images.append(
-            (
-                boxes,
-                pred.scores.numpy(),
-                pred.labels.numpy(),
-                np.array([a['bbox'] for a in objects], float).reshape(-1, 4),
-                np.array([a['category_id'] - 1 for a in objects], int),
-                np.array([a['iscrowd'] for a in objects], bool),
-            )
+        truth = (
+            np.array([a['bbox'] for a in objects], float).reshape(-1, 4),
+            np.array([a['category_id'] - 1 for a in objects], int),
+            np.array([a['iscrowd'] for a in objects], bool),
         )
+        images.append((xywh(pred.bboxes.numpy()), pred.scores.numpy(), pred.labels.numpy(), *truth))
     return precision_recall(match_images(images, 3, iou_thr), **kwargs)
 
 
@@ -122,12 +117,15 @@ def test_another_iou(numbers, data, coco, samples):
     assert same(strict, {f'pr/{key}': value for key, value in expected.items()})
 
 
-def test_the_set_may_come_with_the_samples(numbers, samples):
-    metric = PrecisionRecallMetric()
+@pytest.mark.parametrize('with_coco', [False, True])
+def test_the_set_may_come_with_the_samples(numbers, samples, with_coco):
+    metric = PrecisionRecallMetric(coco=with_coco, prefix='own')
     metric.dataset_meta = dict(classes=CLASSES)
     for _ in range(2):  # a second validation finds what the first left
         metric.process({}, [sample.to_dict() for sample in samples])
-        assert same(metric.evaluate(9), numbers)
+        result = metric.evaluate(9)
+        own = {key.replace('own/', 'pr/'): value for key, value in result.items() if key.startswith('own/')}
+        assert same(own, numbers) and ('coco/bbox_mAP' in result) == with_coco
 
 
 def test_it_is_found_from_either_scope():
@@ -150,29 +148,17 @@ def test_with_coco_one_metric_reports_both(numbers, data, samples):
     assert next(iter(both)) == 'coco/bbox_mAP'  # what save_best='auto' takes
 
 
-@pytest.mark.parametrize('backend', ['auto', 'pycocotools'])
-def test_nothing_detected_is_0(data, samples, backend):
+def test_nothing_detected_is_0(data, samples):
     """Not a name less, for want of which `save_best` would end a run."""
     empty = [copy.deepcopy(sample) for sample in samples]
     for sample in empty:
         sample.pred_instances = sample.pred_instances[:0]
-    options = dict(coco=True, coco_backend=backend, ann_file=str(data / 'crowd.json'))
+    options = dict(coco=True, ann_file=str(data / 'crowd.json'))
     found, expected = evaluate(empty, **options), evaluate(samples, **options)
     assert found.keys() == expected.keys() and len([name for name in found if 'coco/' in name]) == 6
     assert {found[name] for name in found if 'coco/' in name} == {0.0} and found['pr/f1'] == 0
     few = evaluate(empty, **options, metric_items=['mAP_50'])
     assert [name for name in few if 'coco/' in name] == ['coco/bbox_mAP_50']
-
-
-def test_with_coco_the_set_may_come_with_the_samples_too(numbers, samples):
-    metric = PrecisionRecallMetric(coco=True, prefix='own')
-    metric.dataset_meta = dict(classes=CLASSES)
-    for _ in range(2):
-        metric.process({}, [sample.to_dict() for sample in samples])
-        result = metric.evaluate(9)
-        own = {key: value for key, value in result.items() if key.startswith('own/')}
-        assert same(own, {key.replace('pr/', 'own/'): value for key, value in numbers.items()})
-        assert 'coco/bbox_mAP' in result
 
 
 def test_file_classes_and_table(data, coco, samples, tmp_path, monkeypatch):
@@ -234,6 +220,21 @@ def test_ignored_annotations_and_images_without_a_result(data, coco, samples, tm
     last = copy.deepcopy(samples[8])
     last.pred_instances = last.pred_instances[:0]
     assert same(evaluate([*samples[:8], last], ann_file=str(data / 'crowd.json')), crowd)
+    with_coco = PrecisionRecallMetric(ann_file=str(tmp_path / 'ignore.json'), coco=True)
+    with_coco.dataset_meta = dict(classes=CLASSES)
+    for _ in range(2):  # pycocotools overwrites `ignore` of the annotations
+        with_coco.process({}, [sample.to_dict() for sample in samples[:8]])
+        result = with_coco.evaluate(8)
+        assert same({key: result[key] for key in crowd}, crowd)
+
+
+def test_categories_can_be_sorted(data, coco, samples, tmp_path):
+    """As CocoMetric does for Objects365: labels then follow the ids, whatever the order in the file."""
+    (tmp_path / 'other.json').write_text(json.dumps(dict(coco, categories=coco['categories'][::-1])))
+    ordered = evaluate(samples, ann_file=str(data / 'crowd.json'), coco=True)
+    other = dict(ann_file=str(tmp_path / 'other.json'), coco=True)
+    assert same(evaluate(samples, sort_categories=True, **other), ordered)
+    assert evaluate(samples, **other)['pr/f1'] != ordered['pr/f1']
 
 
 def test_masks_are_left_alone(samples):

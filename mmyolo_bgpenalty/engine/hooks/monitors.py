@@ -16,7 +16,7 @@ from mmyolo.registry import HOOKS
 from torch import nn
 
 from mmyolo_bgpenalty.datasets.known_empty import is_known_empty
-from mmyolo_bgpenalty.evaluation.precision_recall import match_boxes
+from mmyolo_bgpenalty.evaluation.matching import match_boxes, xywh
 from mmyolo_bgpenalty.models.thresholds import FixedThresholds
 from mmyolo_bgpenalty.utils.arguments import non_negative, whole
 from mmyolo_bgpenalty.utils.distributed import unwrapped
@@ -137,7 +137,7 @@ class PseudoLabelQualityHook(Hook):
                 true = np.concatenate([boxes, true[:, 4:]], axis=1)[seen]
             labels, true_labels, ignored = found[:, 5].astype(int), true[:, 4].astype(int), true[:, 5] > 0
             right, neither = match_boxes(
-                found[:, :4], found[:, 4], labels, true[:, :4], true_labels, ignored, iou_thr=self.iou_thr
+                xywh(found[:, :4]), found[:, 4], labels, xywh(true[:, :4]), true_labels, ignored, self.iou_thr
             )
             for row, counted in enumerate((labels[right], labels[~neither], true_labels[~ignored])):
                 self._counts[row] += np.bincount(counted, minlength=self._counts.shape[1])
