@@ -5,20 +5,19 @@ burn_in = 6  # epochs of 66 iterations
 lambda_bg_warmup = 3
 data_root = 'data/bccd/'
 classes = ('RBC', 'WBC', 'Platelets')
-
-coco = dict(type='CheckedCocoDataset', data_root=data_root, metainfo=dict(classes=classes))
 num_classes = len(classes)
+coco = dict(type='CheckedCocoDataset', data_root=data_root, metainfo=dict(classes=classes))
+
 model = dict(
     detector=dict(
         bbox_head=dict(head_module=dict(num_classes=num_classes)),
         train_cfg=dict(assigner=dict(num_classes=num_classes)),
     ),
-    # Many cells have no box: what the teacher is unsure of is left alone, not taught as half background.
-    semi_train_cfg=dict(soft_unsure=False),
+    semi_train_cfg=dict(soft_unsure=False),  # many cells have no box: leave alone what the teacher is unsure of
 )
 train_dataloader = dict(
     dataset=dict(
-        # Of pictures as full as these mosaics gained nothing: labeled images are single ones.
+        # The pictures are full of cells. Mosaics gained nothing here.
         labeled=dict(ann_file='semi_anns/train.1@10.json', pipeline=_base_.single_pipeline, **coco),
         unlabeled=dict(ann_file='semi_anns/train.1@10-unlabeled.json', **coco),
     )
@@ -28,7 +27,4 @@ val_evaluator = dict(ann_file=data_root + 'annotations/test.json')
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
 train_cfg = dict(max_epochs=18, val_interval=6)
-default_hooks = dict(
-    checkpoint=dict(interval=6),
-    mean_teacher=dict(momentum_warmup=100),  # iterations, a quarter of burn-in
-)
+default_hooks = dict(checkpoint=dict(interval=6), mean_teacher=dict(momentum_warmup=100))

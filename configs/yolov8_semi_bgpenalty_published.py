@@ -1,5 +1,5 @@
-# The method as published: pseudo-labels by one threshold, the teacher a copy until the hand-over, and the penalty as
-# the mean over all background of labeled and of unlabeled images; labeled images are single ones.
+# The method as published. Pseudo-boxes have one threshold. The teacher is a copy of the student until burn-in ends. The
+# penalty is the mean over all background of labeled and unlabeled images. Labeled images are single ones.
 _base_ = './yolov8_semi_bgpenalty.py'
 
 lambda_bg = 1.0

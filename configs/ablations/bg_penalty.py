@@ -1,6 +1,6 @@
 # What the background penalty does, alone and at several strengths:
 #   python tools/ablation.py configs/yolov8_semi_bgpenalty_published.py --seeds 0 1 2
-# Each variant is a name and its --cfg-options; the first is the baseline of all differences.
+# A variant is a name and its --cfg-options. Differences are to the first variant.
 variants = {
     'Baseline λ=0': dict(lambda_bg=0.0),
     'λ=1.0': dict(lambda_bg=1.0),

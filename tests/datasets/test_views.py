@@ -2,7 +2,6 @@
 
 import copy
 import json
-import sys
 from pathlib import Path
 
 import cv2
@@ -13,26 +12,21 @@ import torch
 from hypothesis import given
 from mmdet.registry import DATASETS
 from mmdet.structures.bbox import HorizontalBoxes
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmyolo.registry import TRANSFORMS
 
 from mmyolo_bgpenalty import PseudoLabelQualityHook
-from mmyolo_bgpenalty.cli.run import read_config
 from mmyolo_bgpenalty.config_check.check import check_config
 from mmyolo_bgpenalty.datasets.data import SeededIndex
 from mmyolo_bgpenalty.models.bg_penalty_head import picture_frame
 from mmyolo_bgpenalty.utils.geometry import priors_on_image, project_boxes
 from tests.datasets.test_transforms import PAD, PICTURES, Pictures, affine, build, flip, letter, picture, seeds, through
-from tests.helpers.tiny import CONFIGS, ROOT, load, make_images, make_set
-
-sys.path.insert(0, str(ROOT / 'tools'))
-import ablation
+from tests.helpers.tiny import CONFIGS, load, make_images, make_set
 
 VIEWS = 'yolov8_semi_bgpenalty_views.py'
-VARIANTS = CONFIGS / 'ablations/views.py'
 UNLABELED = 'train_dataloader.dataset.unlabeled.pipeline'
 SCALE = (64, 64)
 PACK = {'type': 'mmdet.PackDetInputs', 'meta_keys': ('homography_matrix', 'mosaic_tiles', 'ori_shape', 'img_shape')}
@@ -572,47 +566,3 @@ def test_quality_is_measured_on_single_images_alone(run):
     sample.set_metainfo(dict(mosaic_tiles=np.zeros((4, 4), np.float32)))
     hook._count([sample])
     assert hook._counts[2].tolist() == [1, 0, 0]
-
-
-# The ablation's list
-
-
-def variants():
-    return Config.fromfile(VARIANTS).variants
-
-
-@pytest.mark.parametrize('name', variants())
-def test_each_variant_is_of_the_config(name):
-    overrides = dict(variants()[name])
-    cfg = read_config(str(CONFIGS / VIEWS), overrides)
-    assert check_config(cfg, data=False) == []
-    # What is not named keeps its place in the list: each override meets a probability that was there.
-    shipped = Config.fromfile(CONFIGS / VIEWS)
-    for key in overrides:
-        node = shipped
-        for part in key.split('.'):
-            node = node[int(part) if part.isdigit() else part]
-        assert isinstance(node, (float, list))
-    if name == 'all':
-        assert cfg.train_dataloader == shipped.train_dataloader
-    elif name != 'Baseline':
-        assert overrides != variants()['Baseline']
-
-
-def test_views_of_single_images_are_the_plain_ones(data, tmp_path):
-    cfg = configured(data, tmp_path)
-    cfg.merge_from_dict(dict(variants()['labeled images single']))
-    dataset = DATASETS.build(cfg.train_dataloader.dataset)
-    for place in range(16):
-        for sample in dataset[SeededIndex(place, place)]['data_samples'].values():
-            assert sample is None or 'mosaic_tiles' not in sample.metainfo
-    pipeline = cfg.train_dataloader.dataset.unlabeled.pipeline
-    assert [step.prob for step in pipeline[-1].unsup_student if 'prob' in step and step.type != 'mmdet.RandomFlip'] == [
-        0.0
-    ] * 4
-
-
-def test_the_ablation_states_its_overrides_as_text():
-    for overrides in ablation.read_variants(VARIANTS).values():
-        for value in overrides.values():
-            assert DictAction._parse_iterable(ablation._text(value)) == value

@@ -1,0 +1,42 @@
+# The same set for semi-supervised training. A batch has as many labeled as unlabeled images. An epoch is one pass over
+# the unlabeled images.
+_base_ = './solar.py'
+
+# Labeled images are mosaics, and some are mixed (MixUp), as in Ultralytics. In the last tenth of training they are
+# single images. `prob` has the probabilities of a mosaic and of a single image. With few labels mosaics help
+# (docs/experiments.md).
+branches = ['sup', 'unsup_teacher', 'unsup_student']
+single = [_base_.resize, _base_.affine]
+canvas = dict(
+    type='RandomChoice',
+    transforms=[[dict(_base_.mosaic, pre_transform=_base_.load), _base_.middle], single],
+    prob=[1.0, 0.0],
+)
+mixup = dict(type='RecordedMixUp', prob=0.15, pre_transform=[*_base_.load, canvas])
+sup_views = dict(type='Views', branch_field=branches, sup=[_base_.pack])
+sup_pipeline = [*_base_.load, canvas, mixup, _base_.colour, _base_.flip, sup_views]
+single_pipeline = [*_base_.load, *single, _base_.colour, _base_.flip, sup_views]
+
+# The teacher sees a weak view of an unlabeled image, the student a strong one.
+load_unlabeled = [dict(type='LoadImageFromFile'), dict(type='mmdet.LoadEmptyAnnotations', with_bbox=True)]
+unsup_views = dict(
+    type='Views',
+    branch_field=branches,
+    unsup_teacher=[_base_.flip, _base_.pack],
+    unsup_student=[_base_.affine, _base_.colour, _base_.flip, _base_.pack],
+)
+unsup_pipeline = [*load_unlabeled, _base_.resize, unsup_views]
+
+train_dataloader = dict(
+    _delete_=True,
+    batch_size=8,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    batch_sampler=dict(type='LabeledUnlabeledBatchSampler', source_ratio=[1, 1], epoch_of='unlabeled'),
+    collate_fn=dict(type='branch_collate'),
+    dataset=dict(
+        type='LabeledUnlabeledDataset',
+        labeled=dict(ann_file='semi_anns/train.1@10.json', pipeline=sup_pipeline, **_base_.dataset),
+        unlabeled=dict(ann_file='semi_anns/train.1@10-unlabeled.json', pipeline=unsup_pipeline, **_base_.dataset),
+    ),
+    **_base_.workers,
+)

@@ -1,0 +1,69 @@
+# The embedded set of solar panels, made in data_root on first use. A tenth of its training images is labeled.
+data_root = 'data/solar/'
+classes = ('hot_cell', 'hot_string', 'crack')
+img_scale = (320, 256)  # width and height, multiples of 32
+
+# Steps. MMDetection's LoadAnnotations keeps crowd boxes, which are no background. MMYOLO's drops them.
+load = [dict(type='LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True)]
+resize = dict(type='RecordedLetterResize', scale=img_scale, pad_val=dict(img=114))
+mosaic = dict(type='RecordedMosaic', img_scale=img_scale, pad_val=114.0)
+affine = dict(
+    type='RecordedYOLOv5RandomAffine',
+    max_rotate_degree=0.0,
+    max_shear_degree=0.0,
+    scaling_ratio_range=(0.5, 1.5),
+    max_aspect_ratio=100,
+    border_val=(114, 114, 114),
+)
+# Cuts the middle out of a mosaic, whose canvas is twice the input's size.
+middle = dict(affine, border=(-img_scale[0] // 2, -img_scale[1] // 2))
+colour = dict(type='YOLOv5HSVRandomAug')
+# A panel seen from above has no upright side.
+flip = dict(type='mmdet.RandomFlip', prob=[0.25] * 3, direction=['horizontal', 'vertical', 'diagonal'])
+pack = dict(
+    type='mmdet.PackDetInputs',
+    meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'homography_matrix', 'mosaic_tiles', 'known_empty'),
+)
+test_pack = dict(
+    type='mmdet.PackDetInputs',
+    meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'pad_param'),
+)
+
+train_pipeline = [*load, dict(mosaic, pre_transform=load), middle, colour, flip, pack]
+load_image, load_boxes = load
+test_pipeline = [load_image, resize, load_boxes, test_pack]
+
+dataset = dict(
+    type='SolarPanelDataset',
+    data_root=data_root,
+    metainfo=dict(classes=classes),
+    data_prefix=dict(img='images/'),
+    filter_cfg=dict(filter_empty_gt=False),
+)
+workers = dict(num_workers=2, persistent_workers=True, pin_memory=True)
+train_dataloader = dict(
+    batch_size=8,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    batch_sampler=dict(type='SeededBatchSampler'),
+    collate_fn=dict(type='bg_penalty_collate'),
+    dataset=dict(ann_file='semi_anns/train.1@10.json', pipeline=train_pipeline, **dataset),
+    **workers,
+)
+val_dataloader = dict(
+    batch_size=8,
+    drop_last=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(ann_file='annotations/val.json', pipeline=test_pipeline, test_mode=True, **dataset),
+    **workers,
+)
+test_dataloader = val_dataloader
+# The figures of CocoMetric, and precision, recall and false positives an image
+val_evaluator = dict(
+    type='PrecisionRecallMetric',
+    coco=True,
+    classwise=True,
+    proposal_nums=(100, 1, 10),
+    metric='bbox',
+    ann_file=data_root + 'annotations/val.json',
+)
+test_evaluator = val_evaluator

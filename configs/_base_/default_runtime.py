@@ -1,0 +1,29 @@
+# What does not depend on model, data and schedule.
+default_scope = 'mmyolo'
+custom_imports = dict(imports=['mmyolo_bgpenalty'])
+
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=20),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='ResumableCheckpointHook', interval=50, max_keep_ckpts=2, save_best='coco/bbox_mAP_50'),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    visualization=dict(type='mmdet.DetVisualizationHook'),
+    check=dict(type='ConfigCheckHook'),
+    lambda_bg=dict(type='LambdaBgSchedulerHook'),
+    collapse=dict(type='CollapseMonitorHook'),
+    progress=dict(type='ProgressBarHook'),
+)
+custom_hooks = []
+
+env_cfg = dict(
+    cudnn_benchmark=True,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'),
+)
+visualizer = dict(type='mmdet.DetLocalVisualizer', name='visualizer', vis_backends=[dict(type='LocalVisBackend')])
+log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
+log_level = 'INFO'
+load_from = None
+resume = False
+randomness = dict(seed=0)

@@ -1,0 +1,73 @@
+# YOLOv8 with the background penalty. The architecture and the losses are those of MMYOLO's YOLOv8-n at half its width.
+deepen_factor = 0.33
+widen_factor = 0.125
+num_classes = 3
+channels = [256, 512, 1024]
+strides = [8, 16, 32]
+norm_cfg = dict(type='BN', momentum=0.03, eps=0.001)
+act_cfg = dict(type='SiLU', inplace=True)
+
+model = dict(
+    type='YOLODetector',
+    data_preprocessor=dict(
+        type='BgPenaltyDetDataPreprocessor', mean=[0.0, 0.0, 0.0], std=[255.0, 255.0, 255.0], bgr_to_rgb=True
+    ),
+    backbone=dict(
+        type='YOLOv8CSPDarknet',
+        arch='P5',
+        last_stage_out_channels=channels[-1],
+        deepen_factor=deepen_factor,
+        widen_factor=widen_factor,
+        norm_cfg=norm_cfg,
+        act_cfg=act_cfg,
+    ),
+    neck=dict(
+        type='YOLOv8PAFPN',
+        deepen_factor=deepen_factor,
+        widen_factor=widen_factor,
+        in_channels=channels,
+        out_channels=channels,
+        num_csp_blocks=3,
+        norm_cfg=norm_cfg,
+        act_cfg=act_cfg,
+    ),
+    bbox_head=dict(
+        type='BgPenaltyYOLOv8Head',
+        head_module=dict(
+            type='YOLOv8HeadModule',
+            num_classes=num_classes,
+            in_channels=channels,
+            widen_factor=widen_factor,
+            reg_max=16,
+            norm_cfg=norm_cfg,
+            act_cfg=act_cfg,
+            featmap_strides=strides,
+        ),
+        prior_generator=dict(type='mmdet.MlvlPointGenerator', offset=0.5, strides=strides),
+        bbox_coder=dict(type='DistancePointBBoxCoder'),
+        loss_cls=dict(type='mmdet.CrossEntropyLoss', use_sigmoid=True, reduction='none', loss_weight=0.5),
+        loss_bbox=dict(
+            type='IoULoss', iou_mode='ciou', bbox_format='xyxy', reduction='sum', loss_weight=7.5, return_iou=False
+        ),
+        loss_dfl=dict(type='mmdet.DistributionFocalLoss', reduction='mean', loss_weight=1.5 / 4),
+    ),
+    train_cfg=dict(
+        assigner=dict(
+            type='SparseTaskAlignedAssigner',
+            num_classes=num_classes,
+            use_ciou=True,
+            topk=10,
+            alpha=0.5,
+            beta=6.0,
+            eps=1e-9,
+        )
+    ),
+    test_cfg=dict(
+        multi_label=True,
+        nms_pre=30000,
+        score_thr=0.001,
+        # MMYOLO's 0.7 is for objects that overlap. On thin objects it leaves two boxes, and one is a false positive.
+        nms=dict(type='nms', iou_threshold=0.5),
+        max_per_img=300,
+    ),
+)

@@ -1,0 +1,27 @@
+# The same optimizer for a student and its EMA teacher.
+_base_ = './adamw.py'
+
+max_epochs = 20
+train_cfg = dict(max_epochs=max_epochs, val_interval=10)
+val_cfg = dict(type='mmdet.TeacherStudentValLoop')
+default_hooks = dict(
+    # A checkpoint is at the end of burn-in. Runs that differ only after burn-in can start from it.
+    checkpoint=dict(interval=4, save_best='teacher/coco/bbox_mAP_50'),
+    # The teacher is an average from the first iteration on. Its time constant grows in the first third of burn-in.
+    mean_teacher=dict(
+        type='BurnInMeanTeacherHook',
+        momentum=0.004,
+        average_in_burn_in=True,
+        momentum_warmup=300,
+        unsup_warmup=1,
+    ),
+    quality=dict(type='PseudoLabelQualityHook'),
+    thresholds=dict(type='ClassThresholdsHook'),
+    pictures=dict(type='PseudoLabelPicturesHook', interval=500),
+    last_epochs=dict(type='LastEpochsPipelineHook', share=0.1),
+)
+log_processor = dict(
+    custom_cfg=[
+        dict(data_src=f'semi/pseudo_{name}', method_name='mean', window_size=50) for name in ('boxes', 'score', 'empty')
+    ]
+)
