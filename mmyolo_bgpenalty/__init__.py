@@ -31,13 +31,15 @@ from mmyolo_bgpenalty.datasets.transforms import (  # noqa: E402
 )
 from mmyolo_bgpenalty.engine.checkpoint_files import guard_loaders  # noqa: E402
 from mmyolo_bgpenalty.engine.cpu_amp import CpuBf16OptimWrapper  # noqa: E402
+from mmyolo_bgpenalty.engine.hooks.collapse_monitor import CollapseMonitorHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.compile import CompileHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.last_epochs import LastEpochsPipelineHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.mean_teacher import BurnInMeanTeacherHook  # noqa: E402
-from mmyolo_bgpenalty.engine.hooks.monitors import ClassThresholdsHook, CollapseMonitorHook, PseudoLabelQualityHook  # noqa: E402
+from mmyolo_bgpenalty.engine.hooks.nonfinite_guard import NonFiniteGuardHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.pictures import PseudoLabelPicturesHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.progress_bar import ProgressBarHook  # noqa: E402
+from mmyolo_bgpenalty.engine.hooks.pseudo_labels import ClassThresholdsHook, PseudoLabelQualityHook  # noqa: E402
 from mmyolo_bgpenalty.engine.schedule import lambda_bg_at  # noqa: E402
 from mmyolo_bgpenalty.engine.train_loop import ResumableCheckpointHook, ResumableTrainLoop  # noqa: E402
 from mmyolo_bgpenalty.evaluation.metric import PrecisionRecallMetric  # noqa: E402
@@ -70,6 +72,7 @@ __all__ = [
     'LabeledUnlabeledDataset',
     'LambdaBgSchedulerHook',
     'LastEpochsPipelineHook',
+    'NonFiniteGuardHook',
     'PrecisionRecallMetric',
     'ProgressBarHook',
     'PseudoLabelPicturesHook',

@@ -1,5 +1,6 @@
 """Shared by all tests: MMYOLO's modules, the same random numbers in every run, and a tiny head."""
 
+import logging
 import platform
 
 import hypothesis
@@ -46,3 +47,15 @@ def plain_config_text():
 def seeded():
     torch.manual_seed(0)
     np.random.seed(0)
+
+
+@pytest.fixture
+def logged(monkeypatch):
+    """(message, level) of what the hooks that watch training print."""
+    lines = []
+    for name in ('collapse_monitor', 'nonfinite_guard', 'pseudo_labels'):
+        monkeypatch.setattr(
+            f'mmyolo_bgpenalty.engine.hooks.{name}.print_log',
+            lambda message, logger, level=logging.INFO: lines.append((message, level)),
+        )
+    return lines

@@ -11,6 +11,7 @@ default_hooks = dict(
     visualization=dict(type='mmdet.DetVisualizationHook'),
     check=dict(type='ConfigCheckHook'),
     lambda_bg=dict(type='LambdaBgSchedulerHook'),
+    guard=dict(type='NonFiniteGuardHook'),
     collapse=dict(type='CollapseMonitorHook'),
     progress=dict(type='ProgressBarHook'),
 )

@@ -14,7 +14,7 @@ from torch import nn
 
 from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook
 from mmyolo_bgpenalty.engine.hooks.mean_teacher import BurnInMeanTeacherHook
-from mmyolo_bgpenalty.engine.hooks.monitors import ClassThresholdsHook
+from mmyolo_bgpenalty.engine.hooks.pseudo_labels import ClassThresholdsHook
 from mmyolo_bgpenalty.engine.schedule import lambda_bg_at, ramp
 
 

@@ -15,12 +15,12 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmyolo.registry import DATASETS, TRANSFORMS
 
+from mmyolo_bgpenalty import ClassThresholdsHook, CollapseMonitorHook
 from mmyolo_bgpenalty.config_check.check import check_config
 from mmyolo_bgpenalty.datasets.known_empty import places_of, read_names
-from mmyolo_bgpenalty.engine.hooks.monitors import ClassThresholdsHook, CollapseMonitorHook
 from mmyolo_bgpenalty.models.thresholds import build_thresholds
 from tests.datasets.test_transforms import PICTURES, Pictures, picture
-from tests.engine.hooks.test_monitors import OBJECTS, TRUE, Listed, fake_runner, logged, start  # noqa: F401
+from tests.helpers.monitored import OBJECTS, TRUE, Listed, fake_runner
 from tests.helpers.tiny import SEMI, load, make_set
 from tests.models.test_semi_detector import batch, build, sample, teacher_sees, total
 from tests.models.test_thresholds import images
@@ -279,11 +279,10 @@ def test_the_detector_asks_for_thresholds_without_them(monkeypatch):
     assert [len(view.gt_instances) for view in samples['unsup_teacher']] == [0, 1]
 
 
-def test_the_collapse_monitor_leaves_them_out(logged):  # noqa: F811
+def test_the_collapse_monitor_leaves_them_out(logged):
     """Of the others' pseudo-boxes there are as many as expected, an image."""
     runner = fake_runner(Listed(OBJECTS), Listed(TRUE))
     hook = CollapseMonitorHook(band=(0.25, 3.0), window=4)
-    start(hook, runner)
     empty = sample()
     empty.set_metainfo(dict(known_empty=True))
     runner.model.unsup_ramp = 1.0
@@ -302,7 +301,7 @@ def test_the_collapse_monitor_leaves_them_out(logged):  # noqa: F811
     iteration(3.0, sample(), sample())
     for _ in range(2):
         iteration(0.0, empty, empty)
-    assert len(logged) == 1 and 'Too many pseudo-boxes: 3.33 an image' in logged[0][0]
+    assert len(logged) == 1 and 'Too many pseudo-boxes: 3.33 per image' in logged[0][0]
 
 
 class Names(Listed):

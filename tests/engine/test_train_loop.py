@@ -238,7 +238,7 @@ def test_what_is_compared_tells_runs_apart(whole):
     assert len({row['loss'] for row in rows}) == len({tuple(row['drawn']) for row in rows}) == EPOCHS * BATCHES
     assert [len(row['images']) for row in rows] == [2] * BATCHES + [6] * 2 * BATCHES
     assert [place for place, _ in logged(whole) if place[0] == 'epoch'] == [('epoch', 2), ('epoch', 3)]
-    for part, times in (('up to 12,', 1), ('Pseudo-labels', 2), ('λ_bg', 3), ('BG Penalty', 3)):
+    for part, times in (('up to 12.', 1), ('Pseudo-labels', 2), ('λ_bg', 3), ('BG Penalty', 3)):
         assert sum(part in line for line in monitored(whole)) == times
     content = last(whole)
     assert content['collapse_monitor']['warned'] == ['boxes']

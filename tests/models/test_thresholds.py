@@ -12,11 +12,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 
-from mmyolo_bgpenalty.engine.hooks.monitors import ClassThresholdsHook
+from mmyolo_bgpenalty import ClassThresholdsHook
 from mmyolo_bgpenalty.models.thresholds import build_thresholds, class_frequency_thresholds, mixture_thresholds
 from tests.helpers.tiny import CLASSES, SEMI, load, make_images, make_set
 from tests.models.test_semi_detector import SHAPE, batch, build, sample
@@ -521,10 +521,12 @@ class Listed:
 
 def started(dataset, thresholds):
     scalars = {}
-    hub = SimpleNamespace(update_scalar=scalars.__setitem__)
+    hub = SimpleNamespace(log_scalars=scalars, update_scalar=scalars.__setitem__)
     model = torch.nn.Module()
     model.class_thresholds = thresholds
-    runner = SimpleNamespace(model=model, train_dataloader=SimpleNamespace(dataset=dataset), message_hub=hub)
+    loader = SimpleNamespace(dataset=dataset)
+    hooks = [LoggerHook(interval=1)]
+    runner = SimpleNamespace(model=model, train_dataloader=loader, message_hub=hub, hooks=hooks)
     hook = ClassThresholdsHook()
     hook.before_train(runner)
     hook.after_train_iter(runner, 0)
@@ -534,7 +536,7 @@ def started(dataset, thresholds):
 @pytest.mark.parametrize(
     'dataset, message',
     [
-        (SimpleNamespace(), 'got a training set that does not say'),
+        (SimpleNamespace(), 'got a training set that does not tell them'),
         (SimpleNamespace(datasets=[Listed([[], []]), Listed([])]), 'got 2 without any'),
         (
             SimpleNamespace(datasets=[Listed([[dict(bbox_label=0, ignore_flag=1)]]), Listed([])]),

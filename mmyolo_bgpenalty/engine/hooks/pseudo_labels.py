@@ -1,0 +1,216 @@
+"""Hooks that measure the pseudo-labels and the labeled boxes: quality of pseudo-labels, and thresholds per class."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from mmengine.dist import all_reduce, is_main_process
+from mmengine.hooks import Hook, LoggerHook
+from mmengine.logging import MessageHub, print_log
+from mmengine.runner import Runner
+from mmyolo.registry import HOOKS
+from torch import nn
+
+from mmyolo_bgpenalty.evaluation.matching import match_boxes, xywh
+from mmyolo_bgpenalty.utils.arguments import non_negative, whole
+from mmyolo_bgpenalty.utils.distributed import unwrapped
+from mmyolo_bgpenalty.utils.geometry import project_boxes
+
+MAX_CLASSES_IN_LOG = 20
+
+
+def labeled_and_unlabeled(dataset) -> list:
+    """The two parts of a training set. None stands for a part that does not tell its annotations."""
+    parts = (*getattr(dataset, 'datasets', ()), None, None)[:2]
+    return [part if hasattr(part, 'get_data_info') else None for part in parts]
+
+
+def instances_of(dataset) -> Iterator[list[dict]]:
+    """The boxes of each image, as the annotation file has them."""
+    return (dataset.get_data_info(i).get('instances') or [] for i in range(len(dataset)))
+
+
+def class_names(dataset) -> list[str]:
+    return [str(name) for name in dataset.metainfo.get('classes', ())]
+
+
+@HOOKS.register_module()
+class PseudoLabelQualityHook(Hook):
+    """Measures precision and recall of the pseudo-labels if the unlabeled set has boxes. Training does not read them.
+
+    Every ``interval`` iterations it logs ``semi/pseudo_precision`` and ``semi/pseudo_recall`` of the iterations since
+    the last report, over all processes, and a line with both for each class (up to 20 classes). Without pseudo-boxes
+    there is no precision, without true boxes no recall.
+
+    Boxes are compared in the weak view by ``match_boxes``. True boxes are cut at the edge of the view. Those with less
+    than one pixel left are not counted. Mosaics, mixed images and crops (``mosaic_tiles`` in the meta information) are
+    left out. If no image of the unlabeled set has boxes, the log says so once and nothing is measured. Otherwise an
+    image without boxes counts as an image without objects.
+
+    Args:
+        interval: iterations between reports.
+        iou_thr: lowest IoU of a correct pseudo-box, in (0, 1].
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(self, interval: int = 50, iou_thr: float = 0.5):
+        self.interval = whole('interval', interval)
+        if not 0 < non_negative('iou_thr', iou_thr) <= 1:
+            raise ValueError(f'Expected `iou_thr` to be in (0, 1], but got {iou_thr!r}')
+        self.iou_thr = iou_thr
+        self._resumed: list | None = None
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        # The main process saves its own counts.
+        if runner._resume and is_main_process():
+            self._resumed = checkpoint.get('pseudo_label_counts')
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        self._count()
+        counts = self._counts.tolist() if self._truth else self._resumed
+        if counts is not None:
+            checkpoint['pseudo_label_counts'] = counts
+
+    def before_train(self, runner: Runner) -> None:
+        # Path of an image -> (M, 6): x1, y1, x2, y2, class, ignored. None before the first pseudo-labels.
+        self._truth: dict[str, np.ndarray] | None = None
+        self._samples: list = []  # not counted yet
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        samples = getattr(unwrapped(runner.model), 'pseudo_labels', None) or []
+        if samples and self._truth is None:
+            self._truth = self._read_truth(runner)
+        if self._truth:
+            # In a mosaic or a mixed image the boxes of only one image would be known.
+            self._samples += [s for s in samples if s.img_path in self._truth and not hasattr(s, 'mosaic_tiles')]
+            if self.every_n_train_iters(runner, self.interval):
+                self._count()
+                self._report(runner)
+
+    def _read_truth(self, runner: Runner) -> dict[str, np.ndarray]:
+        """The true boxes of the unlabeled images. Empty if there is nothing to measure."""
+        labeled, dataset = labeled_and_unlabeled(runner.train_dataloader.dataset)
+        reason = None
+        if labeled is None or dataset is None:
+            reason = 'the training set does not tell its annotations'
+        elif not any(instances_of(dataset)):
+            reason = 'it has none'
+        elif class_names(dataset) != class_names(labeled):
+            reason = f'its classes {class_names(dataset)} are not the classes of the labeled set'
+        if reason:
+            print_log(f'Pseudo-labels are not measured by boxes of the unlabeled set: {reason}', logger='current')
+            return {}
+        self._names = class_names(dataset)
+        # Rows: correct boxes, pseudo-boxes, true boxes. Columns: classes.
+        classes = max(unwrapped(runner.model).student.bbox_head.num_classes, len(self._names))
+        self._counts = np.zeros((3, classes))
+        if self._resumed is not None and np.shape(self._resumed) == self._counts.shape:
+            self._counts += self._resumed
+        self._resumed = None
+        truth = {}
+        for i, instances in enumerate(instances_of(dataset)):
+            rows = [(*item['bbox'], item['bbox_label'], item.get('ignore_flag', 0)) for item in instances]
+            truth[dataset.get_data_info(i)['img_path']] = np.array(rows, dtype=np.float32).reshape(-1, 6)
+        return truth
+
+    def _count(self) -> None:
+        """Compare the samples of the last iterations with the true boxes."""
+        samples, self._samples = self._samples, []
+        if not samples or not self._truth:
+            return
+        pseudo = [sample.gt_instances for sample in samples]
+        # One transfer from the device for all images.
+        rows = torch.cat([torch.cat([p.bboxes, p.scores[:, None], p.labels[:, None]], dim=1) for p in pseudo])
+        splits = np.cumsum([len(p) for p in pseudo])[:-1]
+        for sample, found in zip(samples, np.split(rows.detach().float().cpu().numpy(), splits)):
+            true = self._truth[sample.img_path]
+            if len(true):
+                homography = torch.as_tensor(sample.homography_matrix)
+                boxes = project_boxes(torch.from_numpy(true[:, :4]), homography, sample.img_shape[:2]).numpy()
+                visible = (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1)
+                true = np.concatenate([boxes, true[:, 4:]], axis=1)[visible]
+            labels, true_labels, ignored = found[:, 5].astype(int), true[:, 4].astype(int), true[:, 5] > 0
+            right, neither = match_boxes(
+                xywh(found[:, :4]), found[:, 4], labels, xywh(true[:, :4]), true_labels, ignored, self.iou_thr
+            )
+            for row, counted in enumerate((labels[right], labels[~neither], true_labels[~ignored])):
+                self._counts[row] += np.bincount(counted, minlength=self._counts.shape[1])
+
+    def _report(self, runner: Runner) -> None:
+        counts = torch.from_numpy(self._counts)
+        all_reduce(counts)
+        right, pseudo, true = counts.tolist()
+        for name, numbers in (('precision', pseudo), ('recall', true)):
+            ratio = sum(right) / sum(numbers) if sum(numbers) else None
+            _set_scalar(runner.message_hub, f'train/semi/pseudo_{name}', ratio)
+        if len(self._names) <= MAX_CLASSES_IN_LOG:
+            text = ', '.join(
+                f'{name} {_ratio(tp, n)} / {_ratio(tp, m)}' for name, tp, n, m in zip(self._names, right, pseudo, true)
+            )
+            print_log(f'Pseudo-labels, precision / recall: {text}', logger='current')
+        self._counts = np.zeros_like(self._counts)
+
+
+def _ratio(part: float, total: float) -> str:
+    return f'{part / total:.3f}' if total else '-'
+
+
+def _set_scalar(hub: MessageHub, key: str, value: float | None) -> None:
+    """Log only the latest value: without a new value the log would repeat the old one."""
+    hub.log_scalars.pop(key, None)
+    if value is not None:
+        hub.update_scalar(key, value)
+
+
+@HOOKS.register_module()
+class ClassThresholdsHook(Hook):
+    """Gives ``class_thresholds`` of SemiYOLODetector the labeled boxes per image of each class, and logs thresholds.
+
+    The boxes are counted before training, crowds left out. If K of N unlabeled images are known to be empty, the other
+    unlabeled images are expected to have N / (N - K) times as many boxes, but at most as many as the labeled images
+    with boxes have. When LoggerHook prints, ``semi/threshold_<class>`` is logged, for more than 20 classes
+    ``semi/threshold_min``, ``_mean`` and ``_max``. Without the option the hook does nothing.
+
+    Raises:
+        ValueError: before training, if type='ClassFrequency' has no labeled boxes to count.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        model, dataset = unwrapped(runner.model), runner.train_dataloader.dataset
+        self.count(model, dataset)
+        labeled, _ = labeled_and_unlabeled(dataset)
+        self._names = [] if labeled is None else class_names(labeled)
+
+    def count(self, model: nn.Module, dataset) -> None:
+        """Set ``objects_per_image`` of the thresholds from the labeled part of ``dataset``, if they need it."""
+        thresholds = getattr(model, 'class_thresholds', None)
+        if thresholds is None or not hasattr(thresholds, 'objects_per_image'):
+            return
+        labeled, unlabeled = labeled_and_unlabeled(dataset)
+        instances = [] if labeled is None else [*instances_of(labeled)]
+        images = [[item['bbox_label'] for item in boxes if not item.get('ignore_flag', 0)] for boxes in instances]
+        labels = [label for image in images for label in image]
+        if not labels:
+            raise ValueError(
+                "type='ClassFrequency' of `semi_train_cfg.class_thresholds` expects labeled images with boxes, but got "
+                + ('a training set that does not tell them' if labeled is None else f'{len(images)} without any')
+            )
+        counts = torch.bincount(torch.tensor(labels), minlength=thresholds.num_classes)
+        most = len(images) / sum(map(bool, images))
+        empty = getattr(getattr(unlabeled, 'first_readable', None), 'known_empty', None)
+        others = 1.0 if empty is None else 1 - float(empty.double().mean())
+        thresholds.objects_per_image = counts / len(images) * (min(1 / others, most) if others else most)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        current = getattr(getattr(unwrapped(runner.model), 'class_thresholds', None), 'current', None)
+        if current is None:
+            return
+        interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 10)
+        if self.every_n_inner_iters(batch_idx, interval) or self.end_of_epoch(runner.train_dataloader, batch_idx):
+            values = dict(zip(self._names, current.tolist()))
+            if not 0 < len(values) <= MAX_CLASSES_IN_LOG:
+                values = dict(min=current.min().item(), mean=current.mean().item(), max=current.max().item())
+            for name, value in values.items():
+                _set_scalar(runner.message_hub, f'train/semi/threshold_{name}', value)

@@ -1,0 +1,512 @@
+"""Iterations that are not finite: skipped without a trace, in real runs and by themselves."""
+
+import copy
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
+from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import Runner
+from mmyolo.registry import MODELS
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mmyolo_bgpenalty import NonFiniteGuardHook, SemiYOLODetector
+from mmyolo_bgpenalty.engine.hooks import nonfinite_guard
+from mmyolo_bgpenalty.utils.distributed import unwrapped
+from tests.helpers.amp import CpuAmpOptimWrapper
+from tests.helpers.processes import in_two_processes
+from tests.helpers.tiny import SEMI, SUPERVISED, load, make_set
+
+BATCHES = 5  # an epoch has 10 unlabeled images, 2 in a batch
+
+
+def tensors(node, path=''):
+    if isinstance(node, torch.Tensor):
+        yield path, node
+    elif isinstance(node, (dict, list, tuple)):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from tensors(value, f'{path}.{key}')
+
+
+def same(one, other):
+    one, other = dict(tensors(one)), dict(tensors(other))
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+# In a run
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return make_set(tmp_path_factory.mktemp('set'))
+
+
+def config(name, data, work_dir, max_skips, **options):
+    cfg = load(
+        name,
+        data,
+        work_dir,
+        default_hooks__guard__max_skips=max_skips,
+        default_hooks__checkpoint=dict(interval=2, by_epoch=False, save_best=None),
+        **options,
+    )
+    cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
+    return cfg
+
+
+def state(runner):
+    averaged = [hook.ema_model.state_dict() for hook in runner.hooks if hasattr(hook, 'ema_model')]
+    return [runner.model.state_dict(), *averaged, runner.optim_wrapper.state_dict()]
+
+
+class StateBefore(Hook):
+    """Keeps the state before the latest iteration, and which iterations changed nothing but the teacher."""
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self):
+        self.unchanged = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.before = copy.deepcopy(state(runner))
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        kept = [{k: v for k, v in tensors(node) if 'teacher' not in k} for node in (self.before, state(runner))]
+        if same(*kept):
+            self.unchanged.append(runner.iter)
+
+
+def log_of(runner):
+    return next(Path(runner.log_dir).glob('*.log')).read_text()
+
+
+def train(cfg, *hooks):
+    runner = Runner.from_cfg(cfg)
+    for hook in hooks:
+        runner.register_hook(hook)
+    runner.train()
+    return runner
+
+
+def stopped(cfg, error, *hooks):
+    """The message of a run that stops, after which nothing is spoilt."""
+    runner, before = Runner.from_cfg(cfg), StateBefore()
+    for hook in (*hooks, before):
+        runner.register_hook(hook)
+    with pytest.raises(FloatingPointError, match=error) as caught:
+        runner.train()
+    assert same(before.before, state(runner)) and len(dict(tensors(before.before))) > 100
+    [file] = Path(runner.work_dir).glob('*.pth')
+    assert file.name == 'iter_2.pth'
+    assert all(value.isfinite().all() for _, value in tensors(torch.load(file)['state_dict']))
+    message = str(caught.value)
+    assert message in log_of(runner) and f'The latest checkpoint is good: {file}' in message
+    return message
+
+
+@MODELS.register_module()
+class PoisonedDetector(SemiYOLODetector):
+    """A loss, or only its gradient, is NaN in the fourth batch."""
+
+    poison = 'loss'
+    batches = 0
+
+    def loss(self, *args):
+        losses = super().loss(*args)
+        self.batches += 1
+        if self.batches == 4:
+            if self.poison == 'loss':
+                losses['unsup_loss_dfl'] = losses['unsup_loss_dfl'] * float('nan')
+                losses['semi/pseudo_score'] = losses['semi/pseudo_score'] * float('nan')
+            else:
+                weight = self.student.backbone.stem.conv.weight
+                losses['sup_loss_cls'] = losses['sup_loss_cls'] + (weight.sum() * 0).sqrt()
+        return losses
+
+
+@pytest.mark.parametrize('poison, loop', [('loss', 'epoch'), ('gradient', 'iter')])
+def test_a_poisoned_loss_stops_before_the_weights(data, tmp_path, monkeypatch, poison, loop):
+    monkeypatch.setattr(PoisonedDetector, 'poison', poison)
+    cfg = config(SEMI, data, tmp_path, 0, burn_in=1, model__type='PoisonedDetector')
+    cfg.default_hooks.lambda_bg.by_epoch = False
+    # Pseudo-boxes in every image.
+    cfg.model.semi_train_cfg.pseudo_test_cfg.update(score_thr=0.0, max_per_img=2)
+    if loop == 'iter':
+        cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=8)
+        cfg.param_scheduler = []
+        cfg.optim_wrapper.clip_grad = None
+    message = stopped(cfg, r'iteration 3 \(epoch 0\)')
+    if poison == 'loss':
+        assert 'unsup_loss_dfl is nan (finite: ' in message and 'sup_loss_cls is' not in message
+        assert 'pseudo_score' not in message
+    else:
+        assert 'the losses are finite, but 1 of 18' in message
+        assert 'gradients are NaN or infinite, the first of student.backbone.stem.conv.weight' in message
+    assert 'λ_bg was 0.' in message and 'images/unlabeled_0' in message and 'images/labeled_0' in message
+    assert 'optim_wrapper.optimizer.lr' in message
+
+
+class Poison(Hook):
+    """The pixels of the third batch are NaN. This passes through batch normalization to every loss."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 2:
+            data_batch['inputs'] = data_batch['inputs'].float() * float('nan')
+
+
+def test_a_supervised_run_is_stopped_too(data, tmp_path):
+    """With the average of EMAHook."""
+    cfg = config(SUPERVISED, data, tmp_path, 0, burn_in=0, train_dataloader__batch_size=3)
+    cfg.train_dataloader.num_workers = 2
+    message = stopped(cfg, r'iteration 2 \(epoch 1\)', Poison())
+    assert 'loss_cls is nan' in message and 'unsup' not in message.split('Try')[0] and 'images/labeled_0' in message
+
+
+class Broken(Hook):
+    """Some pixels of a branch have a wrong value in the iterations given."""
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, iterations):
+        self.iterations = iterations
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter in self.iterations:
+            inputs = data_batch['inputs']
+            branch, value = self.iterations[runner.iter]
+            place = next(i for i, image in enumerate(inputs[branch]) if image is not None)
+            inputs[branch][place] = inputs[branch][place].float()
+            inputs[branch][place][:, 5:9, 5:9] = value
+
+
+def test_iterations_with_broken_pictures_are_skipped_and_counted(data, tmp_path):
+    """The first two are in burn-in. All others are learnt, and saved."""
+    cfg = config(SEMI, data, tmp_path, 2, burn_in=1, train_cfg__max_epochs=3)
+    cfg.default_hooks.mean_teacher.unsup_warmup = 0
+    cfg.model.semi_train_cfg.pseudo_test_cfg.update(score_thr=0.0, max_per_img=2)
+    broken = {
+        1: ('sup', math.nan),
+        3: ('sup', -math.inf),
+        8: ('unsup_student', math.nan),
+        9: ('unsup_student', math.inf),
+        # Only the teacher sees the weak view. It finds nothing there.
+        11: ('unsup_teacher', math.nan),
+    }
+    before = StateBefore()
+    runner = train(cfg, Broken(broken), before)
+    assert before.unchanged == [1, 3, 8, 9] and runner.iter == 3 * BATCHES
+    log = log_of(runner)
+    lines = [line for line in log.splitlines() if 'Skipped iteration ' in line]
+    assert len(lines) == 4 and all('WARNING' in line and 'images/labeled_0' in line for line in lines)
+    assert 'iteration 1 (epoch 0), 1 in a row and 1 in all: sup_loss_' in lines[0]
+    assert 'iteration 8 (epoch 1), 1 in a row and 3 in all: unsup_loss_cls is nan' in lines[2]
+    assert 'iteration 9 (epoch 1), 2 in a row and 4 in all: unsup_loss_' in lines[3]
+    assert 'images/unlabeled_0' in lines[3]
+    assert 'skipped_iterations: 4' in log and 'loss: nan' not in log
+    assert 'Training has skipped 4 iterations whose losses or gradients were not finite' in log.splitlines()[-1]
+    assert all(value.isfinite().all() for _, value in tensors(state(runner)))
+
+
+# By itself
+
+
+class Small(torch.nn.Module):
+    """Has the losses that it is told, and a buffer that a forward pass changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.losses = torch.nn.Linear(2, 1), dict(loss_a=1.0)
+        self.register_buffer('passes', torch.tensor(0))
+
+    def forward(self):
+        self.passes += 1
+        value = self.linear(torch.ones(1, 2)).sum()
+        return {
+            name: value + loss if not isinstance(loss, list) else [value + part for part in loss]
+            for name, loss in self.losses.items()
+        }
+
+
+def small_run(work_dir, kind=OptimWrapper, max_skips=10, fused=False, distributed=False, **options):
+    """A run with an optimizer that moves weights even if their gradient is 0."""
+    torch.manual_seed(0)
+    model = MMDistributedDataParallel(Small()) if distributed else Small()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1, fused=fused)
+    runner = SimpleNamespace(
+        model=model,
+        optim_wrapper=kind(optimizer=optimizer, **options),
+        message_hub=MessageHub.get_instance('test_nonfinite_guard'),
+        train_dataloader=SimpleNamespace(dataset=[]),
+        work_dir=str(work_dir),
+        iter=0,
+        epoch=1,
+    )
+    runner.message_hub.log_scalars.clear()
+    hook = NonFiniteGuardHook(max_skips)
+    hook.before_train(runner)
+    return runner, hook
+
+
+def iterate(runner, hook, loss=1.0, **losses):
+    """An iteration of a train loop, with ``loss_a`` larger by ``loss``."""
+    hook.before_train_iter(runner, 0, None)
+    unwrapped(runner.model).losses = losses or dict(loss_a=loss)
+    outputs = runner.model()
+    parts = [part for value in outputs.values() for part in (value if isinstance(value, list) else [value])]
+    runner.optim_wrapper.update_params(sum(parts))
+    hook.after_train_iter(runner, 0, outputs={})
+    runner.iter += 1
+
+
+def weights(runner):
+    return copy.deepcopy([runner.model.state_dict(), runner.optim_wrapper.state_dict()['state']])
+
+
+@pytest.fixture
+def spoilt(request):
+    """Multiplies the gradient of the bias by a number while the test wants it."""
+    handles = []
+
+    def spoil(runner, factor):
+        bias = unwrapped(runner.model).linear.bias
+        handles.append(bias.register_hook(lambda gradient: gradient * factor))
+        return handles[-1]
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    'losses, error',
+    [
+        (dict(loss_a=1.0, loss_b=[1.0, 2.0]), None),
+        (dict(loss_a=1.0, loss_b=[1.0, math.inf]), 'loss_b is inf .finite: loss_a'),
+        (dict(loss_a=math.inf, loss_b=-math.inf, loss_c=1.0), 'loss_a is inf, loss_b is -inf .finite: loss_c'),
+        (dict(loss_a=2e38, loss_b=2e38), 'the sum of the losses is inf'),
+    ],
+)
+@pytest.mark.parametrize('early', [False, True])
+def test_which_loss(losses, error, early, tmp_path, logged):
+    runner, hook = small_run(tmp_path, max_skips=0, accumulative_counts=2 if early else 1)
+    if error is None:
+        iterate(runner, hook, **losses)
+        assert logged == []
+    else:
+        with pytest.raises(FloatingPointError, match=error):
+            iterate(runner, hook, **losses)
+        assert [level for _, level in logged] == [40]
+    # Nothing is tested in validation or after training, and nothing but losses.
+    runner.model.eval()
+    runner.model()
+    runner.model.train()
+    runner.model.losses = dict(acc=math.nan)
+    runner.model()
+    hook.after_train(runner)
+    runner.model.losses = dict(loss_a=math.nan)
+    runner.model()['loss_a'].backward()
+    runner.optim_wrapper.step()
+
+
+@pytest.mark.parametrize('clip_grad', [None, dict(max_norm=1.0)])
+def test_gradients_that_are_not_finite_are_skipped(clip_grad, tmp_path, logged, spoilt):
+    runner, hook = small_run(tmp_path, clip_grad=clip_grad)
+    iterate(runner, hook)
+    before = weights(runner)
+    handle = spoilt(runner, math.nan)
+    iterate(runner, hook)
+    handle.remove()
+    # Clipping divides every gradient by a norm that is NaN.
+    which = '2 of 2 gradients are NaN or infinite.' if clip_grad else '1 of 2 gradients are NaN or infinite, the first'
+    assert same(weights(runner), before) and f'the losses are finite, but {which}' in logged[0][0]
+    iterate(runner, hook)
+    assert not same(weights(runner), before) and len(logged) == 1
+
+
+def test_large_gradients_are_finite(tmp_path, logged, spoilt):
+    """Though the sum of their squares is not."""
+    runner, hook = small_run(tmp_path)
+    before = weights(runner)
+    spoilt(runner, 1e30)
+    iterate(runner, hook)
+    assert not same(weights(runner)[0], before[0]) and logged == []
+
+
+def test_a_skipped_step_moves_nothing_not_even_by_weight_decay(tmp_path, logged):
+    runner, hook = small_run(tmp_path, max_skips=2)
+    iterate(runner, hook)
+    before = weights(runner)
+    for _ in range(2):
+        iterate(runner, hook, math.nan)
+        assert same(weights(runner), before)
+    iterate(runner, hook)  # which ends the row
+    assert not same(weights(runner), before)
+    before = weights(runner)
+    for _ in range(2):
+        iterate(runner, hook, math.inf)
+    with pytest.raises(
+        FloatingPointError, match='iteration 6 .*: loss_a is nan .*, after 2 skipped iterations in a row'
+    ):
+        iterate(runner, hook, math.nan)
+    assert same(weights(runner), before)
+    assert [level for _, level in logged] == [30, 30, 30, 30, 40]
+    assert 'Skipped iteration 5 (epoch 1), 2 in a row and 4 in all: loss_a is inf' in logged[3][0]
+
+
+def test_of_accumulated_gradients_the_finite_ones_count(tmp_path, logged):
+    runner, hook = small_run(tmp_path, accumulative_counts=2)
+    runner.optim_wrapper.initialize_count_status(runner.model, 0, 100)
+    for value in (math.nan, 1.0):
+        iterate(runner, hook, value)
+    half, _ = small_run(tmp_path)
+    half.optim_wrapper.update_params(half.model()['loss_a'] / 2)
+    assert same(weights(runner), weights(half))
+    before = weights(runner)
+    for value in (math.nan, math.nan):
+        iterate(runner, hook, value)
+    assert same(weights(runner), before)
+    for value in (1.0, math.nan):
+        iterate(runner, hook, value)
+    assert not same(weights(runner), before)
+
+
+def test_one_of_two_optimizers(tmp_path, logged):
+    """Each step follows a loss of its own."""
+    runner, hook = small_run(tmp_path)
+    hook.after_train(runner)
+    wrappers = [OptimWrapper(torch.optim.SGD([p], lr=1.0)) for p in runner.model.parameters()]
+    runner.optim_wrapper = OptimWrapperDict(weight=wrappers[0], bias=wrappers[1])
+    hook.before_train(runner)
+    weight, bias = (p.detach().clone() for p in runner.model.parameters())
+    hook.before_train_iter(runner, 0, None)
+    runner.model.losses = dict(loss_a=math.nan)
+    wrappers[0].update_params(runner.model()['loss_a'])
+    assert torch.equal(runner.model.linear.weight, weight) and 'loss_a is nan' in logged[0][0]
+    hook.after_train_iter(runner, 0)
+    hook.before_train_iter(runner, 0, None)
+    runner.model.losses = dict(loss_a=1.0)
+    wrappers[1].update_params(runner.model()['loss_a'])
+    assert torch.equal(runner.model.linear.weight, weight) and torch.equal(runner.model.linear.bias, bias - 1)
+
+
+class HostReads(TorchDispatchMode):
+    """Counts how often a tensor's value is asked for, which on a GPU waits for it."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize('clip_grad', [None, dict(max_norm=1.0)])
+def test_an_iteration_waits_once_for_the_device(clip_grad, tmp_path):
+    counts = []
+    for guarded in (False, True):
+        runner, hook = small_run(tmp_path, clip_grad=clip_grad)
+        if not guarded:
+            hook.after_train(runner)
+        with HostReads() as reads:
+            iterate(runner, hook)
+        counts.append(reads.count)
+    assert counts[1] - counts[0] == 1
+
+
+def test_weights_of_a_broken_checkpoint_are_named(tmp_path, logged):
+    runner, hook = small_run(tmp_path, max_skips=0)
+    with torch.no_grad():
+        runner.model.linear.bias.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match='1 weights were not finite before, the first linear.bias: see `load_'):
+        iterate(runner, hook)
+
+
+def test_a_resumed_run_goes_on_with_the_counts():
+    counts = dict(skipped=3, in_a_row=1, overflows=4)
+    for resume in (True, False):
+        hook, saved = NonFiniteGuardHook(), {}
+        hook.after_load_checkpoint(SimpleNamespace(_resume=resume), dict(nonfinite_guard=counts))
+        hook.before_save_checkpoint(None, saved)
+        assert (saved['nonfinite_guard'] == counts) is resume
+
+
+@pytest.mark.parametrize('fused', [False, True])
+def test_overflows_that_grad_scaler_skips_are_counted(tmp_path, fused, logged, spoilt, monkeypatch):
+    """The scaler halves its scale and leaves the step out. This is no skipped iteration."""
+    monkeypatch.setattr(nonfinite_guard, 'SCALE_INTERVAL', 2)
+    runner, hook = small_run(tmp_path, CpuAmpOptimWrapper, fused=fused, dtype='float16')
+    scaler, before = runner.optim_wrapper.loss_scaler, weights(runner)
+    scale = scaler.get_scale()
+    for factor in (math.inf, 1.0, math.inf, math.inf):
+        handle = spoilt(runner, factor)
+        iterate(runner, hook)
+        handle.remove()
+        unchanged = torch.equal(runner.model.linear.bias, before[0]['linear.bias'])
+        assert unchanged == (runner.iter == 1)
+    assert scaler.get_scale() == scale / 8 and hook._skipped == 0
+    assert runner.message_hub.get_scalar('train/amp_overflows').current() == 3
+    before = weights(runner)
+    iterate(runner, hook, math.nan)
+    assert scaler.get_scale() == scale / 8 and hook._skipped == 1 and same(weights(runner)[0], before[0])
+    hook.after_train(runner)
+    assert logged[-1][0] == (
+        'Training has skipped 1 iterations whose losses or gradients were not finite; '
+        '3 updates whose fp16 gradients overflowed'
+    )
+
+
+@pytest.mark.parametrize('fused', [False, True])
+def test_overflows_without_end_stop(tmp_path, fused, logged, spoilt, monkeypatch):
+    monkeypatch.setattr(nonfinite_guard, 'SCALE_INTERVAL', 10)
+    runner, hook = small_run(tmp_path, CpuAmpOptimWrapper, fused=fused, dtype='float16')
+    before = copy.deepcopy([*runner.model.parameters()])
+    spoilt(runner, math.inf)
+    with pytest.raises(FloatingPointError, match='iteration 39 .*gradients overflow in fp16 at any scale.*5.96e-08'):
+        for _ in range(100):
+            iterate(runner, hook)
+    assert same([*runner.model.parameters()], before)
+
+
+@pytest.mark.parametrize('fused', [False, True])
+def test_a_scaler_of_the_users_own_is_left_alone(tmp_path, fused):
+    runner, _ = small_run(tmp_path, fused=fused)
+    before = copy.deepcopy([*runner.model.parameters()])
+    scaler = torch.amp.GradScaler('cpu')
+    scaler.scale(runner.model()['loss_a']).backward()
+    runner.model.linear.bias.grad.fill_(math.inf)
+    scaler.step(runner.optim_wrapper.optimizer)
+    assert same([*runner.model.parameters()], before)
+
+
+def rank_with_a_broken_batch(rank):
+    """Its process only: loss_a, or the gradient."""
+    lines = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nonfinite_guard, 'print_log', lambda text, **kwargs: lines.append(text))
+        runner, hook = small_run('.', max_skips=1, distributed=True)
+        iterate(runner, hook)
+        states = [weights(runner)]
+        for value in (math.nan if rank else 2.0, 3.0):
+            iterate(runner, hook, value)
+            states.append(weights(runner))
+        iterate(runner, hook, math.inf if not rank else 1.0)
+        with pytest.raises(FloatingPointError, match='loss_a is inf'):
+            iterate(runner, hook, math.inf if rank else 1.0)
+    kept = [same(states[0], states[1]), same(states[1], states[2])]
+    return kept, lines[0], [value.tolist() for _, value in tensors(weights(runner))]
+
+
+def test_what_one_process_cannot_learn_both_skip(tmp_path):
+    """Or one would step and the other would not."""
+    one, other = in_two_processes(rank_with_a_broken_batch, tmp_path)
+    assert one == other
+    kept, line, _ = one
+    assert kept == [True, False]
+    assert line.startswith('Skipped iteration 1 (epoch 1), 1 in a row and 1 in all: loss_a is nan (finite: none)')
+
+
+def test_max_skips_out_of_range():
+    with pytest.raises(ValueError, match='`max_skips` to be a whole number >= 0'):
+        NonFiniteGuardHook(max_skips=-1)

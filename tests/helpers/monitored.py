@@ -1,0 +1,64 @@
+"""Sets that are lists, and a runner without a loop, for the hooks that watch a semi-supervised training."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from mmengine.hooks import LoggerHook
+from mmengine.logging import MessageHub
+from mmengine.structures import InstanceData
+
+from tests.helpers.tiny import CLASSES
+
+# Two images each: x1, y1, x2, y2, class, crowd. In OBJECTS an image has one object, on average.
+TRUE = [[(10, 10, 30, 30, 0, 0), (40, 10, 60, 30, 1, 0)], []]
+OBJECTS = [[(0, 0, 9, 9, 0, 0), (0, 0, 9, 9, 0, 0), (0, 0, 9, 9, 0, 1)], [(0, 0, 9, 9, 1, 0)], []]
+SILENT = SimpleNamespace(metainfo=dict(classes=CLASSES))  # a set that does not tell its annotations
+
+
+class Listed:
+    """A dataset of MMEngine's kind, made of lists of boxes."""
+
+    def __init__(self, images, classes=CLASSES):
+        self.images, self.metainfo = images, dict(classes=classes)
+
+    def __len__(self):
+        return len(self.images)
+
+    def get_data_info(self, i):
+        instances = [dict(bbox=row[:4], bbox_label=row[4], ignore_flag=row[5]) for row in self.images[i]]
+        return dict(img_path=f'{i}.png', img_id=i, instances=instances)
+
+
+class Loader(list):
+    """As much of a DataLoader as hooks read."""
+
+    dataset = None
+
+
+def fake_runner(*datasets, name='test_monitors', iteration=0):
+    MessageHub.get_instance(name).log_scalars.clear()
+    loader = Loader(range(100))
+    loader.dataset = SimpleNamespace(datasets=datasets)
+    model = SimpleNamespace(
+        student=SimpleNamespace(bbox_head=SimpleNamespace(num_classes=3)),
+        pseudo_labels=[],
+        unsup_ramp=1.0,
+        pseudo_test_cfg=SimpleNamespace(score_thr=0.4),
+    )
+    return SimpleNamespace(
+        model=model,
+        hooks=[LoggerHook(interval=1)],
+        iter=iteration,
+        train_dataloader=loader,
+        message_hub=MessageHub.get_instance(name),
+    )
+
+
+def weak_view(i, rows, homography=None, shape=(64, 96)):
+    """The sample of image i with its pseudo-labels: x1, y1, x2, y2, score, class."""
+    rows = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
+    found = InstanceData(bboxes=rows[:, :4], scores=rows[:, 4], labels=rows[:, 5].long())
+    homography = np.eye(3) if homography is None else homography
+    metainfo = dict(img_path=f'{i}.png', homography_matrix=homography, img_shape=shape)
+    return SimpleNamespace(metainfo=metainfo, **metainfo, gt_instances=found)
