@@ -1,5 +1,5 @@
-PYTHON ?= $(shell command -v python3.11 || echo python3)
-ENV := $(or $(BGP_PYTHON_ENV),.venv)
+PYTHON ?= python3
+ENV := $(or $(BGP_PYTHON_ENV),$(BGP_VENV),.venv)
 RUN := $(ENV)/bin/python
 ARGS ?=
 # of these pytest takes the last: ARGS="-n0 -k name" runs in one process
@@ -12,14 +12,14 @@ help:
 	@echo 'make train      trains configs/yolov8_semi_bgpenalty.py; ARGS="..." goes to tools/train.py'
 	@echo 'make test       runs the tests on all cores; ARGS="..." goes to pytest, as ARGS="-n0 -k name"'
 	@echo 'make test-slow  runs those that take minutes'
-	@echo 'make matrix     runs the tests with each set of versions; ARGS="..." goes to tools/matrix.py'
+	@echo 'make matrix     runs the tests with each set of versions; ARGS="..." goes to nox, as ARGS="-s fork"'
 	@echo 'make smoke      trains the shipped config for a minute, and resumes it'
 	@echo 'make benchmark  times this package beside MMYOLO; ARGS="..." goes to tools/benchmark.py'
 	@echo 'make lint       checks style with ruff'
 	@echo 'make types      checks types with mypy'
-	@echo 'make clean      removes build outputs and caches, and has the next set-up check $(ENV) again'
+	@echo 'make clean      removes build outputs and caches; the next set-up checks $(ENV) again'
 	@echo
-	@echo 'PYTHON=...           the Python 3.10 or 3.11 to set up with ($(PYTHON))'
+	@echo 'PYTHON=...           the Python 3.10 to 3.13 to set up with ($(PYTHON))'
 	@echo 'TORCH_SPEC=...       the torch to install (torch==2.13.0)'
 	@echo 'BGP_PYTHON_ENV=...   an environment with torch (say, for CUDA) to use in place of .venv'
 	@echo 'BGP_CACHE=...        where built wheels are kept (~/.cache/mmyolo_bgpenalty)'
@@ -36,8 +36,8 @@ test: env
 test-slow: env
 	$(RUN) -m pytest tests -m slow $(ARGS)
 
-matrix:
-	@$(PYTHON) tools/matrix.py $(ARGS)
+matrix: env
+	$(RUN) -m nox -f tools/noxfile.py $(ARGS)
 
 smoke: env
 	$(RUN) .ci/smoke.py
@@ -54,4 +54,4 @@ types: env
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.*
-	rm -f $(ENV)/.bgpenalty-setup.json
+	rm -f $(ENV)/.bgpenalty-setup

@@ -33,7 +33,7 @@ setup(
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='GPL-3.0-or-later',
-    python_requires='>=3.8',
+    python_requires='>=3.10',
     packages=find_packages(include=[f'{NAME}*']),
     # mmcv and torch must fit each other and the machine: the package checks them when it is imported, and pip
     # must not replace them.

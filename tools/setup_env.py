@@ -1,96 +1,68 @@
-"""Sets up the environment of this checkout: a .venv with torch, MMCV, MMDetection, MMYOLO and this package.
+"""Set up an environment for this checkout: torch, MMCV, MMDetection, MMYOLO and this package.
 
-Needs a Python 3.10 or 3.11 and its standard library only. What was done before is not done again. MMCV 2.0.1
-comes as source: its wheel is built once for each torch and kept in a cache outside the checkout.
+Needs Python 3.10 to 3.13 and nothing but its standard library. Does nothing if the environment is up to date.
+MMCV comes as source only. Its wheel is built once for each Python, torch and MMCV version, and kept in a cache.
 
 Environment variables:
-  TORCH_SPEC       the torch to install, kept for later runs; torch==2.13.0 where never set
-  BGP_PYTHON_ENV   an existing environment with torch, used in place of .venv; only what it lacks is installed
-  BGP_VENV         where to make the environment, in place of .venv
-  BGP_OPENMMLAB    fork: OpenMMLab's maintained fork (onedl-mmengine, onedl-mmcv, onedl-mmdetection); not in .venv
-  BGP_CACHE        where wheels are kept; ${XDG_CACHE_HOME:-~/.cache}/mmyolo_bgpenalty where unset
-  CXX, MAX_JOBS    the C++ compiler for MMCV, and how many of it to run at once
+  TORCH_SPEC       the torch to install, which later runs keep; torch==2.13.0 by default
+  BGP_PYTHON_ENV   an existing environment that has torch, used in place of .venv; only missing packages are installed
+  BGP_VENV         the folder of the environment, in place of .venv
+  BGP_OPENMMLAB    fork: the maintained fork of OpenMMLab's packages; needs BGP_VENV or BGP_PYTHON_ENV
+  BGP_CACHE        the folder of the built wheels; ${XDG_CACHE_HOME:-~/.cache}/mmyolo_bgpenalty by default
+  CXX, MAX_JOBS    the C++ compiler that builds MMCV, and the number of its processes
 """
 
-import contextlib
-import errno
 import fcntl
 import hashlib
+import importlib.util
 import json
 import os
+import platform
 import re
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
-import zipfile
 from pathlib import Path
+from typing import NoReturn, TextIO
+
+OLDEST, NEWEST = (3, 10), (3, 13)
+TORCH = 'torch==2.13.0'
+BUILD_TOOLS = ['setuptools<81', 'wheel', 'ninja', 'packaging', 'numpy']  # MMCV's setup.py imports pkg_resources
+BUILD_REVISION = 'r1'  # raise it when the flags or tools/mmcv_build change what is compiled
 
 REPO = Path(__file__).resolve().parent.parent
-PYTHONS = ((3, 10), (3, 11))
-TORCH = 'torch==2.13.0'
-MMCV = 'mmcv==2.0.1'
-OPENMMLAB = ['mmengine==0.10.7', 'mmdet==3.3.0', 'mmyolo==0.6.0']
-FORKED = {'mmengine': 'onedl-mmengine', 'mmdet': 'onedl-mmdetection'}  # distributions of the same import names
-if os.environ.get('BGP_OPENMMLAB') == 'fork':
-    MMCV = 'onedl-mmcv==2.3.6'
-    OPENMMLAB = ['onedl-mmengine==0.10.12', 'onedl-mmdetection==3.5.1', 'mmyolo==0.6.0']
-    # its mmdet imports imgaug, and that scikit-image; also without dependencies, for the same opencv-python
-    OPENMMLAB += ['imaug==0.4.3', 'scikit-image==0.26.0', 'imageio==2.38.1', 'lazy-loader==0.6', 'tifffile==2026.3.3']
-BUILD_TOOLS = ['setuptools<81', 'wheel', 'ninja', 'packaging', 'numpy']
-REQUIREMENTS = [REPO / 'requirements' / 'runtime.txt', REPO / 'requirements' / 'tests.txt']
-# setuptools puts CFLAGS in place of the interpreter's own flags, so -O2 has to be said
-CFLAGS = '-O2 -g0 -w -DNDEBUG'
-BUILD_REVISION = 'r1'  # raise it when the flags or the wrapper change what is compiled
-BUILD_CORE_SECONDS = 300  # what compiling MMCV takes of one core, with the precompiled header
-GB = 10**9
+FORK = os.environ.get('BGP_OPENMMLAB')
+OPENMMLAB = REPO / 'requirements' / (f'openmmlab_{FORK}.txt' if FORK else 'openmmlab.txt')
+REQUIREMENTS = [REPO / 'requirements/runtime.txt', REPO / 'requirements/tests.txt']
+DEFAULT_CACHE = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'mmyolo_bgpenalty')
+CACHE = Path(os.environ.get('BGP_CACHE') or DEFAULT_CACHE).expanduser().absolute()
 
 OWN_ENV = not os.environ.get('BGP_PYTHON_ENV')
 NAMED = os.environ.get('BGP_PYTHON_ENV') or os.environ.get('BGP_VENV')
-ENV = Path(NAMED).expanduser().absolute() if NAMED else REPO / '.venv'
-PYTHON = ENV / 'bin' / 'python'
-STAMP = ENV / '.bgpenalty-setup.json'
-PIP_LOG = ENV / 'bgpenalty-pip.log'
-BUILD_LOG = ENV / 'bgpenalty-mmcv-build.log'
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-HELD = []  # descriptors of the locks that are held
+ENV = Path(NAMED or REPO / '.venv').expanduser().resolve()
+PYTHON = ENV / 'bin/python'
+LOG = ENV / 'bgpenalty-setup.log'
+STAMP = ENV / '.bgpenalty-setup'  # a digest of what the finished set-up depended on
+KEPT_TORCH = ENV / '.bgpenalty-torch'  # the last TORCH_SPEC
+CHANGING = ENV / '.bgpenalty-changing'  # exists while packages are installed, and remains if that fails
 
 PROBE = r"""
-import importlib.metadata as metadata, json, platform, sys
-def has(module):
-    try:
-        __import__(module)
-    except Exception:
-        return False
-    return True
-out = {'python': sys.version_info[:2], 'machine': platform.machine()}
-out.update(torch=None, device='cpu', nvcc=None, std='17')
-names = {d.metadata['Name'] or '' for d in metadata.distributions()}
-out['dists'] = sorted(n.lower().replace('_', '-') for n in names)
-out['modules'] = [m for m in ('cv2', 'pkg_resources', 'mmcv.ops') if has(m)]
-if has('torch'):
-    import os, re, torch
-    aten = os.path.join(os.path.dirname(torch.__file__), 'include', 'ATen', 'ATen.h')
-    if os.path.exists(aten):
-        out['std'] = (re.findall(r'C\+\+(\d\d) or later', open(aten).read()) or ['17'])[0]
-    out['torch'] = torch.__version__
-    if torch.cuda.is_available() or os.environ.get('FORCE_CUDA') == '1':
-        arch = os.environ.get('TORCH_CUDA_ARCH_LIST')
-        if not arch and torch.cuda.is_available():
-            arch = '.'.join(map(str, torch.cuda.get_device_capability()))
-        out['device'] = 'cuda%s-sm%s' % (torch.version.cuda, arch or 'any')
-        from torch.utils.cpp_extension import CUDA_HOME
-        out['nvcc'] = os.environ.get('PYTORCH_NVCC') or (CUDA_HOME and os.path.join(CUDA_HOME, 'bin', 'nvcc'))
-print(json.dumps(out))
+import json, os, pathlib, re, sys, torch
+cuda = torch.cuda.is_available()
+arch = os.environ.get('TORCH_CUDA_ARCH_LIST') or (cuda and '%d.%d' % torch.cuda.get_device_capability()) or 'any'
+device = f'cuda{torch.version.cuda}-sm{arch}' if cuda or os.environ.get('FORCE_CUDA') == '1' else 'cpu'
+header = pathlib.Path(torch.__file__).parent / 'include/ATen/ATen.h'
+std = re.findall(r'C\+\+(\d\d) or later', header.read_text() if header.exists() else '') or ['17']
+key = 'cp%d%d_torch-%s_%s' % (*sys.version_info[:2], torch.__version__, device)
+print(json.dumps({'key': key, 'std': std[0]}))
 """
 
 CHECK = """
 import mmcv, mmcv.ops, mmdet, mmengine, numpy, platform, torch
-import mmyolo_bgpenalty  # before MMYOLO, which by itself refuses the fork's MMCV
+import mmyolo_bgpenalty  # before MMYOLO, which alone refuses the fork's MMCV
 import mmyolo
 mmcv.ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
 names = (torch, mmengine, mmcv, mmdet, mmyolo, mmyolo_bgpenalty, numpy)
@@ -98,664 +70,189 @@ print('Python', platform.python_version(), *(f'{m.__name__} {m.__version__}' for
 """
 
 
-class SetupError(Exception):
-    """What is missing and what to do, in one line."""
+def fail(line: str) -> NoReturn:
+    sys.exit(f'setup: {line}')
 
 
-class Step:
-    """A line saying what is done and how long it may take, closed with how long it took."""
-
-    def __init__(self, what, expected):
-        self.what, self.expected = what, expected
-        self.shown, self.lines = 0, False
-        self.terminal = sys.stdout.isatty()
-
-    def __enter__(self):
-        self.start = time.monotonic()
-        print(f'setup: {self.what} (about {self.expected}) ... ', end='', flush=True)
-        return self
-
-    def progress(self, done, total):
-        percent = 100 * done // total
-        if self.terminal:
-            print(f'\rsetup: {self.what} (about {self.expected}) ... {percent:3} % ', end='', flush=True)
-        elif percent // 10 > self.shown // 10:
-            print('' if self.lines else '\n', f'setup:   {percent} %', sep='', flush=True)
-            self.lines = True
-        self.shown = percent
-
-    def __exit__(self, kind, *_):
-        took = f'{time.monotonic() - self.start:.0f} s'
-        end = took if kind is None else 'failed' if issubclass(kind, SetupError) else 'stopped'
-        print(f'setup:   {end}' if self.lines else end, flush=True)
-
-
-def warn(line):
-    print(f'setup: {line}', file=sys.stderr, flush=True)
-
-
-def digest(*parts):
-    return hashlib.sha256('\0'.join(map(str, parts)).encode()).hexdigest()[:16]
-
-
-def text_of(path):
+def lock() -> TextIO:
+    """Wait for other set-ups with this cache. Let others wait until the returned file is closed."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    file = (CACHE / 'lock').open('w')
+    os.set_inheritable(file.fileno(), True)
     try:
-        return path.read_text(encoding='utf-8')
-    except FileNotFoundError:
-        raise SetupError(f'{path.relative_to(REPO)} is missing: the checkout is not complete') from None
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f'setup: waits for another set-up, which holds {file.name}', flush=True)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    return file
 
 
-def seconds(value):
-    return f'{value:.0f} s' if value < 90 else f'{value / 60:.0f} min'
-
-
-@contextlib.contextmanager
-def named(path):
-    """Errors of writing name no file; they get this one."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or path
-        raise
-
-
-def is_full(path):
-    return shutil.disk_usage(existing(path)).free < 10**7
-
-
-# Processes
-
-
-# Reads the number of a process; if it then comes to the end of its input, stops that process and its children.
-WATCH = """
-read -r number || exit
-read -r end && exit
-kill -s TERM -- "-$number"
-for tenth in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-    kill -s 0 -- "-$number" || exit
-    sleep 0.1
-done
-kill -s KILL -- "-$number"
-"""
-
-
-def run(command, log, env=None, on_line=None):
-    """Runs a command, its output going to the log; a stop of this program stops it with all its children.
-
-    So does a watcher when this program is killed, which can stop nobody then; the locks are held by it until it has.
-    """
-    with named(log), open(log, 'a', encoding='utf-8', errors='backslashreplace') as out:
-        out.write(f'\n$ {" ".join(map(shlex.quote, map(str, command)))}\n')
-        lines = []
-        pipe, null = subprocess.PIPE, subprocess.DEVNULL
-        watcher = subprocess.Popen(
-            ['/bin/sh', '-c', WATCH],
-            stdin=pipe,
-            stdout=null,
-            stderr=null,
-            encoding='utf-8',
-            start_new_session=True,
-            pass_fds=HELD,
-        )
-        process = subprocess.Popen(
-            [str(c) for c in command],
-            stdin=null,
-            stdout=pipe,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **(env or {})},
-            encoding='utf-8',
-            errors='replace',
-            start_new_session=True,
-        )
+def run(what: str, *command, **env: str) -> None:
+    """Print what is done and how long it took. The output is in the log. A stop of this program stops the command."""
+    print(f'setup: {what} ... ', end='', flush=True)
+    begin = time.monotonic()
+    with LOG.open('a+', encoding='utf-8', errors='replace') as log:
+        print('$', *command, file=log, flush=True)
+        start = log.tell()
+        # Children inherit the lock: the next set-up waits for them even if this program alone was killed.
+        options = dict(stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, close_fds=False, start_new_session=True)
+        process = subprocess.Popen([str(part) for part in command], stdout=log, env={**os.environ, **env}, **options)
         try:
-            watcher.stdin.write(f'{process.pid}\n')
-            watcher.stdin.flush()
-            for line in process.stdout:
-                if re.match(r'\s*(Skipping|Found) link', line):  # pip says so of thousands
-                    continue
-                out.write(line)
-                lines.append(line)
-                if on_line:
-                    on_line(line)
-            return process.wait(), lines
+            code = process.wait()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
         finally:
-            if process.poll() is None:
-                stop_group(process)
-            watcher.communicate('end\n')
+            print(f'{time.monotonic() - begin:.0f} s', flush=True)
+        if code:
+            log.seek(start)
+            lines = [line.strip() for line in log if line.strip()] or [f'exit code {code}']
+            if 'install' in command and not any(line.startswith('Installing collected') for line in lines):
+                CHANGING.unlink()  # pip changed nothing before it failed
+            reason = next((line for line in lines if re.search('error: ', line, re.IGNORECASE)), lines[-1])
+            fail(f'the last step failed ({reason[:300]}); all of its output: {LOG}')
 
 
-def stop_group(process):
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            for _ in range(50):  # children may outlive the first process, and still write
-                time.sleep(0.1)
-                process.poll()
-                os.killpg(process.pid, 0)
-        except OSError:
-            return
+def install(what: str, *arguments) -> None:
+    CHANGING.touch()
+    run(f'installs {what}', PYTHON, '-m', 'pip', 'install', *arguments)
+    CHANGING.unlink()
 
 
-def pip_reason(lines):
-    """One line for why pip failed and, where that is known, what to do."""
-    errors = [re.sub(r'^\s*ERROR:\s*', '', line).strip() for line in lines if re.match(r'\s*ERROR:', line)]
-    errors = [e for e in errors if e] or [line.strip() for line in lines if line.strip()] or ['no output']
-    text = ''.join(lines)
-    if errors[-1].endswith('OSError.'):  # which, says the last line of its traceback
-        errors = re.findall(r'^[\w.]+: (.+)', text, re.MULTILINE)[-1:] or errors
-    last = ' / '.join(errors[-2:])[:400].rstrip('.')
-    if re.search(r'No space left|Errno 28|Disk quota', text):
-        return f'the disk is full ({last}): make room'
-    if not re.search(r'No matching distribution|proxy URL|[Cc]onnect|imed out|Max retries', last):
-        return last
-    # an index that lacks a package answers 404, which is no fault where another has it
-    refused = re.search(r'Could not fetch URL \S+: ((?!404)\d{3} \w+ Error: .*?) for url', text)
-    cause = r'Tunnel connection failed: [^\'"()]+|\[Errno -?\d+\] [^\'"()]+|CERTIFICATE_VERIFY_FAILED|timed out'
-    cause = refused.group(1) if refused else (re.findall(cause, text) or [last])[-1]
-    if re.search(r'ProxyError|proxy URL|: 407 Client', text):
-        return f'the proxy does not work ({cause}): check https_proxy, http_proxy and PIP_PROXY'
-    if refused or re.search(r'Retrying|Could not fetch URL \S+: (connection error|There was a problem)', text):
-        return (
-            f'no network, or the package index does not answer as it should ({cause}): '
-            'check the network, or name another index in PIP_INDEX_URL'
-        )
-    known = re.search(r'from versions: (?!none)', text)
-    what = 'version' if known else 'package'
-    return f'the package index has no such {what} for this Python ({errors[-1]})'
+def python_says(*arguments: str) -> str:
+    """Return what the environment's Python prints. Outside the checkout, only installed packages count."""
+    process = subprocess.run([str(PYTHON), *arguments], cwd=ENV, capture_output=True, text=True)
+    if process.returncode:
+        reason = (process.stderr.splitlines() or [f'exit code {process.returncode}'])[-1]
+        fail(f'{ENV} does not work ({reason}): mend or remove it, then run the set-up again')
+    return process.stdout.strip()
 
 
-def pip(arguments, log=PIP_LOG, env=None, on_line=None):
-    # as verbose as this, it says what an index answers
-    command = [PYTHON, '-m', 'pip', '-vv', '--disable-pip-version-check', '--no-input', *arguments]
-    base = {'PIP_ROOT_USER_ACTION': 'ignore', 'PYTHONUNBUFFERED': '1', 'PYTHONWARNINGS': 'ignore'}
-    code, lines = run(command, log, {**base, **(env or {})}, on_line)
-    if code:
-        raise SetupError(f'pip {arguments[0]} failed: {pip_reason(lines)}; all of its output: {log}')
+def read(*files: Path) -> str:
+    return '\n'.join(file.read_text(encoding='utf-8') for file in files)
 
 
-def python_says(code):
-    # in a folder without packages, since -c imports from it first
-    pipe = subprocess.PIPE
-    process = subprocess.run([str(PYTHON), '-c', code], cwd=str(ENV), stdout=pipe, stderr=pipe, universal_newlines=True)
-    lines = (process.stdout if process.returncode == 0 else process.stderr).strip().splitlines()
-    return process.returncode, lines[-1] if lines else ''
+def by_name(requirements: str) -> dict:
+    """Return the lines by package. A package of the fork has the name of the one that it replaces."""
+    matches = re.finditer(r'^(?:onedl.)?([\w.-]+).*', requirements, re.MULTILINE)
+    return {match[1].replace('mmdetection', 'mmdet'): match[0] for match in matches}
 
 
-def probe():
-    code, line = python_says(PROBE)
-    if code:
-        raise SetupError(f'{PYTHON} does not work: {line}')
-    return json.loads(line)
+def check_settings() -> None:
+    if OWN_ENV and not OLDEST <= sys.version_info[:2] <= NEWEST:
+        wanted, got = '{}.{} to {}.{}'.format(*OLDEST, *NEWEST), '{}.{}'.format(*sys.version_info)
+        fail(f'Expected Python {wanted}, but {sys.executable} is {got}: name another, as in `make PYTHON=python3.12`')
+    if OWN_ENV and not importlib.util.find_spec('ensurepip'):
+        fail('this Python cannot make environments: install the package python3-venv')
+    if FORK and not NAMED:
+        fail('Expected BGP_VENV or BGP_PYTHON_ENV beside BGP_OPENMMLAB: .venv has the releases')
 
 
-# Locks
+def make_venv() -> None:
+    """Make the environment, unless there is one of this Python that no installation left unfinished."""
+    settings = ENV / 'pyvenv.cfg'
+    if not CHANGING.exists() and not settings.exists() and ENV.exists() and any(ENV.iterdir()):
+        fail(f'Expected BGP_VENV to be an environment or a new folder, but {ENV} has other files')
+    version = 'version = {}.{}.'.format(*sys.version_info)
+    if not CHANGING.exists() and PYTHON.exists() and version in settings.read_text():
+        return
+    ENV.mkdir(parents=True, exist_ok=True)
+    CHANGING.touch()
+    for path in ENV.glob('[!.]*'):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    run(f'makes {ENV}', sys.executable, '-m', 'venv', ENV)
 
 
-@contextlib.contextmanager
-def lock(path, what):
-    """An exclusive lock on a file or folder; says so when another set-up holds it."""
-    if not path.exists():
-        path.touch()
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f'setup: waits for another set-up, or what is left of one, that holds {what}', flush=True)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError as error:  # some network file systems have no locks
-            warn(f'cannot lock {what} ({error.strerror}); run no second set-up meanwhile')
-        HELD.append(descriptor)
-        yield
-    finally:
-        if descriptor in HELD:
-            HELD.remove(descriptor)
-        os.close(descriptor)
+def install_missing(installed: dict) -> None:
+    """Install the requirements that the user's environment lacks. What it has keeps its version."""
+    names = {*BUILD_TOOLS, *by_name(read(*REQUIREMENTS))} - {'setuptools'}
+    if any(name.startswith('opencv') for name in installed):
+        names.remove('opencv-python-headless')
+    kept = ENV / 'bgpenalty-kept.txt'
+    kept.write_text('\n'.join(line for name, line in installed.items() if name != 'setuptools'))
+    install(f'what {ENV} lacks', f'--constraint={kept}', *sorted(names))
 
 
-# Checks
+def install_mmcv(requirement: str) -> None:
+    probe = json.loads(python_says('-c', PROBE))
+    key = '_'.join([probe['key'], requirement.replace('==', '-'), platform.machine(), BUILD_REVISION])
+    folder = CACHE / 'wheels' / re.sub(r'[^\w.+-]', '-', key)
+    wheel = next(folder.glob('*.whl'), None) or build_mmcv(requirement, folder, probe['std'])
+    install(wheel.name, '--no-deps', '--force-reinstall', wheel)
 
 
-def check_python():
-    version = sys.version_info[:2]
-    openmmlab = os.environ.get('BGP_OPENMMLAB')
-    if openmmlab not in (None, '', 'fork'):
-        raise SetupError(f'BGP_OPENMMLAB={openmmlab}, expected fork, or nothing for the releases of OpenMMLab')
-    if openmmlab and not NAMED:
-        raise SetupError('BGP_OPENMMLAB=fork is not for .venv, which has the releases: name another folder in BGP_VENV')
-    if OWN_ENV and version not in PYTHONS:
-        wanted = ' or '.join(f'{a}.{b}' for a, b in PYTHONS)
-        raise SetupError(
-            f'this is Python {version[0]}.{version[1]}, expected {wanted}: '
-            'install one and name it, as in make env PYTHON=python3.11'
-        )
-    if not OWN_ENV and not PYTHON.exists():
-        raise SetupError(f'BGP_PYTHON_ENV={ENV} has no bin/python: name an existing environment')
-
-
-def check_venv():
-    try:
-        import ensurepip  # noqa: F401
-        import venv  # noqa: F401
-    except ImportError:
-        raise SetupError(
-            'this Python cannot make environments: install the package python3-venv '
-            f'(or python{sys.version_info[0]}.{sys.version_info[1]}-venv)'
-        ) from None
-
-
-def existing(path):
-    while not path.exists():
-        path = path.parent
-    return path
-
-
-def check_disk(path, need, what):
-    free = shutil.disk_usage(existing(path)).free
-    if free < need:
-        raise SetupError(f'{what} needs {need / GB:.1f} GB in {path}, {free / GB:.1f} GB are free: make room')
-
-
-def compiler(std='17'):
-    """The C++ compiler, and whether it is GCC; fails where there is none that works."""
-    wanted = os.environ.get('CXX')
-    found = next(filter(None, map(shutil.which, [wanted] if wanted else ['g++', 'c++', 'clang++'])), None)
-    if not found:
-        what = f'CXX={wanted} is no program' if wanted else 'no C++ compiler (g++, c++, clang++)'
-        raise SetupError(f'{what}: install the package g++, or name a compiler in CXX; MMCV has to be compiled')
-    command = [found, f'-std=c++{std}', '-x', 'c++', '-E', '-dM', '-']
-    try:
-        test = subprocess.run(
-            command,
-            input='#include <cstdlib>\n',
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            universal_newlines=True,
-        )
-        reason = test.returncode and (test.stderr.strip().splitlines() or ['no output'])[0]
-    except OSError as error:
-        reason = error.strerror
-    if reason:
-        raise SetupError(
-            f'{found} compiles no C++{std} ({reason}): install the package g++, or name another compiler in CXX'
-        )
-    return found, '__clang__' not in test.stdout
-
-
-def check_headers():
-    if OWN_ENV:
-        include = sysconfig.get_path('include')
-    else:
-        include = python_says('import sysconfig; print(sysconfig.get_path("include"))')[1]
-    if not Path(include, 'Python.h').exists():
-        raise SetupError(f'no Python.h in {include}: install the package python3-dev; MMCV has to be compiled')
-
-
-# MMCV
-
-
-def cache_home():
-    folder = os.environ.get('BGP_CACHE')
-    try:
-        if folder:
-            return Path(folder).expanduser().absolute()
-        return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mmyolo_bgpenalty'
-    except RuntimeError:
-        raise SetupError('no home folder to keep wheels in: name a folder in BGP_CACHE') from None
-
-
-def wheel_key(python, torch, device, machine):
-    tag = f'cp{python[0]}{python[1]}'
-    return '_'.join([tag, f'torch-{torch}', device, MMCV.replace('==', '-'), machine, BUILD_REVISION])
-
-
-def good_wheel(folder):
-    """The wheel in the folder, or None; one that is damaged is removed."""
-    for path in sorted(folder.glob('*mmcv-*.whl')):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                whole = archive.testzip() is None
-                if whole and any(re.match(r'mmcv/_ext.*\.so$', name) for name in archive.namelist()):
-                    return path
-        except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile):
-            pass
-        try:
-            path.unlink()
-            warn(f'{path.name} in the cache was damaged: removed, to be built again')
-        except OSError:
-            warn(f'{path} is damaged, and cannot be removed: not used')
-    return None
-
-
-def torch_spec():
-    return os.environ.get('TORCH_SPEC') or load_stamp().get('torch_spec') or TORCH
-
-
-def wheel_may_be_cached():
-    """Before torch is there, its full version (as 2.13.0+cpu) is only guessed."""
-    match = re.match(r'torch==([\w.+]+)$', torch_spec())
-    key = wheel_key(sys.version_info[:2], f'{match.group(1) if match else ""}*', '*', '*')
-    return any((cache_home() / 'wheels').glob(f'{key}/*mmcv-*.whl'))
-
-
-def writable(folder):
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError:
-        return False
-    return True
-
-
-def jobs():
-    if os.environ.get('MAX_JOBS', '').isdigit():
-        return max(1, int(os.environ['MAX_JOBS']))
-    count = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    try:
-        free = int(re.search(r'MemAvailable:\s+(\d+)', Path('/proc/meminfo').read_text()).group(1)) * 1024
-    except (OSError, AttributeError):
-        return count
-    return max(1, min(count, int(free // (1.5 * GB))))
-
-
-def build_mmcv(folder, info):
-    """Builds MMCV's wheel in a temporary folder beside its place, then moves it there."""
-    cxx, gcc = compiler(info['std'])
-    check_headers()
-    check_disk(folder, 1.5 * GB, 'compiling MMCV')
-    for left in folder.glob('build-*'):  # this process holds the lock, so whoever made them is gone
-        shutil.rmtree(left, ignore_errors=True)
-    work = Path(tempfile.mkdtemp(prefix='build-', dir=folder))
-    try:
-        for name in ('bin', 'pch', 'source', 'tmp', 'wheel'):
-            (work / name).mkdir()
-        # called by name through PATH, so that a space in the checkout's path does no harm
-        for name in ('mmcv_cxx.sh', 'mmcv_nvcc.sh'):
-            shutil.copy(REPO / 'tools' / 'mmcv_cxx.sh', work / 'bin' / name)
-            (work / 'bin' / name).chmod(0o755)
-        count = jobs()
-        # clang names and finds precompiled headers in another way
-        pch = gcc and shutil.which('flock')
+def build_mmcv(requirement: str, folder: Path, std: str) -> Path:
+    """Build MMCV's wheel by C++ standard ``std`` (as 17) in a temporary folder, then move it into the cache."""
+    named = os.environ.get('CXX')
+    compiler = next(filter(None, map(shutil.which, [named] if named else ['g++', 'c++', 'clang++'])), None)
+    if not compiler:
+        fail(f'no {named or "C++ compiler"} to build MMCV with: install g++, or name a compiler in CXX')
+    gigabytes = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2**30
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob('build-*'):  # by a set-up that was killed
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix='build-', dir=folder) as work:
+        tools = shutil.copytree(REPO / 'tools/mmcv_build', Path(work, 'tools'))
         env = {
             'MMCV_WITH_OPS': '1',
-            'CFLAGS': CFLAGS,
-            'MAX_JOBS': str(count),
-            'CXX': 'mmcv_cxx.sh',
-            'REAL_CXX': cxx,
-            'CXX_STD': info['std'],
-            'PCH_DIR': str(work / 'pch') if pch else '',
-            'TMPDIR': str(work / 'tmp'),
-            'PATH': f'{work / "bin"}:{ENV / "bin"}:{os.environ.get("PATH", os.defpath)}',
+            'CFLAGS': '-O2 -g0 -w -DNDEBUG',  # in place of the interpreter's own, so -O2 must be repeated
+            'NVCC_APPEND_FLAGS': f'{os.environ.get("NVCC_APPEND_FLAGS", "")} -std=c++{std}',
+            'MAX_JOBS': os.environ.get('MAX_JOBS') or str(max(1, min(len(os.sched_getaffinity(0)), gigabytes // 2))),
+            'CXX': 'mmcv_cxx.sh',  # by PATH, since a path with a space would be taken for two words
+            'CXX_STD': std,
+            'REAL_CXX': compiler,
+            'PCH_DIR': work,
+            'TMPDIR': work,
+            'PYTHONPATH': str(tools),
+            'PATH': f'{tools}:{ENV / "bin"}:{os.environ.get("PATH", os.defpath)}',
         }
-        if info['nvcc']:
-            # mmcv also gives nvcc -std=c++14. Not tried: no machine with CUDA's compiler was at hand.
-            env.update(PYTORCH_NVCC='mmcv_nvcc.sh', REAL_NVCC=info['nvcc'])
-        BUILD_LOG.unlink() if BUILD_LOG.exists() else None
-        with Step(f'downloads the source of {MMCV}', '10 s'):
-            arguments = ['download', '--no-deps', '--no-binary', ':all:', '--no-build-isolation', MMCV]
-            pip([*arguments, '--dest', work / 'source'], env=env)
-        source = next((work / 'source').iterdir())
-
-        expected = BUILD_CORE_SECONDS / count * (1 if pch else 3) + 10
-        if info['nvcc']:
-            expected *= 4
-        what = f'compiles {MMCV} for torch {info["torch"]} ({info["device"]}), {count} at a time'
-        with Step(what, seconds(expected)) as step:
-
-            def on_line(line):
-                match = re.match(r'\s*\[(\d+)/(\d+)\] ', line)
-                if match:
-                    step.progress(int(match.group(1)), int(match.group(2)))
-
-            # pip's own cache of built wheels knows nothing of torch's version
-            arguments = ['wheel', '--no-deps', '--no-build-isolation', '--no-cache-dir']
-            try:
-                pip([*arguments, '--wheel-dir', work / 'wheel', source], BUILD_LOG, env, on_line)
-            except SetupError:
-                raise SetupError(build_reason()) from None
-        built = good_wheel(work / 'wheel')
-        if built is None:
-            raise SetupError(f'MMCV was built without its operators; all of the output: {BUILD_LOG}')
-        target = folder / built.name
-        os.replace(built, target)
-        return target
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        # Without pip's cache, which does not know torch's version.
+        options = ['--no-deps', '--no-build-isolation', '--no-cache-dir', '--no-binary=:all:', '-v', f'-w{work}/wheel']
+        run(f'builds {requirement}, for some minutes', PYTHON, '-m', 'pip', 'wheel', *options, requirement, **env)
+        (wheel,) = Path(work, 'wheel').glob('*.whl')
+        return wheel.replace(folder / wheel.name)
 
 
-def build_reason():
-    lines = BUILD_LOG.read_text(encoding='utf-8', errors='replace').splitlines()
-    pattern = r'(fatal )?error: |No space left|Killed|out of memory|Error: '
-    first = next((line.strip() for line in lines if re.search(pattern, line)), 'see the log')[:300]
-    if any('No space left' in line for line in lines):
-        first = f'the disk is full ({first}): make room'
-    return f'compiling MMCV failed: {first}; all of the output: {BUILD_LOG}'
-
-
-def install_mmcv(info):
-    with contextlib.ExitStack() as stack:
-        key = wheel_key(info['python'], info['torch'], info['device'], info['machine'])
-        folder = cache_home() / 'wheels' / re.sub(r'[^\w.+;-]', '-', key)
-        wheel = good_wheel(folder)
-        if wheel is None:
-            if not writable(folder):
-                warn(
-                    f'the cache {cache_home()} cannot be written: the wheel of MMCV is not kept; '
-                    'check who owns it, or name another folder in BGP_CACHE'
-                )
-                folder = Path(tempfile.mkdtemp(prefix='mmyolo_bgpenalty-'))
-                stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            stack.enter_context(lock(folder / 'lock', 'the build of MMCV'))
-            wheel = good_wheel(folder) or build_mmcv(folder, info)
-        with Step(f'installs {wheel.name}', '5 s'):
-            pip(['install', '--no-deps', '--force-reinstall', wheel])
-
-
-# Steps of the set-up
-
-
-def distribution(requirement):
-    return re.match(r'[\w.-]+', requirement).group(0).lower().replace('_', '-')
-
-
-def missing(info):
-    """What an environment of the user's own lacks; pins are left out, so as to suit what is in there."""
-    names = [r for r in BUILD_TOOLS if not r.startswith('setuptools')]
-    for path in REQUIREMENTS:
-        names += [line for line in text_of(path).splitlines() if re.match(r'\w', line)]
-    names = sorted({distribution(r) for r in names if not r.startswith('setuptools')} - set(info['dists']))
-    if 'cv2' in info['modules'] and 'opencv-python-headless' in names:
-        names.remove('opencv-python-headless')
-    return names + ([] if 'pkg_resources' in info['modules'] else ['setuptools<81'])
-
-
-def forget_cut_off():
-    """Takes the metadata of packages whose installation was killed, so that pip installs them again.
-
-    pip unpacks a package, compiles it, makes its scripts and then only writes what it did into RECORD; killed in
-    between, it takes the package for installed from then on.
-    """
-    if not (ENV / 'pyvenv.cfg').exists():
-        return  # .venv may be a link to something else, whose packages others installed
-    for metadata in ENV.glob('lib/python*/site-packages/*.dist-info'):
-        try:
-            whole = f'{metadata.name}/INSTALLER' in (metadata / 'RECORD').read_text(encoding='utf-8')
-        except OSError:
-            whole = False
-        if not whole:
-            shutil.rmtree(metadata)
-
-
-def make_venv():
-    with Step(f'makes the environment {ENV.name}', '10 s'):
-        same = (0, '{} {}'.format(*sys.version_info))
-        whole = any(ENV.glob('lib/python*/site-packages/pip-*.dist-info'))
-        if whole and PYTHON.exists() and python_says('import pip, sys; print(*sys.version_info[:2])') == same:
-            return
-        if not ENV.is_symlink():
-            shutil.rmtree(ENV, ignore_errors=True)
-        with tempfile.NamedTemporaryFile('w', suffix='.log') as log:
-            code, lines = run([sys.executable, '-m', 'venv', ENV], log.name)
-        if code:
-            # venv keeps to itself what pip said
-            reason = 'the disk is full: make room' if is_full(ENV) else pip_reason(lines)
-            raise SetupError(f'cannot make {ENV.name}: {reason}')
-
-
-def install_torch():
-    with Step(f'installs {torch_spec()}', '1 min'):
-        pip(['install', '--constraint', REQUIREMENTS[0], torch_spec(), *BUILD_TOOLS])
-
-
-def install_requirements():
-    with Step('installs the requirements', '1 min'):
-        pip(['install', *(a for path in REQUIREMENTS for a in ('--requirement', path))])
-
-
-def install_missing():
-    info = probe()
-    if info['torch'] is None:
-        raise SetupError(f'{ENV} has no torch that can be imported: install the one that suits the machine')
-    names = missing(info)
-    if not names:
-        return
-    with Step(f'installs what {ENV} lacks: {" ".join(names)}', '1 min'):
-        with tempfile.NamedTemporaryFile('w', suffix='.txt') as kept:
-            _, lines = run([PYTHON, '-m', 'pip', 'freeze', '--exclude-editable'], PIP_LOG)
-            kept.writelines(line for line in lines if re.match(r'(torch|numpy|opencv[\w-]*)==', line))
-            kept.flush()
-            pip(['install', '--constraint', kept.name, *names])
-
-
-def mmcv_step():
-    info = probe()
-    if OWN_ENV or 'mmcv.ops' not in info['modules']:
-        install_mmcv(info)
-
-
-def install_openmmlab():
-    info = {'dists': []} if OWN_ENV else probe()
-    names = [r for r in OPENMMLAB if not {distribution(r), FORKED.get(distribution(r))} & set(info['dists'])]
-    if names:
-        with Step(f'installs {", ".join(names)}', '15 s'):
-            pip(['install', '--no-deps', *names])
-
-
-def install_package():
-    with Step('installs this package, editable', '5 s'):
-        pip(['install', '--no-deps', '--no-build-isolation', '--editable', REPO])
-
-
-def check_all():
-    with Step('checks that everything can be imported', '10 s'):
-        code, line = python_says(CHECK)
-        if code:
-            advice = ': remove .venv and run it again' if OWN_ENV else ''
-            raise SetupError(f'the environment does not work ({line}){advice}')
-    print(f'setup: {line}', flush=True)
-
-
-def steps():
-    """Name, what the step depends on, and what does it; each depends on those before it too."""
-    version = '.'.join(map(str, sys.version_info[:3]))
-    requirements = '\0'.join(text_of(path) for path in REQUIREMENTS)
+def set_up(torch: str) -> None:
+    installed = {}
     if OWN_ENV:
-        yield 'venv', (version, sys.base_prefix), make_venv
-        yield 'torch', (torch_spec(), BUILD_TOOLS), install_torch
-        yield 'requirements', (requirements,), install_requirements
+        make_venv()
+        install(f'{torch} and the requirements', torch, *BUILD_TOOLS, *(f'-r{file}' for file in REQUIREMENTS))
+        KEPT_TORCH.write_text('' if torch == TORCH else torch)
     else:
-        yield 'requirements', (requirements, BUILD_TOOLS), install_missing
-    yield 'mmcv', (MMCV, BUILD_REVISION), mmcv_step
-    yield 'openmmlab', (OPENMMLAB,), install_openmmlab
-    package = [text_of(REPO / name) for name in ('setup.py', 'pyproject.toml')]
-    yield 'package', (REPO, *package), install_package
-    yield 'check', (text_of(Path(__file__)),), check_all
+        installed = by_name(python_says('-m', 'pip', 'list', '--format=freeze'))
+        install_missing(installed)
+    missing = {name: line for name, line in by_name(read(OPENMMLAB)).items() if name not in installed}
+    if 'mmcv' in missing:
+        install_mmcv(missing['mmcv'])
+    install('OpenMMLab and this package', '--no-deps', '--no-build-isolation', *missing.values(), f'-e{REPO}')
+    print('setup:', python_says('-c', CHECK).splitlines()[-1])
 
 
-def planned():
-    plan, chain = [], ''
-    for name, depends, action in steps():
-        chain = digest(chain, *depends)
-        plan.append((name, chain, action))
-    return plan
+def main() -> None:
+    torch = os.environ.get('TORCH_SPEC') or (KEPT_TORCH.exists() and KEPT_TORCH.read_text()) or TORCH
+    files = [Path(__file__), REPO / 'setup.py', REPO / 'pyproject.toml', OPENMMLAB, *REQUIREMENTS]
+    parts = [str(REPO), torch, sys.version, sys.base_prefix, read(*files)]
+    digest = hashlib.sha256('\0'.join(parts).encode()).hexdigest()
 
+    def is_done() -> bool:
+        return PYTHON.exists() and STAMP.exists() and STAMP.read_text() == digest
 
-def load_stamp():
-    try:
-        done = json.loads(STAMP.read_text())
-        return done if isinstance(done, dict) and PYTHON.exists() else {}
-    except (OSError, ValueError):
-        return {}
-
-
-def save_stamp(done):
-    part = STAMP.with_suffix('.part')
-    part.write_text(json.dumps(done, indent=1))
-    os.replace(part, STAMP)
-
-
-def set_up():
-    plan = planned()
-    if all(load_stamp().get(name) == key for name, key, _ in plan):
+    if is_done():
         return
-    check_python()
-    with lock(REPO if OWN_ENV else ENV, 'this environment'):
-        done = load_stamp()  # another set-up may just have done it
-        todo = [(name, key, action) for name, key, action in plan if done.get(name) != key]
-        if not todo:
-            return
-        with Step('checks what this machine has', '1 s'):
-            names = {name for name, _, _ in todo}
-            if 'venv' in names:
-                check_venv()
-            if 'torch' in names and not (ENV / 'lib').exists():
-                check_disk(ENV, 3 * GB, 'the environment')
-            if OWN_ENV and 'mmcv' in names and not wheel_may_be_cached():
-                compiler()
-                check_headers()
-                kept = writable(cache_home() / 'wheels')
-                check_disk(cache_home() if kept else Path(tempfile.gettempdir()), 1.5 * GB, 'compiling MMCV')
-            if not writable(ENV.parent if OWN_ENV else ENV):
-                raise SetupError(f'{ENV} cannot be written: check who owns it')
-        if OWN_ENV:
-            forget_cut_off()
-        for name, key, action in todo:
-            action()
-            done[name] = key
-            if name == 'torch':
-                done['torch_spec'] = os.environ.get('TORCH_SPEC') or done.get('torch_spec')
-            save_stamp(done)
-
-
-def stop(number, _):
-    for other in SIGNALS:  # a second one would keep the children from being stopped
-        signal.signal(other, signal.SIG_IGN)
-    raise SystemExit(128 + number)
-
-
-def main():
-    for number in SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup has SIGHUP ignored
-            signal.signal(number, stop)
-    if hasattr(sys.stdout, 'reconfigure'):  # a path may hold what the terminal cannot show
-        sys.stdout.reconfigure(errors='backslashreplace')
-    try:
-        set_up()
-    except SetupError as error:
-        warn(error)
-        return 1
-    except OSError as error:
-        where = error.filename or 'no file named'
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            warn(f'the disk is full ({where}): make room')
-        else:
-            warn(f'{error.strerror or error}: {where}')
-        return 1
-    except SystemExit as error:
-        warn('stopped; run it again to go on where it was')
-        return error.code
-    return 0
+    check_settings()
+    with lock():
+        if not is_done():  # the set-up that was waited for may have done it
+            STAMP.unlink(missing_ok=True)
+            set_up(torch)
+            STAMP.write_text(digest)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        main()
+    except KeyboardInterrupt:
+        fail('stopped; run it again to go on')
+    except OSError as error:
+        fail(str(error))
