@@ -14,7 +14,7 @@ import csv
 from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 
-from mmyolo_bgpenalty.cli.comparison import paired_difference, summary
+from mmyolo_bgpenalty.cli.ablation.comparison import paired_difference, summary
 
 RUNS = Path(__file__).with_name('experiments_runs.csv')
 SESSIONS = ('3', '4', '5', '6', '7')

@@ -5,13 +5,14 @@ import math
 import tempfile
 import uuid
 from itertools import groupby
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Iterator, NamedTuple, Sequence
 
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import nn
 
+from mmyolo_bgpenalty.cli.run import build_runner
 from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook
 from mmyolo_bgpenalty.engine.hooks.mean_teacher import BurnInMeanTeacherHook
 from mmyolo_bgpenalty.engine.hooks.pseudo_labels import ClassThresholdsHook
@@ -28,7 +29,7 @@ class PlanRow(NamedTuple):
     unsup_ramp: float
 
 
-class Step(NamedTuple):
+class FirstPass(NamedTuple):
     """What one pass gave.
 
     ``images``: number by branch. ``losses``: every entry, and their sum ``loss``. ``penalty``: the head's
@@ -37,19 +38,19 @@ class Step(NamedTuple):
     and of parameters whose gradient is not. ``untouched``: trained parameters that no gradient reaches.
     """
 
-    images: Dict[str, int]
-    losses: Dict[str, float]
-    penalty: Optional[dict]
-    lambda_bg: Optional[float]
-    pseudo_boxes: Optional[int]
-    gradients: Dict[str, float]
-    not_finite: List[str]
-    untouched: List[str]
-    plan: List[PlanRow]
+    images: dict[str, int]
+    losses: dict[str, float]
+    penalty: dict | None
+    lambda_bg: float | None
+    pseudo_boxes: int | None
+    gradients: dict[str, float]
+    not_finite: list[str]
+    untouched: list[str]
+    plan: list[PlanRow]
     unit: str
 
 
-def dry_run(cfg: Config) -> Step:
+def dry_run(cfg: Config) -> FirstPass:
     """Take the config's first batch through one pass: λ at its maximum, unlabeled images with their full weight.
 
     The model starts as training starts: from its initial weights, or from ``load_from``.
@@ -62,15 +63,15 @@ def dry_run(cfg: Config) -> Step:
     cfg.train_dataloader.pop('prefetch_factor', None)
     with tempfile.TemporaryDirectory() as folder:
         cfg.work_dir = folder
-        runner = Runner.from_cfg(cfg)
+        runner = build_runner(cfg)
         try:
-            return _step(runner)
+            return _first_pass(runner)
         finally:
             for handler in runner.logger.handlers:
                 handler.close()
 
 
-def _step(runner: Runner) -> Step:
+def _first_pass(runner: Runner) -> FirstPass:
     model = runner.model
     loader = runner.build_dataloader(runner.cfg.train_dataloader, seed=runner.seed)
     model.init_weights()
@@ -100,7 +101,7 @@ def _step(runner: Runner) -> Step:
     losses = {key: float(torch.as_tensor(value).detach()) for key, value in losses.items()}
     labels = getattr(model, 'pseudo_labels', None)
     inputs = data['inputs'] if isinstance(data['inputs'], dict) else dict(images=data['inputs'])
-    return Step(
+    return FirstPass(
         images={branch: len(images) for branch, images in inputs.items()},
         losses=losses,
         penalty=heads[0].get_bg_penalty_stats() if heads else None,
@@ -114,7 +115,7 @@ def _step(runner: Runner) -> Step:
     )
 
 
-def _gradients(detector: nn.Module) -> Tuple[Dict[str, float], List[str], List[str]]:
+def _gradients(detector: nn.Module) -> tuple[dict[str, float], list[str], list[str]]:
     """Norm by part and in total; parameters whose gradient is not finite; parameters without one."""
     norms, not_finite, untouched = {}, [], []
     for part, module in detector.named_children():

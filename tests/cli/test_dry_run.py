@@ -1,7 +1,6 @@
 """One pass over a config's first batch, and tools/check_config.py --step."""
 
 import copy
-import importlib.util
 import math
 import os
 import subprocess
@@ -16,6 +15,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmyolo_bgpenalty import BurnInMeanTeacherHook, LambdaBgSchedulerHook, lambda_bg_at
+from mmyolo_bgpenalty.cli import check
 from mmyolo_bgpenalty.cli.dry_run import _gradients, _plan, dry_run
 from tests.helpers.tiny import ROOT, SEMI, SUPERVISED, load, make_set
 
@@ -158,17 +158,8 @@ def config(cfg, tmp_path_factory):
     return file
 
 
-@pytest.fixture(scope='module')
-def tool():
-    spec = importlib.util.spec_from_file_location('check_config', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def call(tool, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, 'argv', ['check_config.py', *map(str, arguments)])
-    return tool.run(tool.main)
+def call(*arguments):
+    return check.main(list(map(str, arguments)))
 
 
 def test_the_tool_shows_the_step_and_leaves_nothing(config, tmp_path):
@@ -190,20 +181,20 @@ def test_the_tool_shows_the_step_and_leaves_nothing(config, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_step_that_is_not_finite_is_an_error(tool, config, monkeypatch, capsys):
+def test_a_step_that_is_not_finite_is_an_error(config, monkeypatch, capsys):
     options = ('--step', '--cfg-options', 'model.detector.bbox_head.loss_bbox.loss_weight=1e39')
-    assert call(tool, monkeypatch, config, *options) == 1
+    assert call(config, *options) == 1
     assert 'sup_loss_bbox is not finite' in capsys.readouterr().out
 
 
-def test_a_step_that_fails_is_an_error(tool, config, monkeypatch, capsys):
+def test_a_step_that_fails_is_an_error(config, monkeypatch, capsys):
     options = ('--step', '--cfg-options', 'model.detector.backbone.arch=P9')
-    assert call(tool, monkeypatch, config, *options) == 1
+    assert call(config, *options) == 1
     shown = capsys.readouterr().out
     assert 'error: the first step' in shown and 'P9' in shown and 'errors: 1,' in shown
 
 
-def test_no_step_is_taken_from_a_config_with_errors(tool, config, monkeypatch, capsys):
-    monkeypatch.setattr(tool, 'dry_run', lambda cfg: pytest.fail('a step was taken'))
-    assert call(tool, monkeypatch, config, '--step', '--cfg-options', 'train_dataloader.batch_size=5') == 1
+def test_no_step_is_taken_from_a_config_with_errors(config, monkeypatch, capsys):
+    monkeypatch.setattr(check, 'dry_run', lambda cfg: pytest.fail('a step was taken'))
+    assert call(config, '--step', '--cfg-options', 'train_dataloader.batch_size=5') == 1
     assert 'No step is taken' in capsys.readouterr().out

@@ -1,160 +1,180 @@
-"""tools/train.py, MMDetection's own, and a project of somebody else's, each in a process of its own."""
+"""How the commands read a config, and which errors they report in one line."""
 
-import json
-import os
-import subprocess
 import sys
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
-from pathlib import Path
+import traceback
+import warnings
 
 import pytest
+from torch.utils.data import DataLoader
 
-from mmyolo_bgpenalty import lambda_bg_at
-from mmyolo_bgpenalty.cli.run import run
-from tests.helpers.tiny import CLASSES, INPUT, ROOT, SEMI, SIZE, load, make_set
+from mmyolo_bgpenalty.cli.run import InputCheck, InputError, build_runner, command, config_parser, read_config
+from mmyolo_bgpenalty.utils.files import read_json
+from tests.helpers.tiny import SEMI, load, make_set
 
-OURS = ROOT / 'tools/train.py'
-MMDET = Path(find_spec('mmdet').origin).parent / '.mim/tools/train.py'
-OVERRIDES = (
-    'lambda_bg=1.5',
-    'lambda_bg_warmup=10',
-    'lambda_bg_schedule=cosine',
-    'use_focal_bg=True',
-    'burn_in=3',
+
+def fails(error):
+    raise error
+
+
+def test_an_input_error_is_one_line_and_2(monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['somewhere/tool.py', '--x'])
+    assert command(lambda argv: fails(InputError('no such file')))() == 2
+    assert capsys.readouterr() == ('', 'tool.py: no such file\n')
+
+
+@pytest.mark.parametrize('kind', [ValueError, OSError, AttributeError])
+def test_any_other_error_keeps_its_traceback(kind):
+    with pytest.raises(kind):
+        command(lambda argv: fails(kind('x')))()
+
+
+def test_a_command_has_its_own_exit_code(capsys):
+    assert [command(lambda argv: argv)(code) for code in (None, 0, 3)] == [0, 0, 3]
+    assert capsys.readouterr() == ('', '')
+
+
+def test_what_the_terminal_cannot_show_is_escaped(capsys):
+    assert command(lambda argv: print('λ\udce9'))() == 0
+    assert capsys.readouterr().out == 'λ\\udce9\n'
+
+
+# Which errors are about the input
+
+
+def test_an_error_of_this_package_is_its_message(tmp_path):
+    with pytest.raises(InputError) as caught, InputCheck():
+        read_json(tmp_path / 'none.json')
+    assert str(caught.value) == f'{tmp_path}/none.json: no such file'
+
+
+def test_an_error_of_a_library_has_type_and_place():
+    with pytest.raises(InputError, match=r'^ValueError: batch_size should be .*\(/.*sampler\.py:\d+\)$'), InputCheck():
+        DataLoader([1, 2], batch_size=0)
+
+
+def test_an_error_of_the_system_is_its_message(tmp_path):
+    with pytest.raises(InputError, match=rf"^\[Errno 2\] No such file or directory: '{tmp_path}/a/b'$"), InputCheck():
+        (tmp_path / 'a/b').touch()
+
+
+def test_an_error_of_the_users_own_code_is_unchanged(tmp_path):
+    """This file counts as the user's code, since it is no part of the package."""
+    for call in (lambda: fails(ValueError('mine')), lambda: [fails(OSError('mine')) for _ in sorted([1])]):
+        with pytest.raises((ValueError, OSError), match='^mine$') as caught, InputCheck():
+            call()
+        assert not isinstance(caught.value, InputError)
+
+
+def test_an_error_that_the_users_own_code_led_to_is_unchanged(monkeypatch):
+    def load(path):
+        raise ValueError('mine')
+
+    monkeypatch.setattr('mmyolo_bgpenalty.utils.files.json.loads', load)
+    with pytest.raises(ValueError, match='is no valid json: mine') as caught, InputCheck():
+        read_json(__file__)
+    assert type(caught.value) is ValueError
+
+
+@pytest.mark.parametrize('event', ['before_train', 'before_test'])
+def test_no_error_is_about_the_input_after_the_start(event, tmp_path):
+    with pytest.raises(ValueError) as caught, InputCheck() as check:
+        getattr(check, event)(None)
+        read_json(tmp_path / 'none.json')
+    assert type(caught.value) is ValueError
+
+
+# Configs
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Write a file; returns its path."""
+
+    def write(text, name='mine.py'):
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return write
+
+
+def test_a_syntax_error_names_file_and_line(config, tmp_path):
+    broken = config('a = 1\nlr = = 3\n', 'broken.py')
+    child = config("_base_ = './broken.py'\n\n\nb = 2\n")
+    for file in (broken, child):
+        with pytest.raises(InputError) as caught:
+            read_config(file, {})
+        assert str(caught.value) == f'{broken}, line 2: invalid syntax'
+
+
+@pytest.mark.parametrize(
+    'name, text, part',
+    [
+        ('mine.py', "_base_ = './none.py'", 'none.py: No such file or directory'),
+        ('mine.json', '{"a": ', 'JSONDecodeError'),
+        ('mine.yaml', 'a: [', 'ParserError'),
+        ('mine.txt', 'a', 'Only py/yml/yaml/json type are supported'),
+        (
+            'mine.py',
+            "custom_imports = dict(imports=['no_such_module'])",
+            "No module named 'no_such_module'. Is the folder",
+        ),
+    ],
 )
+def test_a_config_that_cannot_be_read_is_named(config, name, text, part):
+    file = config(text, name)
+    with pytest.raises(InputError) as caught:
+        read_config(file, {})
+    line, named = str(caught.value), file.replace('mine.py', 'none.py') if '_base_' in text else file
+    assert line.startswith(f'{named}: ') and part in line and '\n' not in line
 
 
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    return make_set(tmp_path_factory.mktemp('set'))
+def test_a_config_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(InputError, match=rf'^{tmp_path}/none\.py: No such file or directory$'):
+        read_config(str(tmp_path / 'none.py'), {})
 
 
-@pytest.fixture(scope='module')
-def config(data, tmp_path_factory):
-    """The shipped semi config, tiny, as a file of its own that trains five epochs."""
-    folder = tmp_path_factory.mktemp('config')
-    cfg = load(SEMI, data, folder / 'work', train_cfg__max_epochs=5, train_cfg__val_interval=5)
-    cfg.default_hooks.checkpoint.interval = 5
-    cfg.dump(folder / 'tiny.py')
-    return folder / 'tiny.py'
-
-
-def train(tool, config, work_dir, *options, cwd=ROOT):
-    command = [sys.executable, '-W', 'ignore', str(tool), str(config), '--work-dir', str(work_dir)]
-    if options:
-        command += ['--cfg-options', *options]
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg'}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
-
-
-def scalars(work_dir):
-    (file,) = Path(work_dir).glob('*/vis_data/scalars.json')
-    return [row for row in map(json.loads, file.read_text().splitlines()) if 'loss' in row]
-
-
-@pytest.mark.parametrize('tool', [OURS, MMDET], ids=['ours', 'mmdet'])
-def test_overrides_take_effect(tool, config, tmp_path):
-    done = train(tool, config, tmp_path, *OVERRIDES)
-    assert done.returncode == 0, done.stderr[-2000:]
-    rows = scalars(tmp_path)
-    assert len(rows) == 25
-    for row in rows:
-        expected = lambda_bg_at((row['step'] - 1) / 5, lambda_bg=1.5, burn_in=3, warmup=10, schedule='cosine')
-        assert row['semi/lambda_bg'] == pytest.approx(expected, abs=1e-9)
-        assert ('unsup_loss_bg' in row) == (row['step'] > 16)
-        if row['step'] > 16:
-            # Focal: far below λ times the mean confidence, which the plain form is near to (0.5 · 2 images = 1).
-            assert 0 < row['sup_loss_bg'] < 0.1 * row['semi/lambda_bg'] * row['loss/bg_penalty_mean']
-
-
-@pytest.mark.parametrize('tool', [OURS, MMDET], ids=['ours', 'mmdet'])
-def test_a_misspelt_override_is_refused_with_the_name_meant(tool, config, tmp_path):
-    done = train(tool, config, tmp_path, 'lamda_bg=1.5')
-    assert done.returncode != 0
-    assert '`lamda_bg`' in done.stderr and '`lambda_bg`' in done.stderr
-    assert not list(tmp_path.glob('*/vis_data/scalars.json'))
-
-
-def test_bad_input_is_one_line(config, tmp_path):
-    for options, part in (
-        (('max_epochs=3',), 'train_cfg.max_epochs'),
-        (('train_cfg.max_epoch=3',), '`train_cfg.max_epochs` meant'),
-    ):
-        done = train(OURS, config, tmp_path, *options)
-        assert done.returncode == 2 and part in done.stderr
-        assert 'Traceback' not in done.stderr
-    done = train(OURS, tmp_path / 'none.py', tmp_path)
-    assert done.returncode == 2 and 'none.py' in done.stderr and 'Traceback' not in done.stderr
-
-
-def test_test_py_says_what_is_wrong_in_one_line(config, tmp_path, monkeypatch, capsys):
-    spec = spec_from_file_location('tools_test', ROOT / 'tools/test.py')
-    tool = module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    checkpoint = tmp_path / 'none.pth'
-    for arguments, part in (
-        ((tmp_path / 'none.py', checkpoint), 'none.py'),
-        ((config, checkpoint), f'no such checkpoint: {checkpoint}'),
-        ((config, checkpoint, '--cfg-options', 'max_epochs=3'), 'train_cfg.max_epochs'),
-    ):
-        monkeypatch.setattr(sys, 'argv', ['test.py', *map(str, arguments)])
-        assert run(tool.main) == 2
-        lines = capsys.readouterr().err.splitlines()
-        assert len(lines) == 1 and part in lines[0]
-
-
-def test_a_project_of_somebody_else(data, tmp_path):
-    """An MMDetection project outside this repository: its own runtime, data and transforms; head and hook are added."""
-    config = tmp_path / 'project/configs/mine.py'
-    config.parent.mkdir(parents=True)
-    model = dict(widen_factor=0.0625, deepen_factor=0.33)
-    channels = [256, 512, 1024]
-    config.write_text(f"""
-_base_ = 'mmdet::_base_/default_runtime.py'
-custom_imports = dict(imports=['mmyolo_bgpenalty'])
-model = dict(
-    type='mmyolo.YOLODetector',
-    _scope_='mmyolo',
-    data_preprocessor=dict(type='mmdet.DetDataPreprocessor', mean=[0, 0, 0], std=[255, 255, 255], pad_size_divisor=32),
-    backbone=dict(type='YOLOv8CSPDarknet', last_stage_out_channels=1024, **{model}),
-    neck=dict(type='YOLOv8PAFPN', in_channels={channels}, out_channels={channels}, **{model}),
-    bbox_head=dict(
-        type='BgPenaltyYOLOv8Head',
-        bg_penalty=dict(focal=True),
-        head_module=dict(type='YOLOv8HeadModule', num_classes=3, in_channels={channels}, widen_factor=0.0625),
-    ),
-    train_cfg=dict(assigner=dict(
-        type='BatchTaskAlignedAssigner', num_classes=3, use_ciou=True, topk=10, alpha=0.5, beta=6.0)),
-    test_cfg=dict(
-        multi_label=True, nms_pre=1000, score_thr=0.01, nms=dict(type='nms', iou_threshold=0.7), max_per_img=50),
+@pytest.mark.parametrize(
+    'text, kind', [('lr = rate', NameError), ("a = dict(b=1)['c']", KeyError), ("int('x')", ValueError)]
 )
-pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale={INPUT}, keep_ratio=True),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs'),
-]
-data = dict(type='CocoDataset', data_root='{data}', data_prefix=dict(img='images/'), metainfo=dict(classes={CLASSES}))
-train_dataloader = dict(
-    batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(ann_file='labeled.json', pipeline=pipeline, **data))
-val_dataloader = dict(
-    batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(ann_file='val.json', pipeline=pipeline, test_mode=True, **data))
-val_evaluator = dict(type='CocoMetric', ann_file='{data}/val.json')
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)
-val_cfg = dict(type='ValLoop')
-optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
-default_hooks = dict(
-    logger=dict(interval=1),
-    lambda_bg=dict(type='mmyolo.LambdaBgSchedulerHook', lambda_bg=0.5, burn_in=0, warmup=1),
+def test_a_mistake_in_the_configs_own_code_keeps_its_traceback(config, text, kind):
+    file = config(f'a = 1\n{text}\n')
+    with pytest.raises(kind) as caught, InputCheck():
+        read_config(file, {})
+    assert not isinstance(caught.value, InputError)
+    assert f'File "{file}", line 2' in ''.join(traceback.format_exception(caught.value))
+
+
+def test_a_mistake_in_the_users_own_module_keeps_its_traceback(config, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    module = config('import no_such_module\n', 'mine_of_test_run.py')
+    file = config("custom_imports = dict(imports=['mine_of_test_run'])")
+    with pytest.raises(ImportError) as caught, InputCheck():
+        read_config(file, {})
+    assert f'File "{module}", line 1' in ''.join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    'options, part',
+    [
+        (['lamda_bg'], "like lambda_bg=1.5, but got 'lamda_bg'"),
+        (['nothing.like.it=1'], 'nothing reads `nothing`'),
+        (['train_cfg.4=1'], '--cfg-options train_cfg.4: '),
+    ],
 )
-""")
-    assert SIZE != INPUT
-    done = train(MMDET, config, tmp_path / 'work', cwd=config.parent.parent)
-    assert done.returncode == 0, done.stderr[-2000:]
-    rows = scalars(tmp_path / 'work')
-    assert [row['semi/lambda_bg'] for row in rows] == pytest.approx([0, 0.5 / 3, 1 / 3])
-    assert rows[0]['loss_bg'] == 0 and rows[1]['loss_bg'] > 0
-    assert (tmp_path / 'work/epoch_1.pth').exists()
+def test_a_bad_override_is_one_line(config, options, part):
+    file = config("train_cfg = [dict(type='x')]")
+    with pytest.raises(InputError) as caught, InputCheck():
+        args = config_parser('').parse_args([file, '--cfg-options', *options])
+        read_config(args.config, args.cfg_options)
+    assert part in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_only_the_warning_of_pinned_memory_is_silenced(tmp_path):
+    cfg = load(SEMI, make_set(tmp_path / 'set'), tmp_path / 'work', train_dataloader__pin_memory=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        runner = build_runner(cfg)
+        next(iter(runner.build_dataloader(cfg.train_dataloader)))
+        warnings.warn('pin_memory', UserWarning, stacklevel=1)
+    messages = [str(warning.message) for warning in caught]
+    assert 'pin_memory' in messages and not any('no accelerator is found' in message for message in messages)

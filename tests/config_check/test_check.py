@@ -5,7 +5,6 @@ import importlib.util
 import json
 import logging
 import shutil
-import sys
 from pathlib import Path
 
 import cv2
@@ -1254,47 +1253,3 @@ def test_trap_13_at_the_start(runner, logged, monkeypatch):
     monkeypatch.setattr(runner.train_dataloader.sampler, 'group2size_per_source', groups, raising=False)
     with pytest.raises(ValueError, match='set 1 is taller than wide'):
         check_at_start(runner)
-
-
-# The tool, in process; test_dry_run.py runs it in one of its own
-
-
-@pytest.fixture(scope='module')
-def tool():
-    spec = importlib.util.spec_from_file_location('check_config', ROOT / 'tools/check_config.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def call(tool, monkeypatch, *arguments):
-    from mmyolo_bgpenalty.cli.run import run
-
-    monkeypatch.setattr(sys, 'argv', ['check_config.py', *map(str, arguments)])
-    return run(tool.main)
-
-
-def test_the_tool_says_what_where_and_what_to_write(tool, configs, tmp_path, monkeypatch, capsys):
-    configs[SEMI].dump(tmp_path / 'mine.py')
-    assert call(tool, monkeypatch, tmp_path / 'mine.py') == 0
-    assert capsys.readouterr().out.endswith('errors: 0, warnings: 0\n')
-    options = ('--cfg-options', 'train_dataloader.batch_size=5', 'burn_in=20')
-    assert call(tool, monkeypatch, tmp_path / 'mine.py', *options) == 1
-    shown = capsys.readouterr().out
-    assert 'error: train_dataloader.batch_size\n    5 is no multiple of 2' in shown and '-> write 4' in shown
-    assert shown.index('error: ') < shown.index('warning: burn_in') and 'errors: 1, warnings: 1' in shown
-    assert call(tool, monkeypatch, tmp_path / 'mine.py', '--cfg-options', 'burn_in=20') == 0
-
-
-def test_the_tool_ends_with_one_line_where_there_is_nothing_to_check(tool, tmp_path, monkeypatch, capsys):
-    (tmp_path / 'broken.py').write_text('model = dict(')
-    (tmp_path / 'child.py').write_text("_base_ = './none.py'\n")
-    for name, options, part in (
-        ('none.py', (), 'none.py'),
-        ('broken.py', (), 'broken.py'),
-        ('child.py', (), 'none.py'),
-        (CONFIGS / SEMI, ('--cfg-options', 'lamda_bg=2'), '`lambda_bg`'),
-    ):
-        assert call(tool, monkeypatch, tmp_path / Path(name), *options) == 2
-        shown = capsys.readouterr()
-        assert shown.out == '' and shown.err.count('\n') == 1 and part in shown.err

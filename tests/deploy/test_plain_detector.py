@@ -4,7 +4,6 @@ import copy
 import io
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +23,7 @@ from mmengine.runner import Runner
 from mmyolo.models.dense_heads import YOLOv8Head
 from mmyolo.registry import METRICS, MODELS
 
-from mmyolo_bgpenalty.cli import run as cli
+from mmyolo_bgpenalty.cli.export import main
 from mmyolo_bgpenalty.compat import FORK, allow_checkpoint_types, installed
 from mmyolo_bgpenalty.deploy import onnx_graph
 from mmyolo_bgpenalty.deploy import plain_detector as export
@@ -33,7 +32,6 @@ from mmyolo_bgpenalty.deploy.plain_detector import export_detector, plain_config
 from tests.helpers.tiny import CLASSES, CONFIGS, INPUT, ROOT, SEMI, SUPERVISED, load, make_set
 
 TOOL = ROOT / 'tools/export_teacher.py'
-main = runpy.run_path(str(TOOL))['main']
 
 
 @pytest.fixture(scope='module')
@@ -101,10 +99,9 @@ def same(found, expected):
 
 
 def run_tool(monkeypatch, capsys, *arguments):
-    """(exit code, stdout, stderr) of the tool, in this process."""
-    monkeypatch.setattr(sys, 'argv', [str(TOOL), *map(str, arguments)])
-    code = cli.run(main)
-    return (code, *capsys.readouterr())
+    """(exit code, stdout, stderr) of the command, in this process."""
+    monkeypatch.setattr(sys, 'argv', [str(TOOL)])
+    return (main(list(map(str, arguments))), *capsys.readouterr())
 
 
 @pytest.mark.parametrize('role', ['teacher', 'student'])
@@ -243,8 +240,7 @@ def test_shipped_configs_become_plain(name):
     plain = plain_config(cfg)
     text = plain.pretty_text
     assert cfg.pretty_text == before
-    found = {name: cls for registry in export.REGISTRIES for name, cls in registry.module_dict.items()}
-    names = [name for name, cls in found.items() if cls.__module__.startswith('mmyolo_bgpenalty.')]
+    names = export._own_classes()
     assert {'BgPenaltyYOLOv8Head', 'RecordedLetterResize', 'SemiYOLODetector', 'SolarPanelDataset'} <= set(names)
     assert not [word for word in (*names, 'mmyolo_bgpenalty', 'bg_penalty', 'lambda') if word in text]
     assert plain.custom_imports == dict(imports=['json'], allow_failed_imports=True)
@@ -284,7 +280,7 @@ def test_only_what_our_class_adds_is_dropped():
         pretrained=dict(init_cfg=dict(type='Pretrained', checkpoint='x.pth')),
         initialised=dict(init_cfg=dict(type='Kaiming')),
     )
-    export._replace(node)
+    export._replace(node, export._own_classes())
     assert node == dict(
         keep=[dict(type='mmyolo.YOLOv8Head', head_module=dict(num_classes=3))],
         ours=dict(type='mmyolo.LetterResize', scale=(96, 64), allow_scale_up=False),
@@ -341,6 +337,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(semi, data, tmp_path, monkeypa
         assert err.count('\n') == 1 and f'{file}: ' in err and part in err, (name, err)
     (tmp_path / 'a_file').write_text('')
     head_classes = 'model.detector.bbox_head.head_module.num_classes=4'
+    first = 'test_dataloader.dataset.pipeline.0.type=LoadImageFromNDArray'
     for arguments, part in (
         ((semi.config, tmp_path / 'none.pth'), 'none.pth'),
         ((tmp_path / 'none.py', semi.checkpoint), 'none.py'),
@@ -348,7 +345,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(semi, data, tmp_path, monkeypa
         ((supervised, semi.checkpoint, '--student'), 'no student'),
         ((semi.config, semi.checkpoint, '--out', tmp_path / 'a_file'), 'a_file'),
         ((semi.config, semi.checkpoint, '--shape', '64', '96'), '--onnx'),
-        ((semi.config, semi.checkpoint, '--cfg-options', head_classes), 'cls_preds'),
+        ((semi.config, semi.checkpoint, '--cfg-options', head_classes), '`num_classes`'),
+        ((semi.config, semi.checkpoint, '--cfg-options', first), 'begin with LoadImageFromFile'),
         ((semi.config, semi.checkpoint, '--cfg-options', 'model.detector.neck.type=Nick'), 'Nick'),
     ):
         code, stdout, err = run_tool(monkeypatch, capsys, '--out', out, *arguments)

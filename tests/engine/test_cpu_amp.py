@@ -1,14 +1,13 @@
 """bf16 on a CPU: the wrapper in real runs, and ``--amp`` of tools/train.py."""
 
-from importlib.util import module_from_spec, spec_from_file_location
-
 import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from tests.helpers.tiny import ROOT, SEMI, load, make_set
+from mmyolo_bgpenalty.cli import train
+from tests.helpers.tiny import SEMI, load, make_set
 
 WRAPPER = 'CpuBf16OptimWrapper'
 
@@ -61,29 +60,19 @@ def test_student_and_teacher_compute_in_bf16_and_all_that_is_kept_is_fp32(data, 
     assert all(torch.isfinite(torch.tensor(bf16.losses)))
 
 
-@pytest.fixture
-def use_amp():
-    spec = spec_from_file_location('tools_train', ROOT / 'tools/train.py')
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module, module.use_amp
-
-
-def test_amp_takes_bf16_on_a_cpu_and_leaves_gpus_what_they_had(use_amp, monkeypatch):
-    module, use_amp = use_amp
+def test_amp_takes_bf16_on_a_cpu_and_leaves_gpus_what_they_had(monkeypatch):
     for device, given, expected in (
         ('cpu', {}, dict(type=WRAPPER)),
         ('cpu', dict(dtype='bfloat16', loss_scale='dynamic'), dict(type=WRAPPER)),
         ('cuda', dict(dtype='bfloat16'), dict(type='AmpOptimWrapper', loss_scale='dynamic', dtype='bfloat16')),
     ):
-        monkeypatch.setattr(module, 'get_device', lambda device=device: device)
+        monkeypatch.setattr(train, 'get_device', lambda device=device: device)
         wrapper = ConfigDict(type='OptimWrapper', clip_grad=dict(max_norm=10), **given)
-        use_amp(wrapper)
+        train.use_amp(wrapper)
         assert wrapper == dict(expected, clip_grad=dict(max_norm=10))
 
 
-def test_fp16_on_a_cpu_is_refused_by_name(use_amp, monkeypatch):
-    module, use_amp = use_amp
-    monkeypatch.setattr(module, 'get_device', lambda: 'cpu')
+def test_fp16_on_a_cpu_is_refused_by_name(monkeypatch):
+    monkeypatch.setattr(train, 'get_device', lambda: 'cpu')
     with pytest.raises(ValueError, match=r"optim_wrapper\.dtype='bfloat16' for --amp on a CPU, but got 'float16'"):
-        use_amp(ConfigDict(dtype='float16'))
+        train.use_amp(ConfigDict(dtype='float16'))

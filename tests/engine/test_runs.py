@@ -262,7 +262,7 @@ def test_compiled_it_trains_the_same(cfg, run, tmp_path):
 
 
 def test_a_run_may_share_another_ones_burn_in(cfg, run, tmp_path):
-    """Settings of the penalty say nothing before burn-in ends: what tools/ablation.py builds on."""
+    """Settings of the penalty say nothing before burn-in ends: what the ablation builds on."""
     _, other = train(cfg, work_dir=str(tmp_path / 'a'), lambda_bg=0.0, use_focal_bg=True)
     assert float(other.rows[-1]['outputs']['loss']) != float(run[1].rows[-1]['outputs']['loss'])
     checkpoint = str(tmp_path / 'a/epoch_1.pth')

@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, Dict
 
-ROOT = Path(__file__).resolve().parents[2]
 NAMES = ('square', 'disc', 'bar')
 SEEDS = [
     b'{"images": [{"id": 1, "file_name": "a.jpg", "width": 4, "height": 3}], "categories": [{"id": 1, "name": "a"}], '
@@ -130,17 +129,19 @@ def files(file: Path) -> None:
 
 @reader
 def split_tool(file: Path) -> None:
+    from mmyolo_bgpenalty.cli.data.split import main
+    from mmyolo_bgpenalty.cli.run import InputError
     from mmyolo_bgpenalty.utils.files import read_coco
 
-    tool = _tool('split_dataset')
     with tempfile.TemporaryDirectory() as folder:
         arguments = [str(file), '--percent', '40', '--out', folder]
         try:
-            _called(tool.main, arguments)
-        except ValueError as error:
-            if str(error).startswith('Expected `percent` to leave an image in either part'):
-                raise ValueError(f'{file}: {error}') from None
-            raise
+            # Of utf-8 alone, as a terminal is. The command's guard would let other characters pass.
+            with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO(), encoding='utf-8')), _quiet_errors():
+                main.__wrapped__(arguments)
+        except InputError as error:
+            few = str(error).startswith('Expected `percent` to leave an image in either part')
+            raise ValueError(f'{file}: {error}' if few else str(error)) from None
         parts = [read_coco(part) for part in sorted(Path(folder).iterdir())]
     whole = read_coco(file)
     assert len(parts) == 2 and all(part['categories'] == whole['categories'] for part in parts)
@@ -275,14 +276,15 @@ def stamp(file: Path) -> None:
 @partial(reader, base=RESULT)
 def result(file: Path) -> None:
     """What a finished run of an ablation has left, and the tables of it."""
-    from mmyolo_bgpenalty.cli.report import compare, markdown
+    from mmyolo_bgpenalty.cli.ablation.report import compare, markdown
+    from mmyolo_bgpenalty.cli.ablation.runs import Run, estimate_seconds
 
     overrides = {name: value for name, value in RESULT['overrides'].items() if name != 'randomness.seed'}
-    run = _tool('ablation').Run('a.py', 'a', 0, overrides, file.parent)
+    run = Run('a.py', 'a', 0, overrides, file.parent)
     shutil.copy(file, run.folder / 'result.json')
     with _named(file, run.folder / 'result.json'):
         found = run.result
-    _tool('ablation').estimate([run], 1)
+    estimate_seconds([run], 1)
     markdown(compare([found, dict(RESULT, seed=1)], ['a']))
 
 
@@ -311,22 +313,6 @@ def _named(file: Path, name: Path):
     except ValueError as error:
         assert type(error) is ValueError and str(name) in str(error), repr(error)
         raise ValueError(f'{file}: {error}') from error
-
-
-def _tool(name: str):
-    if str(ROOT / 'tools') not in sys.path:
-        sys.path.insert(0, str(ROOT / 'tools'))
-    return __import__(name)
-
-
-def _called(main: Callable, arguments) -> None:
-    before, sys.argv = sys.argv, ['tool.py', *arguments]
-    try:
-        # Of utf-8 alone, as a terminal is.
-        with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO(), encoding='utf-8')), _quiet_errors():
-            assert main() == 0
-    finally:
-        sys.argv = before
 
 
 def _quiet_errors():
@@ -400,11 +386,9 @@ def set_up() -> None:
 def main() -> None:
     import atheris
 
-    with atheris.instrument_imports(include=['mmyolo_bgpenalty', 'split_dataset']):
+    with atheris.instrument_imports(include=['mmyolo_bgpenalty']):
         set_up()
         import mmyolo_bgpenalty  # noqa: F401
-
-        _tool('split_dataset')
     corpus, folder, names = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp()), list(READERS)
     for place, name in enumerate(names):
         good, rng = json.dumps(BASES[name]).encode(), random.Random(place)

@@ -1,4 +1,3 @@
-import importlib.util
 import itertools
 import json
 import os
@@ -12,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmdet.datasets import CocoDataset
 
-from mmyolo_bgpenalty.cli.run import run
+from mmyolo_bgpenalty.cli.data.split import main
 from mmyolo_bgpenalty.utils.coco_split import (
     class_counts,
     draw,
@@ -264,14 +263,11 @@ def annotations(tmp_path):
 
 @pytest.fixture
 def split(monkeypatch, capsys):
-    """The tool's exit code, output and errors."""
-    spec = importlib.util.spec_from_file_location('split_dataset', TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    """The command's exit code, output and errors."""
+    monkeypatch.setattr(sys, 'argv', [str(TOOL)])
 
     def call(*arguments):
-        monkeypatch.setattr(sys, 'argv', [str(TOOL), *map(str, arguments)])
-        return (run(tool.main), *capsys.readouterr())
+        return (main(list(map(str, arguments))), *capsys.readouterr())
 
     return call
 

@@ -2,13 +2,11 @@ import copy
 import json
 import math
 import os
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
-from mmyolo_bgpenalty.cli.run import read_config, run
 from mmyolo_bgpenalty.utils.files import (
     image_fault,
     numbered_classes,
@@ -163,14 +161,12 @@ def test_brackets_in_names_are_no_nesting(file):
         assert read_coco(file, training=True) == coco
 
 
-def test_names_that_are_no_text_can_be_printed(file, capsys):
+def test_names_that_are_no_text_can_be_printed(file):
     coco = copy.deepcopy(COCO)
     coco['images'][0]['file_name'] = '\udce9.jpg'  # what os.fsdecode makes of a name in Latin-1
     file.write_text(json.dumps(coco))
     assert read_coco(file) == coco
     assert printable('λ\udce9') == 'λ\\udce9'
-    assert run(lambda: print('λ\udce9')) == 0
-    assert capsys.readouterr().out == 'λ\\udce9\n'
 
 
 def test_mistakes_are_counted_and_the_first_ten_named(file):
@@ -349,54 +345,3 @@ def test_other_contents_are_replaced_only_on_request(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ['a', 'b', 'c'] and (tmp_path / 'b').read_text() == 'B'
     write_together([(tmp_path / 'd', 'D'), (tmp_path / 'b', 'X')], overwrite=True)
     assert (tmp_path / 'd').read_text() == 'D' and (tmp_path / 'b').read_text() == 'X'
-
-
-@pytest.mark.parametrize(
-    'error, line',
-    [
-        (ValueError('two\n  lines'), 'two lines'),
-        (FileNotFoundError(2, 'No such file or directory', 'x.py'), "[Errno 2] No such file or directory: 'x.py'"),
-        (ImportError('onnx is missing'), 'onnx is missing'),
-        (ValueError(), 'ValueError'),
-    ],
-)
-def test_a_tool_ends_with_one_line_and_2(error, line, capsys, monkeypatch):
-    def main():
-        raise error
-
-    monkeypatch.setattr('sys.argv', ['somewhere/tool.py', '--x'])
-    assert run(main) == 2
-    assert capsys.readouterr() == ('', f'tool.py: {line}\n')
-
-
-def test_a_tool_ends_with_its_own_code(capsys):
-    assert (run(lambda: None), run(lambda: 0), run(lambda: 3)) == (0, 0, 3)
-    assert capsys.readouterr() == ('', '')
-
-
-def test_a_mistake_of_ours_is_not_hidden():
-    def main():
-        return SimpleNamespace().nothing
-
-    with pytest.raises(AttributeError):
-        run(main)
-
-
-@pytest.mark.parametrize(
-    'text, message',
-    [
-        ('lr = = 3', 'SyntaxError'),
-        ('lr = rate', 'NameError'),
-        ("_base_ = './none.py'", 'none.py'),
-        ("a = dict(b=1)['c']", 'KeyError'),
-    ],
-)
-def test_a_broken_config_is_named(tmp_path, text, message):
-    config = tmp_path / 'mine.py'
-    config.write_text(text)
-    with pytest.raises((ValueError, OSError), match=message) as caught:
-        read_config(str(config), {})
-    if 'Error' in message:
-        assert str(caught.value).startswith(f'{config}: ')
-    with pytest.raises(FileNotFoundError, match='other.py'):
-        read_config(str(tmp_path / 'other.py'), {})

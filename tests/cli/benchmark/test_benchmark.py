@@ -9,13 +9,8 @@ import sys
 import pytest
 import torch
 
+from mmyolo_bgpenalty.cli.benchmark import benchmark, steps
 from tests.helpers.tiny import ROOT
-
-sys.path.insert(0, str(ROOT / 'tools'))
-import benchmark
-import benchmark_steps as steps
-
-from mmyolo_bgpenalty.cli.run import run
 
 TINY = steps.Shape(2, 64, 96, 3, 3)
 LOSSES = ('loss_cls', 'loss_bbox', 'loss_dfl')
@@ -177,7 +172,6 @@ def test_quick_run(tmp_path):
     'options, what', [(['--pairs', '0'], '--pairs'), (['--threads', '0'], '--threads'), (['--device', 'cuda'], 'GPU')]
 )
 def test_bad_options_are_named(options, what, monkeypatch, capsys):
-    monkeypatch.setattr(sys, 'argv', ['benchmark.py', *options])
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    assert run(benchmark.main) == 2
+    assert benchmark.main(options) == 2
     assert what in capsys.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmyolo_bgpenalty.cli.comparison import paired_difference, summary
+from mmyolo_bgpenalty.cli.ablation.comparison import paired_difference, summary
 
 numbers = st.floats(-100, 100)
 

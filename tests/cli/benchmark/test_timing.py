@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmyolo_bgpenalty.cli.timing import (
+from mmyolo_bgpenalty.cli.benchmark.timing import (
     Summary,
     growth_exponent,
     median_interval,

@@ -9,7 +9,7 @@ import io
 import json
 from typing import Dict, List, Optional, Sequence
 
-from mmyolo_bgpenalty.cli.comparison import paired_difference, summary
+from mmyolo_bgpenalty.cli.ablation.comparison import paired_difference, summary
 from mmyolo_bgpenalty.utils.files import write_whole
 
 # Metric -> (heading, whether more is better), in the table's order; those that no result has are left out.

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mmyolo_bgpenalty.cli.report import compare, markdown, write_report
+from mmyolo_bgpenalty.cli.ablation.report import compare, markdown, write_report
 
 VALUES = {'base': {0: 0.5, 1: 0.7}, 'more': {0: 0.6, 1: 0.8}, 'lost': {0: 0.4}, 'never': {}}
 

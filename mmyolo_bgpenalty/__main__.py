@@ -1,0 +1,42 @@
+"""The commands: ``python -m mmyolo_bgpenalty COMMAND``."""
+
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+
+# Command -> module in mmyolo_bgpenalty.cli, and what the command does.
+COMMANDS = {
+    'check': ('check', 'look for mistakes in a config, its files and its first batch'),
+    'split': ('data.split', 'split a COCO set into labeled and unlabeled parts'),
+    'make-solar': ('data.make_solar', 'make the set of solar panels, of any size and seed'),
+    'train': ('train', 'train a detector'),
+    'test': ('test', 'evaluate a checkpoint'),
+    'ablate': ('ablation.ablate', 'train variants of a config over several seeds, and compare them'),
+    'export': ('export', 'export the teacher of a checkpoint as a plain detector, also as ONNX'),
+    'benchmark': ('benchmark.benchmark', 'time this package beside MMYOLO, MMDetection and Ultralytics'),
+}
+PROGRAM = 'python -m mmyolo_bgpenalty'
+
+
+def usage() -> str:
+    lines = [f'  {name:<12}{what}' for name, (_, what) in COMMANDS.items()]
+    return '\n'.join(
+        [f'usage: {PROGRAM} COMMAND [arguments]', '', *lines, '', f'{PROGRAM} COMMAND --help: its arguments']
+    )
+
+
+def main(argv: list[str]) -> int:
+    if not argv or argv[0] in ('-h', '--help'):
+        print(usage())
+        return 0 if argv else 2
+    name, *arguments = argv
+    if name not in COMMANDS:
+        meant = get_close_matches(name, COMMANDS, n=1) or [', '.join(COMMANDS)]
+        print(f'{PROGRAM}: there is no command {name!r}; did you mean {meant[0]}?', file=sys.stderr)
+        return 2
+    sys.argv[0] = f'{PROGRAM} {name}'  # for the usage and the errors of the command
+    return import_module(f'mmyolo_bgpenalty.cli.{COMMANDS[name][0]}').main(arguments)
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))

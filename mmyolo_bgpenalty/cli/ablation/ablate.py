@@ -1,0 +1,82 @@
+"""Train named variants of a config over several seeds, and compare them with the first.
+
+    python tools/ablation.py configs/yolov8_semi_bgpenalty.py --seeds 0 1 2 [--jobs 2] [--dry-run]
+
+Each run has a folder, <work dir>/<variant>/seed_<n>, with its log and its checkpoints. A finished run also has
+result.json. Started again, the command skips finished runs, continues begun ones and repeats failed ones.
+"""
+
+import argparse
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Sequence
+
+from mmyolo_bgpenalty.cli.ablation.report import write_report
+from mmyolo_bgpenalty.cli.ablation.runs import Run, count_iterations, estimate_seconds, plan_runs, read_variants
+from mmyolo_bgpenalty.cli.run import InputCheck, InputError, command, config_parser
+from mmyolo_bgpenalty.utils.shipped_configs import config
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = config_parser(__doc__, 'config file of all runs; --cfg-options are for every run')
+    parser.add_argument('--variants', help='file with `variants`; the first is the baseline (λ, focal and burn-in)')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--jobs', type=int, default=1, help='runs at a time; each takes its share of the cores')
+    parser.add_argument('--work-dir', type=Path, help='where runs and report go (work_dirs/ablation/<config>)')
+    parser.add_argument('--dry-run', action='store_true', help='print what would run, and train nothing')
+    args = parser.parse_args(argv)
+    if args.jobs < 1 or min(args.seeds) < 0 or len(set(args.seeds)) < len(args.seeds):
+        raise InputError('Expected --jobs >= 1 and --seeds >= 0, each once')
+    return args
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    work_dir = args.work_dir or Path('work_dirs/ablation', Path(args.config).stem)
+    with InputCheck():
+        variants = read_variants(args.variants or config('ablations/bg_penalty.py'))
+        runs = plan_runs(args.config, variants, args.seeds, work_dir, args.cfg_options)
+        todo = [run for run in runs if run.result is None]
+        for run in runs:
+            iterations = f', {count_iterations(run)} iterations' if args.dry_run and run in todo else ''
+            print(f'{run}: {run.folder}{iterations} {run.state}')
+    print(f'{len(todo)} of {len(runs)} runs to do, {args.jobs} at a time')
+    if args.dry_run:
+        seconds = estimate_seconds(runs, args.jobs)
+        time = 'unknown until a run has finished'
+        if seconds is not None:
+            time = f'{seconds / 60:.0f} min, if runs side by side do not slow each other'
+        print(f'estimated time: {time}')
+        return 0
+    for run in runs:
+        if run not in todo:
+            run.ended.set()
+    threads = max(1, (os.cpu_count() or 1) // args.jobs) if args.jobs > 1 else None
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(lambda run: _execute(run, threads), todo))
+    with InputCheck():
+        results = [run.result for run in runs if run.result]
+        if results:
+            write_report(work_dir / 'ablation', results, list(variants))
+            print((work_dir / 'ablation.md').read_text(encoding='utf-8'))
+    failed = [run for run in runs if run.failure]
+    for run in failed:
+        print(f'failed: {run}: {run.failure}', file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _execute(run: Run, threads: int | None) -> None:
+    try:
+        if run.baseline is not None:
+            run.baseline.ended.wait()
+        print(f'{run}: begun', flush=True)
+        with InputCheck():
+            run.execute(threads)
+    except InputError as error:
+        run.failure = str(error)
+    finally:
+        run.ended.set()
+    print(f'{run}: {"FAILED" if run.failure else "finished"}', flush=True)

@@ -1,0 +1,257 @@
+"""The runs of an ablation: which there are, what they start from, how long they take, and their results."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import Iterable
+
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+
+from mmyolo_bgpenalty.cli.run import read_config
+from mmyolo_bgpenalty.config_check.parts import ConfigParts
+from mmyolo_bgpenalty.engine.settings import SETTINGS
+from mmyolo_bgpenalty.utils.files import read_json, write_whole
+
+COMMAND = (sys.executable, '-m', 'mmyolo_bgpenalty')
+# These overrides change nothing before burn-in ends: λ is 0 until then, and no unlabeled image is used.
+AFTER_BURN_IN = set(SETTINGS) - {'burn_in'}
+AFTER_BURN_IN_PARTS = (
+    r'model\.detector\.bbox_head\.bg_penalty\..+',
+    r'model\.semi_train_cfg\.(?!sup_|channels_last).+',
+)
+
+
+@dataclass(eq=False)
+class Run:
+    """One variant with one seed."""
+
+    config: str
+    variant: str
+    seed: int
+    overrides: dict
+    folder: Path
+    start_from: Path | None = None  # a checkpoint of `baseline` at the end of burn-in, equal to this run's own
+    keeps_all: bool = False  # other runs start from a checkpoint of this run
+    baseline: 'Run | None' = None
+    failure: str | None = None
+    ended: Event = field(default_factory=Event)
+
+    def __str__(self) -> str:
+        return f'{self.variant}, seed {self.seed}'
+
+    @property
+    def begun(self) -> bool:
+        return (self.folder / 'last_checkpoint').exists()
+
+    @property
+    def state(self) -> str:
+        if self.result:
+            return 'finished'
+        return 'to be continued' if self.begun else f'from {self.start_from}' if self.start_from else ''
+
+    @property
+    def stated_overrides(self) -> dict:
+        """The overrides as json has them."""
+        return json.loads(json.dumps({**self.overrides, 'randomness.seed': self.seed}))
+
+    @property
+    def result(self) -> dict | None:
+        """The content of result.json, or None if the run is not finished.
+
+        Raises:
+            ValueError: it is the result of another run, or no result.
+        """
+        file = self.folder / 'result.json'
+        if not file.exists():
+            return None
+        result = read_json(file)
+        found = result.get('overrides') if isinstance(result, dict) else result
+        if found != self.stated_overrides:
+            raise ValueError(
+                f'{file} is of other overrides: {found!r} there, {self.stated_overrides} now; remove the folder or '
+                'choose another --work-dir'
+            )
+        if not _is_result(result) or (result['variant'], result['seed']) != (self.variant, self.seed):
+            raise ValueError(f'{file}: is no result as this command writes it; remove the folder to run it again')
+        return result
+
+    def execute(self, threads: int | None) -> None:
+        """Train and evaluate, each in its own process. If a process fails, ``failure`` says why."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        start, at_once = time.time(), not self.begun
+        options = [f'{name}={_text(value)}' for name, value in self.stated_overrides.items()]
+        train = ['train', self.config, '--work-dir', str(self.folder)]
+        if self.begun:
+            train += ['--resume']
+        elif self.start_from is not None and self.start_from.exists():
+            train += ['--resume', str(self.start_from)]
+        # Compare the last checkpoints: the best one was chosen on the very images that it is compared on.
+        train += ['--cfg-options', 'default_hooks.checkpoint.save_best=None']
+        if self.keeps_all:
+            train += ['default_hooks.checkpoint.max_keep_ckpts=-1']
+        if not self._call([*train, *options], threads):
+            return
+        checkpoint = (self.folder / 'last_checkpoint').read_text().strip()
+        out = self.folder / 'test'
+        test = ['test', self.config, checkpoint, '--work-dir', str(self.folder), '--out', str(out)]
+        if not self._call([*test, '--cfg-options', *options], threads):
+            return
+        curves = out / 'test.precision_recall.json'
+        result = dict(
+            config=self.config,
+            variant=self.variant,
+            seed=self.seed,
+            overrides=self.stated_overrides,
+            seconds=time.time() - start if at_once else None,
+            metrics=read_json(out / 'metrics.json'),
+            curve=read_json(curves)['curve'] if curves.exists() else None,
+        )
+        write_whole(self.folder / 'result.json', json.dumps(result, indent=1, ensure_ascii=False) + '\n')
+
+    def _call(self, arguments: list[str], threads: int | None) -> bool:
+        environment = {**os.environ, 'PYTHONIOENCODING': 'utf-8'}
+        if threads:
+            environment.setdefault('OMP_NUM_THREADS', str(threads))
+        log = self.folder / 'log.txt'
+        with log.open('a', encoding='utf-8') as output:
+            done = subprocess.run([*COMMAND, *arguments], env=environment, stdout=output, stderr=subprocess.STDOUT)
+        if done.returncode:
+            lines = log.read_text(encoding='utf-8', errors='replace').strip().splitlines()
+            last = lines[-1] if lines else 'no output'
+            self.failure = f'{arguments[0]} ended with {done.returncode}: {last} (see {log})'
+        return not done.returncode
+
+
+def _text(value) -> str:
+    """A value as --cfg-options reads it back."""
+    if isinstance(value, (list, tuple)):
+        return '[' + ','.join(map(_text, value)) + ']'
+    return str(value)
+
+
+def _is_result(content: dict) -> bool:
+    """Whether the report can be made from it."""
+    metrics = content.get('metrics')
+    if not isinstance(metrics, dict) or not {'variant', 'seed', 'seconds', 'curve'} <= set(content):
+        return False
+    numbers, curve = [content['seconds'], *metrics.values()], content['curve']
+    if not _are_numbers(value for value in numbers if value is not None):
+        return False
+    if curve is None:
+        return True
+    lists = [curve.get(name) if isinstance(curve, dict) else None for name in ('recall', 'precision')]
+    return all(isinstance(one, list) and _are_numbers(one) for one in lists) and len(lists[0]) == len(lists[1])
+
+
+def _are_numbers(values: Iterable) -> bool:
+    return all(type(value) in (int, float) and abs(value) < 1e100 for value in values)
+
+
+def folder_name(variant: str) -> str:
+    return re.sub(r'[^a-z0-9.]+', '_', variant.lower().replace('λ', 'lambda')).strip('_')
+
+
+def read_variants(file: str) -> dict[str, dict]:
+    """Variant -> overrides.
+
+    Raises:
+        ValueError: the file has no such dict `variants`, or two variants would share a folder.
+        FileNotFoundError: there is no such file.
+    """
+    variants = read_config(file, {}).get('variants')
+    if not isinstance(variants, dict) or not variants or not all(isinstance(v, dict) for v in variants.values()):
+        raise ValueError(f'{file}: expected `variants`, a dict of names to dicts of overrides, but got {variants!r}')
+    folders = [folder_name(name) for name in variants]
+    for name, folder in zip(variants, folders, strict=True):
+        if not folder or folders.count(folder) > 1:
+            raise ValueError(f'{file}: the variant {name!r} has no folder of its own; name it in letters and digits')
+    return {name: dict(overrides) for name, overrides in variants.items()}
+
+
+def plan_runs(config: str, variants: dict[str, dict], seeds: list[int], work_dir: Path, common: dict) -> list[Run]:
+    """All runs, those of the baseline first.
+
+    A variant may differ from the baseline only after burn-in. Its run continues from the baseline's checkpoint at the
+    end of burn-in, if there is one, and gives the same result as a run of its own from the start.
+
+    Args:
+        config: config file.
+        variants: variant -> overrides; the first is the baseline.
+        seeds: of the runs of each variant.
+        work_dir: where the runs' folders go.
+        common: overrides of every run.
+
+    Raises:
+        ValueError: an override would change nothing.
+        FileNotFoundError: there is no such config.
+    """
+    configs = {name: read_config(config, {**common, **overrides}) for name, overrides in variants.items()}
+    runs: list[Run] = []
+    baseline = next(iter(variants))
+    shared = _end_of_burn_in(configs[baseline])
+    for name in variants:
+        for seed in seeds:
+            folder = work_dir / folder_name(name) / f'seed_{seed}'
+            run = Run(config, name, seed, {**common, **variants[name]}, folder)
+            if name != baseline and shared and all(map(_after_burn_in, {*variants[name], *variants[baseline]})):
+                run.baseline = next(other for other in runs if other.variant == baseline and other.seed == seed)
+                run.baseline.keeps_all = True
+                run.start_from = run.baseline.folder / shared
+            runs.append(run)
+    # After the baseline's runs by seed: an interrupted ablation has complete seeds.
+    return sorted(runs, key=lambda run: (run.variant != baseline, run.seed if run.variant != baseline else 0))
+
+
+def _after_burn_in(override: str) -> bool:
+    return override in AFTER_BURN_IN or any(re.fullmatch(part, override) for part in AFTER_BURN_IN_PARTS)
+
+
+def _end_of_burn_in(cfg: Config) -> str | None:
+    """Name of the checkpoint at the end of burn-in, if the config writes one."""
+    hooks, burn_in = cfg.get('default_hooks', {}), cfg.get('burn_in')
+    interval = hooks.get('checkpoint', {}).get('interval', 0)
+    in_epochs = hooks.get('lambda_bg', {}).get('by_epoch', True) and ConfigParts(cfg).by_epoch
+    if not in_epochs or not isinstance(burn_in, int) or burn_in < 1 or interval < 1 or burn_in % interval:
+        return None
+    return f'epoch_{burn_in}.pth'
+
+
+def count_iterations(run: Run) -> int:
+    """Iterations of a run that starts now, those of its baseline's burn-in left out.
+
+    The training set is built, to know the length of an epoch.
+    """
+    cfg = read_config(run.config, run.overrides)
+    if cfg.train_cfg.get('max_iters'):
+        return cfg.train_cfg.max_iters
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    with contextlib.redirect_stdout(io.StringIO()):  # messages of the data set
+        batches = len(Runner.build_dataloader(cfg.train_dataloader, seed=run.seed))
+    return (cfg.train_cfg.max_epochs - (cfg.burn_in if run.start_from else 0)) * batches
+
+
+def estimate_seconds(runs: list[Run], jobs: int) -> float | None:
+    """Seconds that the unfinished runs will take, if ``jobs`` runs at a time are as fast as one alone.
+
+    Returns:
+        The estimate, from the finished runs that were trained in one go, or None if there are none.
+    """
+    todo = [run for run in runs if run.result is None]
+    taken: dict[bool, list[float]] = {True: [], False: []}
+    for run in runs:
+        if run.result and run.result['seconds']:
+            taken[run.start_from is not None].append(run.result['seconds'])
+    mean = {from_burn_in: sum(seconds) / len(seconds) for from_burn_in, seconds in taken.items() if seconds}
+    if not mean:
+        return None
+    return sum(mean.get(run.start_from is not None, max(mean.values())) for run in todo) / jobs

@@ -1,0 +1,88 @@
+"""Check a config before a long training: its wiring, its files and, with --step, one forward and backward pass.
+
+Exit code 0: no error, but maybe warnings. 1: errors. 2: the config cannot be read.
+"""
+
+import contextlib
+import io
+import traceback
+from typing import Sequence
+
+from mmengine.config import Config
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mmyolo_bgpenalty.cli.dry_run import FirstPass, dry_run
+from mmyolo_bgpenalty.cli.run import InputCheck, command, config_parser, in_users_code, read_config
+from mmyolo_bgpenalty.config_check.check import Finding, check_config
+
+COLOURS = dict(error='bold red', warning='yellow')
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = config_parser(__doc__)
+    parser.add_argument('--step', action='store_true', help='run one pass over the first batch')
+    args = parser.parse_args(argv)
+    with InputCheck():
+        cfg = read_config(args.config, args.cfg_options)
+    console = Console(highlight=False, soft_wrap=True)
+    findings = check_config(cfg)
+    if args.step:
+        if any(finding.level == 'error' for finding in findings):
+            console.print('No step is taken before the errors below are corrected.')
+        else:
+            findings += take_step(console, cfg)
+    show_findings(console, args.config, findings)
+    return int(any(finding.level == 'error' for finding in findings))
+
+
+def take_step(console: Console, cfg: Config) -> list[Finding]:
+    """Run and show one pass. What goes wrong is a finding."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # messages of MMEngine and of the datasets
+            first = dry_run(cfg)
+    except Exception as problem:
+        if in_users_code(problem):
+            traceback.print_exc()
+        frame = traceback.extract_tb(problem.__traceback__)[-1]
+        what = f'{type(problem).__name__}: {problem} ({frame.filename}:{frame.lineno})'
+        return [Finding('error', 'the first step', what, 'see the message')]
+    show_pass(console, first, bool(cfg.get('load_from')))
+    return [
+        Finding('error', 'the first step', f'{name} is not finite', 'check its weight, the learning rate and the data')
+        for name in first.not_finite
+    ]
+
+
+def show_pass(console: Console, first: FirstPass, loaded: bool) -> None:
+    images = ', '.join(f'{number} {branch}' for branch, number in first.images.items())
+    console.print(Text(f'One pass over the first batch ({images}):'))
+    for name, value in first.losses.items():
+        console.print(Text(f'    {name:<24}{value:.6g}'))
+    if first.penalty:
+        stats = ' '.join(f'{name}={value:.4g}' for name, value in first.penalty.items())
+        console.print(Text(f'BG penalty at λ_bg={first.lambda_bg:g}: {stats}'))
+    if first.pseudo_boxes is not None:
+        hint = '' if loaded else ' (from initial weights; --cfg-options load_from=… looks at trained ones)'
+        console.print(Text(f'Pseudo-boxes: {first.pseudo_boxes}{hint}'))
+    norms = ', '.join(f'{part} {norm:.4g}' for part, norm in first.gradients.items())
+    console.print(Text(f'Gradient norm: {norms}'))
+    if first.untouched:
+        names = ', '.join(first.untouched[:5])
+        console.print(Text(f'No gradient reaches {len(first.untouched)} parameters: {names}'))
+    if first.plan:
+        table = Table('from', 'to', 'mode', 'λ_bg', 'unsup ramp', title=f'By {first.unit}', title_justify='left')
+        for row in first.plan:
+            table.add_row(f'{row.first:g}', f'{row.last:g}', row.mode, f'{row.lambda_bg:.4g}', f'{row.unsup_ramp:.4g}')
+        console.print(table)
+
+
+def show_findings(console: Console, name: str, findings: list[Finding]) -> None:
+    for finding in findings:
+        console.print(Text(f'{finding.level}: ', COLOURS[finding.level]).append(finding.where, 'bold'))
+        console.print(Text(f'    {finding.what}'))
+        console.print(Text(f'    -> {finding.instead}', 'green'))
+    errors = sum(finding.level == 'error' for finding in findings)
+    console.print(Text(f'{name}: errors: {errors}, warnings: {len(findings) - errors}'))

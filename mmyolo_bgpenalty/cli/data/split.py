@@ -1,0 +1,108 @@
+"""Split a COCO set into labeled and unlabeled parts, in folds.
+
+    python tools/split_dataset.py data/x/annotations/train.json --percent 1 5 10 --folds 5
+
+writes data/x/semi_anns/train.1@1.json, train.1@1-unlabeled.json and so on. Every fold is another draw, stratified by
+class, with exactly round(percent / 100 * images) labeled images. The unlabeled parts keep their boxes, so that
+pseudo-labels can be scored. Training does not read these boxes. One seed gives the same bytes on every machine.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from mmyolo_bgpenalty.cli.run import InputCheck, command
+from mmyolo_bgpenalty.utils.arguments import whole
+from mmyolo_bgpenalty.utils.coco_split import (
+    class_counts,
+    draw,
+    labeled_count,
+    lost_classes,
+    objects,
+    part_writer,
+    percent_name,
+    semi_names,
+)
+from mmyolo_bgpenalty.utils.files import read_coco, write_together
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('annotations', type=Path, help='COCO json of all images')
+    parser.add_argument('--percent', type=float, nargs='+', default=[10], help='labeled shares, in (0, 100) (10)')
+    parser.add_argument('--folds', type=int, default=1, help='number of draws of each share (1)')
+    parser.add_argument('--seed', type=int, default=0, help='whole number >= 0 (0)')
+    parser.add_argument('--out', type=Path, help='folder of the parts (semi_anns beside the folder `annotations`)')
+    parser.add_argument('--force', action='store_true', help='overwrite existing files that have other contents')
+    return parser.parse_args(argv)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    stem, folder = args.annotations.stem, args.out or _semi_folder(args.annotations)
+    percents = list(dict.fromkeys(args.percent))
+    with InputCheck():
+        folds = range(1, whole('--folds', args.folds) + 1)
+        coco = read_coco(args.annotations)
+        number, drawn = len(coco['images']), objects(coco)
+        masks = {
+            (percent, fold): draw(*drawn, number, labeled_count(number, percent), args.seed, fold)
+            for percent in percents
+            for fold in folds
+        }
+        write = part_writer(coco)
+        files = (
+            (folder / name, write(mask))
+            for (percent, fold), labeled in masks.items()
+            for name, mask in zip(semi_names(stem, fold, percent), (labeled, ~labeled), strict=True)
+        )
+        write_together(files, overwrite=args.force)
+    names = [category['name'] for category in coco['categories']]
+    console = Console(width=None if sys.stdout.isatty() else 10_000)
+    for percent in percents:
+        labeled = {semi_names(stem, fold, percent)[0]: masks[percent, fold] for fold in folds}
+        show(console, names, *drawn, labeled)
+    print(f'wrote {2 * len(masks)} files to {folder}')
+
+
+def show(
+    console: Console, names: list[str], image_of: np.ndarray, class_of: np.ndarray, labeled: dict[str, np.ndarray]
+) -> None:
+    """Print how many images and objects of each class are labeled, and warn of classes without a labeled object.
+
+    Args:
+        console: where the table goes.
+        names: the classes.
+        image_of, class_of: of every object, as ``objects`` gives them.
+        labeled: file name -> mask of the labeled images.
+    """
+    number = len(next(iter(labeled.values())))
+    every = class_counts(image_of, class_of, np.ones(number, dtype=bool), len(names))
+    counts = [class_counts(image_of, class_of, mask, len(names)) for mask in labeled.values()]
+    table = Table('class', 'images', 'objects', *(name.removesuffix('.json') for name in labeled))
+    for row, name in enumerate(names):
+        table.add_row(name, *map(str, every[row]), *('{} ({})'.format(*count[row]) for count in counts))
+    table.add_section()
+    totals = [(mask.sum(), count[:, 1].sum()) for mask, count in zip(labeled.values(), counts, strict=True)]
+    table.add_row('all', str(number), str(len(image_of)), *('{} ({})'.format(*total) for total in totals))
+    console.print(table)
+    for (name, mask), count in zip(labeled.items(), counts, strict=True):
+        lost = lost_classes(names, every, count)
+        if lost:
+            print(
+                f'warning: {name} has no object of {", ".join(lost)}: its {mask.sum()} images are too few for all '
+                f'{np.count_nonzero(every[:, 0])} classes',
+                file=sys.stderr,
+            )
+
+
+def _semi_folder(annotations: Path) -> Path:
+    """The folder semi_anns in the set's root, as in MMDetection's configs."""
+    folder = annotations.absolute().parent
+    return (folder.parent if folder.name == 'annotations' else folder) / 'semi_anns'

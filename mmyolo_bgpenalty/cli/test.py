@@ -1,0 +1,40 @@
+"""Evaluate a checkpoint: as MMDetection's tools/test.py. --out writes all figures to one file."""
+
+import json
+import math
+import os
+from typing import Sequence
+
+from mmyolo_bgpenalty.cli.run import InputCheck, build_runner, command, config_parser, read_config, work_dir_of
+from mmyolo_bgpenalty.engine.checkpoint_files import check_loadable
+from mmyolo_bgpenalty.engine.hooks.lambda_bg import unwrapped
+from mmyolo_bgpenalty.utils.files import write_whole
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = config_parser(__doc__)
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--work-dir', help='where logs go (work_dirs/<name of the config>)')
+    parser.add_argument('--out', help='folder for metrics.json, and for the curves of PrecisionRecallMetric')
+    args = parser.parse_args(argv)
+    with InputCheck() as check:
+        cfg = read_config(args.config, args.cfg_options)
+        if not os.path.isfile(args.checkpoint):
+            raise FileNotFoundError(f'no such checkpoint: {args.checkpoint}')
+        cfg.load_from = args.checkpoint
+        cfg.work_dir = work_dir_of(args, cfg)
+        if args.out:
+            evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+            for evaluator in evaluators:
+                if str(evaluator.type).endswith('PrecisionRecallMetric'):
+                    evaluator.outfile_prefix = os.path.join(args.out, 'test')
+        runner = build_runner(cfg)
+        runner.register_hook(check)
+        # MMEngine only logs that layers of another shape keep their initial weights.
+        check_loadable(args.checkpoint, unwrapped(runner.model), whole=True)
+        metrics = runner.test()
+    if args.out:
+        # json has no nan. A metric is nan where it has no images, as false positives per empty image.
+        known = {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in metrics.items()}
+        write_whole(os.path.join(args.out, 'metrics.json'), json.dumps(known, indent=1) + '\n')

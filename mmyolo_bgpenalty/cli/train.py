@@ -1,0 +1,81 @@
+"""Train a detector: as MMDetection's tools/train.py, and overrides that would change nothing are refused."""
+
+import argparse
+import os
+from typing import Sequence
+
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import Config
+from mmengine.device import get_device
+
+from mmyolo_bgpenalty.cli.run import InputCheck, build_runner, command, config_parser, read_config, work_dir_of
+from mmyolo_bgpenalty.utils.distributed import leave, meet_on_cpu
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = config_parser(__doc__)
+    parser.add_argument('--work-dir', help='where logs and checkpoints go (work_dirs/<name of the config>)')
+    parser.add_argument('--amp', action='store_true', help='mixed precision: fp16, on a CPU bf16')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='continue from this checkpoint, or without a value from the latest one in the work dir',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    # torchrun passes --local-rank.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """The config with everything that the command line says about it.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        Exception: as ``read_config``.
+    """
+    cfg = read_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.work_dir = work_dir_of(args, cfg)
+    if args.amp:
+        use_amp(cfg.optim_wrapper)
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    if cfg.get('load_from') and '://' not in cfg.load_from and not os.path.isfile(cfg.load_from):
+        raise FileNotFoundError(f'no such checkpoint: {cfg.load_from}')
+    return cfg
+
+
+def use_amp(wrapper: dict) -> None:
+    """Change the config of an optim_wrapper to mixed precision: bf16 on a CPU, else fp16 or its own ``dtype``.
+
+    Raises:
+        ValueError: the machine has a CPU alone, and ``dtype`` is not bfloat16.
+    """
+    if get_device() != 'cpu':
+        wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+        return
+    dtype = wrapper.pop('dtype', 'bfloat16')
+    if dtype not in ('bfloat16', None):
+        raise ValueError(f"Expected optim_wrapper.dtype='bfloat16' for --amp on a CPU, but got {dtype!r}")
+    wrapper.pop('loss_scale', None)
+    wrapper['type'] = 'CpuBf16OptimWrapper'
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    with InputCheck() as check:
+        cfg = load_config(args)
+        if args.launcher == 'pytorch' and get_device() == 'cpu':
+            meet_on_cpu(cfg)
+        setup_cache_size_limit_of_dynamo()
+        runner = build_runner(cfg)
+        runner.register_hook(check)
+        runner.train()
+    del runner
+    leave()

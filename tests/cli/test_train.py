@@ -1,0 +1,156 @@
+"""tools/train.py, MMDetection's own, and a project of somebody else's, each in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from mmyolo_bgpenalty import lambda_bg_at
+from mmyolo_bgpenalty.cli import test as test_command
+from tests.helpers.tiny import CLASSES, INPUT, ROOT, SEMI, SIZE, load, make_set
+
+OURS = ROOT / 'tools/train.py'
+MMDET = Path(find_spec('mmdet').origin).parent / '.mim/tools/train.py'
+OVERRIDES = (
+    'lambda_bg=1.5',
+    'lambda_bg_warmup=10',
+    'lambda_bg_schedule=cosine',
+    'use_focal_bg=True',
+    'burn_in=3',
+)
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return make_set(tmp_path_factory.mktemp('set'))
+
+
+@pytest.fixture(scope='module')
+def config(data, tmp_path_factory):
+    """The shipped semi config, tiny, as a file of its own that trains five epochs."""
+    folder = tmp_path_factory.mktemp('config')
+    cfg = load(SEMI, data, folder / 'work', train_cfg__max_epochs=5, train_cfg__val_interval=5)
+    cfg.default_hooks.checkpoint.interval = 5
+    cfg.dump(folder / 'tiny.py')
+    return folder / 'tiny.py'
+
+
+def train(tool, config, work_dir, *options, cwd=ROOT):
+    command = [sys.executable, '-W', 'ignore', str(tool), str(config), '--work-dir', str(work_dir)]
+    if options:
+        command += ['--cfg-options', *options]
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg'}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
+
+
+def scalars(work_dir):
+    (file,) = Path(work_dir).glob('*/vis_data/scalars.json')
+    return [row for row in map(json.loads, file.read_text().splitlines()) if 'loss' in row]
+
+
+@pytest.mark.parametrize('tool', [OURS, MMDET], ids=['ours', 'mmdet'])
+def test_overrides_take_effect(tool, config, tmp_path):
+    done = train(tool, config, tmp_path, *OVERRIDES)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = scalars(tmp_path)
+    assert len(rows) == 25
+    for row in rows:
+        expected = lambda_bg_at((row['step'] - 1) / 5, lambda_bg=1.5, burn_in=3, warmup=10, schedule='cosine')
+        assert row['semi/lambda_bg'] == pytest.approx(expected, abs=1e-9)
+        assert ('unsup_loss_bg' in row) == (row['step'] > 16)
+        if row['step'] > 16:
+            # Focal: far below λ times the mean confidence, which the plain form is near to (0.5 · 2 images = 1).
+            assert 0 < row['sup_loss_bg'] < 0.1 * row['semi/lambda_bg'] * row['loss/bg_penalty_mean']
+
+
+@pytest.mark.parametrize('tool', [OURS, MMDET], ids=['ours', 'mmdet'])
+def test_a_misspelt_override_is_refused_with_the_name_meant(tool, config, tmp_path):
+    done = train(tool, config, tmp_path, 'lamda_bg=1.5')
+    assert done.returncode != 0
+    assert '`lamda_bg`' in done.stderr and '`lambda_bg`' in done.stderr
+    assert not list(tmp_path.glob('*/vis_data/scalars.json'))
+
+
+def test_bad_input_is_one_line(config, tmp_path):
+    for options, part in (
+        (('max_epochs=3',), 'train_cfg.max_epochs'),
+        (('train_cfg.max_epoch=3',), '`train_cfg.max_epochs` meant'),
+    ):
+        done = train(OURS, config, tmp_path, *options)
+        assert done.returncode == 2 and part in done.stderr
+        assert 'Traceback' not in done.stderr
+    done = train(OURS, tmp_path / 'none.py', tmp_path)
+    assert done.returncode == 2 and 'none.py' in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_test_py_says_what_is_wrong_in_one_line(config, tmp_path, capsys):
+    checkpoint = tmp_path / 'none.pth'
+    for arguments, part in (
+        ((tmp_path / 'none.py', checkpoint), 'none.py'),
+        ((config, checkpoint), f'no such checkpoint: {checkpoint}'),
+        ((config, checkpoint, '--cfg-options', 'max_epochs=3'), 'train_cfg.max_epochs'),
+    ):
+        assert test_command.main(list(map(str, arguments))) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and part in lines[0]
+
+
+def test_a_project_of_somebody_else(data, tmp_path):
+    """An MMDetection project outside this repository: its own runtime, data and transforms; head and hook are added."""
+    config = tmp_path / 'project/configs/mine.py'
+    config.parent.mkdir(parents=True)
+    model = dict(widen_factor=0.0625, deepen_factor=0.33)
+    channels = [256, 512, 1024]
+    config.write_text(f"""
+_base_ = 'mmdet::_base_/default_runtime.py'
+custom_imports = dict(imports=['mmyolo_bgpenalty'])
+model = dict(
+    type='mmyolo.YOLODetector',
+    _scope_='mmyolo',
+    data_preprocessor=dict(type='mmdet.DetDataPreprocessor', mean=[0, 0, 0], std=[255, 255, 255], pad_size_divisor=32),
+    backbone=dict(type='YOLOv8CSPDarknet', last_stage_out_channels=1024, **{model}),
+    neck=dict(type='YOLOv8PAFPN', in_channels={channels}, out_channels={channels}, **{model}),
+    bbox_head=dict(
+        type='BgPenaltyYOLOv8Head',
+        bg_penalty=dict(focal=True),
+        head_module=dict(type='YOLOv8HeadModule', num_classes=3, in_channels={channels}, widen_factor=0.0625),
+    ),
+    train_cfg=dict(assigner=dict(
+        type='BatchTaskAlignedAssigner', num_classes=3, use_ciou=True, topk=10, alpha=0.5, beta=6.0)),
+    test_cfg=dict(
+        multi_label=True, nms_pre=1000, score_thr=0.01, nms=dict(type='nms', iou_threshold=0.7), max_per_img=50),
+)
+pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale={INPUT}, keep_ratio=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+data = dict(type='CocoDataset', data_root='{data}', data_prefix=dict(img='images/'), metainfo=dict(classes={CLASSES}))
+train_dataloader = dict(
+    batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(ann_file='labeled.json', pipeline=pipeline, **data))
+val_dataloader = dict(
+    batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(ann_file='val.json', pipeline=pipeline, test_mode=True, **data))
+val_evaluator = dict(type='CocoMetric', ann_file='{data}/val.json')
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)
+val_cfg = dict(type='ValLoop')
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
+default_hooks = dict(
+    logger=dict(interval=1),
+    lambda_bg=dict(type='mmyolo.LambdaBgSchedulerHook', lambda_bg=0.5, burn_in=0, warmup=1),
+)
+""")
+    assert SIZE != INPUT
+    done = train(MMDET, config, tmp_path / 'work', cwd=config.parent.parent)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = scalars(tmp_path / 'work')
+    assert [row['semi/lambda_bg'] for row in rows] == pytest.approx([0, 0.5 / 3, 1 / 3])
+    assert rows[0]['loss_bg'] == 0 and rows[1]['loss_bg'] > 0
+    assert (tmp_path / 'work/epoch_1.pth').exists()
