@@ -26,12 +26,12 @@ from mmyolo_bgpenalty.models.losses import (
 )
 from mmyolo_bgpenalty.utils.geometry import box_agreement, priors_on_image, project_boxes
 from tests.helpers.heads import head_cfg
+from tests.helpers.semi import batch as semi_batch
+from tests.helpers.semi import build as semi_model
+from tests.helpers.semi import build_dense, views
 from tests.helpers.tiny import SEMI, load, make_set
-from tests.models import test_dense_detector
 from tests.models.test_bg_penalty_head import NO_OBJECTS, batch, build, features
 from tests.models.test_numerics import ASSIGNERS, PENALTIES, PLAN, train
-from tests.models.test_semi_detector import batch as semi_batch
-from tests.models.test_semi_detector import build as semi_model
 
 DEVICE = 'cuda'
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
@@ -330,7 +330,7 @@ def test_options_of_the_detector(options, dtype):
 
 @pytest.mark.parametrize('dtype', [None, torch.float16, torch.bfloat16], ids=['fp32', 'fp16', 'bf16'])
 def test_the_dense_detector(dtype):
-    check_step(test_dense_detector.build().to(DEVICE), *to(test_dense_detector.views(), DEVICE), dtype)
+    check_step(build_dense().to(DEVICE), *to(views(), DEVICE), dtype)
 
 
 def check_step(model, inputs, samples, dtype):

@@ -1,10 +1,11 @@
-"""The ONNX graph of an exported detector, compared with torch by onnxruntime."""
+"""ONNX files of plain detectors, compared with torch by onnxruntime."""
 
 import inspect
 import io
 import json
 import warnings
-from typing import Any, Dict, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,36 +17,38 @@ from torch import Tensor, nn
 from mmyolo_bgpenalty.deploy.plain_detector import Export, block_pictures
 
 TOLERANCE = dict(boxes=0.05, scores=1e-3)  # pixels of the input; scores in [0, 1]
-# Read by every ONNX runtime of some years, and the highest that torch 1.13 writes.
-OPSET = 17
+OPSET = 17  # the highest that torch 1.13 writes; runtimes have read it for years
 
 
-def input_shape(cfg: Config) -> Tuple[int, int]:
+def input_shape(cfg: Config) -> tuple[int, int]:
     """(height, width) to which the test pipeline resizes.
 
     Raises:
-        ValueError: none of its transforms states a ``scale``.
+        ValueError: no step of the pipeline has a ``scale``.
     """
     scales = [step['scale'] for step in cfg.test_dataloader.dataset.pipeline if 'scale' in step]
     if not scales:
         raise ValueError('Expected a `scale` in the test pipeline, but there is none: state the shape of the input')
-    width, height = scales[-1] if isinstance(scales[-1], (tuple, list)) else (scales[-1], scales[-1])
+    width, height = np.broadcast_to(scales[-1], 2).tolist()
     return height, width
 
 
 class OnnxGraph(nn.Module):
-    """A YOLOv8 detector from the pixels that its test pipeline packs to boxes and scores, before NMS.
+    """A YOLOv8 detector with normalization and without NMS.
 
-    Forward takes images (B, 3, H, W), uint8, in the pipeline's order of channels (BGR), and returns boxes (B, N, 4),
-    xyxy in pixels of the input, not clipped, and scores (B, N, C) in [0, 1]. Normalisation is inside.
+    Forward takes BGR images (B, 3, H, W), uint8, as the test pipeline packs them. It returns boxes (B, N, 4), x1, y1,
+    x2, y2 in pixels of the input, not clipped, and scores (B, N, C) in [0, 1].
 
     Args:
         model: the detector, in eval mode.
         shape: (H, W), multiples of the largest stride.
 
     Raises:
-        ValueError: another head than YOLOv8's, or a shape that is no multiple.
+        ValueError: the head is not a YOLOv8Head, or ``shape`` is no such multiple.
     """
+
+    priors: Tensor
+    strides: Tensor
 
     def __init__(self, model: BaseDetector, shape: Sequence[int]):
         super().__init__()
@@ -58,13 +61,11 @@ class OnnxGraph(nn.Module):
         self.model = model
         sizes = [(shape[0] // stride, shape[1] // stride) for stride in head.featmap_strides]
         priors = head.prior_generator.grid_priors(sizes, device='cpu')
-        strides = [p.new_full(p.shape[:1], stride) for p, stride in zip(priors, head.featmap_strides)]
-        self.priors: Tensor
-        self.strides: Tensor
+        strides = [level.new_full(level.shape[:1], stride) for level, stride in zip(priors, head.featmap_strides)]
         self.register_buffer('priors', torch.cat(priors))
         self.register_buffer('strides', torch.cat(strides))
 
-    def forward(self, images: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         images = images.float()
         preprocessor = self.model.data_preprocessor
         if preprocessor._channel_conversion:
@@ -77,43 +78,31 @@ class OnnxGraph(nn.Module):
         return head.bbox_coder.decode(self.priors[None], distances, self.strides), logits.sigmoid()
 
 
-def export_onnx(export: Export, shape: Sequence[int]) -> Tuple[bytes, Dict[str, float]]:
+def export_onnx(export: Export, shape: Sequence[int]) -> tuple[bytes, dict[str, float]]:
     """The ``OnnxGraph`` of a detector as an ONNX file, for batches of any size.
 
-    onnxruntime runs it on two batches and is compared with torch. The file's metadata hold ``classes`` and ``test_cfg``
-    (json), and what goes in and out.
+    The metadata of the file hold ``classes`` and ``test_cfg`` as json, and describe input and outputs.
 
     Args:
         export: the detector.
         shape: (H, W) of the input.
 
     Returns:
-        The file, and the largest absolute difference of ``boxes`` (pixels) and ``scores``.
+        The file, and the largest absolute differences of ``boxes`` and ``scores`` between onnxruntime and torch.
 
     Raises:
-        ImportError: onnx or onnxruntime is missing; says what to install.
-        ValueError: as OnnxGraph; or a difference is above ``TOLERANCE``.
+        ImportError: onnx or onnxruntime is missing.
+        ValueError: as OnnxGraph, or a difference exceeds ``TOLERANCE``.
     """
-    onnx, onnxruntime = _onnx_packages()
+    try:  # optional packages
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(f'ONNX needs onnx and onnxruntime: pip install onnx onnxruntime ({error})') from None
     graph = OnnxGraph(export.model, shape).eval()
-    axes = {name: {0: 'batch'} for name in ('images', 'boxes', 'scores')}
-    # The TorchScript exporter: all supported versions of torch have it, and it needs no further package.
-    options: Dict[str, Any] = {'dynamo': False} if 'dynamo' in inspect.signature(torch.onnx.export).parameters else {}
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter('ignore')  # of the exporter's age, and of branches on shapes that are fixed here
-        torch.onnx.export(
-            graph,
-            (block_pictures(2, shape),),
-            buffer,  # type: ignore[arg-type]  # a file in memory: its TorchScript exporter takes one
-            input_names=['images'],
-            output_names=['boxes', 'scores'],
-            dynamic_axes=axes,
-            opset_version=OPSET,
-            **options,
-        )
-    model = onnx.load_from_string(buffer.getvalue())
+    model = onnx.load_from_string(_traced(graph, shape))
     classes = export.checkpoint['meta']['dataset_meta']['classes']
+    # The exporter leaves the sizes of the outputs open.
     for output, last in zip(model.graph.output, (4, len(classes))):
         for dim, size in zip(output.type.tensor_type.shape.dim[1:], (len(graph.priors), last)):
             dim.dim_value = size
@@ -128,25 +117,36 @@ def export_onnx(export: Export, shape: Sequence[int]) -> Tuple[bytes, Dict[str, 
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
-    differences = dict(boxes=0.0, scores=0.0)
+    return content, _compared(session, graph, shape)
+
+
+@torch.no_grad()
+def _traced(graph: OnnxGraph, shape: Sequence[int]) -> bytes:
+    options: dict[str, Any] = dict(
+        input_names=['images'],
+        output_names=['boxes', 'scores'],
+        dynamic_axes={name: {0: 'batch'} for name in ('images', 'boxes', 'scores')},
+        opset_version=OPSET,
+    )
+    # The TorchScript exporter exists in all supported versions of torch and needs no further package.
+    if 'dynamo' in inspect.signature(torch.onnx.export).parameters:
+        options['dynamo'] = False
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # about the age of this exporter, and about branches on shapes
+        torch.onnx.export(graph, (block_pictures(2, shape),), buffer, **options)  # type: ignore[arg-type]  # a buffer
+    return buffer.getvalue()
+
+
+@torch.no_grad()
+def _compared(session, graph: OnnxGraph, shape: Sequence[int]) -> dict[str, float]:
+    """The largest absolute differences on batches of 1 and of 3 images."""
+    largest = dict(boxes=0.0, scores=0.0)
     for number in (1, 3):
         images = block_pictures(number, shape)
-        with torch.no_grad():
-            expected = graph(images)
-        for name, found, wanted in zip(differences, session.run(None, {'images': images.numpy()}), expected):
-            # NaN compares as above every tolerance.
-            difference = np.abs(found - wanted.numpy()).max() if found.shape == wanted.shape else np.nan
-            differences[name] = float(np.maximum(differences[name], difference))
+        for name, found, expected in zip(largest, session.run(None, {'images': images.numpy()}), graph(images)):
+            largest[name] = float(np.maximum(largest[name], np.abs(found - expected.numpy()).max()))
     for name, tolerance in TOLERANCE.items():
-        if not differences[name] <= tolerance:
-            raise ValueError(f'onnxruntime differs from torch: {name} by {differences[name]:g}, above {tolerance:g}')
-    return content, differences
-
-
-def _onnx_packages():
-    try:
-        import onnx
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError(f'ONNX needs onnx and onnxruntime: pip install onnx onnxruntime ({error})') from None
-    return onnx, onnxruntime
+        if not largest[name] <= tolerance:  # also if it is nan
+            raise ValueError(f'onnxruntime differs from torch: {name} by {largest[name]:g}, above {tolerance:g}')
+    return largest

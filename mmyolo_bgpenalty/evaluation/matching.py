@@ -1,10 +1,10 @@
 """Matching of detections to objects, image by image. Needs NumPy and pycocotools.
 
-Shapes: N detections and G boxes of the ground truth in one image; D detections in all images; K classes.
+Shapes: N detections and G annotated boxes of one image; D detections of all images; K classes.
 Boxes are x, y, width, height in pixels, as in a COCO file.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,22 @@ from pycocotools import mask
 
 # The kinds of false positives, named after TIDE (Bolya et al., 2020, https://arxiv.org/abs/2008.08115).
 MISTAKES = ('background', 'place', 'class', 'duplicate')
+
+
+class Detections(NamedTuple):
+    """The detections of one image."""
+
+    boxes: np.ndarray  # (N, 4)
+    scores: np.ndarray  # (N,)
+    labels: np.ndarray  # (N,), class indices
+
+
+class Truth(NamedTuple):
+    """The annotated boxes of one image. Ignored boxes are regions, like crowds of COCO. The others are objects."""
+
+    boxes: np.ndarray  # (G, 4)
+    labels: np.ndarray  # (G,)
+    ignored: np.ndarray  # (G,) bool
 
 
 class Matches(NamedTuple):
@@ -34,39 +50,31 @@ def xywh(boxes: np.ndarray) -> np.ndarray:
     return boxes
 
 
-def match_boxes(
-    boxes: np.ndarray,
-    scores: np.ndarray,
-    labels: np.ndarray,
-    gt_boxes: np.ndarray,
-    gt_labels: np.ndarray,
-    gt_ignored: np.ndarray,
-    iou_thr: float = 0.5,
-) -> tuple[np.ndarray, np.ndarray]:
+def match_boxes(found: Detections, truth: Truth, iou_thr: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
     """Match the detections of one image to its objects, as COCO does.
 
     The detections choose in the order of their scores, the highest first. Each takes the free object of its class with
-    the highest IoU, if this IoU is >= ``iou_thr``. An ignored box is a region, like a crowd of COCO. A detection that
-    took no object is ignored if such a region of its class covers a share >= ``iou_thr`` of its area.
+    the highest IoU, if this IoU is >= ``iou_thr``. A detection that took no object is ignored if an ignored box of its
+    class covers a share >= ``iou_thr`` of its area.
 
     ``COCOeval.evaluateImg`` of pycocotools does the same, 8 to 25 times as slowly, and needs annotation ids.
 
     Args:
-        boxes, scores, labels: the detections, (N, 4), (N,) and (N,).
-        gt_boxes, gt_labels, gt_ignored: the ground truth, (G, 4), (G,) and bool (G,).
+        found: the detections.
+        truth: the annotated boxes.
         iou_thr: in (0, 1].
 
     Returns:
         Two bool arrays (N,): true positives, and ignored detections. The rest are false positives.
     """
-    tp = np.zeros(len(boxes), bool)
-    if not len(boxes) or not len(gt_boxes):
+    tp = np.zeros(len(found.boxes), bool)
+    if not len(found.boxes) or not len(truth.boxes):
         return tp, tp.copy()
-    iou = mask.iou(boxes, gt_boxes, gt_ignored.astype(np.uint8))
-    near = (iou >= min(iou_thr, 1 - 1e-10)) & (labels[:, None] == gt_labels)
-    rank = np.empty(len(boxes), int)
-    rank[np.argsort(-scores, kind='stable')] = np.arange(len(boxes))
-    detections, objects = np.nonzero(near & ~gt_ignored)
+    iou = mask.iou(found.boxes, truth.boxes, truth.ignored.astype(np.uint8))
+    near = (iou >= min(iou_thr, 1 - 1e-10)) & (found.labels[:, None] == truth.labels)
+    rank = np.empty(len(tp), int)
+    rank[np.argsort(-found.scores, kind='stable')] = np.arange(len(tp))
+    detections, objects = np.nonzero(near & ~truth.ignored)
     # pycocotools takes the last of several objects with the same IoU.
     order = np.lexsort((-objects, -iou[detections, objects], rank[detections]))
     taken = set()
@@ -74,17 +82,10 @@ def match_boxes(
         if not tp[detection] and gt not in taken:
             tp[detection] = True
             taken.add(gt)
-    return tp, near[:, gt_ignored].any(axis=1) & ~tp
+    return tp, near[:, truth.ignored].any(axis=1) & ~tp
 
 
-def kinds_of_mistakes(
-    boxes: np.ndarray,
-    labels: np.ndarray,
-    gt_boxes: np.ndarray,
-    gt_labels: np.ndarray,
-    gt_ignored: np.ndarray,
-    iou_thr: float = 0.5,
-) -> np.ndarray:
+def kinds_of_mistakes(found: Detections, truth: Truth, iou_thr: float = 0.5) -> np.ndarray:
     """The kind of mistake that each detection of an image is, if it is a false positive.
 
     The first line that holds decides:
@@ -95,17 +96,15 @@ def kinds_of_mistakes(
     - 'class': IoU >= 0.1 with an object of another class.
     - 'background': none of these.
 
-    Args: as ``match_boxes``. Ignored boxes are no objects.
-
     Returns:
         (N,) int, indices into ``MISTAKES``.
     """
-    mistakes = np.full(len(boxes), MISTAKES.index('background'))
-    gt_boxes, gt_labels = gt_boxes[~gt_ignored], gt_labels[~gt_ignored]
-    if not len(boxes) or not len(gt_boxes):
+    mistakes = np.full(len(found.boxes), MISTAKES.index('background'))
+    boxes, labels = truth.boxes[~truth.ignored], truth.labels[~truth.ignored]
+    if not len(mistakes) or not len(boxes):
         return mistakes
-    iou = mask.iou(boxes, gt_boxes, np.zeros(len(gt_boxes), np.uint8))
-    same = labels[:, None] == gt_labels
+    iou = mask.iou(found.boxes, boxes, np.zeros(len(boxes), np.uint8))
+    same = found.labels[:, None] == labels
     own, other = (np.where(which, iou, 0).max(axis=1) for which in (same, ~same))
     # Later lines overwrite earlier ones.
     mistakes[other >= 0.1] = MISTAKES.index('class')
@@ -115,30 +114,22 @@ def kinds_of_mistakes(
     return mistakes
 
 
-def match_images(images: Iterable[Sequence[np.ndarray]], num_classes: int, iou_thr: float = 0.5) -> Matches:
-    """Match the detections of many images.
-
-    Args:
-        images: for each image the arguments of ``match_boxes`` up to ``gt_ignored``. Detections whose score is not
-            finite are left out.
-        num_classes: K.
-        iou_thr: in (0, 1].
+def match_images(images: Iterable[tuple[Detections, Truth]], num_classes: int, iou_thr: float = 0.5) -> Matches:
+    """Match the detections of many images. Detections whose score is not finite are left out.
 
     Raises:
-        ValueError: a label is not in [0, K).
+        ValueError: a label is not in [0, ``num_classes``).
     """
-    found = [(np.zeros(0), np.zeros(0, int), np.zeros(0, bool), np.zeros(0, bool), np.zeros(0, int))]
-    real, empty = [np.zeros(0, int)], []
-    for boxes, scores, labels, gt_boxes, gt_labels, gt_ignored in images:
-        tp, ignored = match_boxes(boxes, scores, labels, gt_boxes, gt_labels, gt_ignored, iou_thr)
-        mistakes = kinds_of_mistakes(boxes, labels, gt_boxes, gt_labels, gt_ignored, iou_thr)
-        empty.append(not len(gt_boxes))
-        kept = ~ignored & np.isfinite(scores)
-        in_empty = np.full(len(tp), empty[-1])
-        found.append(tuple(values[kept] for values in (scores, labels, tp, in_empty, mistakes)))
-        real.append(gt_labels[~gt_ignored])
-    scores, labels, tp, in_empty, mistakes = (np.concatenate(values) for values in zip(*found))
-    gt_labels = np.concatenate(real)
+    parts = [(np.zeros(0), np.zeros(0, int), np.zeros(0, bool), np.zeros(0, bool), np.zeros(0, int))]
+    objects, empty = [np.zeros(0, int)], []
+    for found, truth in images:
+        tp, ignored = match_boxes(found, truth, iou_thr)
+        empty.append(not len(truth.boxes))
+        columns = found.scores, found.labels, tp, np.full(len(tp), empty[-1]), kinds_of_mistakes(found, truth, iou_thr)
+        parts.append(tuple(column[~ignored & np.isfinite(found.scores)] for column in columns))
+        objects.append(truth.labels[~truth.ignored])
+    scores, labels, *rest = (np.concatenate(columns) for columns in zip(*parts))
+    gt_labels = np.concatenate(objects)
     for name, values in (('labels', labels), ('gt_labels', gt_labels)):
         if len(values) and not 0 <= values.min() <= values.max() < num_classes:
             raise ValueError(
@@ -146,6 +137,6 @@ def match_images(images: Iterable[Sequence[np.ndarray]], num_classes: int, iou_t
                 f'{values.min()} to {values.max()}'
             )
     order = np.argsort(-scores, kind='stable')
-    scores, labels, tp, in_empty, mistakes = (values[order] for values in (scores, labels, tp, in_empty, mistakes))
+    tp, in_empty, mistakes = (column[order] for column in rest)
     num_gt = np.bincount(gt_labels, minlength=num_classes)
-    return Matches(scores, labels, tp, in_empty, mistakes, num_gt, len(empty), sum(empty))
+    return Matches(scores[order], labels[order], tp, in_empty, mistakes, num_gt, len(empty), sum(empty))

@@ -4,15 +4,18 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from numbers import Real
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
+from mmdet.datasets.api_wrappers import COCO
 from mmdet.evaluation import CocoMetric
 from mmengine.fileio import get_local_path
 from mmengine.logging import MMLogger
 from mmyolo.registry import METRICS
 
 from mmyolo_bgpenalty.datasets.data import CheckedCOCO
-from mmyolo_bgpenalty.evaluation.matching import match_images, xywh
+from mmyolo_bgpenalty.evaluation.matching import Detections, Truth, match_images, xywh
 from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall
 from mmyolo_bgpenalty.evaluation.table import report_table
 from mmyolo_bgpenalty.utils.files import write_whole
@@ -81,21 +84,14 @@ class PrecisionRecallMetric(CocoMetric):
         self.coco = coco
         if coco:  # compute_metrics writes both prefixes
             self._own_prefix, self.prefix = self.prefix, ''
-        self._truth: dict = {}
-
-    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        if not self.coco:  # masks are not needed, and slow to gather
-            keys = ('bboxes', 'scores', 'labels')
-            data_samples = [
-                dict(sample, pred_instances={key: sample['pred_instances'][key] for key in keys})
-                for sample in data_samples
-            ]
-        super().process(data_batch, data_samples)
+        self._truth: dict[Any, Truth] = {}
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         if self.format_only:
             return super().compute_metrics(results)
-        # Before CocoMetric, which changes `_coco_api`.
+        if self._coco_api is None:
+            with TemporaryDirectory() as folder:
+                self._coco_api = COCO(self.gt_to_coco_json([gt for gt, _ in results], f'{folder}/set'))
         numbers = self._precision_recall(results)
         if not self.coco:
             return numbers
@@ -108,8 +104,8 @@ class PrecisionRecallMetric(CocoMetric):
         return coco | {f'{self._own_prefix}/{key}': value for key, value in numbers.items()}
 
     def _precision_recall(self, results: list) -> dict[str, float]:
-        names, truth = self._read_samples(results) if self._coco_api is None else self._read_file()
-        matches = match_images(self._images(results, truth), len(names), self.iou_thr)
+        names, truth = self._classes_and_truth()
+        matches = match_images(self._pairs(results, truth), len(names), self.iou_thr)
         report = precision_recall(matches, self.score_thr, self.recalls)
         for entry, name in zip(report['classes'], names):
             entry['name'] = name
@@ -125,40 +121,26 @@ class PrecisionRecallMetric(CocoMetric):
                 numbers |= {f'{entry["name"]}_{key}': entry[key] for key in ('precision', 'recall', 'f1', 'ap')}
         return numbers
 
-    def _read_samples(self, results: list) -> tuple[list[str], dict]:
-        """Class names, and for each image id the boxes, labels and ignore flags, from ``instances``."""
-        truth = {}
-        for gt, _ in results:
-            boxes, labels, ignored = _arrays(
-                [(one['bbox'], one['bbox_label'], one.get('ignore_flag', 0)) for one in gt['anns']]
-            )
-            truth[gt['img_id']] = xywh(boxes), labels, ignored
-        return list(self.dataset_meta['classes']), truth
-
-    def _read_file(self) -> tuple[list[str], dict]:
-        """The same from ``ann_file``."""
-        coco, classes = self._coco_api, self.dataset_meta['classes']
+    def _classes_and_truth(self) -> tuple[list[str], dict[Any, Truth]]:
+        """The names of the classes, and the truth for each image id."""
+        coco, wanted = self._coco_api, list(self.dataset_meta['classes'])
         # Labels follow the order of the file's categories, as in CocoMetric and CocoDataset.
-        categories = coco.loadCats(coco.get_cat_ids(cat_names=list(classes)))
-        names = [category['name'] for category in categories]
-        missing = sorted(set(classes) - set(names))
+        ids = coco.get_cat_ids(cat_names=wanted)
+        names = [coco.cats[i]['name'] for i in ids]
+        missing = sorted(set(wanted) - set(names))
         if missing:
             raise ValueError(f'{self.ann_file}: `categories` has no {", ".join(map(repr, missing))}')
-        labels = {category['id']: label for label, category in enumerate(categories)}
-        # Kept from the first evaluation: pycocotools then overwrites `ignore` of the annotations.
-        self._truth = self._truth or {
-            image: _arrays(
-                [
-                    (a['bbox'], labels[a['category_id']], a['iscrowd'] or a.get('ignore', 0))
-                    for a in coco.imgToAnns.get(image, ())
-                    if a['category_id'] in labels
-                ]
-            )
-            for image in coco.get_img_ids()
-        }
+        if not self._truth:  # kept, as pycocotools overwrites `ignore` of the annotations
+            for image in coco.get_img_ids():
+                objects = [a for a in coco.imgToAnns.get(image, ()) if a['category_id'] in ids]
+                self._truth[image] = Truth(
+                    np.array([a['bbox'] for a in objects], float).reshape(-1, 4),
+                    np.array([ids.index(a['category_id']) for a in objects], int),
+                    np.array([a['iscrowd'] or a.get('ignore', 0) for a in objects], bool),
+                )
         return names, self._truth
 
-    def _images(self, results: list, truth: dict) -> Iterator[tuple[np.ndarray, ...]]:
+    def _pairs(self, results: list, truth: dict[Any, Truth]) -> Iterator[tuple[Detections, Truth]]:
         """What ``match_images`` takes, for each image of the set."""
         predictions = {prediction['img_id']: prediction for _, prediction in results}
         unknown = [image for image in predictions if image not in truth]
@@ -168,12 +150,6 @@ class PrecisionRecallMetric(CocoMetric):
                 'dataset that is evaluated?'
             )
         nothing = dict(bboxes=np.zeros((0, 4)), scores=np.zeros(0), labels=np.zeros(0, int))
-        for image, boxes_labels_ignored in truth.items():
-            prediction = predictions.get(image, nothing)
-            yield xywh(prediction['bboxes']), prediction['scores'], prediction['labels'], *boxes_labels_ignored
-
-
-def _arrays(rows: list[tuple]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes, labels and ignore flags of one image."""
-    boxes, labels, ignored = zip(*rows) if rows else ((), (), ())
-    return np.array(boxes, float).reshape(-1, 4), np.array(labels, int), np.array(ignored, bool)
+        for image, boxes in truth.items():
+            found = predictions.get(image, nothing)
+            yield Detections(xywh(found['bboxes']), found['scores'], found['labels']), boxes

@@ -15,13 +15,13 @@ The report of ``precision_recall`` is a dict of Python numbers and lists:
 ``images``, ``empty_images``
     Number of images, and of images without any box.
 ``metrics``
-    - ``best_confidence``: the score with the highest mean of f1 over classes. 1 without detections.
+    - ``best_confidence``: the score with the highest mean of f1 over classes; 1 without detections.
     - ``precision``, ``recall``, ``f1``: means over classes at that confidence.
-    - ``fp_per_image``: false positives of all classes per image at that confidence.
-    - ``fp_per_empty_image``: the same in empty images alone; nan without such images.
-    - ``fp_background``, ``fp_place``, ``fp_class``, ``fp_duplicate``: how much of ``fp_per_image`` is this kind of
-      mistake, see ``kinds_of_mistakes``.
-    - ``precision_at_0.25``, … ``fp_per_empty_image_at_0.25``: the same five values at ``score_thr``.
+    - ``fp_per_image``, ``fp_per_empty_image``: false positives of all classes at that confidence, per image and per
+      image without any box; nan without such images.
+    - ``fp_background``, ``fp_place``, ``fp_class``, ``fp_duplicate``: the parts of ``fp_per_image`` by
+      ``kinds_of_mistakes``.
+    - ``precision_at_0.25``, … ``fp_per_empty_image_at_0.25``: the five ratios and counts above at ``score_thr``.
     - ``precision_at_recall_0.6``, …: COCO's interpolated precision, mean over classes. For one class this is the
       highest precision at any confidence that reaches the recall, and 0 if none does.
     - ``fp_per_image_at_recall_0.6``, …: at the highest confidence at which all classes together reach the recall;

@@ -2,14 +2,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from mmyolo_bgpenalty.evaluation.matching import MISTAKES, kinds_of_mistakes, match_boxes, match_images, xywh
+from mmyolo_bgpenalty.evaluation.matching import (
+    MISTAKES,
+    Detections,
+    Truth,
+    kinds_of_mistakes,
+    match_boxes,
+    match_images,
+    xywh,
+)
 from tests.helpers.detections import CLASSES, IOU, coco_eval, image, images
 
 
 @settings(max_examples=100)
 @given(images())
 def test_matching_equals_pycocotools(drawn):
-    flags = [match_boxes(*one, iou_thr=IOU) for one in drawn]
+    flags = [match_boxes(*one, IOU) for one in drawn]
     tp, ignored = (np.concatenate(values).tolist() for values in zip(*flags))
     expected = [None] * len(tp)
     for entry in filter(None, coco_eval(drawn).evalImgs):
@@ -22,15 +30,17 @@ def test_of_objects_with_equal_iou_the_last_is_taken():
     """As pycocotools does. Here it leaves nothing for the second detection, which only the last object fits."""
     objects = np.array([[0, 0, 10, 10], [6, 0, 10, 10]], float)
     boxes = np.array([[3, 0, 10, 10], [8, 0, 10, 10]], float)
-    drawn = [(boxes, np.array([0.9, 0.8]), np.zeros(2, int), objects, np.zeros(2, int), np.zeros(2, bool))]
+    same = np.zeros(2, int)
+    drawn = [(Detections(boxes, np.array([0.9, 0.8]), same), Truth(objects, same, np.zeros(2, bool)))]
     assert match_boxes(*drawn[0])[0].tolist() == [True, False]
     assert coco_eval(drawn).evalImgs[0]['dtMatches'][0].tolist() == [2, 0]
 
 
 @pytest.mark.parametrize('height, iou_thr, expected', [(5, 0.5, True), (4.99, 0.5, False), (10, 1.0, True)])
 def test_iou_at_the_threshold_matches(height, iou_thr, expected):
-    _, *rest = image([0.5], [0])
-    assert match_boxes(np.array([[0, 0, 10, height]]), *rest, iou_thr)[0].tolist() == [expected]
+    found, truth = image([0.5], [0])
+    found = found._replace(boxes=np.array([[0, 0, 10, height]], float))
+    assert match_boxes(found, truth, iou_thr)[0].tolist() == [expected]
 
 
 def test_xywh_leaves_its_boxes_alone():
@@ -46,10 +56,10 @@ def overlap(a, b):
     return inside / (a[2] * a[3] + b[2] * b[3] - inside)
 
 
-def naive_kinds(boxes, labels, gt_boxes, gt_labels, crowd):
-    for box, label in zip(boxes, labels):
+def naive_kinds(found, truth):
+    for box, label in zip(found.boxes, found.labels):
         own, other = [0.0], [0.0]
-        for gt_box, gt_label, is_crowd in zip(gt_boxes, gt_labels, crowd):
+        for gt_box, gt_label, is_crowd in zip(*truth):
             if not is_crowd:
                 (own if gt_label == label else other).append(overlap(box, gt_box))
         if max(own) >= IOU:
@@ -64,9 +74,8 @@ def naive_kinds(boxes, labels, gt_boxes, gt_labels, crowd):
 
 @given(images())
 def test_kinds_of_mistakes_equal_naive_ones(drawn):
-    for boxes, _, *rest in drawn:
-        found = [MISTAKES[kind] for kind in kinds_of_mistakes(boxes, *rest, IOU)]
-        assert found == list(naive_kinds(boxes, *rest))
+    for one in drawn:
+        assert [MISTAKES[kind] for kind in kinds_of_mistakes(*one, IOU)] == list(naive_kinds(*one))
 
 
 @pytest.mark.parametrize(
@@ -82,9 +91,9 @@ def test_kinds_of_mistakes_equal_naive_ones(drawn):
     ],
 )
 def test_kinds_of_mistakes_by_hand(x, label, expected):
-    objects = np.array([[0, 0, 10, 10], [30, 0, 10, 10]], float)
-    crowd = np.array([False, True])
-    (kind,) = kinds_of_mistakes(np.array([[x, 0, 10, 10]], float), np.array([label]), objects, np.zeros(2, int), crowd)
+    found = Detections(np.array([[x, 0, 10, 10]], float), np.ones(1), np.array([label]))
+    truth = Truth(np.array([[0, 0, 10, 10], [30, 0, 10, 10]], float), np.zeros(2, int), np.array([False, True]))
+    (kind,) = kinds_of_mistakes(found, truth)
     assert MISTAKES[kind] == expected
 
 

@@ -107,7 +107,7 @@ def test_numbers_equal_naive_ones(drawn, score_thr):
 @given(images(), st.sampled_from([0.1, 0.5, 3.0]))
 def test_scores_that_are_only_lowered_change_nothing_at_equal_recall(drawn, power):
     """What a fixed confidence cannot tell from a change for the better."""
-    lowered = [(boxes, scores**power / 2, *rest) for boxes, scores, *rest in drawn]
+    lowered = [(found._replace(scores=found.scores**power / 2), truth) for found, truth in drawn]
     before, after = (precision_recall(match_images(version, CLASSES, IOU)) for version in (drawn, lowered))
     assert before['curve'] == after['curve']
     for key, value in before['metrics'].items():

@@ -5,6 +5,8 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mmyolo_bgpenalty.evaluation.matching import Detections, Truth
+
 CLASSES = 3
 IOU = 0.5
 SQUARE = np.array([[0, 0, 10, 10]], float)
@@ -14,7 +16,7 @@ SQUARE = np.array([[0, 0, 10, 10]], float)
 def images(draw, distinct=False):
     """Images whose boxes compete: few places, few scores unless ``distinct``, one class more often than others.
 
-    An image is what ``match_images`` takes: boxes, scores, labels, gt_boxes, gt_labels, gt_ignored.
+    An image is a pair of ``Detections`` and ``Truth``.
     """
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     number, detections, objects = draw(st.integers(1, 5)), draw(st.integers(0, 16)), draw(st.integers(0, 9))
@@ -31,20 +33,16 @@ def images(draw, distinct=False):
     for score in scores:
         found, real = rng.integers(0, detections + 1), rng.integers(0, objects + 1)
         crowd = rng.random(real) < 0.15
-        drawn.append((boxes(found), score[:found], labels(found), boxes(real), labels(real), crowd))
+        pair = Detections(boxes(found), score[:found], labels(found)), Truth(boxes(real), labels(real), crowd)
+        drawn.append(pair)
     return drawn
 
 
 def image(scores, labels, objects=(0,), crowd=()):
     """Detections that all lie on one square, with objects and crowds of the given classes on it."""
-    return (
-        np.repeat(SQUARE, len(scores), axis=0),
-        np.array(scores, float),
-        np.array(labels, int),
-        np.repeat(SQUARE, len(objects) + len(crowd), axis=0),
-        np.array([*objects, *crowd], int),
-        np.array([False] * len(objects) + [True] * len(crowd), bool),
-    )
+    classes = np.array([*objects, *crowd], int)
+    found = Detections(np.repeat(SQUARE, len(scores), axis=0), np.array(scores, float), np.array(labels, int))
+    return found, Truth(np.repeat(SQUARE, len(classes), axis=0), classes, np.arange(len(classes)) >= len(objects))
 
 
 def coco_eval(drawn) -> COCOeval:
@@ -53,10 +51,10 @@ def coco_eval(drawn) -> COCOeval:
     categories = [dict(id=k + 1, name=str(k)) for k in range(CLASSES)]
     for coco in (gt, dt):
         coco.dataset = dict(images=[dict(id=i) for i in range(len(drawn))], categories=categories, annotations=[])
-    for i, (boxes, scores, labels, gt_boxes, gt_labels, crowd) in enumerate(drawn):
-        for b, k, score in zip(boxes.tolist(), labels.tolist(), scores.tolist()):
+    for i, (found, truth) in enumerate(drawn):
+        for b, score, k in zip(*(column.tolist() for column in found)):
             dt.dataset['annotations'].append(dict(image_id=i, category_id=k + 1, bbox=b, area=b[2] * b[3], score=score))
-        for b, k, c in zip(gt_boxes.tolist(), gt_labels.tolist(), crowd.tolist()):
+        for b, k, c in zip(*(column.tolist() for column in truth)):
             row = dict(image_id=i, category_id=k + 1, bbox=b, area=b[2] * b[3], iscrowd=int(c))
             gt.dataset['annotations'].append(row)
     for coco in (gt, dt):

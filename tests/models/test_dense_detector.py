@@ -8,30 +8,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
-from mmyolo.registry import MODELS
 
 from mmyolo_bgpenalty.config_check.check import check_config
 from mmyolo_bgpenalty.models.losses import dense_distillation
-from tests.helpers.tiny import CONFIGS, SMALL, load, make_set
-from tests.models.test_semi_detector import batch, sample
-
-DENSE = 'yolov8_semi_bgpenalty_dense.py'
-
-
-def build(dense=None, head=None, **semi_train_cfg):
-    init_default_scope('mmyolo')
-    cfg = Config.fromfile(CONFIGS / DENSE)
-    cfg.merge_from_dict(SMALL)
-    cfg.model.semi_train_cfg.update({'unsup_weight': 1.0, **semi_train_cfg})
-    cfg.model.dense.update(dense or {})
-    cfg.model.detector.bbox_head.update(head or {})
-    torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
-    model.init_weights()
-    return model.train()
+from tests.helpers.semi import DENSE, build_dense, sample, views
+from tests.helpers.tiny import load, make_set
 
 
 @given(
@@ -83,15 +65,9 @@ def test_large_logits_are_finite():
     assert loss.isfinite() and logits.grad.isfinite().all()
 
 
-def views(images=2):
-    inputs, samples = batch(images)
-    inputs['unsup_student'] = inputs['unsup_teacher'].clone()
-    return inputs, samples
-
-
 def test_a_student_that_is_its_teacher_learns_no_classes_from_it():
     """In eval mode, as the teacher is, on the same picture: the targets are its own scores where it is surest."""
-    model = build(dict(share=1.0))
+    model = build_dense(dict(share=1.0))
     model.student.backbone.eval(), model.student.neck.eval()
     for module in model.student.bbox_head.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -103,7 +79,7 @@ def test_a_student_that_is_its_teacher_learns_no_classes_from_it():
 
 
 def test_losses_and_gradients():
-    model = build()
+    model = build_dense()
     losses = model.loss(*views())
     names = {f'sup_loss_{n}' for n in ('cls', 'bbox', 'dfl', 'bg')} | {
         f'unsup_loss_{n}' for n in ('cls', 'bbox', 'dfl')
@@ -120,8 +96,8 @@ def test_losses_and_gradients():
 
 def test_weights_scale_the_unlabeled_losses():
     inputs, samples = views()
-    plain = build().loss(inputs, copy.deepcopy(samples))
-    model = build(unsup_weight=0.5, unsup_loss_weights=dict(loss_dfl=0.0))
+    plain = build_dense().loss(inputs, copy.deepcopy(samples))
+    model = build_dense(unsup_weight=0.5, unsup_loss_weights=dict(loss_dfl=0.0))
     model.unsup_ramp = 0.5
     weighed = model.loss(inputs, copy.deepcopy(samples))
     assert weighed['semi/unsup_weight'] == 0.25 and weighed['unsup_loss_dfl'] == 0
@@ -130,7 +106,7 @@ def test_weights_scale_the_unlabeled_losses():
 
 
 def test_trap_25_a_loss_that_is_turned_off_is_0_even_where_it_is_not_finite(monkeypatch):
-    model = build(unsup_loss_weights=dict(loss_cls=0.0))
+    model = build_dense(unsup_loss_weights=dict(loss_cls=0.0))
     distil = type(model.student.bbox_head).distil
 
     def infinite(head, *args, **kwargs):
@@ -145,7 +121,7 @@ def test_trap_25_a_loss_that_is_turned_off_is_0_even_where_it_is_not_finite(monk
 def test_a_duplicated_batch_doubles_every_loss():
     """As YOLOv8's losses, which are multiplied by the number of images."""
     inputs, samples = views()
-    model = build(dict(share=0.5))
+    model = build_dense(dict(share=0.5))
     for predict in model.teacher.bbox_head.head_module.cls_preds:
         torch.nn.init.zeros_(predict[-1].bias)  # scores whose sum is above 1
     once = model.loss(inputs, copy.deepcopy(samples))
@@ -156,7 +132,7 @@ def test_a_duplicated_batch_doubles_every_loss():
 
 
 def test_views_that_differ_are_named():
-    model = build()
+    model = build_dense()
     inputs, samples = views()
     samples['unsup_student'] = [sample(np.array([[1, 0, 4], [0, 1, 0], [0, 0, 1]], dtype=np.float32))] * 2
     with pytest.raises(ValueError, match=r'same geometry, but those of a.png differ \(by 4.*before `Views`'):
@@ -183,7 +159,7 @@ def test_views_that_differ_are_named():
 )
 def test_bad_config_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        build(**arguments)
+        build_dense(**arguments)
 
 
 def test_a_transform_of_one_view_is_found_before_training(tmp_path):

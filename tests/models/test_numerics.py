@@ -18,6 +18,8 @@ from mmyolo.registry import DATASETS, MODELS
 from tests.helpers import tiny
 from tests.helpers.amp import CpuAmpOptimWrapper
 from tests.helpers.heads import head_cfg
+from tests.helpers.semi import batch as semi_batch
+from tests.helpers.semi import build as semi_model
 from tests.helpers.tiny import SEMI, SUPERVISED, load, make_set
 from tests.models.test_bg_penalty_head import (
     GRIDS,
@@ -30,8 +32,6 @@ from tests.models.test_bg_penalty_head import (
     in_boxes,
     losses_of,
 )
-from tests.models.test_semi_detector import batch as semi_batch
-from tests.models.test_semi_detector import build as semi_model
 
 DENSE = 'yolov8_semi_bgpenalty_dense.py'
 ASSIGNERS = ('BatchTaskAlignedAssigner', 'SparseTaskAlignedAssigner')  # MMYOLO's code, and ours

@@ -18,8 +18,8 @@ from mmengine.structures import InstanceData
 
 from mmyolo_bgpenalty import ClassThresholdsHook
 from mmyolo_bgpenalty.models.thresholds import build_thresholds, class_frequency_thresholds, mixture_thresholds
+from tests.helpers.semi import SHAPE, batch, build, sample
 from tests.helpers.tiny import CLASSES, SEMI, load, make_images, make_set
-from tests.models.test_semi_detector import SHAPE, batch, build, sample
 
 BATCHES = 5  # an epoch: 10 unlabeled images, 2 a batch
 BOXES = st.lists(st.tuples(st.floats(0, 1, width=32), st.integers(0, 3)), max_size=40)

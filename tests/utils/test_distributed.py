@@ -17,9 +17,8 @@ from mmengine.runner import Runner
 from mmyolo_bgpenalty import lambda_bg_at
 from mmyolo_bgpenalty.cli.run import read_config
 from mmyolo_bgpenalty.utils.distributed import meet_on_cpu
+from tests.helpers.semi import SHAPE, build, build_dense, sample, teacher_sees
 from tests.helpers.tiny import CONFIGS, ROOT, SEMI, load, make_images, make_set
-from tests.models import test_dense_detector, test_semi_detector
-from tests.models.test_semi_detector import SHAPE, sample, teacher_sees
 
 BATCHES, EPOCHS = 5, 4  # 10 unlabeled images, 2 in a global batch
 
@@ -39,8 +38,8 @@ OBJECTS, PSEUDO_BOXES = [4, 3, 1, 0], [3, 1, 0, 0]  # of four images, two a proc
 
 def gradients(variant: str, synced: bool, images: range, rank: int = 0) -> torch.Tensor:
     """Of the loss of these of the four images to every parameter of the student, one after the other."""
-    build = test_dense_detector.build if variant == 'dense' else test_semi_detector.build
-    model = build(sync_avg_factor=synced, **copy.deepcopy(VARIANTS[variant]))
+    make = build_dense if variant == 'dense' else build
+    model = make(sync_avg_factor=synced, **copy.deepcopy(VARIANTS[variant]))
     for module in model.student.modules():
         if isinstance(
             module, torch.nn.modules.batchnorm._BatchNorm

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from mmyolo.registry import HOOKS
 from torch import nn
 
-from mmyolo_bgpenalty.evaluation.matching import match_boxes, xywh
+from mmyolo_bgpenalty.evaluation.matching import Detections, Truth, match_boxes, xywh
 from mmyolo_bgpenalty.utils.arguments import non_negative, whole
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 from mmyolo_bgpenalty.utils.geometry import project_boxes
@@ -132,9 +132,8 @@ class PseudoLabelQualityHook(Hook):
                 visible = (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1)
                 true = np.concatenate([boxes, true[:, 4:]], axis=1)[visible]
             labels, true_labels, ignored = found[:, 5].astype(int), true[:, 4].astype(int), true[:, 5] > 0
-            right, neither = match_boxes(
-                xywh(found[:, :4]), found[:, 4], labels, xywh(true[:, :4]), true_labels, ignored, self.iou_thr
-            )
+            boxes = Detections(xywh(found[:, :4]), found[:, 4], labels)
+            right, neither = match_boxes(boxes, Truth(xywh(true[:, :4]), true_labels, ignored), self.iou_thr)
             for row, counted in enumerate((labels[right], labels[~neither], true_labels[~ignored])):
                 self._counts[row] += np.bincount(counted, minlength=self._counts.shape[1])
 
