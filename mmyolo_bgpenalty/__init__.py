@@ -1,6 +1,13 @@
 """Semi-supervised YOLOv8 with a background penalty, for MMDetection and MMYOLO.
 
-Importing the package (``custom_imports=dict(imports=['mmyolo_bgpenalty'])``) registers its modules.
+Importing the package (``custom_imports=dict(imports=['mmyolo_bgpenalty'])``) registers its modules. It also
+
+- checks the versions of torch, MMEngine, MMCV, MMDetection and MMYOLO, and imports ``mmcv.ops``;
+- imports MMYOLO, without its assertions about versions if MMCV is that of OpenMMLab's fork (``import_mmyolo``);
+- lets ``torch.load`` read the types that MMEngine stores in checkpoints (``allow_checkpoint_types``).
+
+MMEngine's loaders of checkpoints stay as they are. ``ResumableCheckpointHook``, the tools and the export check a file
+before MMEngine reads it.
 """
 
 from mmyolo_bgpenalty.compat import allow_checkpoint_types, check_versions, import_mmyolo
@@ -29,8 +36,8 @@ from mmyolo_bgpenalty.datasets.transforms import (  # noqa: E402
     RecordedYOLOv5RandomAffine,
     Views,
 )
-from mmyolo_bgpenalty.engine.checkpoint_files import guard_loaders  # noqa: E402
 from mmyolo_bgpenalty.engine.cpu_amp import CpuBf16OptimWrapper  # noqa: E402
+from mmyolo_bgpenalty.engine.hooks.checkpoint import ResumableCheckpointHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.collapse_monitor import CollapseMonitorHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.compile import CompileHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook  # noqa: E402
@@ -41,7 +48,7 @@ from mmyolo_bgpenalty.engine.hooks.pictures import PseudoLabelPicturesHook  # no
 from mmyolo_bgpenalty.engine.hooks.progress_bar import ProgressBarHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.pseudo_labels import ClassThresholdsHook, PseudoLabelQualityHook  # noqa: E402
 from mmyolo_bgpenalty.engine.schedule import lambda_bg_at  # noqa: E402
-from mmyolo_bgpenalty.engine.train_loop import ResumableCheckpointHook, ResumableTrainLoop  # noqa: E402
+from mmyolo_bgpenalty.engine.train_loop import ResumableTrainLoop  # noqa: E402
 from mmyolo_bgpenalty.evaluation.metric import PrecisionRecallMetric  # noqa: E402
 from mmyolo_bgpenalty.models.bg_penalty_head import BgPenaltyYOLOv8Head  # noqa: E402
 from mmyolo_bgpenalty.models.data_preprocessors import (  # noqa: E402
@@ -53,8 +60,6 @@ from mmyolo_bgpenalty.models.dense_detector import DenseSemiYOLODetector  # noqa
 from mmyolo_bgpenalty.models.losses import background_penalty  # noqa: E402
 from mmyolo_bgpenalty.models.semi_detector import SemiYOLODetector  # noqa: E402
 from mmyolo_bgpenalty.utils.shipped_configs import config  # noqa: E402
-
-guard_loaders()
 
 __all__ = [
     'BgPenaltyDetDataPreprocessor',

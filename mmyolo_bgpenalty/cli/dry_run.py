@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmyolo_bgpenalty.cli.run import build_runner
+from mmyolo_bgpenalty.engine.checkpoint_files import check_start
 from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook
 from mmyolo_bgpenalty.engine.hooks.mean_teacher import BurnInMeanTeacherHook
 from mmyolo_bgpenalty.engine.hooks.pseudo_labels import ClassThresholdsHook
@@ -77,6 +78,7 @@ def _first_pass(runner: Runner) -> FirstPass:
     model.init_weights()
     trained = getattr(model, 'student', model)
     if runner.cfg.get('load_from'):
+        check_start(runner)
         runner.load_checkpoint(runner.cfg.load_from)
     elif trained is not model:
         model.teacher.load_state_dict(trained.state_dict())

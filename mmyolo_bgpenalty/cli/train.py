@@ -9,6 +9,8 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from mmyolo_bgpenalty.cli.run import InputCheck, build_runner, command, config_parser, read_config, work_dir_of
+from mmyolo_bgpenalty.engine.checkpoint_files import check_start
+from mmyolo_bgpenalty.engine.hooks.checkpoint import ResumableCheckpointHook
 from mmyolo_bgpenalty.utils.distributed import leave, meet_on_cpu
 
 
@@ -76,6 +78,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         setup_cache_size_limit_of_dynamo()
         runner = build_runner(cfg)
         runner.register_hook(check)
+        if not any(isinstance(hook, ResumableCheckpointHook) for hook in runner.hooks):
+            # That hook checks the checkpoint by itself.
+            check_start(runner, optimizer=False)
         runner.train()
     del runner
     leave()

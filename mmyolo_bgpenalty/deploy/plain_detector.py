@@ -19,7 +19,7 @@ from mmyolo import registry as mmyolo_registry
 from mmyolo.registry import DATASETS, MODELS
 from torch import Tensor, nn
 
-from mmyolo_bgpenalty.engine.checkpoint_files import read_file
+from mmyolo_bgpenalty.engine.checkpoint_files import read_checkpoint
 
 PACKAGE = __name__.partition('.')[0]
 REGISTRIES = [registry for registry in vars(mmyolo_registry).values() if isinstance(registry, Registry)]
@@ -126,7 +126,7 @@ def block_pictures(number: int, shape: Sequence[int]) -> Tensor:
 
 def _read_checkpoint(path: str, role: str) -> tuple[dict[str, Tensor], dict]:
     """The weights of one role, and ``meta``."""
-    content = read_file(str(path), map_location='cpu')
+    content = read_checkpoint(str(path))
     weights = content.get('state_dict') if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not weights or not all(isinstance(w, Tensor) for w in weights.values()):
         raise ValueError(f'{path}: expected a `state_dict` of tensors, as MMEngine writes it, but there is none')

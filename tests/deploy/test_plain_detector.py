@@ -316,7 +316,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(semi, data, tmp_path, monkeypa
     whole = semi.checkpoint.read_bytes()
     head = 'teacher.bbox_head.head_module.cls_preds.0.2.bias'
     files = {
-        'text': (b'no checkpoint\n', 'no torch file'),
+        'text': (b'no checkpoint\n', 'not a torch file'),
         'empty': (b'', 'cannot be read'),
         'truncated': (whole[: len(whole) // 2], 'cannot be read'),
         'foreign': (altered(lambda c: dict(model=c['state_dict'])), '`state_dict` of tensors'),

@@ -1,0 +1,402 @@
+"""Runs that real signals stop are equal to the run that nothing stopped. And which checkpoint is resumed from."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import uuid
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
+from mmengine.runner import find_latest_checkpoint
+from mmyolo.registry import METRICS
+
+from mmyolo_bgpenalty import ResumableCheckpointHook
+from mmyolo_bgpenalty.engine.checkpoint_files import CheckpointError
+from mmyolo_bgpenalty.utils.distributed import unwrapped
+from tests.helpers import child_runs
+from tests.helpers.child_runs import Signal, SmallFilesOnly
+from tests.helpers.tiny import SEMI, SUPERVISED, load, make_set
+
+BATCHES = 5  # an epoch has 10 unlabeled images, 2 in a batch
+EPOCHS = 3  # burn-in, warm-up, and one at full weight
+TIMES = ('time', 'data_time')
+
+
+class Recorder(Hook):
+    """Appends to seen.jsonl what each iteration was made of, and draws from the random generators as a model may."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        model = unwrapped(runner.model)
+        row = dict(
+            iteration=runner.iter,
+            epoch=runner.epoch,
+            batch=batch_idx,
+            lambda_bg=getattr(model, 'student', model).bbox_head.lambda_bg,
+            ramp=getattr(model, 'unsup_ramp', None),
+            loss=float(outputs['loss']),
+            drawn=[random.random(), np.random.rand(), torch.rand(1).item()],
+        )
+        samples = data_batch['data_samples']
+        if 'sup' in samples:
+            row['images'] = [s.img_path for branch in samples.values() for s in branch if s]
+        with open(Path(runner.work_dir, 'seen.jsonl'), 'a') as file:
+            file.write(json.dumps(row) + '\n')
+
+
+def run(cfg, *hooks):
+    return child_runs.run(cfg, Recorder(), *hooks)
+
+
+def resumed(cfg, **changes):
+    """The same config, resumed."""
+    cfg = cfg.copy()
+    cfg.merge_from_dict({'resume': True, **{name.replace('__', '.'): value for name, value in changes.items()}})
+    return cfg
+
+
+def seen(work_dir):
+    return [json.loads(line) for line in Path(work_dir, 'seen.jsonl').read_text().splitlines()]
+
+
+def logged(work_dir):
+    """The place and the text of every row of a run's logs, without times. In text nan equals nan."""
+    files = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
+    rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    return [
+        (
+            ('iter', row['iter']) if 'loss' in row else ('epoch', row['step']),
+            json.dumps({key: row[key] for key in row if key not in TIMES}),
+        )
+        for row in rows
+    ]
+
+
+def monitored(work_dir):
+    """What hooks print now and then."""
+    text = Path(work_dir, 'output.txt').read_text()
+    return set(re.findall('(?:Too (?:many|few) pseudo-boxes|Pseudo-labels, precision|Epoch .: λ|BG Penalty).*', text))
+
+
+def last(work_dir):
+    return torch.load(Path(work_dir, 'last_checkpoint').read_text())
+
+
+def assert_equal(a, b, path=''):
+    assert type(a) is type(b), path
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_equal(a[key], b[key], f'{path}.{key}')
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b)):
+            assert_equal(x, y, f'{path}[{i}]')
+    elif isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b), path
+    elif hasattr(a, 'data'):  # HistoryBuffer; nan equals nan
+        np.testing.assert_array_equal(a.data, b.data, path)
+    else:
+        assert a == b or callable(a), path
+
+
+def assert_same_run(found, whole, batches, position=True):
+    """Compare what each iteration saw and drew, every logged line, and the last checkpoint of two work dirs."""
+    expected = {row['iteration']: row for row in seen(whole)}
+    assert [row['iteration'] for row in seen(whole)] == list(range(EPOCHS * batches))
+    assert {row['iteration'] for row in seen(found)} == set(expected)
+    for row in seen(found):
+        assert row == expected[row['iteration']]
+    expected = dict(logged(whole))
+    assert dict(logged(found)).keys() == expected.keys()
+    for place, row in logged(found):
+        assert row == expected[place]
+    assert monitored(found) == monitored(whole)
+    a, b = last(found), last(whole)
+    for content in (a, b):
+        for name in [name for name in content['message_hub']['log_scalars'] if name.endswith(TIMES)]:
+            del content['message_hub']['log_scalars'][name]
+        content['meta'] = {key: content['meta'][key] for key in ('epoch', 'iter', 'seed')}
+        if not position:  # saved as the end of the last epoch, not as the beginning of the next one
+            del content['meta']['epoch'], content['resume']['batch'], content['resume']['validated']
+        infos = content['message_hub']['runtime_info']
+        content['message_hub']['runtime_info'] = {key: infos[key] for key in ('epoch', 'iter', 'best_score')}
+    assert_equal(a, b)
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return make_set(tmp_path_factory.mktemp('set'))
+
+
+def semi(data, work_dir, **changes):
+    options = dict(
+        burn_in=1,
+        lambda_bg_warmup=1,
+        train_cfg__max_epochs=EPOCHS,
+        train_cfg__val_interval=2,
+        default_hooks__checkpoint__interval=1,
+        default_hooks__checkpoint__max_keep_ckpts=2,
+        default_hooks__mean_teacher__momentum=0.25,
+        default_hooks__quality__interval=7,
+        default_hooks__collapse__window=3,
+        default_hooks__collapse__band=(0.0, 1e-3),
+        # All boxes of an early teacher count, so that there is something to learn.
+        model__semi_train_cfg__pseudo_test_cfg__score_thr=0.0,
+        model__semi_train_cfg__pseudo_test_cfg__max_per_img=3,
+        visualizer__vis_backends=[dict(type='LocalVisBackend')],
+    )
+    return load(SEMI, data, work_dir, **{**options, **changes})
+
+
+@pytest.fixture(scope='module')
+def whole(data, tmp_path_factory):
+    """The run that nothing stopped."""
+    cfg = semi(data, tmp_path_factory.mktemp('whole'))
+    assert run(cfg) == 0
+    return cfg.work_dir
+
+
+def test_what_is_compared_tells_runs_apart(whole):
+    rows = seen(whole)
+    assert [round(row['lambda_bg'], 9) for row in rows] == [0.0] * 6 + [0.2, 0.4, 0.6, 0.8] + [1.0] * 5
+    assert len({row['loss'] for row in rows}) == len({tuple(row['drawn']) for row in rows}) == EPOCHS * BATCHES
+    assert [len(row['images']) for row in rows] == [2] * BATCHES + [6] * 2 * BATCHES
+    assert [place for place, _ in logged(whole) if place[0] == 'epoch'] == [('epoch', 2), ('epoch', 3)]
+    for part, times in (('up to 12.', 1), ('Pseudo-labels', 2), ('λ_bg', 3), ('BG Penalty', 3)):
+        assert sum(part in line for line in monitored(whole)) == times
+    content = last(whole)
+    assert content['collapse_monitor']['warned'] == ['boxes']
+    assert np.array(content['pseudo_label_counts']).sum() > 0
+    assert content['optimizer']['state'] and content['resume']['random_states'][0]['torch'].any()
+
+
+def test_sigterm_saves_and_the_run_goes_on_exactly(data, whole, tmp_path):
+    """One run is stopped four times. The signal goes to all processes, as from a scheduler, with the workers."""
+    first = True
+    for stage, iteration, workers, name in (
+        ('before_train_iter', 2, 0, 'epoch_0_iter_3'),  # burn-in
+        ('after_train_iter', 4, 0, 'epoch_0_iter_5'),  # the hand-over
+        ('before_train_iter', 7, 2, 'epoch_1_iter_8'),  # warm-up
+        ('after_val_iter', 10, 0, 'epoch_2'),  # a validation
+    ):
+        changes = dict(train_dataloader__num_workers=workers, train_dataloader__persistent_workers=workers > 0)
+        cfg = semi(data, tmp_path, resume=not first, **changes)
+        assert run(cfg, Signal(signal.SIGTERM, stage, iteration, group=True)) == 128 + signal.SIGTERM
+        assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / f'{name}.pth')
+        assert f'Stopped by SIGTERM. Saved {tmp_path}/{name}.pth' in (tmp_path / 'output.txt').read_text()
+        first = False
+    assert run(semi(data, tmp_path, resume=True)) == 0
+    assert_same_run(tmp_path, whole, BATCHES)
+    assert [row['iteration'] for row in seen(tmp_path)] == list(range(15))
+    assert sorted(file.name for file in tmp_path.glob('epoch*')) == ['epoch_2.pth', 'epoch_3.pth']
+    assert len([*tmp_path.glob('best*')]) == 1
+
+
+def test_sigkill_between_two_checkpoints(data, whole, tmp_path):
+    cfg = semi(data, tmp_path, default_hooks__checkpoint__by_epoch=False, default_hooks__checkpoint__interval=4)
+    assert run(cfg, Signal(signal.SIGKILL, 'after_train_iter', 13)) == -signal.SIGKILL
+    content = last(tmp_path)
+    assert content['meta']['iter'] == 12 and len(content['collapse_monitor']['pseudo_boxes']) == 2
+    assert run(resumed(cfg)) == 0
+    assert [row['iteration'] for row in seen(tmp_path)] == [*range(14), *range(12, 15)]
+    assert_same_run(tmp_path, whole, BATCHES, position=False)
+
+
+def test_killed_while_a_checkpoint_is_written(data, whole, tmp_path):
+    cfg = semi(data, tmp_path, default_hooks__checkpoint__max_keep_ckpts=1)
+    assert run(cfg, SmallFilesOnly()) == -signal.SIGXFSZ
+    assert [file.name for file in tmp_path.glob('epoch*')] == ['epoch_1.pth']
+    draft = next(tmp_path.glob('.*.pth.tmp'))
+    assert draft.stat().st_size == 200_000
+    assert run(resumed(cfg)) == 0
+    assert_same_run(tmp_path, whole, BATCHES)
+    assert not draft.exists()
+
+
+def test_the_newest_checkpoint_is_truncated(data, whole, tmp_path):
+    cfg = semi(data, tmp_path)
+    assert run(cfg, Signal(signal.SIGKILL, 'before_train_iter', 12)) == -signal.SIGKILL
+    newest = tmp_path / 'epoch_2.pth'
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    assert run(resumed(cfg)) == 0
+    output = (tmp_path / 'output.txt').read_text()
+    assert f'Resuming from {tmp_path}/epoch_1.pth, because of: {newest}: cannot be read as a checkpoint: ' in output
+    assert_same_run(tmp_path, whole, BATCHES)
+
+
+def supervised(data, work_dir, **changes):
+    options = dict(
+        burn_in=1,
+        lambda_bg_warmup=1,
+        train_dataloader__batch_size=3,
+        train_dataloader__dataset__type='CheckedCocoDataset',
+        train_cfg__max_epochs=EPOCHS,
+        train_cfg__val_interval=2,
+        default_hooks__checkpoint__interval=1,
+        visualizer__vis_backends=[dict(type='LocalVisBackend')],
+    )
+    return load(SUPERVISED, data, work_dir, **{**options, **changes})
+
+
+@pytest.fixture(scope='module')
+def whole_supervised(data, tmp_path_factory):
+    cfg = supervised(data, tmp_path_factory.mktemp('whole'))
+    assert run(cfg) == 0
+    return cfg.work_dir
+
+
+@pytest.mark.parametrize('stage, iteration, workers', [('before_train_iter', 2, 2), ('after_val_iter', 4, 0)])
+def test_a_supervised_run_goes_on_exactly(data, whole_supervised, tmp_path, stage, iteration, workers):
+    """With mosaics, and with EMAHook, which exchanges weights and averages during validation."""
+    assert 'ema_state_dict' in last(whole_supervised)
+    cfg = supervised(data, tmp_path, train_dataloader__num_workers=workers)
+    assert run(cfg, Signal(signal.SIGTERM, stage, iteration)) == 128 + signal.SIGTERM
+    assert run(resumed(cfg)) == 0
+    assert_same_run(tmp_path, whole_supervised, 2)
+
+
+@METRICS.register_module()
+class Rising(BaseMetric):
+    """Better every time."""
+
+    times = 0
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        self.times += 1
+        return dict(rising=self.times)
+
+
+def test_the_best_checkpoint_is_not_lost_before_there_is_another(data, tmp_path):
+    changes = dict(
+        val_evaluator=dict(type='Rising', _delete_=True),
+        default_hooks__checkpoint__save_best='rising',
+        default_hooks__checkpoint__rule='greater',
+        default_hooks__checkpoint__interval=-1,
+        train_cfg__val_interval=1,
+    )
+    cfg = supervised(data, tmp_path, train_cfg__max_epochs=3, **changes)
+    assert run(cfg, SmallFilesOnly('after_val_epoch')) == -signal.SIGXFSZ
+    assert [file.name for file in tmp_path.glob('*.pth')] == ['best_rising_epoch_1.pth']
+    assert torch.load(tmp_path / 'best_rising_epoch_1.pth')['meta']['epoch'] == 1
+    assert run(cfg) == 0
+    assert {file.name for file in tmp_path.glob('*.pth')} == {'best_rising_epoch_3.pth', 'epoch_3.pth'}
+
+
+def test_accumulated_gradients_are_not_lost(data, tmp_path):
+    cfg = supervised(data, tmp_path, optim_wrapper__accumulative_counts=2)
+    assert run(cfg, Signal(signal.SIGTERM, 'before_train_iter', 2)) == 128 + signal.SIGTERM
+    assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_1_iter_4.pth')
+
+
+@pytest.mark.slow
+def test_an_epoch_that_begins_anew_is_named(data, tmp_path):
+    cfg = supervised(data, tmp_path / 'stopped', train_cfg__max_epochs=1)
+    assert run(cfg, Signal(signal.SIGTERM, 'before_train_iter', 0)) == 128 + signal.SIGTERM
+    for name, changes, why, batches in (
+        ('plain', dict(train_cfg__type='EpochBasedTrainLoop'), "`train_cfg.type='ResumableTrainLoop'` would", 2),
+        ('smaller', dict(train_dataloader__batch_size=2), 'it has 3 batches now', 3),
+    ):
+        work_dir = shutil.copytree(tmp_path / 'stopped', tmp_path / name)
+        assert run(resumed(cfg, work_dir=str(work_dir), **changes)) == 0
+        output = (work_dir / 'output.txt').read_text()
+        assert f'Epoch 0 starts again after 1 of 2 batches were learnt: {why}' in output
+        assert [row['batch'] for row in seen(work_dir)] == [0, *range(batches)]
+
+
+def in_two_processes(cfg, *hooks):
+    """Exit codes of both. The second process has the hooks."""
+    wrapper = dict(type='MMDistributedDataParallel', device_ids=None)
+    cfg = resumed(cfg, resume=cfg.resume, launcher='pytorch', model__use_syncbn=False, model_wrapper_cfg=wrapper)
+    store = Path(cfg.work_dir).parent / uuid.uuid4().hex
+
+    def train(rank):
+        os.environ['LOCAL_RANK'] = str(rank)  # MMEngine by itself looks for a GPU
+        torch.distributed.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=2)
+        child_runs.train(cfg, Recorder(), *(hooks if rank else ()))
+
+    children = [child_runs.start(cfg.work_dir, train, rank) for rank in range(2)]
+    return [child_runs.ended(child) for child in children]
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_of_two_processes_stops_both(data, tmp_path):
+    changes = dict(train_dataloader__batch_size=1, train_cfg__max_epochs=2, train_cfg__val_interval=3)
+    cfg = supervised(data, tmp_path / 'whole', **changes)
+    assert in_two_processes(cfg) == [0, 0]
+    cfg = supervised(data, tmp_path / 'stopped', **changes)
+    assert in_two_processes(cfg, Signal(signal.SIGTERM, 'before_train_iter', 1)) == [143, 143]
+    assert len(last(cfg.work_dir)['resume']['random_states']) == 2
+    assert in_two_processes(resumed(cfg)) == [0, 0]
+    expected = sorted(map(json.dumps, seen(tmp_path / 'whole')))
+    assert len(expected) == 12 and sorted(map(json.dumps, seen(tmp_path / 'stopped'))) == expected
+    a, b = (last(tmp_path / name) for name in ('stopped', 'whole'))
+    for name in ('state_dict', 'ema_state_dict', 'optimizer', 'resume'):
+        assert_equal(a[name], b[name], name)
+
+
+NAMES = ('epoch_1', 'epoch_2', 'epoch_2_iter_17', 'epoch_10')
+
+
+def left_to_resume(folder, pointer=None, broken=(), names=NAMES, **arguments):
+    """The checkpoint that a resumed run takes, and the warnings."""
+    model, warnings = torch.nn.Linear(1, 1), []
+    out = Path(arguments['out_dir'], folder.name) if arguments else folder
+    for path in (folder, out):
+        path.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        content = dict(meta=dict(epoch=1, iter=1), state_dict=model.state_dict(), message_hub={}, optimizer={})
+        torch.save(content, out / f'{name}.pth')
+    for name in broken:
+        (out / f'{name}.pth').write_bytes(b'')
+    if pointer is not None:
+        (folder / 'last_checkpoint').write_text(pointer)
+    logger = SimpleNamespace(warning=warnings.append)
+    runner = SimpleNamespace(_resume=True, _load_from=None, work_dir=str(folder), model=model, logger=logger)
+    ResumableCheckpointHook(**arguments).before_run(runner)
+    latest = find_latest_checkpoint(str(folder))
+    assert latest is None or Path(latest).parent == out
+    return latest and Path(latest).stem, warnings
+
+
+def test_a_run_is_resumed_from_what_last_checkpoint_names(tmp_path):
+    """Later checkpoints may be of an earlier run in the same folder."""
+    assert left_to_resume(tmp_path, f'{tmp_path}/epoch_2.pth') == ('epoch_2', [])
+    # The folder was moved.
+    assert left_to_resume(tmp_path, '/elsewhere/epoch_2_iter_17.pth') == ('epoch_2_iter_17', [])
+
+
+@pytest.mark.parametrize('pointer', [None, '', '\n'])
+def test_without_last_checkpoint_the_newest_is_taken(tmp_path, pointer):
+    assert left_to_resume(tmp_path, pointer) == ('epoch_10', [])
+
+
+@pytest.mark.parametrize('arguments', [{}, dict(out_dir='out')])
+def test_the_one_before_is_taken_where_the_latest_cannot_be(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    broken = NAMES[1:3]
+    latest, (warning,) = left_to_resume(tmp_path / 'run', '/run/epoch_2_iter_17.pth', broken, **arguments)
+    assert latest == 'epoch_1'
+    assert re.search('from .*epoch_1.pth, because of: .*epoch_2_iter_17.pth: .*; .*epoch_2.pth: cannot', warning)
+    # From there on without a warning.
+    assert left_to_resume(tmp_path / 'run', broken=broken, **arguments) == ('epoch_1', [])
+
+
+def test_a_run_stops_where_no_checkpoint_can_be_taken(tmp_path):
+    message = 'to resume from, but got: .*epoch_10.pth: .*; .*epoch_1.pth: cannot be read'
+    with pytest.raises(CheckpointError, match=message):
+        left_to_resume(tmp_path, broken=NAMES)
+
+
+def test_a_run_without_checkpoints_begins(tmp_path):
+    assert left_to_resume(tmp_path, names=()) == (None, [])

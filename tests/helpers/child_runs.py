@@ -1,0 +1,82 @@
+"""Runs in processes of their own, which real signals stop."""
+
+import gc
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch._dynamo  # noqa: F401  which optimizers import: once here, not in every process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+
+class Signal(Hook):
+    """Sends a signal to this process, or to its group with the workers of the loader, at one point of training."""
+
+    def __init__(self, number, stage, iteration, group=False):
+        self.number, self.iteration, self.group = number, iteration, group
+        setattr(self, stage, self.send)
+
+    def send(self, runner, *args, **kwargs):
+        if runner.iter != self.iteration:
+            return
+        if self.group:
+            # By another process: workers obey a signal of their parent.
+            subprocess.run(['kill', f'-{int(self.number)}', '--', f'-{os.getpgid(0)}'])
+        else:
+            signal.raise_signal(self.number)  # at once, in this thread
+
+
+class SmallFilesOnly(Hook):
+    """After the stage the kernel ends the process in the middle of writing any larger file."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, stage='after_train_epoch'):
+        setattr(self, stage, self.limit)
+
+    def limit(self, runner, metrics=None):
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+
+def train(cfg, *hooks):
+    runner = Runner.from_cfg(cfg)
+    for hook in hooks:
+        runner.register_hook(hook)
+    runner.train()
+
+
+def start(work_dir, function, *args):
+    """Run a function in a process of its own, as the leader of its group. It prints to ``work_dir/output.txt``."""
+    child = multiprocessing.get_context('fork').Process(target=_quietly, args=(work_dir, function, *args))
+    child.start()
+    return child
+
+
+def _quietly(work_dir, function, *args):
+    gc.freeze()  # MMEngine collects garbage several times, and need not look at what pytest has loaded
+    os.setsid()
+    Path(work_dir).mkdir(parents=True, exist_ok=True)
+    sys.stdout = sys.stderr = open(Path(work_dir, 'output.txt'), 'a', buffering=1)
+    os.dup2(sys.stdout.fileno(), 1)
+    os.dup2(sys.stdout.fileno(), 2)
+    function(*args)
+
+
+def ended(child):
+    """Its exit code. If it is negative, the signal that ended it."""
+    child.join(120)
+    if child.exitcode is None:
+        child.kill()
+        pytest.fail('it did not end')
+    return child.exitcode
+
+
+def run(cfg, *hooks):
+    return ended(start(cfg.work_dir, train, cfg, *hooks))
