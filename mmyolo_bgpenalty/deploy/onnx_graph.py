@@ -21,11 +21,7 @@ OPSET = 17  # the highest that torch 1.13 writes; runtimes have read it for year
 
 
 def input_shape(cfg: Config) -> tuple[int, int]:
-    """(height, width) to which the test pipeline resizes.
-
-    Raises:
-        ValueError: no step of the pipeline has a ``scale``.
-    """
+    """(height, width) to which the test pipeline resizes. Raises ValueError if no step has a ``scale``."""
     scales = [step['scale'] for step in cfg.test_dataloader.dataset.pipeline if 'scale' in step]
     if not scales:
         raise ValueError('Expected a `scale` in the test pipeline, but there is none: state the shape of the input')
@@ -37,14 +33,10 @@ class OnnxGraph(nn.Module):
     """A YOLOv8 detector with normalization and without NMS.
 
     Forward takes BGR images (B, 3, H, W), uint8, as the test pipeline packs them. It returns boxes (B, N, 4), x1, y1,
-    x2, y2 in pixels of the input, not clipped, and scores (B, N, C) in [0, 1].
-
-    Args:
-        model: the detector, in eval mode.
-        shape: (H, W), multiples of the largest stride.
+    x2, y2 in pixels of the input, not clipped, and scores (B, N, C) in [0, 1]. The model must be in eval mode.
 
     Raises:
-        ValueError: the head is not a YOLOv8Head, or ``shape`` is no such multiple.
+        ValueError: the head is not a YOLOv8Head, or ``shape`` (H, W) is not in multiples of the largest stride.
     """
 
     priors: Tensor
@@ -79,13 +71,9 @@ class OnnxGraph(nn.Module):
 
 
 def export_onnx(export: Export, shape: Sequence[int]) -> tuple[bytes, dict[str, float]]:
-    """The ``OnnxGraph`` of a detector as an ONNX file, for batches of any size.
+    """The ``OnnxGraph`` of a detector as an ONNX file, for images of ``shape`` (H, W) and batches of any size.
 
     The metadata of the file hold ``classes`` and ``test_cfg`` as json, and describe input and outputs.
-
-    Args:
-        export: the detector.
-        shape: (H, W) of the input.
 
     Returns:
         The file, and the largest absolute differences of ``boxes`` and ``scores`` between onnxruntime and torch.
@@ -104,8 +92,8 @@ def export_onnx(export: Export, shape: Sequence[int]) -> tuple[bytes, dict[str, 
     classes = export.checkpoint['meta']['dataset_meta']['classes']
     # The exporter leaves the sizes of the outputs open.
     for output, last in zip(model.graph.output, (4, len(classes))):
-        for dim, size in zip(output.type.tensor_type.shape.dim[1:], (len(graph.priors), last)):
-            dim.dim_value = size
+        _, number, values = output.type.tensor_type.shape.dim
+        number.dim_value, values.dim_value = len(graph.priors), last
     properties = dict(
         classes=json.dumps(classes),
         test_cfg=json.dumps(export.cfg.model.get('test_cfg')),
@@ -122,12 +110,9 @@ def export_onnx(export: Export, shape: Sequence[int]) -> tuple[bytes, dict[str, 
 
 @torch.no_grad()
 def _traced(graph: OnnxGraph, shape: Sequence[int]) -> bytes:
-    options: dict[str, Any] = dict(
-        input_names=['images'],
-        output_names=['boxes', 'scores'],
-        dynamic_axes={name: {0: 'batch'} for name in ('images', 'boxes', 'scores')},
-        opset_version=OPSET,
-    )
+    inputs, outputs = ['images'], ['boxes', 'scores']
+    axes = {name: {0: 'batch'} for name in (*inputs, *outputs)}
+    options: dict[str, Any] = dict(input_names=inputs, output_names=outputs, dynamic_axes=axes, opset_version=OPSET)
     # The TorchScript exporter exists in all supported versions of torch and needs no further package.
     if 'dynamo' in inspect.signature(torch.onnx.export).parameters:
         options['dynamo'] = False

@@ -37,18 +37,13 @@ class Export(NamedTuple):
 
 
 def export_detector(cfg: Config, path: str, student: bool = False) -> Export:
-    """Take the teacher, or the student, out of a semi-supervised checkpoint.
+    """Take the teacher, or the student, out of a semi-supervised checkpoint of MMEngine.
 
     The plain detector and the trained one predict on a picture, both in the contiguous memory format (channels_last
     rounds differently). Their boxes, scores and labels must be equal bit for bit.
 
-    Args:
-        cfg: the config of the training.
-        path: a checkpoint that MMEngine wrote.
-        student: take the student.
-
     Raises:
-        ValueError: the file is no checkpoint, or config and checkpoint do not fit. The message names the file.
+        ValueError: the file is no checkpoint, or does not fit ``cfg``, the config of the training.
         FileNotFoundError: no such checkpoint.
     """
     missing = [key for key in ('model', 'test_dataloader') if not cfg.get(key)]
@@ -182,7 +177,7 @@ def _own_class(node) -> type | None:
     if scope.partition('.')[0] not in ('', 'mmyolo', PACKAGE):
         return None
     found = [registry.module_dict[name] for registry in REGISTRIES if name in registry.module_dict]
-    return next((cls for cls in found if inspect.isclass(cls) and cls.__module__.partition('.')[0] == PACKAGE), None)
+    return next((cls for cls in found if cls.__module__.partition('.')[0] == PACKAGE), None)
 
 
 def _replace(node) -> None:

@@ -38,14 +38,14 @@ class PrecisionRecallMetric(CocoMetric):
         iou_thr: in (0, 1].
         score_thr: the fixed confidence, in [0, 1].
         recalls: where to report precision and false positives, each in (0, 1].
-        coco: also evaluate as CocoMetric does, with its arguments, and report ``coco/bbox_mAP`` …. These are 0 if the
-            whole set has no detection.
+        coco: also evaluate as CocoMetric does, with its arguments, and report ``coco/bbox_mAP`` …. These are 0 if
+            nothing is detected in the whole set.
         prefix: replaces ``pr``.
         kwargs: further arguments of CocoMetric. ``classwise`` prints each class, and reports ``pr/{class}_precision``,
             ``_recall`` and ``_f1`` at the best confidence and ``_ap`` at ``iou_thr`` for each class with objects.
             ``outfile_prefix='a/b'`` writes ``a/b.precision_recall.json`` at every evaluation: the report with
-            ``iou_thr``, ``score_thr``, a ``name`` for each class, and null for nan. TeacherStudentValLoop leaves the
-            student's file.
+            ``iou_thr``, ``score_thr``, a ``name`` for each class, and null for nan. TeacherStudentValLoop evaluates
+            the student last, so the file has the figures of the student.
 
     Raises:
         ValueError: an argument is out of range, or ``ann_file`` is no COCO set or lacks a class.
@@ -64,11 +64,8 @@ class PrecisionRecallMetric(CocoMetric):
         prefix: str | None = None,
         **kwargs,
     ):
-        for name, values, valid in (
-            ('iou_thr', [iou_thr], '(0, 1]'),
-            ('score_thr', [score_thr], '[0, 1]'),
-            ('recalls', recalls, '(0, 1]'),
-        ):
+        for name, values in dict(iou_thr=[iou_thr], score_thr=[score_thr], recalls=recalls).items():
+            valid = '[0, 1]' if name == 'score_thr' else '(0, 1]'
             for value in values:
                 if not isinstance(value, Real) or not 0 <= value <= 1 or (value == 0 and valid[0] == '('):
                     raise ValueError(f'Expected `{name}` to be in {valid}, but got {value!r}')
@@ -89,7 +86,7 @@ class PrecisionRecallMetric(CocoMetric):
     def compute_metrics(self, results: list) -> dict[str, float]:
         if self.format_only:
             return super().compute_metrics(results)
-        if self._coco_api is None:
+        if self._coco_api is None:  # no `ann_file`
             with TemporaryDirectory() as folder:
                 self._coco_api = COCO(self.gt_to_coco_json([gt for gt, _ in results], f'{folder}/set'))
         numbers = self._precision_recall(results)
@@ -97,7 +94,7 @@ class PrecisionRecallMetric(CocoMetric):
             return numbers
         coco = super().compute_metrics(results)
         if not any(len(prediction['bboxes']) for _, prediction in results):
-            # CocoMetric reports nothing in this case, and `save_best` of CheckpointHook would end the run.
+            # CocoMetric reports nothing here, and `save_best` of CheckpointHook would end the run.
             for metric in {'bbox', 'segm'}.intersection(self.metrics):
                 coco |= {f'{metric}_{item}': 0.0 for item in self.metric_items or COCO_ITEMS}
         coco = {f'{CocoMetric.default_prefix}/{key}': value for key, value in coco.items()}
@@ -145,10 +142,8 @@ class PrecisionRecallMetric(CocoMetric):
         predictions = {prediction['img_id']: prediction for _, prediction in results}
         unknown = [image for image in predictions if image not in truth]
         if unknown:
-            raise ValueError(
-                f'{self.ann_file}: `images` has no id {unknown[0]!r}, which was predicted; is it the file of the '
-                'dataset that is evaluated?'
-            )
+            lacks = f'`images` has no id {unknown[0]!r}, which was predicted'
+            raise ValueError(f'{self.ann_file}: {lacks}; is it the file of the dataset that is evaluated?')
         nothing = dict(bboxes=np.zeros((0, 4)), scores=np.zeros(0), labels=np.zeros(0, int))
         for image, boxes in truth.items():
             found = predictions.get(image, nothing)

@@ -21,7 +21,7 @@ The report of ``precision_recall`` is a dict of Python numbers and lists:
       image without any box; nan without such images.
     - ``fp_background``, ``fp_place``, ``fp_class``, ``fp_duplicate``: the parts of ``fp_per_image`` by
       ``kinds_of_mistakes``.
-    - ``precision_at_0.25``, … ``fp_per_empty_image_at_0.25``: the five ratios and counts above at ``score_thr``.
+    - ``precision_at_0.25``, … ``fp_per_empty_image_at_0.25``: the ratios and false positives above, at ``score_thr``.
     - ``precision_at_recall_0.6``, …: COCO's interpolated precision, mean over classes. For one class this is the
       highest precision at any confidence that reaches the recall, and 0 if none does.
     - ``fp_per_image_at_recall_0.6``, …: at the highest confidence at which all classes together reach the recall;
@@ -57,9 +57,7 @@ def precision_recall(matches: Matches, score_thr: float = 0.25, recalls: Sequenc
     """
     counts = _Counts(matches)
     metrics: dict[str, float] = {}
-    classes: list[dict] = [
-        dict(objects=int(objects), detections=len(places)) for objects, places in zip(matches.num_gt, counts.places)
-    ]
+    classes: list[dict] = [dict(objects=int(n), detections=len(p)) for n, p in zip(matches.num_gt, counts.places)]
 
     def add(name: str, values: np.ndarray) -> None:
         metrics[name] = counts.mean(values)
@@ -98,17 +96,11 @@ def precision_recall(matches: Matches, score_thr: float = 0.25, recalls: Sequenc
 
 
 class _Counts:
-    """Cumulative counts of the detections, for all classes and for each.
-
-    Attributes:
-        present: indices of the classes that have objects.
-        places: for each class, the indices of its detections.
-        ends: the numbers of detections that some confidence leaves, > 0. Equal scores stay together.
-    """
+    """Cumulative counts of the detections, for all classes and for each."""
 
     def __init__(self, matches: Matches):
         self.scores, self.num_gt = matches.scores, matches.num_gt
-        self.present = np.flatnonzero(self.num_gt)
+        self.present = np.flatnonzero(self.num_gt)  # classes that have objects
         self.places = [np.flatnonzero(matches.labels == k) for k in range(len(self.num_gt))]
         self.ends = _ends(self.scores)
         self._class_tp = [_cumulative(matches.tp[places]) for places in self.places]
@@ -168,7 +160,7 @@ def _cumulative(flags: np.ndarray) -> np.ndarray:
 
 
 def _ends(scores: np.ndarray) -> np.ndarray:
-    """The numbers of leading detections after which the score changes."""
+    """The numbers of detections that count at some confidence, without 0. Equal scores count together."""
     return np.flatnonzero(np.append(scores[1:] != scores[:-1], True)) + 1 if len(scores) else np.zeros(0, int)
 
 
