@@ -1,4 +1,4 @@
-"""The versions this plugin works with, and what torch may unpickle from MMEngine's checkpoints."""
+"""The versions that this package works with, and the types that torch may load from MMEngine's checkpoints."""
 
 import re
 import sys
@@ -6,7 +6,6 @@ from importlib import import_module, metadata
 from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Optional
 
 REQUIRED = {  # module: (lowest version, first version that does not work)
     'torch': ('1.13', None),
@@ -15,15 +14,15 @@ REQUIRED = {  # module: (lowest version, first version that does not work)
     'mmdet': ('3.0.0', '4.0.0'),
     'mmyolo': ('0.6.0', '1.0'),
 }
-FORK = {  # module: the distribution of it in OpenMMLab's maintained fork, and its versions
+FORK = {  # module: its distribution in OpenMMLab's maintained fork, and the versions of it
     'mmengine': ('onedl-mmengine', '0.10.8', '1.0'),
     'mmcv': ('onedl-mmcv', '2.3', '2.4'),
     'mmdet': ('onedl-mmdetection', '3.4', '4.0'),
 }
 
 
-def _release(version: str):
-    """'2.13.0+cpu' -> (2, 13, 0); a pre-release comes before its release: '3.0.0rc6' -> (3, 0, -1)."""
+def _release(version: str) -> tuple[int, ...]:
+    """'2.13.0+cpu' -> (2, 13, 0). A pre-release comes before its release: '3.0.0rc6' -> (3, 0, -1)."""
     numbers = []
     for part in version.split('+')[0].split('.'):
         digits = re.match(r'\d+', part)
@@ -33,8 +32,8 @@ def _release(version: str):
     return (*numbers, 0, 0, 0)[:3]
 
 
-def installed(distribution: str) -> Optional[str]:
-    """Its version, or None."""
+def installed(distribution: str) -> str | None:
+    """The version of a distribution, or None."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -42,10 +41,10 @@ def installed(distribution: str) -> Optional[str]:
 
 
 def check_versions() -> None:
-    """Say in one error what is missing or of a wrong version.
+    """Check that all packages are there, in versions that work, and that MMCV has its compiled operators.
 
     Raises:
-        ImportError: lists every package at fault, with what was found and what is needed.
+        ImportError: names every package at fault, what was found and what is needed.
     """
     faults = []
     for module, bounds in REQUIRED.items():
@@ -61,7 +60,7 @@ def check_versions() -> None:
         wanted = f'{name} >= {lowest}' + (f', < {limit}' if limit else '')
         if found is None:
             faults.append(f'{wanted} is needed, and {name} is not installed')
-        elif _release(found) < _release(lowest) or (limit and not _release(found) < _release(limit)):
+        elif _release(found) < _release(lowest) or (limit and _release(found) >= _release(limit)):
             faults.append(f'{wanted} is needed, and {name} {found} is installed')
     if not faults:
         try:
@@ -69,15 +68,16 @@ def check_versions() -> None:
         except ImportError as error:
             faults.append(f'mmcv is installed without its compiled operators or for another torch ({error})')
     if faults:
-        raise ImportError('mmyolo_bgpenalty cannot work here: ' + '; '.join(faults) + '. See README.md, "Install".')
+        place = 'See "In an environment that has OpenMMLab" in README.md.'
+        raise ImportError(f'mmyolo_bgpenalty cannot work here: {"; ".join(faults)}. {place}')
 
 
 def import_mmyolo() -> None:
-    """Import MMYOLO beside the fork's MMCV, too, which ``mmyolo/__init__.py`` asserts to be older than 2.1.
+    """Import MMYOLO, also beside the fork's MMCV.
 
-    Only with the fork, and of that one file only: it is run without its assertions, which are all on versions, as
-    ``python -O`` runs it. ``check_versions`` has checked the same versions before. Nothing is written, and no module
-    says a version that it is not. Whoever imports MMYOLO first still meets its assertion.
+    ``mmyolo/__init__.py`` asserts that MMCV is older than 2.1. With the fork this one file is executed without its
+    assertions, as ``python -O`` does. They are all about versions, which ``check_versions`` has checked. No file and no
+    version is changed. If MMYOLO is imported before this package, its assertion still fails.
     """
     if 'mmyolo' in sys.modules or not installed(FORK['mmcv'][0]):
         return
@@ -93,18 +93,18 @@ def import_mmyolo() -> None:
 
 
 def safe_loading() -> bool:
-    """Whether ``torch.load`` runs nothing of a file unless it is told to: from torch 2.6 on."""
-    import torch
+    """Whether ``torch.load`` executes nothing in a file by default: from torch 2.6 on."""
+    import torch  # here, since check_versions must report a missing torch
 
     return _release(torch.__version__) >= (2, 6)
 
 
 def allow_checkpoint_types() -> None:
-    """Let ``torch.load(weights_only=True)``, torch's default from 2.6 on, read MMEngine's own checkpoints.
+    """Let ``torch.load(weights_only=True)``, the default from torch 2.6 on, read MMEngine's own checkpoints.
 
-    MMEngine 0.10 stores its message hub in them: HistoryBuffer objects, which hold NumPy arrays and, by way of
-    ``getattr``, their own statistics methods. Exactly these are allowed: under the name of ``getattr`` stands a
-    function that finds nothing else. Whatever else a file may hold is still refused.
+    MMEngine stores its message hub in them, that is, HistoryBuffer objects with NumPy arrays. These refer to their own
+    statistics methods by ``getattr``. Only these types are allowed. ``getattr`` is replaced by a function that finds
+    only those methods. Everything else is still refused.
     """
     import numpy as np
     import torch
@@ -113,27 +113,19 @@ def allow_checkpoint_types() -> None:
     if not safe_loading():
         return
     multiarray = (getattr(np, '_core', None) or np.core).multiarray
-    dtypes = [type(np.dtype(kind)) for kind in ('float64', 'int64')]
     # NumPy 2 writes its functions under another name than NumPy 1.
     arrays = [
         (getattr(multiarray, name), f'numpy.{core}.multiarray.{name}')
         for name in ('_reconstruct', 'scalar')
         for core in ('core', '_core')
     ]
-    torch.serialization.add_safe_globals(
-        [
-            HistoryBuffer,
-            (_statistics_method, 'builtins.getattr'),
-            *arrays,
-            np.ndarray,
-            np.dtype,
-            *dtypes,
-        ]
-    )
+    dtypes = [type(np.dtype(kind)) for kind in ('float64', 'int64')]
+    method = (_statistics_method, 'builtins.getattr')
+    torch.serialization.add_safe_globals([HistoryBuffer, method, *arrays, np.ndarray, np.dtype, *dtypes])
 
 
 def _statistics_method(owner, name):
-    """``getattr`` for HistoryBuffer's statistics and nothing else."""
+    """``getattr`` for the statistics methods of HistoryBuffer only."""
     from mmengine.logging import HistoryBuffer
 
     if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):

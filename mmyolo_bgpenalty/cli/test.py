@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         runner = build_runner(cfg)
         runner.register_hook(check)
         # MMEngine only logs that layers of another shape keep their initial weights.
-        check_loadable(args.checkpoint, unwrapped(runner.model), whole=True)
+        check_loadable(args.checkpoint, unwrapped(runner.model), complete=True)
         metrics = runner.test()
     if args.out:
         # json has no nan. A metric is nan where it has no images, as false positives per empty image.

@@ -11,7 +11,7 @@ from mmengine.device import get_device
 from mmyolo_bgpenalty.cli.run import InputCheck, build_runner, command, config_parser, read_config, work_dir_of
 from mmyolo_bgpenalty.engine.checkpoint_files import check_start
 from mmyolo_bgpenalty.engine.hooks.checkpoint import ResumableCheckpointHook
-from mmyolo_bgpenalty.utils.distributed import leave, meet_on_cpu
+from mmyolo_bgpenalty.utils.distributed import destroy_processes, init_cpu_processes
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with InputCheck() as check:
         cfg = load_config(args)
         if args.launcher == 'pytorch' and get_device() == 'cpu':
-            meet_on_cpu(cfg)
+            init_cpu_processes(cfg)
         setup_cache_size_limit_of_dynamo()
         runner = build_runner(cfg)
         runner.register_hook(check)
@@ -83,4 +83,4 @@ def main(argv: Sequence[str] | None = None) -> None:
             check_start(runner, optimizer=False)
         runner.train()
     del runner
-    leave()
+    destroy_processes()

@@ -126,13 +126,13 @@ def check_resumable(path: str, model: nn.Module, optimizer: bool = True) -> None
     _check_shapes(path, own, found)
 
 
-def check_loadable(path: str, model: nn.Module, whole: bool = False) -> None:
+def check_loadable(path: str, model: nn.Module, complete: bool = False) -> None:
     """Check a checkpoint that a model is to take its weights from.
 
     Args:
         path: file or URL.
         model: at least one parameter of it must be in the checkpoint, with its shape.
-        whole: whether every parameter must be there, as for evaluation.
+        complete: whether every parameter must be there, as for evaluation.
 
     Raises:
         CheckpointError: it cannot be read, or is of another model.
@@ -148,7 +148,7 @@ def check_loadable(path: str, model: nn.Module, whole: bool = False) -> None:
         raise CheckpointError(
             f'{path}: is of another model: none of its tensors, such as {next(iter(found))}, is in this one'
         )
-    if whole:
+    if complete:
         _check_shapes(path, own, {name: found.get(name, found.get(_plain(name))) for name in own})
 
 

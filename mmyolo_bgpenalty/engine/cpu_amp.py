@@ -10,12 +10,11 @@ from torch import nn
 
 @OPTIM_WRAPPERS.register_module()
 class CpuBf16OptimWrapper(OptimWrapper):
-    """OptimWrapper whose forward passes are in bf16 where torch.autocast holds that to be safe, on a CPU.
+    """An OptimWrapper with forward passes in bf16 on a CPU, for the operations that torch.autocast knows to be safe.
 
-    AmpOptimWrapper does so on GPUs and refuses to be built without one. Weights, gradients, optimizer, the losses'
-    arithmetic and validation stay in fp32; bf16 has fp32's range, so no loss is scaled. Where the processor has
-    instructions for bf16 (``avx512_bf16`` or ``amx_bf16`` among the flags of ``lscpu``) convolutions take about half
-    the time; where it has not, it is slower than fp32.
+    MMEngine's AmpOptimWrapper needs a GPU. Weights, gradients, optimizer, losses and validation stay in fp32. Losses
+    are not scaled, since bf16 has the range of fp32. If the processor has instructions for bf16 (``avx512_bf16`` or
+    ``amx_bf16`` among the flags of ``lscpu``), convolutions take about half the time. Otherwise it is slower than fp32.
     """
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Several processes: how they meet where there is no GPU, sums over them, and the model inside its wrapper."""
+"""Several processes, and models that are wrapped for them."""
 
 import gc
 from datetime import timedelta
@@ -10,18 +10,18 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 
-def meet_on_cpu(cfg) -> None:
-    """Have the processes that torchrun started meet by gloo, and the model made for several processes of a CPU.
+def init_cpu_processes(cfg) -> None:
+    """Connect the processes that torchrun started by gloo, and prepare a config for several processes on CPUs.
 
-    MMEngine's own start asks torch for a GPU whatever the backend, and hands one to the wrapper; MMYOLO's detectors
-    convert BN to SyncBN, which torch has for GPUs alone. The ``timeout`` of ``env_cfg.dist_cfg``, in seconds, holds as
-    it does with GPUs.
+    MMEngine itself asks torch for a GPU whatever the backend is, and gives one to the model wrapper. MMYOLO's detectors
+    convert batch normalization to SyncBatchNorm, which torch has for GPUs only. ``env_cfg.dist_cfg.timeout``, in
+    seconds, is respected.
 
     Args:
-        cfg: mmengine's Config; its ``model_wrapper_cfg`` is set, and ``use_syncbn`` of a YOLODetector.
+        cfg: mmengine's Config. ``model_wrapper_cfg`` and ``use_syncbn`` of a YOLODetector are set.
 
     Raises:
-        ValueError: ``sync_bn``.
+        ValueError: ``sync_bn`` is set.
     """
     if cfg.get('sync_bn'):
         raise ValueError(f'Expected no `sync_bn` on a CPU, where torch has no SyncBatchNorm, but got {cfg.sync_bn!r}')
@@ -30,7 +30,7 @@ def meet_on_cpu(cfg) -> None:
         detector.use_syncbn = False
     timeout = ((cfg.get('env_cfg') or {}).get('dist_cfg') or {}).get('timeout')
     torch.distributed.init_process_group('gloo', timeout=None if timeout is None else timedelta(seconds=timeout))
-    # What MMEngine makes of no config, with its device left out.
+    # MMEngine's default, without a device.
     wrapper = dict(
         type='MMDistributedDataParallel',
         broadcast_buffers=False,
@@ -39,20 +39,20 @@ def meet_on_cpu(cfg) -> None:
     cfg.model_wrapper_cfg = dict(cfg.get('model_wrapper_cfg') or wrapper, device_ids=None)
 
 
-def leave() -> None:
-    """Part from the other processes. At the interpreter's end gloo's threads may abort a process that has finished."""
+def destroy_processes() -> None:
+    """Disconnect from the other processes. Otherwise gloo's threads may abort a process that has finished."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        gc.collect()  # DistributedDataParallel holds the group, and lies in circles of references
+        gc.collect()  # DistributedDataParallel holds the group, and is part of reference cycles
         torch.distributed.destroy_process_group()
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
-    """A new tensor; every process must call this as often as the others."""
+    """The sum, as a new tensor. All processes must call this equally often."""
     values = values.clone()
     all_reduce(values)
     return values
 
 
 def unwrapped(model: nn.Module) -> Any:
-    """The model itself, of whatever type its config names."""
+    """The model without MMEngine's wrapper."""
     return model.module if is_model_wrapper(model) else model

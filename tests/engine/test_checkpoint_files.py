@@ -67,12 +67,12 @@ def saved(path, content):
 def test_a_good_checkpoint_is_fine(good, model, tmp_path):
     file = saved(tmp_path / 'good.pth', good)
     check_resumable(file, model)
-    check_loadable(file, model, whole=True)
+    check_loadable(file, model, complete=True)
     del good['optimizer']
     check_resumable(saved(tmp_path / 'no_optimizer.pth', good), model, optimizer=False)
     # A plain detector's weights start student and teacher; bare weights will do.
     plain = {name[8:]: value for name, value in good['state_dict'].items() if name.startswith('student.')}
-    check_loadable(saved(tmp_path / 'plain.pth', plain), model, whole=True)
+    check_loadable(saved(tmp_path / 'plain.pth', plain), model, complete=True)
     # Of buffers modules take care themselves.
     good['state_dict'] = {name: value for name, value in good['state_dict'].items() if 'running' not in name}
     check_resumable(saved(tmp_path / 'buffers.pth', good), model, optimizer=False)
@@ -85,7 +85,7 @@ def test_an_evaluation_needs_every_parameter(good, model, tmp_path):
         file = saved(tmp_path / 'other.pth', dict(good, state_dict={**state, **change}))
         check_loadable(file, model)
         with pytest.raises(CheckpointError, match='another model: 1 of .* differ.*: .80, 16, 1, 1. in the checkpoint'):
-            check_loadable(file, model, whole=True)
+            check_loadable(file, model, complete=True)
 
 
 def without(*keys):

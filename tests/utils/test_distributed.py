@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 
 from mmyolo_bgpenalty import lambda_bg_at
 from mmyolo_bgpenalty.cli.run import read_config
-from mmyolo_bgpenalty.utils.distributed import meet_on_cpu
+from mmyolo_bgpenalty.utils.distributed import init_cpu_processes
 from tests.helpers.semi import SHAPE, build, build_dense, sample, teacher_sees
 from tests.helpers.tiny import CONFIGS, ROOT, SEMI, load, make_images, make_set
 
@@ -365,4 +365,4 @@ def test_what_mmengine_reads_of_a_config_may_be_overridden():
 
 def test_sync_bn_is_for_gpus():
     with pytest.raises(ValueError, match="no `sync_bn` on a CPU.*got 'torch'"):
-        meet_on_cpu(Config(dict(sync_bn='torch')))
+        init_cpu_processes(Config(dict(sync_bn='torch')))
