@@ -1,7 +1,8 @@
-"""Pictures of what the student is taught and of what the penalty acts on."""
+"""Pictures of the pseudo-labels, and of the background on which the penalty acts."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Optional, Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,7 +25,7 @@ from mmyolo_bgpenalty.utils.files import write_whole
 from mmyolo_bgpenalty.utils.geometry import priors_inside, priors_on_image
 
 LABEL, BACKGROUND = '#00e676', '#ff4df8'
-PANEL, MARGIN, HEADER, TITLE = 640, 10, 26, 74  # pixels: a view's width, and what is around the views
+PANEL, MARGIN, HEADER, TITLE = 640, 10, 26, 74  # pixels: width of a view, and the space around the views
 
 
 class View(NamedTuple):
@@ -33,17 +34,17 @@ class View(NamedTuple):
     image: np.ndarray
     boxes: np.ndarray = np.zeros((0, 4))
     texts: Sequence[str] = ()
-    ignored: Optional[np.ndarray] = None  # (H, W), bool
+    ignored: np.ndarray | None = None  # (H, W), bool
     background: np.ndarray = np.zeros((0, 4))
     background_texts: Sequence[str] = ()
 
 
-def draw_pseudo_labels(rows: Sequence[Dict], title: str) -> np.ndarray:
-    """One sheet, a row an image: its weak view on the left, its strong view on the right.
+def draw_pseudo_labels(rows: Sequence[dict], title: str) -> np.ndarray:
+    """One sheet with a row per image: its weak view on the left, its strong view on the right.
 
     Args:
         rows: dicts of ``name`` and of the two views ``weak`` and ``strong`` (``View``).
-        title: the sheet's first line.
+        title: first line of the sheet.
 
     Returns:
         (H, W, 3), RGB, uint8.
@@ -52,23 +53,18 @@ def draw_pseudo_labels(rows: Sequence[Dict], title: str) -> np.ndarray:
     heights = [max(round(PANEL * height / width) for height, width in pair) for pair in shapes]
     total = TITLE + sum(heights) + len(rows) * (HEADER + MARGIN)
     width = 2 * PANEL + 3 * MARGIN
-    # Without pyplot: its figures are global, and a training may have some of its own.
+    # Not by pyplot: its figures are global, and a training may have some of its own.
     figure = Figure(figsize=(width / 100, total / 100), dpi=100, facecolor='white')
     canvas = FigureCanvasAgg(figure)
     figure.text(MARGIN / width, 1 - 12 / total, title, size=12, weight='bold', va='top')
+    line = dict(facecolor='none', linewidth=2)
+    background = 'predicted on background, which the penalty lowers: confidence'
+    ignored = 'padding or ignored: no penalty'
     figure.legend(
         handles=[
-            Patch(facecolor='none', edgecolor='#00a050', linewidth=2, label='pseudo-label: class, score'),
-            Patch(
-                facecolor='none',
-                edgecolor='#d010c8',
-                linewidth=2,
-                linestyle='--',
-                label='predicted on background, which the penalty lowers: confidence',
-            ),
-            Patch(
-                facecolor='0.3', edgecolor='0.6', hatch='////', label='padding or ignored: the penalty leaves it alone'
-            ),
+            Patch(edgecolor='#00a050', label='pseudo-label: class, score', **line),
+            Patch(edgecolor='#d010c8', label=background, linestyle='--', **line),
+            Patch(facecolor='0.3', edgecolor='0.6', label=ignored, hatch='////'),
         ],
         loc='upper left',
         bbox_to_anchor=(0, 1 - 32 / total),
@@ -78,15 +74,12 @@ def draw_pseudo_labels(rows: Sequence[Dict], title: str) -> np.ndarray:
     )
     top = TITLE
     for row, height in zip(rows, heights):
-        for column, (view, what) in enumerate(
-            (('weak', 'weak view, which the teacher labels'), ('strong', 'strong view, from which the student learns'))
-        ):
+        for column, (view, role) in enumerate((('weak', 'the teacher labels it'), ('strong', 'the student learns it'))):
             left = MARGIN + column * (PANEL + MARGIN)
             own = round(PANEL * row[view].image.shape[0] / row[view].image.shape[1])
-            axes = figure.add_axes(
-                (left / width, 1 - (top + HEADER + own) / total, PANEL / width, own / total), frameon=False
-            )
-            axes.set_title(f'{row["name"]}: {what}', size=10, loc='left', pad=4, parse_math=False)
+            place = (left / width, 1 - (top + HEADER + own) / total, PANEL / width, own / total)
+            axes = figure.add_axes(place, frameon=False)
+            axes.set_title(f'{row["name"]}: {view} view, {role}', size=10, loc='left', pad=4, parse_math=False)
             _draw_view(axes, row[view])
         top += height + HEADER + MARGIN
     canvas.draw()
@@ -107,12 +100,12 @@ def _draw_view(axes, view: View) -> None:
         (view.boxes, view.texts, LABEL, '-', 'top'),
     ):
         for (x1, y1, x2, y2), text in zip(boxes, texts):
-            # A dark line below the coloured one is seen on any picture.
+            # A dark line below the coloured one is visible on any picture.
             for line, edge in ((3.2, 'black'), (1.6, colour)):
                 axes.add_patch(
                     Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=edge, linewidth=line, linestyle=style)
                 )
-            # Labels above their boxes, confidences below: they meet less. Inside where there is no room.
+            # Labels are above their boxes, confidences below, so that they overlap less. Without room: inside.
             room = 16 * width / PANEL
             above = y1 >= room if side == 'top' else y2 > height - room
             axes.text(
@@ -131,25 +124,24 @@ def _draw_view(axes, view: View) -> None:
 
 @HOOKS.register_module()
 class PseudoLabelPicturesHook(Hook):
-    """Every ``interval`` iterations after burn-in, one sheet of what the student was taught from unlabeled images.
+    """Draws every ``interval`` iterations after burn-in what the student was taught from unlabeled images.
 
-    Side by side are the weak and the strong view, with the pseudo-labels (class, score); on the strong view,
-    which the penalty acts on, also what it leaves alone (padding and ignored boxes, darkened) and the most
-    confident predictions on background. Of those that overlap (IoU > 0.5) the best is drawn.
+    The weak and the strong view are side by side, with the pseudo-labels (class, score). The strong view also shows
+    where there is no penalty (padding and ignored boxes, darkened), and the most confident predictions on background.
+    Of predictions that overlap (IoU > 0.5) only the best is drawn.
 
-    The sheet goes to ``vis_data/vis_image/pseudo_labels_<iteration>.png`` in the run's log folder, where
-    LocalVisBackend has its pictures, and to every visualizer backend as ``pseudo_labels``. Nothing is drawn without
-    a ``SemiYOLODetector`` or in burn-in. Drawing uses no random numbers and
-    changes no state of the model. If it fails, training goes on after a warning.
+    The sheet goes to ``vis_data/vis_image/pseudo_labels_<iteration>.png`` in the log folder of the run, and to every
+    visualizer backend as ``pseudo_labels``. Without a ``SemiYOLODetector`` nothing is drawn. Drawing uses no random
+    numbers and does not change the model. If it fails, training continues after a warning.
 
     Args:
-        interval: iterations between sheets, >= 1; or -1: none, as MMEngine's hooks have it.
-        max_images: images on a sheet, the first of the batch, >= 1.
-        background: predictions on background drawn on an image at most, >= 0.
-        score_thr: their least confidence, in [0, 1].
+        interval: iterations between sheets, >= 1, or -1 for no sheets.
+        max_images: largest number of images on a sheet, the first ones of the batch, >= 1.
+        background: largest number of predictions on background per image, >= 0.
+        score_thr: lowest confidence of these predictions, in [0, 1].
 
     Raises:
-        ValueError: an argument out of range.
+        ValueError: an argument is out of range.
     """
 
     NAME = 'pseudo_labels'
@@ -169,12 +161,12 @@ class PseudoLabelPicturesHook(Hook):
         self.background = background
         self.score_thr = score_thr
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         model = unwrapped(runner.model)
         if isinstance(model, SemiYOLODetector):
             model.keep_views = self._due(runner)
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: Optional[dict] = None) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         model = unwrapped(runner.model)
         if not isinstance(model, SemiYOLODetector) or not self._due(runner):
             return
@@ -184,14 +176,14 @@ class PseudoLabelPicturesHook(Hook):
             return
         step = runner.iter + 1
         try:
-            # IterBasedTrainLoop stays in epoch 0 and counts on.
+            # IterBasedTrainLoop stays in epoch 0, and batch_idx goes on.
             epoch = runner.epoch + batch_idx // len(runner.train_dataloader)
             classes = runner.train_dataloader.dataset.metainfo.get('classes', ())
             sheet = self._sheet(model, views, classes, f'Iteration {step}, epoch {epoch}')
             path = Path(runner.log_dir) / 'vis_data' / 'vis_image' / f'{self.NAME}_{step}.png'
             write_whole(path, cv2.imencode('.png', sheet[..., ::-1])[1].tobytes())
             runner.visualizer.add_image(self.NAME, sheet, step)
-        except Exception as error:  # a full disk or a lost backend must not end days of training
+        except Exception as error:  # a full disk or a lost backend must not end a training
             runner.logger.warning(f'PseudoLabelPicturesHook could not draw: {type(error).__name__}: {error}')
         finally:
             model.views = None
@@ -205,7 +197,7 @@ class PseudoLabelPicturesHook(Hook):
         (weak, weak_samples), (strong, strong_samples) = (views[name] for name in ('weak', 'strong'))
         rows = []
         for i in range(min(self.max_images, len(strong))):
-            row: Dict[str, Any] = dict(name=Path(strong_samples[i].metainfo.get('img_path') or f'image {i}').name)
+            row: dict[str, Any] = dict(name=Path(strong_samples[i].metainfo.get('img_path') or f'image {i}').name)
             for name, inputs, sample in (('weak', weak, weak_samples[i]), ('strong', strong, strong_samples[i])):
                 instances = sample.gt_instances
                 texts = [
@@ -222,7 +214,7 @@ class PseudoLabelPicturesHook(Hook):
             rows.append(row)
         boxes = sum(len(sample.gt_instances) for sample in strong_samples) / len(strong_samples)
         lambda_bg = f', λ_bg = {head.lambda_bg:.3f}' if hasattr(head, 'lambda_bg') else ''
-        return draw_pseudo_labels(rows, f'{when}{lambda_bg}, {boxes:.1f} pseudo-boxes an image')
+        return draw_pseudo_labels(rows, f'{when}{lambda_bg}, {boxes:.1f} pseudo-boxes per image')
 
     def _background(self, head, image: int):
         """Boxes (K, 4) and scores (K,) on the CPU, K <= ``background``."""
@@ -234,7 +226,7 @@ class PseudoLabelPicturesHook(Hook):
 
 
 def _pixels(view: Tensor, preprocessor: nn.Module) -> np.ndarray:
-    """A pre-processed (C, H, W) as a picture (H, W, 3), RGB, uint8. Pictures are loaded as BGR, as MMDetection does."""
+    """A pre-processed view (C, H, W) as a picture (H, W, 3), RGB, uint8. MMDetection loads pictures as BGR."""
     own: Any = getattr(preprocessor, 'data_preprocessor', preprocessor)
     view = view.detach().float()
     if getattr(own, '_enable_normalize', False):
@@ -246,7 +238,7 @@ def _pixels(view: Tensor, preprocessor: nn.Module) -> np.ndarray:
 
 
 def _ignored(view: Tensor, sample) -> np.ndarray:
-    """Where a prior would be left alone by the penalty: (H, W), bool, True in padding and in ignored boxes."""
+    """Where a prior would have no penalty: (H, W), bool, True in padding and in ignored boxes."""
     height, width = view.shape[-2:]
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing='ij')
     points = torch.stack([x.flatten(), y.flatten()], dim=-1)

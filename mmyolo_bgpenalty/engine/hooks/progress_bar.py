@@ -5,7 +5,6 @@ import math
 import sys
 import time
 import weakref
-from typing import Dict, List, Optional, Tuple
 
 import torch
 from mmengine.dist import is_main_process
@@ -24,28 +23,28 @@ from mmyolo_bgpenalty.utils.distributed import unwrapped
 
 @HOOKS.register_module()
 class ProgressBarHook(Hook):
-    """On a terminal, a live bar below MMEngine's log lines; when piped, nothing.
+    """Shows a live bar below MMEngine's log lines on a terminal, and nothing if the output is piped.
 
-    It shows the epoch (counted from 0, as the schedule of λ counts), the mode ('burn-in' or 'semi', 'train'
-    without a teacher, 'val'), iterations, their rate and the time left, and of the latest batch ``loss``,
-    ``loss_sup`` and ``loss_unsup`` (the sums of the ``sup_*`` and ``unsup_*`` losses; only with a teacher),
-    ``unsup_weight`` and ``lambda_bg``. Only the main process draws. A drawing waits for the device once, the
-    iterations in between do not. A terminal that goes away ends the bar, not the training.
+    It shows the epoch (counted from 0, as in the schedule of λ), the mode ('burn-in' or 'semi', 'train' without a
+    teacher, 'val'), iterations, their rate and the time left. For the latest batch it shows ``loss``, with a teacher
+    also ``loss_sup`` and ``loss_unsup`` (the sums of the ``sup_*`` and ``unsup_*`` losses), ``unsup_weight`` and
+    ``lambda_bg``. Only the main process draws. Only a drawing waits for the device, once. If the terminal goes away,
+    the bar ends and training continues.
 
     Args:
-        refresh_per_second: drawings a second at most, > 0.
+        refresh_per_second: largest number of drawings per second, > 0.
 
     Raises:
-        ValueError: ``refresh_per_second`` is no finite number > 0.
+        ValueError: ``refresh_per_second`` is not a finite number > 0.
     """
 
-    priority = 'LOW'  # after the hooks that log, so that a line and the bar below it tell the same
+    priority = 'LOW'  # after the hooks that log, so that a line and the bar show the same numbers
 
     def __init__(self, refresh_per_second: float = 4):
         if not non_negative('refresh_per_second', refresh_per_second):
             raise ValueError('Expected `refresh_per_second` to be > 0, but got 0')
         self.refresh_per_second = refresh_per_second
-        self._live: Optional[Live] = None
+        self._live: Live | None = None
 
     def before_train(self, runner: Runner) -> None:
         self._stop()
@@ -66,7 +65,7 @@ class ProgressBarHook(Hook):
         self._figures = Text()
         self._epoch = runner.epoch
         self._drawn_at = -math.inf
-        # No thread: DataLoader forks, and a lock that a thread holds at that moment stays locked in the worker.
+        # No thread: DataLoader forks, and a lock that a thread holds then stays locked in the worker.
         self._live = Live(
             Group(self._progress, self._figures),
             console=console,
@@ -75,14 +74,14 @@ class ProgressBarHook(Hook):
         )
         streams = sys.stdout, sys.stderr
         self._live.start()
-        # A killed process cannot show it again.
+        # A killed process cannot show the cursor again.
         console.show_cursor(True)
-        # Log handlers hold the streams from before, which would write into the bar.
+        # Log handlers hold the old streams, which would write into the bar.
         moved = _move_handlers(runner, dict(zip(streams, (sys.stdout, sys.stderr))))
-        # MMEngine calls no hook when training raises; a finalizer runs at exit, too.
+        # MMEngine calls no hook if training raises. A finalizer also runs at exit.
         self._finalizer = weakref.finalize(runner, _restore, self._live, moved)
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: Optional[dict] = None) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         if self._live is None:
             return
         done = runner.iter + 1
@@ -91,7 +90,7 @@ class ProgressBarHook(Hook):
         if now - self._drawn_at < 1 / self.refresh_per_second and done < runner.max_iters:
             return
         self._drawn_at = now
-        # IterBasedTrainLoop stays in epoch 0 and counts on.
+        # IterBasedTrainLoop stays in epoch 0, and batch_idx goes on.
         self._epoch = runner.epoch + batch_idx // len(runner.train_dataloader)
         self._figures.plain = '  '.join(f'{k} {v:.4g}' for k, v in self._read(runner, outputs or {}).items())
         self._draw(self._live, self._mode(runner, batch_idx))
@@ -110,8 +109,8 @@ class ProgressBarHook(Hook):
         return 'burn-in' if burn_in else 'semi'
 
     @staticmethod
-    def _read(runner: Runner, outputs: dict) -> Dict[str, float]:
-        """The figures of a batch, brought to the host at once."""
+    def _read(runner: Runner, outputs: dict) -> dict[str, float]:
+        """The numbers of a batch, all read from the device at once."""
         losses = {name: value for name, value in outputs.items() if 'loss' in name}
         figures = {'loss': losses['loss']} if 'loss' in losses else {}
         if any(name.startswith('sup_') for name in losses):
@@ -141,8 +140,8 @@ class ProgressBarHook(Hook):
             self._finalizer()
 
 
-def _move_handlers(runner: Runner, streams: dict) -> List[Tuple[logging.StreamHandler, object]]:
-    """Give the log handlers that write to a key of ``streams`` its value. Returns them with what they had."""
+def _move_handlers(runner: Runner, streams: dict) -> list[tuple[logging.StreamHandler, object]]:
+    """Exchange the streams of log handlers. Returns the handlers with their old streams."""
     moved = []
     for handler in (*runner.logger.handlers, *logging.getLogger().handlers):
         if isinstance(handler, logging.StreamHandler) and handler.stream in streams:
@@ -151,7 +150,7 @@ def _move_handlers(runner: Runner, streams: dict) -> List[Tuple[logging.StreamHa
 
 
 def _restore(live: Live, moved: list) -> None:
-    """Leave the bar as it is on the terminal, and give streams and handlers back."""
+    """Leave the bar as it is on the terminal, and restore streams and handlers."""
     try:
         live.stop()
     except (OSError, ValueError):

@@ -274,7 +274,7 @@ def test_what_is_drawn(tmp_path, monkeypatch):
     model = fake_model()
     run(PseudoLabelPicturesHook(interval=2), tmp_path, model, steps=2)
     ((rows, title),) = drawn
-    assert title == 'Iteration 2, epoch 7, λ_bg = 0.250, 1.0 pseudo-boxes an image'
+    assert title == 'Iteration 2, epoch 7, λ_bg = 0.250, 1.0 pseudo-boxes per image'
     assert [row['name'] for row in rows] == ['0.png', '1.png', '2.png']
     for i, row in enumerate(rows):
         for name in ('weak', 'strong'):
