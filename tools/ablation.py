@@ -1,8 +1,6 @@
 """Compare variants of a config; the same as `python -m mmyolo_bgpenalty ablate`."""
 
-import sys
-
 from mmyolo_bgpenalty.cli.ablation.ablate import main
 
 if __name__ == '__main__':
-    sys.exit(main())
+    raise SystemExit(main())

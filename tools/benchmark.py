@@ -1,8 +1,6 @@
 """Time this package beside others; the same as `python -m mmyolo_bgpenalty benchmark`."""
 
-import sys
-
 from mmyolo_bgpenalty.cli.benchmark.benchmark import main
 
 if __name__ == '__main__':
-    sys.exit(main())
+    raise SystemExit(main())

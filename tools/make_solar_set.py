@@ -1,8 +1,6 @@
 """Make the set of solar panels; the same as `python -m mmyolo_bgpenalty make-solar`."""
 
-import sys
-
 from mmyolo_bgpenalty.cli.data.make_solar import main
 
 if __name__ == '__main__':
-    sys.exit(main())
+    raise SystemExit(main())

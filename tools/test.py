@@ -1,8 +1,6 @@
 """Evaluate a checkpoint; the same as `python -m mmyolo_bgpenalty test`."""
 
-import sys
-
 from mmyolo_bgpenalty.cli.test import main
 
 if __name__ == '__main__':
-    sys.exit(main())
+    raise SystemExit(main())

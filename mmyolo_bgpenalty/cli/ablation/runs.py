@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import Iterable
+from typing import Any, Iterable
 
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -149,7 +149,7 @@ def _is_result(content: dict) -> bool:
         return False
     if curve is None:
         return True
-    lists = [curve.get(name) if isinstance(curve, dict) else None for name in ('recall', 'precision')]
+    lists: list[Any] = [curve.get(name) if isinstance(curve, dict) else None for name in ('recall', 'precision')]
     return all(isinstance(one, list) and _are_numbers(one) for one in lists) and len(lists[0]) == len(lists[1])
 
 

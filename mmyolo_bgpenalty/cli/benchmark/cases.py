@@ -1,0 +1,103 @@
+"""What is compared: our loss, assigner and training steps with those of MMYOLO, MMDetection and Ultralytics."""
+
+import warnings
+from typing import Iterator, NamedTuple
+
+import torch
+
+from mmyolo_bgpenalty.cli.benchmark.detectors import at_width, build_head, our_config, their_detector
+from mmyolo_bgpenalty.cli.benchmark.loss_steps import (
+    LossStep,
+    UltralyticsLossStep,
+    assigner_steps,
+    classification_steps,
+    disagreement,
+)
+from mmyolo_bgpenalty.cli.benchmark.scenes import Scene, Shape
+from mmyolo_bgpenalty.cli.benchmark.timing import Task
+from mmyolo_bgpenalty.cli.benchmark.training_steps import semi_steps, supervised_steps
+
+TINY = Shape(2, 64, 64, 3, 3)
+SHAPES = (Shape(8, 320, 320, 3, 15), Shape(8, 640, 640, 80, 8), Shape(16, 640, 640, 80, 20))
+# Of whole steps: the shipped width, and YOLOv8-n.
+STEP_SHAPES: tuple[tuple[Shape, dict], ...] = ((Shape(8, 256, 320, 3, 3), {}), (Shape(4, 640, 640, 80, 8), at_width(0.25)))
+# Overrides of our detector. λ is at its maximum unless they say otherwise.
+PENALTIES: dict[str, dict] = {
+    'penalty': {},
+    'focal penalty': {'bbox_head.bg_penalty.focal': True},
+    'no penalty': {'bbox_head.bg_penalty.lambda_bg': 0.0},
+}
+
+
+class Pair(NamedTuple):
+    """Two tasks to compare, and what was found about them beforehand."""
+
+    case: str
+    what: str
+    shape: Shape
+    ours: Task
+    theirs: Task
+    notes: tuple[str, ...] = ()
+
+
+def loss_pairs(device: str, quick: bool) -> Iterator[Pair]:
+    """The loss with each penalty to MMYOLO's and Ultralytics', and to the same with λ = 0."""
+    for shape in (TINY,) if quick else SHAPES:
+        scene = Scene(shape, device)
+        cfgs = {name: our_config(shape, overrides).model for name, overrides in PENALTIES.items()}
+        ours = {name: LossStep(build_head(cfg, device), scene) for name, cfg in cfgs.items()}
+        theirs = LossStep(build_head(their_detector(shape, cfgs['penalty']), device), scene)
+        without = ours.pop('no penalty')
+        for name, step in ours.items():
+            notes = [f'the other losses and MMYOLO differ by {disagreement(step, theirs):.1g} (relative)']
+            if device == 'cuda':
+                counts = synchronisations(step), synchronisations(theirs)
+                notes.append('{} host synchronisations, {} in MMYOLO'.format(*counts))
+            yield Pair('loss', f'{name}, to MMYOLO', shape, step, theirs, tuple(notes))
+        yield Pair('loss', 'penalty, to λ = 0', shape, ours['penalty'], without)
+        # Ultralytics enlarges boxes below 16 px before it assigns them, which gives another loss.
+        step = LossStep(ours['penalty'].head, Scene(shape, device, smallest=16))
+        try:
+            ultralytics = UltralyticsLossStep(step.scene)
+        except ImportError:
+            continue
+        note = f'the other losses and Ultralytics differ by {disagreement(step, ultralytics):.1g} (relative)'
+        yield Pair('loss', 'penalty, to Ultralytics', shape, step, ultralytics, (note,))
+
+
+def synchronisations(task: Task) -> int:
+    """How often the host waits for the GPU."""
+    task()
+    torch.cuda.set_sync_debug_mode('warn')
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            task()
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    return sum('synchroniz' in str(warning.message) for warning in caught)
+
+
+def traffic_pairs(device: str, quick: bool) -> Iterator[Pair]:
+    """Classification loss and penalty, to the least memory traffic."""
+    for shape in (TINY,) if quick else SHAPES:
+        tasks = classification_steps(Scene(shape, device))
+        yield Pair('traffic', 'classification loss and penalty, to a read and a write', shape, *tasks)
+
+
+def assigner_pairs(device: str, quick: bool) -> Iterator[Pair]:
+    """The assigner to MMYOLO's."""
+    for shape in (TINY,) if quick else SHAPES:
+        ours = our_config(shape).model
+        tasks = assigner_steps(ours, their_detector(shape, ours), Scene(shape, device))
+        yield Pair('assigner', 'to MMYOLO', shape, *tasks)
+
+
+def step_pairs(device: str, quick: bool) -> Iterator[Pair]:
+    """Whole training steps."""
+    for shape, overrides in ((TINY, {}),) if quick else STEP_SHAPES:
+        yield Pair('supervised step', 'to MMYOLO', shape, *supervised_steps(shape, overrides, device))
+        ours, theirs = semi_steps(shape, overrides, device)
+        boxes = ours.pseudo_boxes(), theirs.pseudo_boxes()
+        note = '{:.1f} pseudo-boxes per image, {:.1f} with SemiBaseDetector'.format(*boxes)
+        yield Pair('semi step', 'to SemiBaseDetector', shape, ours, theirs, (note,))

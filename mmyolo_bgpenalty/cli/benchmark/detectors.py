@@ -1,0 +1,53 @@
+"""Configs of the detectors that are compared: ours as shipped, and MMYOLO's YOLOv8."""
+
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.hub import get_config
+from mmengine.registry import init_default_scope
+from mmyolo.registry import MODELS
+
+from mmyolo_bgpenalty.cli.benchmark.scenes import Shape
+from mmyolo_bgpenalty.utils.shipped_configs import config
+
+MMYOLO = 'mmyolo::yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py'
+
+
+def our_config(shape: Shape, overrides: dict | None = None, name: str = 'yolov8_bgpenalty.py') -> Config:
+    """A shipped config for that number of classes, λ at its maximum. ``overrides`` are for its detector."""
+    cfg = Config.fromfile(config(name))
+    detector = cfg.model.get('detector', cfg.model)
+    # LambdaBgSchedulerHook sets these after its warm-up.
+    stated = detector.bbox_head.get('bg_penalty', {})
+    detector.bbox_head.bg_penalty = dict(stated, lambda_bg=cfg.lambda_bg, focal=cfg.use_focal_bg)
+    _adapt(detector, shape, overrides)
+    return cfg
+
+
+def their_detector(shape: Shape, ours: ConfigDict) -> ConfigDict:
+    """MMYOLO's YOLOv8-n config, at our detector's width and number of classes."""
+    detector = get_config(MMYOLO).model
+    _adapt(detector, shape, at_width(ours.backbone.widen_factor))
+    return detector
+
+
+def at_width(widen_factor: float) -> dict:
+    """Overrides that set a detector's width; YOLOv8-n has 0.25."""
+    return {f'{part}.widen_factor': widen_factor for part in ('backbone', 'neck', 'bbox_head.head_module')}
+
+
+def _adapt(detector: ConfigDict, shape: Shape, overrides: dict | None) -> None:
+    merged = Config(dict(detector=detector))
+    classes = {'bbox_head.head_module.num_classes': shape.classes, 'train_cfg.assigner.num_classes': shape.classes}
+    merged.merge_from_dict({f'detector.{name}': value for name, value in {**classes, **(overrides or {})}.items()})
+    detector.clear()
+    detector.update(merged.detector)
+
+
+def build(cfg: ConfigDict, device: str) -> Any:
+    init_default_scope('mmyolo')
+    return MODELS.build(cfg).to(device)
+
+
+def build_head(detector: ConfigDict, device: str) -> Any:
+    return build(dict(detector.bbox_head, train_cfg=detector.train_cfg, test_cfg=detector.test_cfg), device)

@@ -1,0 +1,129 @@
+"""Tasks of a detection head: its loss, its assigner, its classification loss."""
+
+import os
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from mmengine.config import ConfigDict
+from mmyolo.registry import TASK_UTILS
+from torch import Tensor, nn
+
+from mmyolo_bgpenalty.cli.benchmark.detectors import build_head
+from mmyolo_bgpenalty.cli.benchmark.scenes import STRIDES, Scene
+from mmyolo_bgpenalty.cli.benchmark.timing import Task
+from mmyolo_bgpenalty.models.losses import background_penalty, bce_and_max_logits
+
+LOSSES = ('loss_cls', 'loss_bbox', 'loss_dfl')
+
+
+class LossStep:
+    """Forward and backward of a head's ``loss_by_feat``, from the outputs of the last convolutions to their gradients.
+
+    Between them the head module turns the distributions into expected distances.
+    """
+
+    def __init__(self, head: Any, scene: Scene):
+        self.head, self.scene = head, scene
+        self.objects, self.metas = scene.objects, scene.metas
+
+    def losses(self) -> dict[str, Tensor]:
+        module = self.head.head_module
+        levels = [
+            module.forward_single(logits, nn.Identity(), lambda _, raw=raw: raw)
+            for logits, raw in zip(self.scene.logits, self.scene.distributions, strict=True)
+        ]
+        return self.head.loss_by_feat(*zip(*levels, strict=True), self.objects, self.metas)
+
+    def __call__(self):
+        total = torch.stack([loss for name, loss in self.losses().items() if 'loss' in name]).sum()
+        return torch.autograd.grad(total, [*self.scene.logits, *self.scene.distributions])
+
+
+class UltralyticsLossStep:
+    """The same with Ultralytics' v8DetectionLoss and YOLOv8's gains.
+
+    Raises:
+        ImportError: the package is not installed.
+    """
+
+    def __init__(self, scene: Scene):
+        os.environ.setdefault('YOLO_AUTOINSTALL', 'false')  # else its import may install packages
+        from ultralytics.utils.loss import v8DetectionLoss  # optional
+
+        detect: Any = nn.Linear(1, 1, device=scene.device)
+        detect.stride = torch.tensor(STRIDES, dtype=torch.float32, device=scene.device)
+        detect.nc, detect.reg_max = scene.shape.classes, 16
+        model: Any = nn.Module()
+        model.args, model.model = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5), nn.ModuleList([detect])
+        self.loss, self.scene = v8DetectionLoss(model), scene
+        image, label, *xyxy = scene.objects.T
+        low, high = torch.stack(xyxy[:2], dim=1), torch.stack(xyxy[2:], dim=1)
+        size = torch.tensor([scene.shape.width, scene.shape.height], device=scene.device)
+        boxes = torch.cat([(low + high) / 2 / size, (high - low) / size], dim=1)
+        self.batch = dict(batch_idx=image, cls=label, bboxes=boxes)
+
+    def losses(self) -> dict[str, Tensor]:
+        logits, distributions = (
+            torch.cat([level.flatten(2) for level in kind], dim=2)
+            for kind in (self.scene.logits, self.scene.distributions)
+        )
+        total, _ = self.loss(dict(boxes=distributions, scores=logits, feats=self.scene.logits), self.batch)
+        return dict(zip(('loss_bbox', 'loss_cls', 'loss_dfl'), total, strict=True))
+
+    def __call__(self):
+        total = torch.stack(list(self.losses().values())).sum()
+        return torch.autograd.grad(total, [*self.scene.logits, *self.scene.distributions])
+
+
+def disagreement(a, b) -> float:
+    """Largest relative difference of the three losses that two steps share."""
+    with torch.no_grad():
+        a, b = a.losses(), b.losses()
+    return max(abs(float(a[name] / b[name]) - 1) for name in LOSSES)
+
+
+def assigner_steps(ours: ConfigDict, theirs: ConfigDict, scene: Scene) -> tuple[Task, Task]:
+    """Our assigner and theirs, with the arguments that MMYOLO's head gives to its own.
+
+    Raises:
+        RuntimeError: they assign differently.
+    """
+    seen: list[tuple] = []
+    head = build_head(theirs, scene.device)
+    head.assigner.register_forward_pre_hook(lambda module, args: seen.append(args))
+    with torch.no_grad():
+        LossStep(head, scene).losses()
+    our_step, their_step = (
+        partial(TASK_UTILS.build(cfg.train_cfg.assigner).to(scene.device), *seen[0]) for cfg in (ours, theirs)
+    )
+    results = our_step(), their_step()
+    for name in ('assigned_bboxes', 'assigned_scores', 'fg_mask_pre_prior'):
+        a, b = (result[name].float() for result in results)
+        if not torch.allclose(a, b, atol=1e-5):
+            raise RuntimeError(f'{name} differs from MMYOLO by up to {(a - b).abs().max():.3g} at {scene.shape}')
+    return our_step, their_step
+
+
+def classification_steps(scene: Scene) -> tuple[Task, Task]:
+    """Our classification loss with the penalty, forward and backward, and the least memory traffic of any such loss.
+
+    That is one read of the logits and one write of their gradient. 0.1 % of the priors are foreground.
+    """
+    images, priors = scene.shape.batch, sum(level[0, 0].numel() for level in scene.logits)
+    image = torch.arange(images, device=scene.device).repeat_interleave(max(1, priors // 1000))
+    prior = torch.arange(len(image), device=scene.device) * 7919 % priors
+    label, score = torch.zeros_like(image), torch.full(image.shape, 0.5, device=scene.device)
+    background = torch.ones((images, priors), dtype=torch.bool, device=scene.device)
+    background[image, prior] = False
+
+    def ours():
+        bce, max_logits = bce_and_max_logits(scene.logits, image, prior, label, score)
+        return torch.autograd.grad(bce + background_penalty(max_logits[..., None], background), scene.logits)
+
+    @torch.no_grad()
+    def least():
+        return [level.sum() for level in scene.logits], [torch.zeros_like(level) for level in scene.logits]
+
+    return ours, least

@@ -1,0 +1,142 @@
+"""Whole training steps: pre-processing, forward, backward, optimizer and, semi-supervised, the teacher's update."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import HorizontalBoxes
+from mmengine.config import Config, ConfigDict
+from mmengine.optim import build_optim_wrapper
+from mmengine.structures import InstanceData
+from mmyolo.registry import HOOKS
+from torch import nn
+
+from mmyolo_bgpenalty.cli.benchmark.detectors import build, our_config, their_detector
+from mmyolo_bgpenalty.cli.benchmark.scenes import Scene, Shape, meta
+from mmyolo_bgpenalty.cli.benchmark.timing import Task
+
+
+def _optimizer(model: nn.Module, cfg: Config):
+    # Learning rate 0: every step has the same weights, and so the same assignments and pseudo-labels.
+    wrapper = dict(cfg.optim_wrapper, optimizer=dict(cfg.optim_wrapper.optimizer, lr=0.0))
+    return build_optim_wrapper(model, ConfigDict(wrapper))
+
+
+def _initialised(model: Any) -> Any:
+    torch.manual_seed(0)
+    model.init_weights()
+    return model.train()
+
+
+def supervised_steps(shape: Shape, overrides: dict | None, device: str) -> tuple[Task, Task]:
+    """``train_step`` of the supervised config, and of MMYOLO's detector in its place."""
+    cfg = our_config(shape, overrides)
+    ours, theirs = (_initialised(build(c, device)) for c in (cfg.model, their_detector(shape, cfg.model)))
+    theirs.load_state_dict(ours.state_dict())
+    scene = Scene(shape, 'cpu')
+    samples = dict(bboxes_labels=scene.objects, img_metas=[])
+    regions = [{key: one[key] for key in ('homography_matrix', 'ori_shape', 'img_shape')} for one in scene.metas]
+    batch = dict(inputs=scene.pictures(0), data_samples=samples)
+    our_batch = dict(batch, data_samples=dict(samples, regions=regions))
+    our_step = partial(ours.train_step, our_batch, _optimizer(ours, cfg))
+    return our_step, partial(theirs.train_step, batch, _optimizer(theirs, cfg))
+
+
+class SemiStep:
+    """A model's ``train_step``, and its teacher's update."""
+
+    def __init__(self, model: Any, wrapper, hook, batch: dict):
+        self.model, self.wrapper, self.hook, self.batch = model, wrapper, hook, batch
+
+    def __call__(self):
+        losses = self.model.train_step(self.batch, self.wrapper)
+        self.hook.momentum_update(self.model, self.hook.momentum)
+        return losses
+
+    def pseudo_boxes(self) -> float:
+        """Boxes per image that the teacher finds."""
+        data = self.model.data_preprocessor(self.batch, True)
+        weak = data['inputs']['unsup_teacher'], data['data_samples']['unsup_teacher']
+        samples, _ = self.model.get_pseudo_instances(*weak)
+        return sum(len(sample.gt_instances) for sample in samples) / len(samples)
+
+
+def semi_steps(shape: Shape, overrides: dict | None, device: str) -> tuple[SemiStep, SemiStep]:
+    """The published semi-supervised config after burn-in, and the same detector under MMDetection's SemiBaseDetector.
+
+    Half of the batch is labeled. Both have the same weights and our settings of pseudo-labels. The teacher finds some
+    boxes in every image.
+    """
+    cfg = our_config(shape, overrides, 'yolov8_semi_bgpenalty_published.py')
+    ours = _initialised(build(cfg.model, device))
+    detector = their_detector(shape, cfg.model.detector)
+    detector.update(data_preprocessor=cfg.model.detector.data_preprocessor, test_cfg=ours.pseudo_test_cfg)
+    train_cfg = dict(
+        cls_pseudo_thr=ours.pseudo_test_cfg.score_thr,
+        sup_weight=1.0,
+        unsup_weight=cfg.model.semi_train_cfg.unsup_weight,
+        min_pseudo_bbox_wh=(1e-2, 1e-2),
+    )
+    plain = dict(
+        type='mmdet.SemiBaseDetector',
+        detector=detector,
+        data_preprocessor=dict(type='mmdet.MultiBranchDataPreprocessor', data_preprocessor=detector.data_preprocessor),
+        semi_train_cfg=train_cfg,
+        semi_test_cfg=dict(predict_on='teacher'),
+    )
+    theirs = build(ConfigDict(plain), device).train()
+    batch = _semi_batch(replace(shape, batch=shape.batch // 2))
+    _make_teacher(ours, batch)
+    theirs.load_state_dict(ours.state_dict())
+    our_hook = HOOKS.build(cfg.default_hooks.mean_teacher)
+    their_hook = HOOKS.build(dict(type='mmdet.MeanTeacherHook', momentum=our_hook.momentum))
+    our_step = SemiStep(ours, _optimizer(ours, cfg), our_hook, batch)
+    return our_step, SemiStep(theirs, _optimizer(theirs, cfg), their_hook, batch)
+
+
+def _semi_batch(half: Shape) -> dict:
+    """Labeled images, and two views of as many unlabeled ones, as MMDetection's loader returns them."""
+    move = np.array([[0.8, 0, 0.1 * half.width], [0, 0.8, 0.1 * half.height], [0, 0, 1]], dtype=np.float32)
+    branches = dict(sup=(0, None), unsup_teacher=(1, None), unsup_student=(1, move))
+    absent = [None] * half.batch
+    inputs, samples = {}, {}
+    for branch, (seed, homography) in branches.items():
+        scene = Scene(half, 'cpu', seed=seed)
+        views = []
+        for boxes, labels in zip(scene.bboxes, scene.labels, strict=True):
+            view = DetDataSample(metainfo=meta(half, homography))
+            view.gt_instances = InstanceData(bboxes=HorizontalBoxes(boxes), labels=labels)
+            view.ignored_instances = InstanceData(bboxes=HorizontalBoxes(boxes[:0]), labels=labels[:0])
+            views.append(view)
+        pictures = list(scene.pictures(seed))
+        inputs[branch] = pictures + absent if branch == 'sup' else absent + pictures
+        samples[branch] = views + absent if branch == 'sup' else absent + views
+    return dict(inputs=inputs, data_samples=samples)
+
+
+@torch.no_grad()
+def _make_teacher(model: Any, batch: dict, candidates: int = 60) -> None:
+    """Make the untrained teacher label boxes: per level and image, ``candidates`` priors pass the threshold before NMS.
+
+    Batch normalization sees the weak views. Then the biases of the classes are raised.
+    """
+    images = model.data_preprocessor(batch, True)['inputs']['unsup_teacher']
+    student, threshold = model.student, model.pseudo_test_cfg.score_thr
+    norms = {module: module.momentum for module in student.modules() if isinstance(module, nn.BatchNorm2d)}
+    for norm in norms:
+        norm.momentum = 1.0
+    student.bbox_head(student.extract_feat(images))
+    for norm, momentum in norms.items():
+        norm.momentum = momentum
+    student.eval()
+    logits = student.bbox_head(student.extract_feat(images))[0]
+    for level, predict in zip(logits, student.bbox_head.head_module.cls_preds, strict=True):
+        best = level.max(dim=1).values.flatten()
+        # The threshold lies between two logits, so that rounding moves none over it.
+        passed = best.topk(min(candidates * len(images), len(best) // 4) + 1).values[-2:].mean()
+        predict[-1].bias += torch.logit(torch.tensor(threshold)) - passed
+    student.train()
+    model.teacher.load_state_dict(student.state_dict())

@@ -1,0 +1,85 @@
+"""What the benchmark times: both sides do the same work."""
+
+import pytest
+import torch
+from mmengine.config import Config
+
+import mmyolo_bgpenalty
+from mmyolo_bgpenalty.cli.benchmark.detectors import build_head, our_config, their_detector
+from mmyolo_bgpenalty.cli.benchmark.loss_steps import LOSSES, LossStep, assigner_steps, disagreement
+from mmyolo_bgpenalty.cli.benchmark.memory import peak_bytes
+from mmyolo_bgpenalty.cli.benchmark.scenes import STRIDES, Scene, Shape
+from mmyolo_bgpenalty.cli.benchmark.training_steps import semi_steps
+
+TINY = Shape(2, 64, 96, 3, 3)
+
+
+def test_sides():
+    """Ours is the shipped config's, theirs MMYOLO's own. Both have the same size."""
+    ours = our_config(TINY, {'bbox_head.bg_penalty.focal': True}).model
+    theirs = their_detector(TINY, ours)
+    shipped = Config.fromfile(mmyolo_bgpenalty.config('yolov8_bgpenalty.py'))
+    assert ours.train_cfg.assigner.type == shipped.model.train_cfg.assigner.type
+    assert ours.bbox_head.bg_penalty == dict(lambda_bg=shipped.lambda_bg, focal=True) and shipped.lambda_bg > 0
+    assert theirs.bbox_head.type == 'YOLOv8Head' and theirs.train_cfg.assigner.type == 'BatchTaskAlignedAssigner'
+    assert theirs.backbone.widen_factor == ours.backbone.widen_factor
+    assert {cfg.bbox_head.head_module.num_classes for cfg in (ours, theirs)} == {3}
+    assert {cfg.train_cfg.assigner.num_classes for cfg in (ours, theirs)} == {3}
+
+
+def test_scene():
+    scene = Scene(Shape(2, 64, 96, 3, 50), 'cpu')
+    sides = scene.bboxes[..., 2:] - scene.bboxes[..., :2]
+    assert sides.min() >= 8 and (sides <= torch.tensor([48, 32])).all()
+    assert scene.bboxes.min() >= 0 and (scene.bboxes[..., 2:] <= torch.tensor([96, 64])).all()
+    assert [tuple(x.shape) for x in scene.logits] == [(2, 3, 8, 12), (2, 3, 4, 6), (2, 3, 2, 3)]
+    assert [tuple(x.shape) for x in scene.distributions] == [(2, 64, 8, 12), (2, 64, 4, 6), (2, 64, 2, 3)]
+
+
+def test_loss_steps_agree_except_for_the_penalty():
+    scene, ours = Scene(TINY, 'cpu'), our_config(TINY).model
+    steps = [LossStep(build_head(cfg, 'cpu'), scene) for cfg in (ours, their_detector(TINY, ours))]
+    assert disagreement(*steps) < 1e-5
+    assert steps[0].losses()['loss_bg'] > 0 and set(steps[1].losses()) == set(LOSSES)
+    for step in steps:
+        gradients = step()
+        assert len(gradients) == 2 * len(STRIDES) and all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_disagreement_is_the_largest():
+    class Fake:
+        def __init__(self, *values):
+            self.losses = lambda: dict(zip(LOSSES, values, strict=True))
+
+    assert disagreement(Fake(1.0, 2.2, 3.0), Fake(1.0, 2.0, 3.03)) == pytest.approx(0.1)
+
+
+def test_an_assigner_that_differs_is_not_timed():
+    ours = our_config(TINY).model
+    theirs = their_detector(TINY, ours)
+    ours.train_cfg.assigner.topk = 1
+    with pytest.raises(RuntimeError, match='differs from MMYOLO'):
+        assigner_steps(ours, theirs, Scene(TINY, 'cpu'))
+
+
+def test_semi_steps_do_the_same_work():
+    """Before any update both detectors have the same losses, pseudo-labels included, except for the penalty."""
+    ours, theirs = semi_steps(Shape(4, 64, 96, 3, 3), None, 'cpu')
+    assert ours.pseudo_boxes() == theirs.pseudo_boxes() > 0
+    before = {name: p.clone() for name, p in ours.model.student.named_parameters()}
+    mine, other = ours(), theirs()
+    names = [f'{branch}_{name}' for branch in ('sup', 'unsup') for name in LOSSES]
+    assert {name for name in other if name != 'loss'} == set(names)
+    for name in names:
+        assert mine[name].item() == pytest.approx(other[name].item(), rel=1e-3), name
+        assert mine[name] > 0
+    assert mine['unsup_loss_bg'] > 0
+    # the learning rate is 0
+    assert all(torch.equal(p, before[name]) for name, p in ours.model.student.named_parameters())
+
+
+def test_peak_of_a_step_by_hand():
+    """With x of 4 MB: exp (4) stays, sigmoid (4) stays, the gradient (4) joins them."""
+    x = torch.zeros(1000, 1000, requires_grad=True)
+    peak = peak_bytes(lambda: torch.autograd.grad((x * 2).exp().sigmoid().sum(), x), 'cpu')
+    assert peak == pytest.approx(12e6, rel=1e-3)
