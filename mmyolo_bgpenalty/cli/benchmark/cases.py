@@ -20,7 +20,10 @@ from mmyolo_bgpenalty.cli.benchmark.training_steps import semi_steps, supervised
 TINY = Shape(2, 64, 64, 3, 3)
 SHAPES = (Shape(8, 320, 320, 3, 15), Shape(8, 640, 640, 80, 8), Shape(16, 640, 640, 80, 20))
 # Of whole steps: the shipped width, and YOLOv8-n.
-STEP_SHAPES: tuple[tuple[Shape, dict], ...] = ((Shape(8, 256, 320, 3, 3), {}), (Shape(4, 640, 640, 80, 8), at_width(0.25)))
+STEP_SHAPES: tuple[tuple[Shape, dict], ...] = (
+    (Shape(8, 256, 320, 3, 3), {}),
+    (Shape(4, 640, 640, 80, 8), at_width(0.25)),
+)
 # Overrides of our detector. λ is at its maximum unless they say otherwise.
 PENALTIES: dict[str, dict] = {
     'penalty': {},
