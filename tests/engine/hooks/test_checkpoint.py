@@ -1,4 +1,4 @@
-"""Runs that real signals stop are equal to the run that nothing stopped. And which checkpoint is resumed from."""
+"""Runs that real signals stop are equal to the run that nothing stopped."""
 
 import json
 import os
@@ -8,18 +8,14 @@ import shutil
 import signal
 import uuid
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
-from mmengine.runner import find_latest_checkpoint
 from mmyolo.registry import METRICS
 
-from mmyolo_bgpenalty import ResumableCheckpointHook
-from mmyolo_bgpenalty.engine.checkpoint_files import CheckpointError
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 from tests.helpers import child_runs
 from tests.helpers.child_runs import Signal, SmallFilesOnly
@@ -343,60 +339,3 @@ def test_sigterm_to_one_of_two_processes_stops_both(data, tmp_path):
     a, b = (last(tmp_path / name) for name in ('stopped', 'whole'))
     for name in ('state_dict', 'ema_state_dict', 'optimizer', 'resume'):
         assert_equal(a[name], b[name], name)
-
-
-NAMES = ('epoch_1', 'epoch_2', 'epoch_2_iter_17', 'epoch_10')
-
-
-def left_to_resume(folder, pointer=None, broken=(), names=NAMES, **arguments):
-    """The checkpoint that a resumed run takes, and the warnings."""
-    model, warnings = torch.nn.Linear(1, 1), []
-    out = Path(arguments['out_dir'], folder.name) if arguments else folder
-    for path in (folder, out):
-        path.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        content = dict(meta=dict(epoch=1, iter=1), state_dict=model.state_dict(), message_hub={}, optimizer={})
-        torch.save(content, out / f'{name}.pth')
-    for name in broken:
-        (out / f'{name}.pth').write_bytes(b'')
-    if pointer is not None:
-        (folder / 'last_checkpoint').write_text(pointer)
-    logger = SimpleNamespace(warning=warnings.append)
-    runner = SimpleNamespace(_resume=True, _load_from=None, work_dir=str(folder), model=model, logger=logger)
-    ResumableCheckpointHook(**arguments).before_run(runner)
-    latest = find_latest_checkpoint(str(folder))
-    assert latest is None or Path(latest).parent == out
-    return latest and Path(latest).stem, warnings
-
-
-def test_a_run_is_resumed_from_what_last_checkpoint_names(tmp_path):
-    """Later checkpoints may be of an earlier run in the same folder."""
-    assert left_to_resume(tmp_path, f'{tmp_path}/epoch_2.pth') == ('epoch_2', [])
-    # The folder was moved.
-    assert left_to_resume(tmp_path, '/elsewhere/epoch_2_iter_17.pth') == ('epoch_2_iter_17', [])
-
-
-@pytest.mark.parametrize('pointer', [None, '', '\n'])
-def test_without_last_checkpoint_the_newest_is_taken(tmp_path, pointer):
-    assert left_to_resume(tmp_path, pointer) == ('epoch_10', [])
-
-
-@pytest.mark.parametrize('arguments', [{}, dict(out_dir='out')])
-def test_the_one_before_is_taken_where_the_latest_cannot_be(tmp_path, monkeypatch, arguments):
-    monkeypatch.chdir(tmp_path)
-    broken = NAMES[1:3]
-    latest, (warning,) = left_to_resume(tmp_path / 'run', '/run/epoch_2_iter_17.pth', broken, **arguments)
-    assert latest == 'epoch_1'
-    assert re.search('from .*epoch_1.pth, because of: .*epoch_2_iter_17.pth: .*; .*epoch_2.pth: cannot', warning)
-    # From there on without a warning.
-    assert left_to_resume(tmp_path / 'run', broken=broken, **arguments) == ('epoch_1', [])
-
-
-def test_a_run_stops_where_no_checkpoint_can_be_taken(tmp_path):
-    message = 'to resume from, but got: .*epoch_10.pth: .*; .*epoch_1.pth: cannot be read'
-    with pytest.raises(CheckpointError, match=message):
-        left_to_resume(tmp_path, broken=NAMES)
-
-
-def test_a_run_without_checkpoints_begins(tmp_path):
-    assert left_to_resume(tmp_path, names=()) == (None, [])
