@@ -18,16 +18,12 @@ import_mmyolo()
 allow_checkpoint_types()
 
 from mmyolo_bgpenalty.config_check.hook import ConfigCheckHook  # noqa: E402
-from mmyolo_bgpenalty.datasets.data import (  # noqa: E402
-    CheckedCocoDataset,
-    LabeledUnlabeledBatchSampler,
-    LabeledUnlabeledDataset,
-    SeededBatchSampler,
-    SolarPanelDataset,
-    bg_penalty_collate,
-    branch_collate,
-)
+from mmyolo_bgpenalty.datasets.coco import CheckedCocoDataset  # noqa: E402
+from mmyolo_bgpenalty.datasets.collate import bg_penalty_collate, branch_collate  # noqa: E402
 from mmyolo_bgpenalty.datasets.image_folder import ImageFolderDataset  # noqa: E402
+from mmyolo_bgpenalty.datasets.labeled_unlabeled import LabeledUnlabeledDataset  # noqa: E402
+from mmyolo_bgpenalty.datasets.samplers import LabeledUnlabeledBatchSampler, SeededBatchSampler  # noqa: E402
+from mmyolo_bgpenalty.datasets.solar_panels.dataset import SolarPanelDataset  # noqa: E402
 from mmyolo_bgpenalty.datasets.transforms import (  # noqa: E402
     RandomGaussianBlur,
     RecordedLetterResize,

@@ -10,7 +10,9 @@ from mmyolo_bgpenalty.config_check.check import Finding, Findings, classes_of, e
 from mmyolo_bgpenalty.config_check.parts import ConfigParts, Dataset
 from mmyolo_bgpenalty.datasets.image_folder import list_images
 from mmyolo_bgpenalty.datasets.known_empty import read_names
-from mmyolo_bgpenalty.utils.files import NAMED, image_fault, numbered_classes, read_coco
+from mmyolo_bgpenalty.utils.coco_json import numbered_classes, read_coco
+from mmyolo_bgpenalty.utils.files import NAMED
+from mmyolo_bgpenalty.utils.image_files import image_fault
 
 MOST = 20_000  # images of a set whose files are looked for, and whose paths are compared
 OPENED = 500  # of them those that are looked into

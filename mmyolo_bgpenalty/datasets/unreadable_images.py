@@ -11,7 +11,8 @@ from mmengine.dist import all_reduce
 from mmengine.logging import print_log
 from mmyolo.datasets.yolov5_coco import BatchShapePolicyDataset
 
-from mmyolo_bgpenalty.utils.files import NAMED, NO_FILE, image_fault, printable
+from mmyolo_bgpenalty.utils.files import NAMED, printable
+from mmyolo_bgpenalty.utils.image_files import NO_FILE, image_fault
 
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 

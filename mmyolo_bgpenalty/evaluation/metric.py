@@ -14,7 +14,7 @@ from mmengine.fileio import get_local_path
 from mmengine.logging import MMLogger
 from mmyolo.registry import METRICS
 
-from mmyolo_bgpenalty.datasets.data import CheckedCOCO
+from mmyolo_bgpenalty.datasets.coco import CheckedCOCO
 from mmyolo_bgpenalty.evaluation.matching import Detections, Truth, match_images, xywh
 from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall
 from mmyolo_bgpenalty.evaluation.table import report_table

@@ -19,8 +19,11 @@ def one_of(name: str, value: Any, choices: Sequence[str]) -> str:
     return value
 
 
-def whole(name: str, value: Any, least: int = 1) -> int:
+def whole_number(name: str, value: Any, least: int = 1) -> int:
     """``value`` if it is a whole number >= ``least``, or a ValueError that names the argument."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f'Expected `{name}` to be a whole number >= {least}, but got {value!r}')
     return value
+
+
+whole = whole_number  # until its callers have the new name

@@ -16,7 +16,7 @@ from mmengine.registry import FUNCTIONS, init_default_scope
 from mmengine.runner import Runner
 
 from mmyolo_bgpenalty import LabeledUnlabeledBatchSampler, RecordedLetterResize
-from mmyolo_bgpenalty.datasets.data import SeededIndex
+from mmyolo_bgpenalty.datasets.samplers import SeededIndex
 from tests.helpers.tiny import CONFIGS, SEMI, SUPERVISED, load, make_images, make_set
 
 

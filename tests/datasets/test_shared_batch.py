@@ -15,7 +15,7 @@ from mmengine.structures import InstanceData
 from torch.multiprocessing import reductions
 from torch.utils.data import DataLoader
 
-from mmyolo_bgpenalty.datasets.shared_batch import ALIGNMENT, SharedBatch
+from mmyolo_bgpenalty.datasets.collate import ALIGNMENT, SharedBatch
 
 DTYPES = (torch.uint8, torch.bool, torch.int64, torch.float16, torch.float32, torch.float64, torch.bfloat16)
 

@@ -20,7 +20,7 @@ from mmyolo.registry import TRANSFORMS
 
 from mmyolo_bgpenalty import PseudoLabelQualityHook
 from mmyolo_bgpenalty.config_check.check import check_config
-from mmyolo_bgpenalty.datasets.data import SeededIndex
+from mmyolo_bgpenalty.datasets.samplers import SeededIndex
 from mmyolo_bgpenalty.models.bg_penalty_head import picture_frame
 from mmyolo_bgpenalty.utils.geometry import priors_on_image, project_boxes
 from tests.datasets.test_transforms import PAD, PICTURES, Pictures, affine, build, flip, letter, picture, seeds, through

@@ -119,7 +119,7 @@ def reader(function, base=BASE):
 
 @reader
 def files(file: Path) -> None:
-    from mmyolo_bgpenalty.utils.files import read_coco
+    from mmyolo_bgpenalty.utils.coco_json import read_coco
 
     for training in (False, True):
         accepted = read_coco(file, training=training)
@@ -131,7 +131,7 @@ def files(file: Path) -> None:
 def split_tool(file: Path) -> None:
     from mmyolo_bgpenalty.cli.data.split import main
     from mmyolo_bgpenalty.cli.run import InputError
-    from mmyolo_bgpenalty.utils.files import read_coco
+    from mmyolo_bgpenalty.utils.coco_json import read_coco
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = [str(file), '--percent', '40', '--out', folder]
@@ -182,7 +182,7 @@ def metric(file: Path) -> None:
     import torch
 
     from mmyolo_bgpenalty import CheckedCocoDataset, PrecisionRecallMetric
-    from mmyolo_bgpenalty.utils.files import read_coco
+    from mmyolo_bgpenalty.utils.coco_json import read_coco
 
     metric = PrecisionRecallMetric(ann_file=str(file), coco=True)
     metric.dataset_meta = dict(classes=NAMES)
@@ -241,7 +241,7 @@ def config_check(file: Path) -> None:
 @reader
 def solar(file: Path) -> None:
     """The embedded set's own file, spoilt."""
-    from mmyolo_bgpenalty.datasets.data import SolarPanelDataset
+    from mmyolo_bgpenalty.datasets.solar_panels.dataset import SolarPanelDataset
 
     root = _solar(file)
     target = root / 'annotations/train.json'
@@ -323,7 +323,7 @@ def _true_labels(dataset, file: Path, empty: bool) -> None:
     """Images and boxes of a set are those of its file, with the names it gives them, and can be learnt in fp32."""
     import numpy as np
 
-    from mmyolo_bgpenalty.utils.files import read_coco
+    from mmyolo_bgpenalty.utils.coco_json import read_coco
 
     coco = read_coco(file, training=True)
     names = {category['id']: category['name'] for category in coco['categories']}

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mmdet.datasets import CocoDataset
 
 from mmyolo_bgpenalty.cli.data.split import main
+from mmyolo_bgpenalty.utils.coco_json import read_coco
 from mmyolo_bgpenalty.utils.coco_split import (
     class_counts,
     draw,
@@ -22,7 +23,6 @@ from mmyolo_bgpenalty.utils.coco_split import (
     percent_name,
     semi_names,
 )
-from mmyolo_bgpenalty.utils.files import read_coco
 from tests.helpers.tiny import ROOT
 
 TOOL = ROOT / 'tools/split_dataset.py'

@@ -7,15 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from mmyolo_bgpenalty.utils.files import (
-    image_fault,
-    numbered_classes,
-    printable,
-    read_coco,
-    read_json,
-    write_together,
-    write_whole,
-)
+from mmyolo_bgpenalty.utils.coco_json import numbered_classes, read_coco
+from mmyolo_bgpenalty.utils.files import printable, read_json, write_together, write_whole
+from mmyolo_bgpenalty.utils.image_files import image_fault
 
 COCO = dict(
     info=dict(year=2024),

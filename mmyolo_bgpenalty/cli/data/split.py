@@ -18,6 +18,7 @@ from rich.table import Table
 
 from mmyolo_bgpenalty.cli.run import InputCheck, command
 from mmyolo_bgpenalty.utils.arguments import whole
+from mmyolo_bgpenalty.utils.coco_json import read_coco
 from mmyolo_bgpenalty.utils.coco_split import (
     class_counts,
     draw,
@@ -28,7 +29,7 @@ from mmyolo_bgpenalty.utils.coco_split import (
     percent_name,
     semi_names,
 )
-from mmyolo_bgpenalty.utils.files import read_coco, write_together
+from mmyolo_bgpenalty.utils.files import write_together
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

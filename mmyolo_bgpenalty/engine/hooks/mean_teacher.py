@@ -11,7 +11,7 @@ from mmyolo.registry import HOOKS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmyolo_bgpenalty.datasets.data import LabeledUnlabeledBatchSampler
+from mmyolo_bgpenalty.datasets.samplers import LabeledUnlabeledBatchSampler
 from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook
 from mmyolo_bgpenalty.engine.schedule import SCHEDULES, ema_momentum, ramp
 from mmyolo_bgpenalty.utils.arguments import non_negative, one_of, whole

@@ -1,4 +1,4 @@
-"""A batch that crosses from a loader's worker in one piece. Imports only torch.
+"""Samples become a batch, which leaves a loader's worker in one piece.
 
 DataLoader hands every tensor over through a file descriptor of its own. A semi-supervised batch of 8 has 60 of them,
 most a few bytes of boxes and labels, and opening them is what the training process waits for once the workers keep
@@ -7,9 +7,12 @@ up.
 
 import io
 import pickle
-from typing import List, Tuple
+from typing import List, Sequence, Tuple
 
 import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import FUNCTIONS
+from mmyolo.datasets.utils import yolov5_collate
 
 ALIGNMENT = 64  # bytes
 
@@ -51,3 +54,28 @@ class _Pickler(pickle.Pickler):
             except (TypeError, RuntimeError):
                 pass
         return NotImplemented
+
+
+@FUNCTIONS.register_module()
+def branch_collate(data_batch: Sequence[dict]) -> dict:
+    """MMEngine's pseudo_collate, which keeps branches apart; the batch leaves a worker in one piece."""
+    return SharedBatch(pseudo_collate(data_batch))
+
+
+@FUNCTIONS.register_module()
+def bg_penalty_collate(data_batch: Sequence[dict], use_ms_training: bool = False) -> dict:
+    """MMYOLO's yolov5_collate, with what tells background from padding and ignored objects: ``regions``.
+
+    The batch leaves a worker in one piece.
+    """
+    collated = yolov5_collate(data_batch, use_ms_training)
+    keys = ('homography_matrix', 'mosaic_tiles', 'ori_shape', 'img_shape', 'img_path')
+    regions = []
+    for sample in (item['data_samples'] for item in data_batch):
+        regions.append({key: sample.metainfo[key] for key in keys if key in sample.metainfo})
+        if 'bboxes' in sample.ignored_instances:
+            regions[-1]['ignored_bboxes'] = sample.ignored_instances.bboxes.tensor
+        if 'labels' in sample.ignored_instances:
+            regions[-1]['ignored_labels'] = sample.ignored_instances.labels
+    collated['data_samples']['regions'] = regions
+    return SharedBatch(collated)

@@ -1,0 +1,159 @@
+"""Reading COCO json. Standard library only."""
+
+import os
+import sys
+from collections import Counter
+from typing import List, Mapping, Sequence, Tuple
+
+from mmyolo_bgpenalty.utils.files import NAMED, printable, read_json
+
+MOST_IN_FP32 = 3.4e38  # of which models have their boxes
+
+
+def read_coco(path, training: bool = False) -> dict:
+    """A COCO detection set: a dict with the lists ``images``, ``categories`` and ``annotations`` ([] if absent).
+
+    Args:
+        path: the json file.
+        training: check also what MMDetection and pycocotools read: an image's ``width`` and ``height``, an annotation's
+            ``id`` and ``area``, and that the ids of a list, which are sorted, are all numbers or all texts.
+
+    Raises:
+        ValueError: names the file and the field, and counts: no json, a list that is missing or empty (``images``,
+            ``categories``), an entry without its fields, an id or file name that comes twice, an annotation of
+            an unknown image or category, a box or area that is not of finite numbers with a size >= 0, an image's
+            size that is not of finite numbers >= 1, or a flag (``iscrowd``, ``ignore``) that is neither 0 nor 1.
+    """
+    coco = read_json(path)
+    if not isinstance(coco, dict):
+        raise ValueError(f'{path}: expected an object with `images`, `annotations` and `categories`')
+    coco.setdefault('annotations', [])
+    for name, needed in _NEEDED.items():
+        entries = coco.get(name)
+        if not isinstance(entries, list):
+            raise ValueError(f'{path}: expected a list `{name}`, but got {_kind(entries)}')
+        if not entries and name != 'annotations':
+            raise ValueError(f'{path}: `{name}` is empty')
+        strange = [place for place, entry in enumerate(entries) if not isinstance(entry, dict)]
+        if strange:
+            raise ValueError(f'{path}: `{name}[{strange[0]}]` has no `{needed[0]}`{_and_more(strange)}')
+        needed = (*needed, *_READ_IN_TRAINING.get(name, ())) if training else needed
+        for field in needed:
+            lacking = [place for place, entry in enumerate(entries) if field not in entry]
+            if lacking:
+                raise ValueError(f'{path}: `{name}[{lacking[0]}]` has no `{field}`{_and_more(lacking)}')
+        for field in (*needed, *_OPTIONAL.get(name, ())):
+            valid, expected = _VALID[field]
+            wrong = [place for place, entry in enumerate(entries) if field in entry and not valid(entry[field])]
+            if wrong:
+                raise ValueError(
+                    f'{path}: `{name}[{wrong[0]}].{field}` is {_shown(entries[wrong[0]][field])}; '
+                    f'expected {expected}{_and_more(wrong)}'
+                )
+    for name, field in (
+        ('images', 'id'),
+        ('images', 'file_name'),
+        ('categories', 'id'),
+        ('categories', 'name'),
+        ('annotations', 'id'),
+    ):
+        values = [entry[field] for entry in coco[name] if _is_id(entry.get(field))]
+        if len(set(values)) < len(values):
+            repeated = [(value, times) for value, times in Counter(values).most_common() if times > 1]
+            value, times = repeated[0]
+            raise ValueError(
+                f'{path}: `{name}` has the {field} {_shown(value)} {times} times'
+                + (f', and {len(repeated) - 1} others more than once' if len(repeated) > 1 else '')
+            )
+    for name in _NEEDED if training else ():
+        texts = [isinstance(entry['id'], str) for entry in coco[name]]
+        if any(texts) and not all(texts):
+            place = texts.index(not texts[0])
+            raise ValueError(
+                f'{path}: `{name}[{place}].id` is {_shown(coco[name][place]["id"])}; expected '
+                f'a {"text" if texts[0] else "number"}, as `{name}[0].id`'
+            )
+    images, categories = ({entry['id'] for entry in coco[name]} for name in ('images', 'categories'))
+    for field, known in (('image_id', images), ('category_id', categories)):
+        unknown = [place for place, annotation in enumerate(coco['annotations']) if annotation[field] not in known]
+        if unknown:
+            value = coco['annotations'][unknown[0]][field]
+            raise ValueError(
+                f'{path}: `annotations[{unknown[0]}].{field}` is {_shown(value)}, which is not there'
+                f'{_and_more(unknown)}'
+            )
+    return coco
+
+
+def numbered_classes(coco: Mapping, classes: Sequence[str]) -> Tuple[List[str], List[str]]:
+    """Those of ``classes`` that a set's categories have, by label, as MMDetection numbers them; and what they lack.
+
+    Labels are wrong where something is lacking and the first are not the first of ``classes``, too.
+    """
+    found = [category['name'] for category in coco['categories'] if category['name'] in classes]
+    return found, [name for name in classes if name not in found]
+
+
+def _is_id(value) -> bool:
+    return isinstance(value, (int, str, float)) and not isinstance(value, bool) and value == value
+
+
+def _is_name(value) -> bool:
+    return isinstance(value, str) and value != '' and printable(value) == value
+
+
+def _is_file_name(value) -> bool:
+    try:
+        return isinstance(value, str) and os.fsencode(value) != b''  # it may be no text, as the system's names
+    except UnicodeEncodeError:
+        return False
+
+
+def _is_box(value) -> bool:
+    if not (isinstance(value, list) and len(value) == 4 and all(map(_finite, value))):
+        return False
+    x, y, width, height = value
+    return min(width, height) >= 0 and max(map(abs, (x, y, x + width, y + height))) <= MOST_IN_FP32
+
+
+def _finite(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _is_flag(value) -> bool:
+    return value is None or (isinstance(value, (int, float)) and value in (0, 1))
+
+
+_NEEDED = dict(images=('id', 'file_name'), categories=('id', 'name'), annotations=('image_id', 'category_id', 'bbox'))
+_READ_IN_TRAINING = dict(images=('width', 'height'), annotations=('id', 'area'))
+_OPTIONAL = dict(annotations=('iscrowd', 'ignore'))
+_VALID = {
+    **dict.fromkeys(('id', 'image_id', 'category_id'), (_is_id, 'a number')),
+    'file_name': (_is_file_name, 'a name'),
+    'name': (_is_name, 'a name'),
+    'bbox': (_is_box, '[x, y, width, height]'),
+    'area': (lambda value: _finite(value) and value >= 0, 'a finite number >= 0'),
+    **dict.fromkeys(('width', 'height'), (lambda value: _finite(value) and value >= 1, 'a finite number >= 1')),
+    **dict.fromkeys(('iscrowd', 'ignore'), (_is_flag, '0 or 1')),
+}
+
+
+def _kind(value) -> str:
+    return 'nothing' if value is None else type(value).__name__
+
+
+def _shown(value) -> str:
+    """A value in a message, cut where it is long."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = f'a nested {type(value).__name__}'
+    return text if len(text) <= 200 else f'{text[:200]}…'
+
+
+def _and_more(places: Sequence[int]) -> str:
+    """Of the first of ``places`` a message speaks already."""
+    if len(places) == 1:
+        return ''
+    rest = ', '.join(map(str, places[1:NAMED]))
+    return f' (and {len(places) - 1} more: {rest}{", …" if len(places) > NAMED else ""})'

@@ -1,0 +1,62 @@
+"""Looking at image files without decoding them. Standard library only."""
+
+import os
+import re
+import stat
+
+from mmyolo_bgpenalty.utils.files import reason
+
+NO_FILE = 'no file'  # but a folder, a pipe or the like
+
+
+def image_fault(path, look_inside: bool = True) -> str:
+    """Why an image cannot be read or is not whole, so far as that is known without decoding it; '' if it seems good.
+
+    Args:
+        path: of a local file.
+        look_inside: open it too, which takes longer where the disk does not know it yet.
+    """
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            return NO_FILE
+        if not status.st_size:
+            return 'empty'
+        if look_inside:
+            with open(path, 'rb') as file:
+                if file.read(2) == _JPEG_STARTS and _is_cut_off(file, status.st_size):
+                    return 'cut off: a JPEG without its end'
+    except (OSError, ValueError) as error:
+        return reason(error)
+    return ''
+
+
+_JPEG_STARTS, _JPEG_ENDS = b'\xff\xd8', b'\xff\xd9'
+
+
+def _is_cut_off(file, size: int) -> bool:
+    """Whether a JPEG's last scan does not end. OpenCV before 5 decodes such a file, and leaves the rest grey."""
+    file.seek(max(0, size - 64))
+    if file.read().rstrip(b'\0\r\n').endswith(_JPEG_ENDS):
+        return False
+    # Something may follow the image; a preview before it has an end of its own.
+    file.seek(0)
+    content, place = file.read(), 2
+    while 0 <= place < len(content) - 1:
+        marker = content[place : place + 2]
+        if marker == _JPEG_ENDS:
+            return False
+        if content[place] != 0xFF or len(content) < place + 4:
+            return True
+        length = int.from_bytes(content[place + 2 : place + 4], 'big')
+        place += 2 + length
+        if marker == b'\xff\xda':
+            ends = _NEXT_MARKER.search(content, place)
+            if not ends:
+                return True
+            place = ends.start()
+    return True
+
+
+# In a scan 0xff is followed by 0, a restart marker or another 0xff.
+_NEXT_MARKER = re.compile(rb'\xff[^\x00\xd0-\xd7\xff]')
