@@ -78,25 +78,6 @@ def test_kinds_of_mistakes_equal_naive_ones(drawn):
         assert [MISTAKES[kind] for kind in kinds_of_mistakes(*one, IOU)] == list(naive_kinds(*one))
 
 
-@pytest.mark.parametrize(
-    'x, label, expected',
-    [
-        (0, 0, 'duplicate'),  # IoU 1
-        (5, 0, 'place'),  # 1/3
-        (9, 0, 'background'),  # 1/19
-        (0, 1, 'class'),
-        (5, 1, 'class'),
-        (9, 1, 'background'),
-        (30, 0, 'background'),  # on a crowd
-    ],
-)
-def test_kinds_of_mistakes_by_hand(x, label, expected):
-    found = Detections(np.array([[x, 0, 10, 10]], float), np.ones(1), np.array([label]))
-    truth = Truth(np.array([[0, 0, 10, 10], [30, 0, 10, 10]], float), np.zeros(2, int), np.array([False, True]))
-    (kind,) = kinds_of_mistakes(found, truth)
-    assert MISTAKES[kind] == expected
-
-
 def test_images_are_joined_by_score():
     drawn = [image([0.4, 0.9], [0, 1]), image([0.6, 0.5], [0, 2], objects=[2], crowd=[0]), image([0.8], [0], [])]
     matches = match_images(drawn, CLASSES)

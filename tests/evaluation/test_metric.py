@@ -1,8 +1,6 @@
 import copy
 import json
 import math
-import multiprocessing
-import os
 
 import numpy as np
 import pytest
@@ -20,12 +18,13 @@ from mmengine.structures import InstanceData
 from mmyolo_bgpenalty import PrecisionRecallMetric
 from mmyolo_bgpenalty.evaluation.matching import Detections, Truth, match_images, xywh
 from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall
+from tests.helpers.processes import in_two_processes
 from tests.helpers.tiny import CLASSES, SEMI, load, make_images, make_set
 
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
-    """Beside the tiny set 9 images, of which one is empty and one has nothing but crowd boxes."""
+    """The tiny set, and 9 images: one of them is empty, and one has only crowd boxes."""
     root = make_set(tmp_path_factory.mktemp('set'))
     make_images(root, 'crowd', 9, seed=7)
     coco = json.loads((root / 'crowd.json').read_text())
@@ -34,6 +33,11 @@ def data(tmp_path_factory):
         annotation['iscrowd'] = int(annotation['image_id'] == 4 or annotation['id'] % 5 == 0)
     (root / 'crowd.json').write_text(json.dumps(coco))
     return root
+
+
+@pytest.fixture(scope='module')
+def crowd(data):
+    return str(data / 'crowd.json')
 
 
 @pytest.fixture(scope='module')
@@ -47,7 +51,7 @@ def xyxy(box):
 
 @pytest.fixture(scope='module')
 def samples(coco):
-    """What a detector of MMDetection returns: objects missed, found or found twice, and boxes anywhere."""
+    """What a detector of MMDetection returns: some objects missed or found twice, and boxes elsewhere."""
     rng = np.random.default_rng(1)
     found = []
     for entry in coco['images']:
@@ -70,7 +74,7 @@ def samples(coco):
 
 
 def evaluate(samples, classes=CLASSES, type='PrecisionRecallMetric', size=None, **kwargs):
-    """What a loop does in this process, with the metric by name as a config states it."""
+    """What a loop does, with the metric by name as in a config."""
     with DefaultScope.overwrite_default_scope('mmyolo'):
         evaluator = Evaluator([dict(type=type, **kwargs)])
     evaluator.dataset_meta = dict(classes=classes)
@@ -80,8 +84,8 @@ def evaluate(samples, classes=CLASSES, type='PrecisionRecallMetric', size=None, 
 
 
 @pytest.fixture(scope='module')
-def numbers(data, samples):
-    return evaluate(samples, ann_file=str(data / 'crowd.json'))
+def numbers(crowd, samples):
+    return evaluate(samples, ann_file=crowd)
 
 
 def expected_report(coco, samples, iou_thr=0.5, **kwargs):
@@ -103,25 +107,21 @@ def same(numbers, expected):
     return True
 
 
-def test_numbers_are_those_of_the_pure_functions(numbers, coco, samples):
-    expected = expected_report(coco, samples)
+@pytest.mark.parametrize('iou_thr', [0.5, 0.9])
+def test_numbers_are_those_of_the_pure_functions(numbers, crowd, coco, samples, iou_thr):
+    expected = expected_report(coco, samples, iou_thr)
     assert expected['empty_images'] == 1 and any(a['iscrowd'] for a in coco['annotations'])
-    assert 0 < numbers['pr/f1'] < 1 and numbers['pr/fp_per_empty_image_at_0.25'] > 0
-    assert same(numbers, {f'pr/{key}': value for key, value in expected['metrics'].items()})
-
-
-def test_another_iou(numbers, data, coco, samples):
-    expected = expected_report(coco, samples, iou_thr=0.9)['metrics']
-    assert expected['f1'] < numbers['pr/f1']
-    strict = evaluate(samples, ann_file=str(data / 'crowd.json'), iou_thr=0.9)
-    assert same(strict, {f'pr/{key}': value for key, value in expected.items()})
+    found = evaluate(samples, ann_file=crowd, iou_thr=iou_thr)
+    assert same(found, {f'pr/{key}': value for key, value in expected['metrics'].items()})
+    assert 0 < numbers['pr/f1'] < 1 and found['pr/fp_per_empty_image_at_0.25'] > 0
+    assert (found['pr/f1'] < numbers['pr/f1']) == (iou_thr > 0.5)
 
 
 @pytest.mark.parametrize('with_coco', [False, True])
 def test_the_set_may_come_with_the_samples(numbers, samples, with_coco):
     metric = PrecisionRecallMetric(coco=with_coco, prefix='own')
     metric.dataset_meta = dict(classes=CLASSES)
-    for _ in range(2):  # a second validation finds what the first left
+    for _ in range(2):  # the second validation meets what the first has kept
         metric.process({}, [sample.to_dict() for sample in samples])
         result = metric.evaluate(9)
         own = {key.replace('own/', 'pr/'): value for key, value in result.items() if key.startswith('own/')}
@@ -138,22 +138,21 @@ def test_it_is_found_from_either_scope():
             assert type(registry.build(dict(type=name))) is PrecisionRecallMetric
 
 
-def test_with_coco_one_metric_reports_both(numbers, data, samples):
-    ann_file = str(data / 'crowd.json')
-    own = dict(proposal_nums=(100, 1, 10), metric='bbox')
-    expected = evaluate(samples, type='mmdet.CocoMetric', ann_file=ann_file, **own)
+def test_with_coco_one_metric_reports_both(numbers, crowd, samples):
+    own = dict(ann_file=crowd, proposal_nums=(100, 1, 10), metric='bbox')
+    expected = evaluate(samples, type='mmdet.CocoMetric', **own)
     assert expected['coco/bbox_mAP_50'] > 0
-    both = evaluate(samples, ann_file=ann_file, coco=True, **own)
+    both = evaluate(samples, coco=True, **own)
     assert same(both, {**expected, **numbers})
     assert next(iter(both)) == 'coco/bbox_mAP'  # what save_best='auto' takes
 
 
-def test_nothing_detected_is_0(data, samples):
-    """Not a name less, for want of which `save_best` would end a run."""
+def test_nothing_detected_is_0(crowd, samples):
+    """All names are there: without the one that `save_best` names, a run would end."""
     empty = [copy.deepcopy(sample) for sample in samples]
     for sample in empty:
         sample.pred_instances = sample.pred_instances[:0]
-    options = dict(coco=True, ann_file=str(data / 'crowd.json'))
+    options = dict(coco=True, ann_file=crowd)
     found, expected = evaluate(empty, **options), evaluate(samples, **options)
     assert found.keys() == expected.keys() and len([name for name in found if 'coco/' in name]) == 6
     assert {found[name] for name in found if 'coco/' in name} == {0.0} and found['pr/f1'] == 0
@@ -161,19 +160,16 @@ def test_nothing_detected_is_0(data, samples):
     assert [name for name in few if 'coco/' in name] == ['coco/bbox_mAP_50']
 
 
-def test_file_classes_and_table(data, coco, samples, tmp_path, monkeypatch):
+def test_file_classes_and_table(crowd, coco, samples, tmp_path, monkeypatch):
     lines = []
     monkeypatch.setattr(MMLogger.get_current_instance(), 'info', lines.append)
     prefix = str(tmp_path / 'new' / 'val')
     options = dict(score_thr=0.5, recalls=[0.3, 1.0])
-    result = evaluate(samples, ann_file=str(data / 'crowd.json'), classwise=True, outfile_prefix=prefix, **options)
+    result = evaluate(samples, ann_file=crowd, classwise=True, outfile_prefix=prefix, **options)
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*.*')] == ['new/val.precision_recall.json']
 
-    def refuse(name):
-        raise AssertionError(f'{name} is no json')
-
     with open(f'{prefix}.precision_recall.json') as file:
-        content = json.load(file, parse_constant=refuse)
+        content = json.load(file, parse_constant=pytest.fail)
     expected = expected_report(coco, samples, **options)
     assert math.isnan(expected['metrics']['fp_per_image_at_recall_1'])
     assert content['metrics'].pop('fp_per_image_at_recall_1') is None
@@ -190,48 +186,46 @@ def test_file_classes_and_table(data, coco, samples, tmp_path, monkeypatch):
     assert f' {mean_ap:.3f} |' in next(line for line in table.splitlines() if line.startswith('| mean'))
 
 
-def test_classes_without_objects_have_no_keys(data, samples):
+def test_classes_without_objects_have_no_keys(crowd, coco, samples, tmp_path):
     """Only the third class is left: COCO's id 3 is label 0 of the detector."""
     kept = [copy.deepcopy(sample) for sample in samples]
     for sample in kept:
         sample.pred_instances.labels.zero_()
-    result = evaluate(kept, classes=('bar',), ann_file=str(data / 'crowd.json'), classwise=True)
+    result = evaluate(kept, classes=('bar',), ann_file=crowd, classwise=True)
     assert {'pr/bar_f1'} == {key for key in result if key.endswith('_f1')}
-    labeled = json.loads((data / 'crowd.json').read_text())
-    objects = [a for a in labeled['annotations'] if a['category_id'] == 3]
+    objects = [a for a in coco['annotations'] if a['category_id'] == 3]
     empty = 9 - len({a['image_id'] for a in objects})
     fp = sum(len(s.pred_instances) for s in kept if s.img_id not in {a['image_id'] for a in objects})
-    at_zero = evaluate(kept, classes=('bar',), ann_file=str(data / 'crowd.json'), score_thr=0)
+    at_zero = evaluate(kept, classes=('bar',), ann_file=crowd, score_thr=0)
     assert at_zero['pr/fp_per_empty_image_at_0'] == pytest.approx(fp / empty)
 
-    (data / 'none.json').write_text(json.dumps(dict(labeled, annotations=[])))
-    result = evaluate(samples, ann_file=str(data / 'none.json'), classwise=True)
+    (tmp_path / 'none.json').write_text(json.dumps(dict(coco, annotations=[])))
+    result = evaluate(samples, ann_file=str(tmp_path / 'none.json'), classwise=True)
     assert result['pr/f1'] == 0 and not [key for key in result if key.endswith('_f1')]
 
 
-def test_ignored_annotations_and_images_without_a_result(data, coco, samples, tmp_path):
+def test_ignored_annotations_and_images_without_a_result(crowd, coco, samples, tmp_path):
     """`ignore` is as `iscrowd`; the images of the file count, as for CocoMetric, whatever was predicted."""
+    expected = evaluate(samples[:8], ann_file=crowd)
+    last = copy.deepcopy(samples[8])
+    last.pred_instances = last.pred_instances[:0]
+    assert same(evaluate([*samples[:8], last], ann_file=crowd), expected)
     other = copy.deepcopy(coco)
     for annotation in other['annotations']:
         annotation['ignore'] = annotation.pop('iscrowd')
     (tmp_path / 'ignore.json').write_text(json.dumps(other))
-    ignore, crowd = (evaluate(samples[:8], ann_file=str(f)) for f in (tmp_path / 'ignore.json', data / 'crowd.json'))
-    assert same(ignore, crowd)
-    last = copy.deepcopy(samples[8])
-    last.pred_instances = last.pred_instances[:0]
-    assert same(evaluate([*samples[:8], last], ann_file=str(data / 'crowd.json')), crowd)
-    with_coco = PrecisionRecallMetric(ann_file=str(tmp_path / 'ignore.json'), coco=True)
-    with_coco.dataset_meta = dict(classes=CLASSES)
+    metric = PrecisionRecallMetric(ann_file=str(tmp_path / 'ignore.json'), coco=True)
+    metric.dataset_meta = dict(classes=CLASSES)
     for _ in range(2):  # pycocotools overwrites `ignore` of the annotations
-        with_coco.process({}, [sample.to_dict() for sample in samples[:8]])
-        result = with_coco.evaluate(8)
-        assert same({key: result[key] for key in crowd}, crowd)
+        metric.process({}, [sample.to_dict() for sample in samples[:8]])
+        result = metric.evaluate(8)
+        assert same({key: result[key] for key in expected}, expected)
 
 
-def test_categories_can_be_sorted(data, coco, samples, tmp_path):
+def test_categories_can_be_sorted(crowd, coco, samples, tmp_path):
     """As CocoMetric does for Objects365: labels then follow the ids, whatever the order in the file."""
     (tmp_path / 'other.json').write_text(json.dumps(dict(coco, categories=coco['categories'][::-1])))
-    ordered = evaluate(samples, ann_file=str(data / 'crowd.json'), coco=True)
+    ordered = evaluate(samples, ann_file=crowd, coco=True)
     other = dict(ann_file=str(tmp_path / 'other.json'), coco=True)
     assert same(evaluate(samples, sort_categories=True, **other), ordered)
     assert evaluate(samples, **other)['pr/f1'] != ordered['pr/f1']
@@ -251,7 +245,7 @@ def test_arguments_are_checked(kwargs, message):
         PrecisionRecallMetric(**kwargs)
 
 
-def test_files_are_checked(data, coco, samples, tmp_path):
+def test_files_are_checked(crowd, coco, samples, tmp_path):
     path = tmp_path / 'set.json'
     for text, message in (
         ('{', 'is no valid json: Expecting'),
@@ -267,12 +261,12 @@ def test_files_are_checked(data, coco, samples, tmp_path):
     with pytest.raises(ValueError, match='absent.json: no such file'):
         PrecisionRecallMetric(ann_file=str(tmp_path / 'absent.json'))
     with pytest.raises(ValueError, match="crowd.json: `categories` has no 'cell'"):
-        evaluate(samples, classes=('square', 'cell'), ann_file=str(data / 'crowd.json'))
+        evaluate(samples, classes=('square', 'cell'), ann_file=crowd)
     path.write_text(json.dumps(dict(coco, images=coco['images'][1:], annotations=[])))
     with pytest.raises(ValueError, match='set.json: `images` has no id 0'):
         evaluate(samples, ann_file=str(path))
     with pytest.raises(ValueError, match=r'`labels` to be in \[0, 1\)'):
-        evaluate(samples, classes=('square',), ann_file=str(data / 'crowd.json'))
+        evaluate(samples, classes=('square',), ann_file=crowd)
 
 
 @pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
@@ -282,37 +276,21 @@ def test_a_file_in_another_encoding_gives_the_same_figures(numbers, coco, sample
     assert evaluate(samples, ann_file=str(path)) == pytest.approx(numbers, nan_ok=True)
 
 
-def worker(rank, folder, samples, kwargs):
-    """One of two processes, on its share of nine images: the sampler gives the first image twice."""
-    os.chdir(folder)
-    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2)
-    shown = list(DefaultSampler(samples, shuffle=False))
-    result = evaluate([samples[i] for i in shown], size=len(samples), **kwargs)
-    with open(f'{folder}/{rank}.json', 'w') as file:
-        json.dump([shown, result], file)
-    torch.distributed.destroy_process_group()
-
-
 @pytest.mark.parametrize('with_file', [True, False])
-def test_two_processes_find_the_same(with_file, data, samples, tmp_path):
-    kwargs = dict(ann_file=str(data / 'crowd.json'), coco=True) if with_file else {}
-    numbers = evaluate(samples, **kwargs)
-    assert numbers['coco/bbox_mAP_50' if with_file else 'pr/f1'] > 0.05
-    # Forked, they need not import everything again.
-    context = multiprocessing.get_context('fork')
-    workers = [context.Process(target=worker, args=(rank, str(tmp_path), samples, kwargs)) for rank in (0, 1)]
-    for process in workers:
-        process.start()
-    for process in workers:
-        process.join(timeout=100)
-    try:
-        assert [process.exitcode for process in workers] == [0, 0]
-    finally:
-        for process in workers:
-            process.kill()
-    (shown, first), (other, second) = (json.loads((tmp_path / f'{rank}.json').read_text()) for rank in (0, 1))
+def test_two_processes_find_the_same(with_file, crowd, samples, tmp_path, monkeypatch):
+    kwargs = dict(ann_file=crowd, coco=True) if with_file else {}
+    expected = evaluate(samples, **kwargs)
+    assert expected['coco/bbox_mAP_50' if with_file else 'pr/f1'] > 0.05
+
+    def worker(rank):
+        """On a share of the nine images. The sampler gives the first image twice."""
+        shown = list(DefaultSampler(samples, shuffle=False))
+        return shown, evaluate([samples[i] for i in shown], size=len(samples), **kwargs)
+
+    monkeypatch.chdir(tmp_path)  # MMEngine gathers results through a folder here
+    (shown, first), (other, second) = in_two_processes(worker, tmp_path)
     assert (shown, other) == ([0, 2, 4, 6, 8], [1, 3, 5, 7, 0])
-    assert same(first, numbers) and same(second, numbers)
+    assert same(first, expected) and same(second, expected)
 
 
 class Recorder(Hook):
@@ -322,16 +300,11 @@ class Recorder(Hook):
 
 @pytest.mark.parametrize('as_list', [True, False])
 def test_in_a_real_run_teacher_and_student_are_reported(as_list, data, tmp_path):
-    """Beside CocoMetric or with `coco`; and a number that is not there (nan) leaves save_best and the logs whole."""
-    cfg = load(
-        SEMI,
-        data,
-        tmp_path,
-        burn_in=1,
-        train_cfg__max_epochs=1,
-        train_cfg__val_interval=1,
-        default_hooks__checkpoint__save_best=['teacher/coco/bbox_mAP_50', 'teacher/pr/fp_per_image_at_recall_1'],
-        default_hooks__checkpoint__rule=['greater', 'less'],
+    """Beside CocoMetric or with `coco`. A number that is nan does not harm save_best and the logs."""
+    options = dict(burn_in=1, train_cfg__max_epochs=1, train_cfg__val_interval=1)
+    cfg = load(SEMI, data, tmp_path, **options)
+    cfg.default_hooks.checkpoint.update(
+        save_best=['teacher/coco/bbox_mAP_50', 'teacher/pr/fp_per_image_at_recall_1'], rule=['greater', 'less']
     )
     own = dict(type='PrecisionRecallMetric', ann_file=f'{data}/val.json', recalls=[0.6, 1])
     if as_list:
