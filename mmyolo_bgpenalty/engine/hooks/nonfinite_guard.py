@@ -4,7 +4,7 @@ import logging
 import math
 import os
 from collections import defaultdict
-from typing import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from mmengine.dist import all_gather_object, all_reduce
@@ -72,7 +72,11 @@ class NonFiniteGuardHook(Hook):
     def before_train(self, runner: Runner) -> None:
         self._runner = runner
         model = unwrapped(runner.model)
-        self._buffers = _SavedTensors(getattr(model, 'student', model).buffers())
+        groups = defaultdict(list)
+        for buffer in getattr(model, 'student', model).buffers():
+            groups[buffer.dtype, buffer.device].append(buffer)
+        # One kernel copies all tensors of a dtype.
+        self._buffers = [(group, [torch.empty_like(buffer) for buffer in group]) for group in groups.values()]
         wrapper = runner.optim_wrapper
         self._wrappers = [*wrapper.values()] if isinstance(wrapper, OptimWrapperDict) else [wrapper]
         self._scaled = {one.optimizer for one in self._wrappers if _is_scaled(one)}
@@ -89,7 +93,8 @@ class NonFiniteGuardHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         self._begin_iteration(data_batch)
-        self._buffers.save()
+        for buffers, copies in self._buffers:
+            _copy(buffers, copies)
 
     def _begin_iteration(self, data_batch) -> None:
         self._batch = data_batch
@@ -100,15 +105,10 @@ class NonFiniteGuardHook(Hook):
     def _after_forward(self, model: nn.Module, args, outputs) -> dict | None:
         if not (model.training and isinstance(outputs, dict)):
             return None
-        # As MMEngine adds them up.
-        losses = {
-            name: sum(part.detach().float().mean() for part in _parts(value))
-            for name, value in outputs.items()
-            if 'loss' in name
-        }
+        losses = {name: _total(map(_mean, _parts(value))) for name, value in outputs.items() if 'loss' in name}
         if not self._early:
             self._losses.append(losses)
-        elif not self._all_finite([_total(losses)]) and self._skip([losses], []):
+        elif not self._all_finite([_total(losses.values())]) and self._skip([losses], []):
             self._learnt = bool(self._learnt)
             return _without_gradient(outputs, model)
         self._learnt = True
@@ -134,7 +134,8 @@ class NonFiniteGuardHook(Hook):
         gradients = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
         # A norm is not finite if a term is not, or if it overflows: `_skip` tests each gradient.
         norms = torch._foreach_norm(gradients) if gradients else []
-        return self._all_finite([*map(_total, losses), *norms]) or not self._skip(losses, gradients)
+        totals = [_total(one.values()) for one in losses]
+        return self._all_finite([*totals, *norms]) or not self._skip(losses, gradients)
 
     @staticmethod
     def _all_finite(values: list[Tensor]) -> bool:
@@ -154,7 +155,8 @@ class NonFiniteGuardHook(Hook):
             return False
         what = '; '.join(dict.fromkeys(report[kind] for report in reports))
         batch = _batch_text([path for report in reports for path in report[2]])
-        self._buffers.restore()
+        for buffers, copies in self._buffers:
+            _copy(copies, buffers)
         if self._in_a_row == self.max_skips:
             self._stop(what, batch)
         self._skipped += 1
@@ -221,8 +223,7 @@ class NonFiniteGuardHook(Hook):
             if wrapper.should_update() and wrapper.optimizer not in self._stepped:
                 self._overflows += 1
                 self._stepped.add(wrapper.optimizer)
-            if due and wrapper.loss_scaler.get_scale() < MIN_LOSS_SCALE:
-                scale = wrapper.loss_scaler.get_scale()
+            if due and (scale := wrapper.loss_scaler.get_scale()) < MIN_LOSS_SCALE:
                 self._stop(f'gradients overflow in fp16 at any scale of the losses, now {scale:.3g}')
         # With a fused optimizer the count is on the device, and is read only now and then.
         if (due or not isinstance(self._overflows, Tensor)) and int(self._overflows):
@@ -244,26 +245,8 @@ class NonFiniteGuardHook(Hook):
             print_log(f'Training has skipped {text}', logger='current', level=logging.WARNING)
 
 
-class _SavedTensors:
-    """A copy of tensors that costs one kernel per dtype."""
-
-    def __init__(self, tensors):
-        groups = defaultdict(list)
-        for tensor in tensors:
-            groups[tensor.dtype, tensor.device].append(tensor)
-        self._pairs = [(group, [torch.empty_like(tensor) for tensor in group]) for group in groups.values()]
-
-    def save(self) -> None:
-        for tensors, copies in self._pairs:
-            _copy(copies, tensors)
-
-    def restore(self) -> None:
-        for tensors, copies in self._pairs:
-            _copy(tensors, copies)
-
-
 @torch.no_grad()
-def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
+def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:
     if hasattr(torch, '_foreach_copy_'):  # torch >= 2.1
         torch._foreach_copy_(targets, sources)
     else:
@@ -276,13 +259,17 @@ def _is_scaled(wrapper: OptimWrapper) -> bool:
     return scaler is not None and scaler.is_enabled()
 
 
-def _parts(value: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+def _parts(value) -> Sequence[Tensor]:
     return value if isinstance(value, (list, tuple)) else [value]
 
 
-def _total(losses: dict[str, Tensor]) -> Tensor:
-    """The sum of the losses, which is finite only if every loss is."""
-    return torch.as_tensor(sum(losses.values(), 0.0))
+def _mean(loss: Tensor) -> Tensor:
+    return loss.detach().float().mean() if loss.dim() else loss.detach().float()
+
+
+def _total(losses: Iterable[Tensor]) -> Tensor:
+    """The sum, which is finite only if every loss is."""
+    return torch.as_tensor(sum(losses))
 
 
 def _loss_faults(passes: Sequence[dict[str, Tensor]]) -> str:
@@ -290,7 +277,7 @@ def _loss_faults(passes: Sequence[dict[str, Tensor]]) -> str:
         values = {name: float(value) for name, value in losses.items()}
         bad = [f'{name} is {value}' for name, value in values.items() if not math.isfinite(value)]
         fine = [f'{name} {value:.4g}' for name, value in values.items() if math.isfinite(value)]
-        if not bad and not _total(losses).isfinite():
+        if not bad and not _total(losses.values()).isfinite():
             bad = ['the sum of the losses is inf']
         if bad:
             return f'{", ".join(bad)} (finite: {", ".join(fine) or "none"})'

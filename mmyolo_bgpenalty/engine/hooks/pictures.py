@@ -57,7 +57,7 @@ def draw_pseudo_labels(rows: Sequence[dict], title: str) -> np.ndarray:
     figure = Figure(figsize=(width / 100, total / 100), dpi=100, facecolor='white')
     canvas = FigureCanvasAgg(figure)
     figure.text(MARGIN / width, 1 - 12 / total, title, size=12, weight='bold', va='top')
-    line = dict(facecolor='none', linewidth=2)
+    line: dict[str, Any] = dict(facecolor='none', linewidth=2)
     background = 'predicted on background, which the penalty lowers: confidence'
     ignored = 'padding or ignored: no penalty'
     figure.legend(

@@ -132,8 +132,8 @@ class PseudoLabelQualityHook(Hook):
                 visible = (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1)
                 true = np.concatenate([boxes, true[:, 4:]], axis=1)[visible]
             labels, true_labels, ignored = found[:, 5].astype(int), true[:, 4].astype(int), true[:, 5] > 0
-            boxes = Detections(xywh(found[:, :4]), found[:, 4], labels)
-            right, neither = match_boxes(boxes, Truth(xywh(true[:, :4]), true_labels, ignored), self.iou_thr)
+            detections = Detections(xywh(found[:, :4]), found[:, 4], labels)
+            right, neither = match_boxes(detections, Truth(xywh(true[:, :4]), true_labels, ignored), self.iou_thr)
             for row, counted in enumerate((labels[right], labels[~neither], true_labels[~ignored])):
                 self._counts[row] += np.bincount(counted, minlength=self._counts.shape[1])
 
