@@ -1,6 +1,7 @@
-"""tools/train.py, MMDetection's own, and a project of somebody else's, each in a process of its own."""
+"""train and test, MMDetection's train.py, and a project of somebody else's."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from mmyolo_bgpenalty import lambda_bg_at
 from mmyolo_bgpenalty.cli import test as test_command
+from mmyolo_bgpenalty.cli import train as train_command
 from tests.helpers.tiny import CLASSES, INPUT, ROOT, SEMI, SIZE, load, make_set
 
 OURS = ROOT / 'tools/train.py'
@@ -37,6 +39,12 @@ def config(data, tmp_path_factory):
     cfg.default_hooks.checkpoint.interval = 5
     cfg.dump(folder / 'tiny.py')
     return folder / 'tiny.py'
+
+
+@pytest.fixture
+def quiet_loggers(monkeypatch):
+    """MMEngine's loggers of earlier tests write to streams that pytest has closed."""
+    monkeypatch.setattr(logging, 'raiseExceptions', False)
 
 
 def train(tool, config, work_dir, *options, cwd=ROOT):
@@ -67,27 +75,59 @@ def test_overrides_take_effect(tool, config, tmp_path):
             assert 0 < row['sup_loss_bg'] < 0.1 * row['semi/lambda_bg'] * row['loss/bg_penalty_mean']
 
 
-@pytest.mark.parametrize('tool', [OURS, MMDET], ids=['ours', 'mmdet'])
-def test_a_misspelt_override_is_refused_with_the_name_meant(tool, config, tmp_path):
-    done = train(tool, config, tmp_path, 'lamda_bg=1.5')
+def test_mmdetections_tool_refuses_a_misspelt_override_with_the_name_meant(config, tmp_path):
+    done = train(MMDET, config, tmp_path, 'lamda_bg=1.5')
     assert done.returncode != 0
     assert '`lamda_bg`' in done.stderr and '`lambda_bg`' in done.stderr
     assert not list(tmp_path.glob('*/vis_data/scalars.json'))
 
 
-def test_bad_input_is_one_line(config, tmp_path):
-    for options, part in (
-        (('max_epochs=3',), 'train_cfg.max_epochs'),
-        (('train_cfg.max_epoch=3',), '`train_cfg.max_epochs` meant'),
-    ):
-        done = train(OURS, config, tmp_path, *options)
-        assert done.returncode == 2 and part in done.stderr
-        assert 'Traceback' not in done.stderr
-    done = train(OURS, tmp_path / 'none.py', tmp_path)
-    assert done.returncode == 2 and 'none.py' in done.stderr and 'Traceback' not in done.stderr
+@pytest.mark.parametrize(
+    'options, part',
+    [
+        (['lamda_bg=1.5'], '`lambda_bg` meant'),
+        (['max_epochs=3'], 'train_cfg.max_epochs'),
+        (['train_cfg.max_epoch=3'], '`train_cfg.max_epochs` meant'),
+        (['load_from=none.pth'], 'no such checkpoint: none.pth'),
+        # The Runner is being built, and then training starts.
+        (['train_dataloader.dataset.labeled.ann_file=none.json'], 'none.json'),
+        (['lambda_bg=abc'], "`lambda_bg` to be a finite number >= 0, but got 'abc'"),
+        (['train_dataloader.batch_size=3'], '`batch_size` to be a multiple of 2'),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else '',
+)
+def test_bad_input_is_one_line(config, tmp_path, capfd, quiet_loggers, options, part):
+    options = [*options, f'visualizer.name={tmp_path}']
+    assert train_command.main([str(config), '--work-dir', str(tmp_path), '--cfg-options', *options]) == 2
+    error = capfd.readouterr().err
+    assert part in error.splitlines()[-1] and 'Traceback' not in error
+    assert not list(tmp_path.glob('*/vis_data/scalars.json'))
 
 
-def test_test_py_says_what_is_wrong_in_one_line(config, tmp_path, capsys):
+def test_a_mistake_in_the_users_own_transform_keeps_its_traceback(config, tmp_path, monkeypatch, quiet_loggers):
+    """Already in the first batch."""
+    (tmp_path / 'mine_of_test_train.py').write_text("""
+from mmyolo.registry import TRANSFORMS
+
+@TRANSFORMS.register_module()
+class MineOfTestTrain:
+    def __call__(self, results):
+        raise ValueError('mine')
+""")
+    monkeypatch.syspath_prepend(tmp_path)
+    child = tmp_path / 'child.py'
+    child.write_text(
+        f"_base_ = {str(config)!r}\ncustom_imports = dict(imports=['mmyolo_bgpenalty', 'mine_of_test_train'])\n"
+        f'visualizer = dict(name={str(tmp_path)!r})\n'
+        'pipeline = _base_.train_dataloader.dataset.labeled.pipeline\n'
+        "pipeline.insert(2, dict(type='MineOfTestTrain'))\n"
+        'train_dataloader = dict(dataset=dict(labeled=dict(pipeline=pipeline)))\n'
+    )
+    with pytest.raises(ValueError, match='^mine$'):
+        train_command.main([str(child), '--work-dir', str(tmp_path / 'work')])
+
+
+def test_test_says_what_is_wrong_in_one_line(config, tmp_path, capsys):
     checkpoint = tmp_path / 'none.pth'
     for arguments, part in (
         ((tmp_path / 'none.py', checkpoint), 'none.py'),

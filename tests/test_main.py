@@ -1,0 +1,48 @@
+"""python -m mmyolo_bgpenalty: its list of commands, and that each of them can be called."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mmyolo_bgpenalty.__main__ import COMMANDS, main
+from tests.helpers.tiny import ROOT
+
+
+@pytest.fixture(autouse=True)
+def program(monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['__main__.py'])
+
+
+def test_help_has_a_line_for_each_command(capsys):
+    assert main(['--help']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(any(line.startswith(f'  {name} ') for line in lines) for name in COMMANDS)
+
+
+def test_without_a_command_the_list_is_shown(capsys):
+    assert main([]) == 2
+    assert 'usage: python -m mmyolo_bgpenalty COMMAND' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name, meant', [('trian', 'train?'), ('xyz', 'check, split, ')])
+def test_an_unknown_command_is_one_line(name, meant, capsys):
+    assert main([name]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"python -m mmyolo_bgpenalty: there is no command '{name}'; did you mean {meant}")
+    assert error.count('\n') == 1
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_each_command_has_its_own_help(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([name, '--help'])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f'usage: python -m mmyolo_bgpenalty {name} ')
+
+
+def test_a_mistake_names_the_command(tmp_path):
+    command = [sys.executable, '-W', 'ignore', '-m', 'mmyolo_bgpenalty', 'train', 'none.py']
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == 'python -m mmyolo_bgpenalty train: none.py: No such file or directory'
