@@ -1,3 +1,5 @@
+"""Versions that work and that do not, MMYOLO beside the fork, and what torch loads from checkpoints."""
+
 import io
 import os
 import pickle
@@ -48,34 +50,30 @@ def history():
     return buffer
 
 
-def test_trap_32_history_buffers_load():
-    """By torch's default, weights_only=True since 2.6."""
-    loaded = torch.load(saved({'log_scalars': {'train/loss': history()}}))['log_scalars']['train/loss']
-    assert type(loaded) is HistoryBuffer
+def test_history_buffers_load():
+    """Also in a message hub."""
+    hub, fresh = MessageHub('test_compat'), MessageHub('test_compat again')
+    for value in (1.0, 2.5, 4.0):
+        hub.update_scalar('train/loss', value)
+    hub.update_info('best_score', np.float64(0.5))
+    fresh.load_state_dict(torch.load(saved({'message_hub': hub.state_dict()}))['message_hub'])
+    loaded = fresh.get_scalar('train/loss')
+    assert type(loaded) is HistoryBuffer and fresh.get_info('best_score') == 0.5
     assert loaded.data[0].tolist() == [1, 2.5, 4] and loaded.data[1].tolist() == [1, 1, 1]
     assert (loaded.mean(), loaded.min(), loaded.max(), loaded.current()) == (2.5, 1, 4, 4)
     loaded.update(0.5)
     assert loaded.statistics('min') == 0.5
 
 
-def test_trap_32_a_message_hub_loads():
-    hub = MessageHub('test_trap_32')
-    hub.update_scalar('train/loss', 0.25)
-    hub.update_info('best_score', np.float64(0.5))
-    fresh = MessageHub('test_trap_32 again')
-    fresh.load_state_dict(torch.load(saved({'message_hub': hub.state_dict()}))['message_hub'])
-    assert fresh.get_scalar('train/loss').current() == 0.25 and fresh.get_info('best_score') == 0.5
-
-
 @pytest.mark.parametrize('kind', ['float64', 'int64'])
-def test_trap_32_numpy_values_load(kind):
+def test_numpy_values_load(kind):
     loaded = torch.load(saved({'score': np.dtype(kind).type(1), 'scores': np.ones(2, kind)}))
     assert loaded['score'] == 1 and type(loaded['score']) is np.dtype(kind).type
     assert loaded['scores'].dtype == kind and loaded['scores'].tolist() == [1, 1]
 
 
-def test_trap_32_files_written_under_numpy_1_load():
-    """As OpenMMLab's published weights were: NumPy 2 has given `numpy.core` another name."""
+def test_files_written_under_numpy_1_load():
+    """As OpenMMLab's published weights were. NumPy 2 has renamed `numpy.core`."""
     file = renamed(saved({'score': np.float64(0.5), 'loss': history()}), b'numpy._core.', b'numpy.core.')
     loaded = torch.load(file)
     assert loaded['score'] == 0.5 and loaded['loss'].mean() == 2.5
@@ -92,8 +90,8 @@ class Runs:
 
 
 @pytest.mark.parametrize('function', [os.system, exec, eval, getattr, torch.load, np.load], ids=lambda f: f.__name__)
-def test_trap_32_nothing_else_is_unpickled(function, tmp_path):
-    """Nor what `getattr`, by which HistoryBuffer's statistics are pickled, reaches beside them."""
+def test_nothing_else_is_unpickled(function, tmp_path):
+    """HistoryBuffer's statistics are pickled by `getattr`, which finds nothing else."""
     trace = tmp_path / 'trace'
     arguments = {
         os.system: (f'touch {trace}',),
@@ -108,7 +106,7 @@ def test_trap_32_nothing_else_is_unpickled(function, tmp_path):
 
 
 @pytest.mark.parametrize('owner, name', [(np.ndarray, 'mean'), (HistoryBuffer, 'data'), (Path, 'unlink')], ids=str)
-def test_trap_32_getattr_finds_statistics_alone(owner, name):
+def test_getattr_finds_statistics_alone(owner, name):
     assert torch.load(saved({'extra': Runs(getattr, HistoryBuffer, 'mean')}))['extra'] is HistoryBuffer.mean
     with pytest.raises(pickle.UnpicklingError):
         torch.load(saved({'extra': Runs(getattr, owner, name)}))
@@ -118,22 +116,22 @@ def requirements():
     return {file.name: file.read_text(encoding='utf-8') for file in (ROOT / 'requirements').glob('*.txt')}
 
 
-def test_trap_33_pkg_resources_is_there():
+def test_pkg_resources_is_there():
     assert int(metadata.version('setuptools').split('.')[0]) < 81
     assert import_module('pkg_resources').parse_version('2.0.1') > import_module('pkg_resources').parse_version('2.0.0')
     assert re.search(r'^setuptools<81$', requirements()['runtime.txt'], re.MULTILINE)
     assert "'setuptools<81'" in (ROOT / 'pyproject.toml').read_text(encoding='utf-8')
 
 
-def test_trap_34_torchvision_is_not_needed():
-    """If there is one all the same, it must be for this torch."""
+def test_torchvision_is_not_needed():
+    """If it is installed, it must fit this torch."""
     assert 'runtime.txt' in requirements()
     assert not [name for name, text in requirements().items() if re.search('^ *torchvision', text, re.MULTILINE)]
     if find_spec('torchvision'):
         import_module('torchvision')
 
 
-def test_trap_34_torchvision_is_not_imported():
+def test_torchvision_is_not_imported():
     code = (
         'import sys\n'
         'class Refuse:\n'
@@ -186,42 +184,42 @@ def test_good_versions_pass(found, monkeypatch):
     compat.check_versions()
 
 
-@pytest.mark.parametrize(
-    'name, found',
-    [
-        ('torch', '1.12.1'),
-        ('mmengine', '0.9.1'),
-        ('mmcv', '1.7.2'),
-        ('mmcv', '2.1.0'),
-        ('mmcv', '2.2.0'),
-        ('mmdet', '2.28.2'),
-        ('mmdet', '3.0.0rc6'),
-        ('mmyolo', '0.5.0'),
-        ('mmyolo', '1.0.0'),
-    ],
-)
-def test_wrong_versions_are_named(name, found, monkeypatch):
-    versions(monkeypatch, **{name: found})
-    with pytest.raises(ImportError) as error:
-        compat.check_versions()
-    message = str(error.value)
-    assert f'{name} {found} is installed' in message and f'{name} >= {compat.REQUIRED[name][0]}' in message
-    assert message.count('is needed') == 1
+ORIGINAL = [
+    ('torch', '1.12.1'),
+    ('mmengine', '0.9.1'),
+    ('mmcv', '1.7.2'),
+    ('mmcv', '2.1.0'),
+    ('mmcv', '2.2.0'),
+    ('mmdet', '2.28.2'),
+    ('mmdet', '3.0.0rc6'),
+    ('mmyolo', '0.5.0'),
+    ('mmyolo', '1.0.0'),
+]
+FORKED = [
+    ('onedl-mmengine', '0.10.7', '>= 0.10.8, < 1.0'),
+    ('onedl-mmcv', '2.2.0', '>= 2.3, < 2.4'),
+    ('onedl-mmcv', '2.4.0', '>= 2.3, < 2.4'),
+    ('onedl-mmdetection', '3.3.0', '>= 3.4, < 4.0'),
+]
 
 
 @pytest.mark.parametrize(
     'name, found, wanted',
     [
-        ('onedl-mmengine', '0.10.7', '>= 0.10.8, < 1.0'),
-        ('onedl-mmcv', '2.2.0', '>= 2.3, < 2.4'),
-        ('onedl-mmcv', '2.4.0', '>= 2.3, < 2.4'),
-        ('onedl-mmdetection', '3.3.0', '>= 3.4, < 4.0'),
+        *((name, found, f'>= {compat.REQUIRED[name][0]}') for name, found in ORIGINAL),
+        *((name, None, f'>= {compat.REQUIRED[name][0]}') for name in GOOD),
+        *FORKED,
     ],
 )
-def test_wrong_versions_of_the_fork_are_named(name, found, wanted, monkeypatch):
-    versions(monkeypatch, **{**FORK, name: found})
-    with pytest.raises(ImportError, match=f'cannot work here: {name} {wanted} is needed, and {name} {found} is inst'):
+def test_wrong_and_missing_versions_are_named(name, found, wanted, monkeypatch):
+    versions(monkeypatch, **({**FORK, name: found} if name.startswith('onedl') else {name: found}))
+    with pytest.raises(ImportError) as error:
         compat.check_versions()
+    message = str(error.value)
+    assert f'cannot work here: {name} {wanted}' in message and message.count('is needed') == 1
+    assert f'and {name} {found} is installed' in message if found else f'and {name} is not installed' in message
+    heading = re.search('See "(.*)" in README.md', message).group(1)
+    assert re.search(f'^#+ {heading}$', (ROOT / 'README.md').read_text(encoding='utf-8'), re.MULTILINE)
 
 
 def test_the_fork_over_the_original_is_told(monkeypatch):
@@ -272,13 +270,6 @@ def test_an_mmyolo_that_fails_is_not_left_half_imported(beside_the_fork, monkeyp
     with pytest.raises(OSError, match='broken'):
         compat.import_mmyolo()
     assert 'mmyolo' not in sys.modules
-
-
-@pytest.mark.parametrize('name', GOOD)
-def test_missing_packages_are_named(name, monkeypatch):
-    versions(monkeypatch, **{name: None})
-    with pytest.raises(ImportError, match=f'{name} >= .* is needed, and {name} is not installed'):
-        compat.check_versions()
 
 
 def test_tests_state_the_versions_they_run_with(monkeypatch):
