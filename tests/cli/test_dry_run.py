@@ -3,8 +3,6 @@
 import copy
 import math
 import os
-import subprocess
-import sys
 import tempfile
 from types import SimpleNamespace
 
@@ -15,7 +13,6 @@ from mmengine.config import Config
 from torch import nn
 
 from mmyolo_bgpenalty import BurnInMeanTeacherHook, LambdaBgSchedulerHook, lambda_bg_at
-from mmyolo_bgpenalty.cli import check
 from mmyolo_bgpenalty.cli.dry_run import _gradients, _plan, dry_run
 from tests.helpers.tiny import ROOT, SEMI, SUPERVISED, load, make_set
 
@@ -146,55 +143,3 @@ def test_gradients_against_known_ones():
     assert not_finite == [] and untouched == ['two.bias']
     model['two'].bias.grad = torch.tensor([math.inf])
     assert _gradients(model)[1] == ['two.bias']
-
-
-# The tool
-
-
-@pytest.fixture(scope='module')
-def config(cfg, tmp_path_factory):
-    file = tmp_path_factory.mktemp('file') / 'mine.py'
-    cfg.dump(file)
-    return file
-
-
-def call(*arguments):
-    return check.main(list(map(str, arguments)))
-
-
-def test_the_tool_shows_the_step_and_leaves_nothing(config, tmp_path):
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'TMPDIR': str(tmp_path)}
-    command = [sys.executable, '-W', 'ignore', str(TOOL), str(config), '--step']
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    for part in (
-        '2 sup, 2 unsup_teacher, 2 unsup_student',
-        'unsup_loss_bg ',
-        'BG penalty at λ_bg=2: mean=',
-        'Pseudo-boxes: 0 (from initial weights',
-        'Gradient norm: backbone ',
-        'burn-in',
-        'errors: 0, warnings: 0',
-    ):
-        assert part in done.stdout
-    assert 'index created' not in done.stdout
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_step_that_is_not_finite_is_an_error(config, monkeypatch, capsys):
-    options = ('--step', '--cfg-options', 'model.detector.bbox_head.loss_bbox.loss_weight=1e39')
-    assert call(config, *options) == 1
-    assert 'sup_loss_bbox is not finite' in capsys.readouterr().out
-
-
-def test_a_step_that_fails_is_an_error(config, monkeypatch, capsys):
-    options = ('--step', '--cfg-options', 'model.detector.backbone.arch=P9')
-    assert call(config, *options) == 1
-    shown = capsys.readouterr().out
-    assert 'error: the first step' in shown and 'P9' in shown and 'errors: 1,' in shown
-
-
-def test_no_step_is_taken_from_a_config_with_errors(config, monkeypatch, capsys):
-    monkeypatch.setattr(check, 'dry_run', lambda cfg: pytest.fail('a step was taken'))
-    assert call(config, '--step', '--cfg-options', 'train_dataloader.batch_size=5') == 1
-    assert 'No step is taken' in capsys.readouterr().out

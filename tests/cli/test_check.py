@@ -1,0 +1,92 @@
+"""The command ``check``: what it prints, and its exit codes."""
+
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mmyolo_bgpenalty.cli import check
+from tests.helpers.tiny import CONFIGS, ROOT, SEMI, load, make_set
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('check')
+    changes = dict(lambda_bg=2.0, burn_in=2, train_cfg__max_epochs=8)
+    cfg = load(SEMI, make_set(folder / 'set'), folder / 'none', **changes)
+    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+    cfg.dump(folder / 'mine.py')
+    return folder / 'mine.py'
+
+
+def call(*arguments):
+    return check.main(list(map(str, arguments)))
+
+
+def test_a_finding_says_what_where_and_what_to_write(config, capsys):
+    assert call(config) == 0
+    assert capsys.readouterr().out.endswith('errors: 0, warnings: 0\n')
+    assert call(config, '--cfg-options', 'train_dataloader.batch_size=5', 'burn_in=20') == 1
+    shown = capsys.readouterr().out
+    assert 'error: train_dataloader.batch_size\n    5 is no multiple of 2' in shown and '-> write 4' in shown
+    assert shown.index('error: ') < shown.index('warning: burn_in') and 'errors: 1, warnings: 1' in shown
+    assert call(config, '--cfg-options', 'burn_in=20') == 0
+
+
+def test_a_config_that_cannot_be_read_is_one_line(tmp_path, capsys):
+    for arguments, part in (
+        ([tmp_path / 'none.py'], 'none.py'),
+        ([CONFIGS / SEMI, '--cfg-options', 'lamda_bg=2'], '`lambda_bg`'),
+    ):
+        assert call(*arguments) == 2
+        shown = capsys.readouterr()
+        assert shown.out == '' and shown.err.count('\n') == 1 and part in shown.err
+
+
+def test_the_step_is_shown_and_leaves_nothing(config, tmp_path):
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'TMPDIR': str(tmp_path)}
+    command = [sys.executable, '-W', 'ignore', str(ROOT / 'tools/check_config.py'), str(config), '--step']
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for part in (
+        '2 sup, 2 unsup_teacher, 2 unsup_student',
+        'unsup_loss_bg ',
+        'BG penalty at λ_bg=2: mean=',
+        'Pseudo-boxes: 0 (from initial weights',
+        'Gradient norm: backbone ',
+        'burn-in',
+        'errors: 0, warnings: 0',
+    ):
+        assert part in done.stdout
+    assert 'index created' not in done.stdout
+    # torch's own cache is not ours
+    assert [path.name for path in tmp_path.iterdir() if 'torchinductor' not in path.name] == []
+
+
+@pytest.mark.parametrize(
+    'option, parts',
+    [
+        ('model.detector.bbox_head.loss_bbox.loss_weight=1e39', ['sup_loss_bbox is not finite']),
+        ('model.detector.backbone.arch=P9', ['error: the first step', 'P9', 'errors: 1,']),
+    ],
+)
+def test_a_step_that_goes_wrong_is_an_error(config, capsys, monkeypatch, option, parts):
+    monkeypatch.setattr(logging, 'raiseExceptions', False)  # loggers of earlier tests have closed streams
+    assert call(config, '--step', '--cfg-options', option) == 1
+    shown = capsys.readouterr()
+    assert all(part in shown.out for part in parts) and 'Traceback' not in shown.err
+
+
+def test_a_mistake_in_the_users_own_code_shows_its_traceback(config, capsys, monkeypatch):
+    monkeypatch.setattr(check, 'dry_run', lambda cfg: [int(text) for text in sorted('x')])
+    assert call(config, '--step') == 1
+    shown = capsys.readouterr()
+    assert 'ValueError: invalid literal' in shown.out and f'File "{__file__}"' in shown.err
+
+
+def test_no_step_is_taken_from_a_config_with_errors(config, monkeypatch, capsys):
+    monkeypatch.setattr(check, 'dry_run', lambda cfg: pytest.fail('a step was taken'))
+    assert call(config, '--step', '--cfg-options', 'train_dataloader.batch_size=5') == 1
+    assert 'No step is taken' in capsys.readouterr().out
