@@ -2,7 +2,6 @@
 
 import copy
 import json
-import multiprocessing
 import os
 import socket
 import subprocess
@@ -17,13 +16,14 @@ from mmengine.runner import Runner
 from mmyolo_bgpenalty import lambda_bg_at
 from mmyolo_bgpenalty.cli.run import read_config
 from mmyolo_bgpenalty.utils.distributed import init_cpu_processes
+from tests.helpers.processes import in_two_processes
 from tests.helpers.semi import SHAPE, build, build_dense, sample, teacher_sees
 from tests.helpers.tiny import CONFIGS, ROOT, SEMI, load, make_images, make_set
 
 BATCHES, EPOCHS = 5, 4  # 10 unlabeled images, 2 in a global batch
 
 
-# Losses, with what a process divides them by
+# What a process divides its losses by
 
 VARIANTS = {
     'plain': dict(),
@@ -37,17 +37,15 @@ OBJECTS, PSEUDO_BOXES = [4, 3, 1, 0], [3, 1, 0, 0]  # of four images, two a proc
 
 
 def gradients(variant: str, synced: bool, images: range, rank: int = 0) -> torch.Tensor:
-    """Of the loss of these of the four images to every parameter of the student, one after the other."""
+    """Gradients of the loss of some of four images, to all parameters of the student, one after the other."""
     make = build_dense if variant == 'dense' else build
     model = make(sync_avg_factor=synced, **copy.deepcopy(VARIANTS[variant]))
     for module in model.student.modules():
-        if isinstance(
-            module, torch.nn.modules.batchnorm._BatchNorm
-        ):  # of which each process would have its own statistics
-            module.eval()
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()  # otherwise each process would have its own statistics
     module = model.student.bbox_head.head_module
     for scores, distances in zip(module.cls_preds, module.reg_preds):
-        # Boxes of the objects' size, and scores whose sum is above 1.
+        # Boxes as large as the objects, and scores with a sum above 1.
         torch.nn.init.zeros_(scores[-1].bias)
         distances[-1].bias.data.view(4, -1)[:, 2] = 8
     model.student.bbox_head.lambda_bg = 2.0
@@ -59,7 +57,7 @@ def gradients(variant: str, synced: bool, images: range, rank: int = 0) -> torch
     inputs = dict(
         sup=pixels['sup'][images], unsup_teacher=pixels['strong'][images], unsup_student=pixels['strong'][images]
     )
-    # The last two pictures fill a quarter of the input; the rest is padding and no background.
+    # The last two pictures fill a quarter of the input. The rest is padding, not background.
     homographies = [np.diag([*[0.5 if i > 1 else 1.0] * 2, 1.0]).astype(np.float32) for i in images]
     samples = {
         branch: [
@@ -75,33 +73,17 @@ def gradients(variant: str, synced: bool, images: range, rank: int = 0) -> torch
     return torch.cat([parameter.grad.flatten() for parameter in model.student.parameters()])
 
 
-def worker(rank, folder):
-    store = torch.distributed.FileStore(f'{folder}/store', 2)
-    torch.distributed.init_process_group('gloo', store=store, rank=rank, world_size=2)
+def gradients_of_a_rank(rank):
     own = range(2 * rank, 2 * rank + 2)
-    found = {(name, True): gradients(name, True, own, rank) for name in VARIANTS}
-    found.update({(name, False): gradients(name, False, own, rank) for name in UNSYNCED})
-    torch.save(found, f'{folder}/{rank}.pth')
-    torch.distributed.destroy_process_group()
+    cases = [(name, True) for name in VARIANTS] + [(name, False) for name in UNSYNCED]
+    return {case: gradients(*case, own, rank).numpy() for case in cases}
 
 
 @pytest.fixture(scope='module')
 def pair(tmp_path_factory):
-    """Of each variant what DDP makes of the two processes' gradients: their mean."""
-    folder = tmp_path_factory.mktemp('pair')
-    context = multiprocessing.get_context('fork')
-    workers = [context.Process(target=worker, args=(rank, str(folder))) for rank in (0, 1)]
-    for process in workers:
-        process.start()
-    for process in workers:
-        process.join(timeout=300)
-    try:
-        assert [process.exitcode for process in workers] == [0, 0]
-    finally:
-        for process in workers:
-            process.kill()
-    first, second = (torch.load(folder / f'{rank}.pth') for rank in (0, 1))
-    return {key: (first[key] + second[key]) / 2 for key in first}
+    """What DDP makes of the gradients of two processes in each variant: their mean."""
+    first, second = in_two_processes(gradients_of_a_rank, tmp_path_factory.mktemp('pair'))
+    return {case: torch.from_numpy(first[case] + second[case]) / 2 for case in first}
 
 
 def difference(one, other) -> float:
@@ -205,7 +187,7 @@ GROUP_NORM = {
 
 @pytest.fixture(scope='module')
 def two(data, tmp_path_factory):
-    """GN, as torch's SyncBatchNorm is for GPUs alone, and BN would take its statistics of a process's own images."""
+    """With GN: SyncBatchNorm needs GPUs, and BN would take its statistics from the images of its own process."""
     folder = make_config(data, tmp_path_factory.mktemp('two') / 'a', train_dataloader__batch_size=2, **GROUP_NORM)
     done = dist_train(folder, 'config.py', '2', PORT=free_port())
     assert done.returncode == 0, done.stderr[-3000:]
@@ -228,7 +210,7 @@ def one(data, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def rows(two, one):
-    """Of the processes 0 and 1, and of the one alone: a row before training, one an iteration, one of validation."""
+    """Rows of process 0, of process 1, and of the single process: before training, of each iteration, of validation."""
     found = [rows_of(two, 0), rows_of(two, 1), rows_of(one, 0)]
     assert [len(part) for part in found] == [1 + BATCHES * EPOCHS + 1] * 3
     return found
@@ -246,7 +228,7 @@ def test_every_process_has_the_same_plan_models_and_sets(rows, two):
 
 
 def test_the_processes_have_parted_when_they_end(two):
-    """Or gloo's threads may abort one that has finished."""
+    """Otherwise gloo's threads may abort a process that has finished."""
     assert [(two / f'{rank}.end').read_text() for rank in (0, 1)] == ['False', 'False']
 
 
@@ -268,7 +250,7 @@ def test_losses_and_weights_are_those_of_one_process(rows, two, one):
     for own, other, both in zip(first[1:-1], second[1:-1], alone[1:-1]):
         assert own['outputs'].keys() == other['outputs'].keys() == both['outputs'].keys()
         for name, expected in both['outputs'].items():
-            if name != 'semi/pseudo_score':  # a mean over boxes, which one may have more of
+            if name != 'semi/pseudo_score':  # a mean over boxes, and one process may have more boxes
                 mean = (own['outputs'][name] + other['outputs'][name]) / 2
                 assert mean == pytest.approx(expected, rel=1e-5, abs=1e-7), (own['iteration'], name)
     states = [torch.load(folder / f'{rank}.pth') for folder, rank in ((two, 0), (two, 1), (one, 0))]
@@ -278,7 +260,7 @@ def test_losses_and_weights_are_those_of_one_process(rows, two, one):
 
 
 def test_one_process_may_lack_pseudo_boxes(rows):
-    """With thresholds that follow the scores of both: not a process waits, and what they learn is compared above."""
+    """The thresholds follow the scores of both. No process waits. Losses and weights are compared above."""
     counts = [[row['outputs']['semi/pseudo_boxes'] for row in part[1:-1]] for part in rows[:2]]
     lacking = [min(pair) == 0 < max(pair) for pair in zip(*counts)]
     assert sum(lacking) >= 2
@@ -289,7 +271,7 @@ def test_one_process_may_lack_pseudo_boxes(rows):
 
 
 def test_metrics_and_the_pseudo_labels_quality_are_those_of_one_process(rows):
-    """Of five validation images, of which the processes evaluate three each."""
+    """There are five validation images, and each process evaluates three."""
     first, _, alone = rows
     metrics, expected = ({k: v for k, v in part[-1]['metrics'].items() if 'time' not in k} for part in (first, alone))
     assert {'teacher/coco/bbox_mAP_50', 'student/pr/f1', 'student/pr/fp_per_image'} <= metrics.keys()
@@ -301,7 +283,7 @@ def test_metrics_and_the_pseudo_labels_quality_are_those_of_one_process(rows):
 
 @pytest.mark.parametrize('end', ['raises', pytest.param('killed', marks=pytest.mark.slow)])
 def test_a_process_that_dies_ends_the_job(end, data, tmp_path):
-    """And until then BN's own statistics leave student and teacher the same in both."""
+    """Until then student and teacher are the same in both, though BN has statistics of its own process."""
     folder = make_config(data, tmp_path / 'a', train_dataloader__batch_size=2, end=end)
     done = dist_train(folder, 'config.py', '2', PORT=free_port())
     assert done.returncode not in (0, None)
@@ -319,7 +301,7 @@ def test_a_process_that_dies_ends_the_job(end, data, tmp_path):
 
 @pytest.mark.slow
 def test_a_process_that_hangs_ends_the_job(data, tmp_path):
-    """After env_cfg.dist_cfg.timeout the others give up, and torchrun ends it."""
+    """After env_cfg.dist_cfg.timeout the other process gives up, and torchrun ends the job."""
     folder = make_config(data, tmp_path / 'a', train_dataloader__batch_size=2, end='stopped')
     done = dist_train(folder, 'config.py', '2', '--cfg-options', 'env_cfg.dist_cfg.timeout=10', PORT=free_port())
     assert done.returncode not in (0, None)
@@ -337,7 +319,7 @@ def test_dist_train_says_what_it_takes(tmp_path):
 
 
 def test_slurm_train_starts_a_process_a_gpu(tmp_path):
-    """Not run under Slurm, of which this is what it would be asked for."""
+    """These are the arguments for srun. Slurm itself is not run."""
     srun = tmp_path / 'srun'
     srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"; echo "PYTHONPATH=$PYTHONPATH"\n')
     srun.chmod(0o755)
