@@ -24,7 +24,7 @@ from mmyolo_bgpenalty.models.losses import (
     dense_distillation,
     ranking_penalty,
 )
-from mmyolo_bgpenalty.utils.geometry import box_agreement, priors_on_image, project_boxes
+from mmyolo_bgpenalty.utils.geometry import priors_on_image, project_boxes
 from tests.helpers.heads import head_cfg
 from tests.helpers.semi import batch as semi_batch
 from tests.helpers.semi import build as semi_model
@@ -257,15 +257,6 @@ def test_projection_waits_for_nothing_and_is_that_of_the_cpu():
     assert (found[1].cpu() == expected[1]).float().mean() > 0.99
 
 
-def test_agreement_of_boxes_is_that_of_the_cpu():
-    points = torch.rand(300, 2) * 128
-    predicted = torch.cat([points - 10, points + 12], dim=1)
-    case = (predicted[::30] + 1, torch.arange(10) % 3, predicted, torch.rand(300, 3), points)
-    found = box_agreement(*to(case, DEVICE)).cpu()
-    torch.testing.assert_close(found, box_agreement(*case), rtol=1e-4, atol=1e-6)
-    assert found.min() > 0
-
-
 def test_the_loss_waits_as_often_for_many_images_as_for_few(capsys):
     """Positives are as many as there are: to choose them waits, but not image by image."""
     head = MODELS.build(head_cfg(assigner=ASSIGNERS[1], ignored_in_cls=True)).to(DEVICE)
@@ -304,12 +295,8 @@ def test_the_teacher_is_averaged_without_waiting():
 
 OPTIONS = {
     'plain': {},
-    'joint': dict(joint_forward=True),
     'three zones': dict(unsure_thr=0.0, pseudo_test_cfg=dict(score_thr=2e-3)),
     'soft targets': dict(unsure_thr=0.0, soft_unsure=True, pseudo_test_cfg=dict(score_thr=2e-3)),
-    'by score': dict(box_quality='score'),
-    'by agreement': dict(box_quality='agreement', unsup_scale='labeled'),
-    'soft background': dict(soft_background=True),
     'own thresholds': dict(class_thresholds=dict(type='Fixed', thresholds=[0.0, 1e-3, 0.0], floor=0.0)),
     'flips': dict(teacher_flips=['horizontal', 'vertical', 'diagonal']),
     'mixture': dict(class_thresholds=dict(type='Mixture', floor=0.0)),

@@ -1,66 +1,58 @@
-"""A student that learns unlabeled images from its teacher's predictions at every prior, without pseudo-boxes."""
-
-from typing import Optional
+"""DenseSemiYOLODetector: the student learns from the teacher's predictions at every prior, without pseudo-boxes."""
 
 import torch
-from mmdet.models.utils import unpack_gt_instances
+from mmdet.models.utils import rename_loss_dict, unpack_gt_instances
 from mmengine.dist import get_world_size
 from mmyolo.registry import MODELS
 from torch import Tensor
 
 from mmyolo_bgpenalty.models.bg_penalty_head import BgPenaltyYOLOv8Head
-from mmyolo_bgpenalty.models.semi_detector import SemiYOLODetector, between
-from mmyolo_bgpenalty.utils.arguments import non_negative
+from mmyolo_bgpenalty.models.semi_detector import SemiYOLODetector, weak_to_strong, weigh_losses
+from mmyolo_bgpenalty.utils.arguments import fraction, known_keys, non_negative
 
 
 @MODELS.register_module()
 class DenseSemiYOLODetector(SemiYOLODetector):
-    """SemiYOLODetector whose unlabeled losses are against the teacher's predictions at the same priors.
+    """SemiYOLODetector with losses against the teacher's predictions at the same priors.
 
-    ``unsup_loss_cls`` is ``dense_distillation``; where the teacher is surest,
-    ``unsup_loss_bbox`` and ``unsup_loss_dfl`` are YOLOv8's, with the teacher's boxes for the objects, each weighted by
-    its confidence. They are scaled as YOLOv8's losses are. Both views must show the same geometry (colour, blur and
-    erasing may differ; shape transforms stand before ``Views``). There is no penalty on unlabeled images, of which
-    nothing says what is background; pseudo-boxes are made for the log and the pictures alone.
+    ``unsup_loss_cls`` is ``dense_distillation``. ``unsup_loss_bbox`` and ``unsup_loss_dfl`` are YOLOv8's losses at the
+    priors where the teacher is most confident. Their targets are the teacher's boxes, and its confidence is their
+    weight. All are scaled as YOLOv8 scales its losses. Unlabeled images have no background penalty, since nothing
+    decides what is background. Pseudo-boxes are only for the log and the pictures. Source: Dense Teacher
+    (https://arxiv.org/abs/2207.05775).
+
+    Both views must have the same geometry. Colour, blur and erasing may differ, but resizing, affine transforms and
+    flips must be the same.
 
     Args:
         dense: ``share`` of the priors, in (0, 1] (0.01), and ``gamma``, >= 0 (2.0).
-        others: as SemiYOLODetector, with a BgPenaltyYOLOv8Head that has ``sparse_targets``.
+        others: as for SemiYOLODetector. The head is a BgPenaltyYOLOv8Head with ``sparse_targets``.
 
     Raises:
-        ValueError: an argument out of range; ``joint_forward`` or an option about pseudo-boxes; another head; when
-            training, views that differ.
+        ValueError: an option is out of range, or is about pseudo-boxes; another head; in training, views that differ.
     """
 
-    def __init__(self, *args, dense: Optional[dict] = None, **kwargs):
+    def __init__(self, *args, dense: dict | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        options = dict(share=0.01, gamma=2.0)
-        unknown = sorted(set(dense or {}) - set(options))
-        if unknown:
-            raise ValueError(f'Expected the keys of `dense` among {", ".join(options)}, but got {unknown}')
-        self.dense = {
-            name: non_negative(f'dense.{name}', value) for name, value in {**options, **(dense or {})}.items()
-        }
-        if not 0 < self.dense['share'] <= 1:
-            raise ValueError(f'Expected `dense.share` to be in (0, 1], but got {self.dense["share"]}')
-        for name in ('joint_forward', 'unsure_thr', 'soft_unsure', 'soft_background', 'box_quality'):
-            if self.semi_train_cfg[name] != self.TRAIN_CFG[name]:
-                raise ValueError(
-                    f'Expected `semi_train_cfg.{name}` to be {self.TRAIN_CFG[name]} for DenseSemiYOLODetector, which '
-                    f'learns from each view apart and from no pseudo-boxes, but got {self.semi_train_cfg[name]!r}'
-                )
+        self.dense = dict(share=0.01, gamma=2.0)
+        known_keys('dense', dense or {}, self.dense)
+        self.dense.update(dense or {})
+        non_negative('dense.gamma', self.dense['gamma'])
+        if not fraction('dense.share', self.dense['share']):
+            raise ValueError('Expected `dense.share` to be above 0, but got 0')
+        if self.semi_train_cfg.unsure_thr is not None:
+            raise ValueError(
+                'Expected `semi_train_cfg.unsure_thr` to be None for DenseSemiYOLODetector, which does not learn from '
+                f'pseudo-boxes, but got {self.semi_train_cfg.unsure_thr!r}'
+            )
         head = self.student.bbox_head
         if not (isinstance(head, BgPenaltyYOLOv8Head) and head.sparse_targets):
             raise ValueError(f'Expected a BgPenaltyYOLOv8Head with `sparse_targets`, but got {type(head).__name__}')
-        self._taught: Optional[tuple] = None
-
-    def _teach(self, batch_inputs: Tensor) -> tuple:
-        self._taught = super()._teach(batch_inputs)
-        return self._taught
 
     def project_pseudo_instances(self, batch_pseudo_instances: list, batch_data_samples: list) -> list:
+        """As in SemiYOLODetector, after a check that both views have the same geometry."""
         for weak, strong in zip(batch_pseudo_instances, batch_data_samples):
-            difference = (between(weak, strong) - torch.eye(3)).abs().max().item()
+            difference = (weak_to_strong(weak, strong) - torch.eye(3)).abs().max().item()
             if difference > 1e-3 or weak.img_shape[:2] != strong.img_shape[:2]:
                 raise ValueError(
                     'Expected weak and strong view of the same geometry, but those of '
@@ -70,23 +62,18 @@ class DenseSemiYOLODetector(SemiYOLODetector):
         return super().project_pseudo_instances(batch_pseudo_instances, batch_data_samples)
 
     def loss_by_pseudo_instances(self, batch_inputs: Tensor, batch_data_samples: list, batch_info=None) -> dict:
-        """The student's losses against what the teacher predicted, weighted by ramp and ``unsup_weight``."""
+        """Losses of the strong views against the teacher's predictions, times ``unsup_ramp`` and their weights."""
         head = self.student.bbox_head
         outs = head(self.student.extract_feat(batch_inputs))
-        if self.keep_views:  # for the pictures of what is predicted on background, which one process draws
+        if self.keep_latest:
+            # The pictures show the head's predictions on background, which this loss computes. Only one process draws,
+            # so the loss must not wait for the others.
             gt, ignored, metas = unpack_gt_instances(batch_data_samples)
             with torch.no_grad(), head.alone():
                 head.loss_by_feat(*outs, gt, metas, ignored)
-        weight = self.unsup_ramp * self.semi_train_cfg.unsup_weight
-        weights = self.semi_train_cfg.unsup_loss_weights
-        assert self._taught is not None  # the teacher comes before the student
-        losses = head.distil(outs, self._taught[:2], **self.dense)
-        self._taught = None
+        options = self.semi_train_cfg
+        weight = self.unsup_ramp * options.unsup_weight
+        losses = head.distil(outs, batch_info['predictions'][:2], **self.dense)
         scale = weight * len(batch_data_samples) * get_world_size()
-        factors = {name: scale * weights.get(name, 1.0) for name in losses}
-        # A loss that is turned off is 0 even where it is not finite.
-        losses = {
-            f'unsup_{name}': loss * factors[name] if factors[name] else (loss * 0).nan_to_num()
-            for name, loss in losses.items()
-        }
-        return self._with_statistics(losses, weight, batch_data_samples)
+        losses = weigh_losses(losses, scale, options.unsup_loss_weights)
+        return {**rename_loss_dict('unsup_', losses), **self._statistics(weight, batch_data_samples)}

@@ -220,18 +220,12 @@ def test_resume_continues_exactly(cfg, run, tmp_path, epoch, workers):
     assert_equal(states(runner), states(run[0]))
 
 
-def test_one_pass_and_channels_last_train_and_resume(cfg, run, tmp_path):
-    switches = dict(
-        model__semi_train_cfg__joint_forward=True,
-        model__semi_train_cfg__channels_last=True,
-        train_cfg__max_epochs=3,
-    )
+def test_channels_last_trains_and_resumes(cfg, run, tmp_path):
+    switches = dict(model__semi_train_cfg__channels_last=True, train_cfg__max_epochs=3)
     runner, recorder = train(cfg, work_dir=str(tmp_path / 'a'), **switches)
     for row, original in zip(recorder.rows, run[1].rows):
         assert row['outputs'].keys() == original['outputs'].keys()
-        assert torch.as_tensor(float(row['outputs']['loss'])).isfinite()
-        # In burn-in there is one batch, and rounding alone differs; then BN sees both branches.
-        if row['iteration'] < BATCHES:
+        if row['iteration'] < BATCHES:  # later the effect of rounding has grown
             loss = float(original['outputs']['loss'])
             assert float(row['outputs']['loss']) == pytest.approx(loss, rel=1e-3)
     assert states(runner)['model'].keys() == states(run[0])['model'].keys()

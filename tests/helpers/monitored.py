@@ -44,7 +44,7 @@ def fake_runner(*datasets, name='test_monitors', iteration=0):
         student=SimpleNamespace(bbox_head=SimpleNamespace(num_classes=3)),
         pseudo_labels=[],
         unsup_ramp=1.0,
-        pseudo_test_cfg=SimpleNamespace(score_thr=0.4),
+        semi_train_cfg=SimpleNamespace(pseudo_test_cfg=SimpleNamespace(score_thr=0.4)),
     )
     return SimpleNamespace(
         model=model,

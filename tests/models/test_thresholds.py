@@ -287,11 +287,10 @@ def teacher_scores(model, found, least=0.1):
     model.teacher.bbox_head.predict_by_feat = predict_by_feat
 
 
-@pytest.mark.parametrize('joint_forward', [False, True])
 @pytest.mark.parametrize('unsure_thr, unsure', [(None, None), (0.05, [0.6, 0.2, 0.07]), (0.2, [0.6]), (0.45, [0.6])])
-def test_a_box_is_sure_by_its_classs_threshold(joint_forward, unsure_thr, unsure):
+def test_a_box_is_sure_by_its_classs_threshold(unsure_thr, unsure):
     fixed = dict(type='Fixed', thresholds=[0.5, 0.3, 0.9])
-    model = build(class_thresholds=fixed, joint_forward=joint_forward, unsure_thr=unsure_thr)
+    model = build(class_thresholds=fixed, unsure_thr=unsure_thr)
     scores, labels = torch.tensor([0.9, 0.6, 0.5, 0.4, 0.2, 0.07]), torch.tensor([0, 2, 0, 1, 1, 1])
     nothing = (torch.zeros(0), torch.zeros(0, dtype=torch.int32))  # as MMYOLO's head says it
     teacher_scores(model, [(scores, labels), nothing], least=min(0.1, unsure_thr or 1))

@@ -28,8 +28,7 @@ BATCHES, EPOCHS = 5, 4  # 10 unlabeled images, 2 in a global batch
 VARIANTS = {
     'plain': dict(),
     'original': dict(head=dict(sparse_targets=False, bg_penalty=dict(normalizer='positives'))),
-    'labeled': dict(head=dict(bg_penalty=dict(normalizer='hard', hard_score=0.5)), unsup_scale='labeled'),
-    'joint': dict(joint_forward=True),
+    'hard': dict(head=dict(bg_penalty=dict(normalizer='hard', hard_score=0.5))),
     'dense': dict(dense=dict(share=0.5)),
 }
 UNSYNCED = ('plain', 'dense')
@@ -51,7 +50,7 @@ def gradients(variant: str, synced: bool, images: range, rank: int = 0) -> torch
     model.student.bbox_head.lambda_bg = 2.0
     teacher_sees(model, [PSEUDO_BOXES[i] for i in images])
     # Process 0 draws pictures.
-    model.keep_views = rank == 0
+    model.keep_latest = rank == 0
     generator = torch.Generator().manual_seed(1)
     pixels = {branch: torch.rand(4, 3, *SHAPE, generator=generator) for branch in ('sup', 'strong')}
     inputs = dict(

@@ -72,10 +72,11 @@ def semi_steps(shape: Shape, overrides: dict | None, device: str) -> tuple[SemiS
     """
     cfg = our_config(shape, overrides, 'yolov8_semi_bgpenalty_published.py')
     ours = _initialised(build(cfg.model, device))
+    test_cfg = ours.semi_train_cfg.pseudo_test_cfg
     detector = their_detector(shape, cfg.model.detector)
-    detector.update(data_preprocessor=cfg.model.detector.data_preprocessor, test_cfg=ours.pseudo_test_cfg)
+    detector.update(data_preprocessor=cfg.model.detector.data_preprocessor, test_cfg=test_cfg)
     train_cfg = dict(
-        cls_pseudo_thr=ours.pseudo_test_cfg.score_thr,
+        cls_pseudo_thr=test_cfg.score_thr,
         sup_weight=1.0,
         unsup_weight=cfg.model.semi_train_cfg.unsup_weight,
         min_pseudo_bbox_wh=(1e-2, 1e-2),
@@ -124,7 +125,7 @@ def _make_teacher(model: Any, batch: dict, candidates: int = 60) -> None:
     Batch normalization sees the weak views. Then the biases of the classes are raised.
     """
     images = model.data_preprocessor(batch, True)['inputs']['unsup_teacher']
-    student, threshold = model.student, model.pseudo_test_cfg.score_thr
+    student, threshold = model.student, model.semi_train_cfg.pseudo_test_cfg.score_thr
     norms = {module: module.momentum for module in student.modules() if isinstance(module, nn.BatchNorm2d)}
     for norm in norms:
         norm.momentum = 1.0

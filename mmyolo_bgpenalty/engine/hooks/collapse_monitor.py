@@ -100,7 +100,8 @@ class CollapseMonitorHook(Hook):
         model = unwrapped(runner.model)
         thresholds = getattr(model, 'class_thresholds', None)
         if thresholds is None:
-            threshold = f'`model.semi_train_cfg.pseudo_test_cfg.score_thr` (now {model.pseudo_test_cfg.score_thr})'
+            score_thr = model.semi_train_cfg.pseudo_test_cfg.score_thr
+            threshold = f'`model.semi_train_cfg.pseudo_test_cfg.score_thr` (now {score_thr})'
         elif isinstance(thresholds, FixedThresholds):
             threshold = '`thresholds` in `model.semi_train_cfg.class_thresholds`'
         else:

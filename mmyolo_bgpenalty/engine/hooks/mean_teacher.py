@@ -1,6 +1,6 @@
 """BurnInMeanTeacherHook: the teacher as the average of the student, after burn-in."""
 
-from typing import List, Optional
+from typing import Optional
 
 import torch
 from mmdet.engine.hooks import MeanTeacherHook
@@ -39,8 +39,6 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
             averaging begins to ``momentum``, see ``ema_momentum``; 0: all at once.
         unsup_warmup: epochs (iterations, as LambdaBgSchedulerHook counts) of the rise.
         unsup_schedule: 'constant', 'linear', 'step' or 'cosine'.
-        buffers: 'average', or 'copy': the teacher's BN statistics are the student's latest, which follow the images'
-            statistics sooner, but are not those of the averaged weights.
 
     Raises:
         ValueError: an argument out of range; no student and teacher in the model; no LambdaBgSchedulerHook.
@@ -54,7 +52,6 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
         unsup_schedule: str = 'linear',
         average_in_burn_in: bool = False,
         momentum_warmup: float = 0,
-        buffers: str = 'average',
     ):
         if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 < momentum < 1:
             raise ValueError(f'Expected `momentum` to be a number in (0, 1), but got {momentum!r}')
@@ -67,7 +64,6 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
             raise ValueError(f'Expected `average_in_burn_in` to be True or False, but got {average_in_burn_in!r}')
         self.average_in_burn_in = average_in_burn_in
         self.momentum_warmup = non_negative('momentum_warmup', momentum_warmup)
-        self.buffers = one_of('buffers', buffers, ('average', 'copy'))
 
     def before_train(self, runner: Runner) -> None:
         model = unwrapped(runner.model)
@@ -117,9 +113,9 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
 
     @torch.no_grad()
     def momentum_update(self, model: SemiBaseDetector, momentum: float) -> None:
-        """Average parameters and, unless they are copied, floating buffers; copy counters."""
+        """Average parameters and floating-point buffers; copy other buffers (counters)."""
         if self._averaged is None or self._averaged[0] is not model:
-            self._averaged = (model, *_by_kind(model.teacher, model.student, self.buffers == 'average'))
+            self._averaged = (model, *_by_kind(model.teacher, model.student))
         _, teacher, student, copies, originals = self._averaged
         if hasattr(torch, '_foreach_lerp_'):  # torch >= 2.0; one kernel for many tensors
             torch._foreach_lerp_(teacher, student, momentum)
@@ -130,14 +126,11 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
             old.copy_(new)
 
 
-def _by_kind(teacher: nn.Module, student: nn.Module, average_buffers: bool) -> List[List[Tensor]]:
-    """The state's tensors: the teacher's that are averaged, the student's, and so those that are copied."""
-    lists: List[List[Tensor]] = [[], [], [], []]
-    parameters = {name for name, _ in teacher.named_parameters()}
-    state, latest = teacher.state_dict(), student.state_dict().values()
-    for name, *tensors in zip(state, state.values(), latest):
-        averaged = tensors[0].is_floating_point() and (average_buffers or name in parameters)
-        first = 0 if averaged else 2
-        for tensor, found in zip(tensors, lists[first:]):
-            found.append(tensor)
+def _by_kind(teacher: nn.Module, student: nn.Module) -> list[list[Tensor]]:
+    """Tensors to average, of the teacher and of the student, and tensors to copy, of the teacher and of the student."""
+    lists: list[list[Tensor]] = [[], [], [], []]
+    for old, new in zip(teacher.state_dict().values(), student.state_dict().values()):
+        first = 0 if old.is_floating_point() else 2
+        lists[first].append(old)
+        lists[first + 1].append(new)
     return lists

@@ -18,7 +18,7 @@ from mmyolo.registry import HOOKS
 from torch import Tensor, nn
 
 from mmyolo_bgpenalty.models.bg_penalty_head import picture_frame
-from mmyolo_bgpenalty.models.semi_detector import SemiYOLODetector
+from mmyolo_bgpenalty.models.semi_detector import SemiYOLODetector, UnlabeledBatch
 from mmyolo_bgpenalty.utils.arguments import non_negative, whole
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 from mmyolo_bgpenalty.utils.files import write_whole
@@ -164,37 +164,37 @@ class PseudoLabelPicturesHook(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         model = unwrapped(runner.model)
         if isinstance(model, SemiYOLODetector):
-            model.keep_views = self._due(runner)
+            model.keep_latest = self._due(runner)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         model = unwrapped(runner.model)
         if not isinstance(model, SemiYOLODetector) or not self._due(runner):
             return
-        model.keep_views = False
-        views = model.views
-        if views is None:
+        model.keep_latest = False
+        batch = model.latest
+        if batch is None:
             return
         step = runner.iter + 1
         try:
             # IterBasedTrainLoop stays in epoch 0, and batch_idx goes on.
             epoch = runner.epoch + batch_idx // len(runner.train_dataloader)
             classes = runner.train_dataloader.dataset.metainfo.get('classes', ())
-            sheet = self._sheet(model, views, classes, f'Iteration {step}, epoch {epoch}')
+            sheet = self._sheet(model, batch, classes, f'Iteration {step}, epoch {epoch}')
             path = Path(runner.log_dir) / 'vis_data' / 'vis_image' / f'{self.NAME}_{step}.png'
             write_whole(path, cv2.imencode('.png', sheet[..., ::-1])[1].tobytes())
             runner.visualizer.add_image(self.NAME, sheet, step)
         except Exception as error:  # a full disk or a lost backend must not end a training
             runner.logger.warning(f'PseudoLabelPicturesHook could not draw: {type(error).__name__}: {error}')
         finally:
-            model.views = None
+            model.latest = None
 
     def _due(self, runner: Runner) -> bool:
         return is_main_process() and self.every_n_train_iters(runner, self.interval)
 
     @torch.no_grad()
-    def _sheet(self, model: SemiYOLODetector, views: dict, classes: Sequence[str], when: str) -> np.ndarray:
+    def _sheet(self, model: SemiYOLODetector, batch: UnlabeledBatch, classes: Sequence[str], when: str) -> np.ndarray:
         head = model.student.bbox_head
-        (weak, weak_samples), (strong, strong_samples) = (views[name] for name in ('weak', 'strong'))
+        weak, weak_samples, strong, strong_samples = batch
         rows = []
         for i in range(min(self.max_images, len(strong))):
             row: dict[str, Any] = dict(name=Path(strong_samples[i].metainfo.get('img_path') or f'image {i}').name)

@@ -44,17 +44,6 @@ def test_the_average_is_taken_tensor_by_tensor_bit_for_bit(momentum):
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.student.state_dict().items())
 
 
-def test_buffers_may_be_the_students_latest():
-    model = Semi()
-    fill(model.teacher, 0)
-    fill(model.student, 2)
-    BurnInMeanTeacherHook(buffers='copy').momentum_update(model, 0.25)
-    parameters = dict(model.teacher.named_parameters())
-    values = {name: 0.5 if name in parameters else 2 for name in model.teacher.state_dict()}
-    assert 2 in values.values() and 0.5 in values.values()
-    assert all((tensor == values[name]).all() for name, tensor in model.teacher.state_dict().items())
-
-
 def test_what_is_averaged_is_collected_anew_for_another_model_and_each_epoch():
     hook, models = BurnInMeanTeacherHook(), [Semi(), Semi()]
     for model in models:
@@ -167,7 +156,6 @@ def test_the_share_of_unlabeled_images_follows_burn_in():
         dict(unsup_warmup=-1),
         dict(unsup_schedule='x'),
         dict(average_in_burn_in=1),
-        dict(buffers='ema'),
         dict(momentum_warmup=-1),
     ],
 )

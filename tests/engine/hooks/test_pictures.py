@@ -30,6 +30,7 @@ from mmyolo_bgpenalty.engine.hooks.pictures import (
     View,
     draw_pseudo_labels,
 )
+from mmyolo_bgpenalty.models.semi_detector import UnlabeledBatch
 from tests.helpers.states import same
 from tests.helpers.tiny import SEMI, load, make_set
 
@@ -168,10 +169,9 @@ def fake_model(images=3):
     model.weight = nn.Parameter(torch.zeros(1))
     inner = dict(type='mmdet.DetDataPreprocessor', bgr_to_rgb=True, mean=[0.0] * 3, std=[255.0] * 3)
     model.data_preprocessor = MODELS.build(dict(type='SemiDataPreprocessor', data_preprocessor=inner))
-    model.keep_views, model.views = False, None
-    model.made = dict(
-        weak=(torch.rand(images, 3, 64, 64), samples(images)), strong=(torch.rand(images, 3, 64, 64), samples(images))
-    )
+    model.keep_latest, model.latest = False, None
+    views = (torch.rand(images, 3, 64, 64), samples(images)), (torch.rand(images, 3, 64, 64), samples(images))
+    model.made = UnlabeledBatch(*views[0], *views[1])
     return model
 
 
@@ -213,8 +213,8 @@ def step(hook, runner, in_burn_in=False):
     hook.before_train_iter(runner, runner.iter)
     if isinstance(model, SemiYOLODetector):
         # Views are kept in the iterations that draw them, and in no others.
-        assert not model.keep_views or (runner.iter + 1) % hook.interval == 0
-        model.views = model.made if model.keep_views and not in_burn_in else None
+        assert not model.keep_latest or (runner.iter + 1) % hook.interval == 0
+        model.latest = model.made if model.keep_latest and not in_burn_in else None
     hook.after_train_iter(runner, runner.iter, outputs={})
     runner.iter += 1
 
@@ -242,7 +242,7 @@ def test_one_file_every_interval_also_where_the_local_backend_has_its_own(tmp_pa
     before = random_states()
     runner, files = run(PseudoLabelPicturesHook(interval=2, max_images=2), tmp_path, model, steps=5)
     assert files == [FIRST, SECOND] and random_states() == before
-    assert model.views is None and model.keep_views is False and runner.logger.records == []
+    assert model.latest is None and model.keep_latest is False and runner.logger.records == []
     assert isinstance(runner.visualizer._vis_backends['LocalVisBackend'], LocalVisBackend)
     assert cv2.imread(str(tmp_path / FIRST)).shape[0] == TITLE + 2 * (HEADER + MARGIN + PANEL)
 
@@ -273,7 +273,7 @@ def test_what_is_drawn(tmp_path, drawn):
     for i, row in enumerate(rows):
         for name in ('weak', 'strong'):
             view = row[name]
-            expected = (model.made[name][0][i] * 255).round().byte().permute(1, 2, 0).numpy()
+            expected = (getattr(model.made, name)[i] * 255).round().byte().permute(1, 2, 0).numpy()
             np.testing.assert_array_equal(view.image, expected)
             assert list(view.texts) == ['a 0.75', '1 0.75'][:i]
             assert view.boxes.tolist() == [[5.0] * 4] * i
@@ -302,15 +302,15 @@ def test_background_predictions_are_chosen(tmp_path, drawn, arguments, expected)
 
 def test_nothing_is_drawn_in_burn_in_without_a_teacher_or_in_another_process(tmp_path, monkeypatch):
     model = fake_model()
-    assert run(PseudoLabelPicturesHook(interval=-1), tmp_path, model, steps=4)[1] == [] and not model.keep_views
+    assert run(PseudoLabelPicturesHook(interval=-1), tmp_path, model, steps=4)[1] == [] and not model.keep_latest
     hook = PseudoLabelPicturesHook(interval=2)
     runner, files = run(hook, tmp_path, model, in_burn_in=True)
-    assert files == [] and runner.logger.records == [] and model.keep_views is False
+    assert files == [] and runner.logger.records == [] and model.keep_latest is False
     plain = nn.Linear(1, 1)
     runner, files = run(hook, tmp_path, plain)
-    assert files == [] and runner.logger.records == [] and not hasattr(plain, 'keep_views')
+    assert files == [] and runner.logger.records == [] and not hasattr(plain, 'keep_latest')
     monkeypatch.setattr(pictures, 'is_main_process', lambda: False)
-    assert run(hook, tmp_path, model)[1] == [] and model.keep_views is False
+    assert run(hook, tmp_path, model)[1] == [] and model.keep_latest is False
 
 
 def test_a_wrapped_model_is_reached(tmp_path, monkeypatch):
@@ -327,7 +327,7 @@ def test_a_failure_is_a_warning_and_training_goes_on(tmp_path, monkeypatch, wher
     monkeypatch.setattr(*((Visualizer, where) if where == 'add_image' else (pictures, where)), fail)
     model = fake_model()
     runner, files = run(PseudoLabelPicturesHook(interval=2, max_images=1), tmp_path, model, steps=4)
-    assert model.views is None and model.keep_views is False
+    assert model.latest is None and model.keep_latest is False
     # MMEngine's logger shows a warning once.
     assert set(runner.logger.records) == {'PseudoLabelPicturesHook could not draw: OSError: no space left on device'}
     assert files == ([FIRST, SECOND] if where == 'add_image' else [])
@@ -393,5 +393,5 @@ def test_a_real_run_leaves_its_pictures_in_the_work_dir_and_in_tensorboard(runs)
     for path, event in zip(files, logged):
         decoded = cv2.imdecode(np.frombuffer(event.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
         np.testing.assert_array_equal(decoded, cv2.imread(str(path)))
-    assert runner.model.views is None and runner.model.keep_views is False
+    assert runner.model.latest is None and runner.model.keep_latest is False
     assert not list(Path(runs['without'][0].log_dir).rglob('*.png'))

@@ -1,0 +1,121 @@
+"""``semi_train_cfg`` of SemiYOLODetector: names, defaults and checks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from mmengine.config import ConfigDict
+
+from mmyolo_bgpenalty.models.thresholds import Thresholds, build_thresholds
+from mmyolo_bgpenalty.utils.arguments import flag, fraction, known_keys, non_negative, one_of, whole
+from mmyolo_bgpenalty.utils.geometry import FLIPS
+
+LOSSES = ('loss_cls', 'loss_bbox', 'loss_dfl', 'loss_bg')
+
+# At most one box for an object, with one label. The config of evaluation may allow more.
+PSEUDO_TEST_CFG: dict[str, Any] = dict(
+    multi_label=False,
+    score_thr=0.4,
+    nms_pre=1000,
+    nms=dict(type='nms', iou_threshold=0.6, class_agnostic=True),
+    max_per_img=300,
+)
+
+
+@dataclass(frozen=True)
+class SemiTrainOptions:
+    """Options of SemiYOLODetector in training.
+
+    Args:
+        sup_weight: factor of all losses of labeled images, >= 0.
+        unsup_weight: factor of all losses of unlabeled images, >= 0.
+        sup_loss_weights: factors of single losses of labeled images, >= 0, as ``dict(loss_bg=0.0)``. A factor has no
+            effect if the head does not have that loss.
+        unsup_loss_weights: the same for unlabeled images.
+        pseudo_test_cfg: how the teacher's predictions become pseudo-boxes. The entries replace those of
+            ``PSEUDO_TEST_CFG``.
+        min_pseudo_bbox_wh: minimum width and height of a pseudo-box in the strong view, in pixels.
+        class_thresholds: a threshold for each class instead of ``pseudo_test_cfg.score_thr``: the config for
+            ``build_thresholds``.
+        unsure_thr: a box is unsure if its score is above ``unsure_thr`` but does not reach its threshold. An unsure box
+            is neither object nor background: it is among the ``ignored_instances`` of the strong view.
+        soft_unsure: an unsure box is also an object. Its score multiplies its classification targets, and it has no
+            box losses. This needs ``unsure_thr`` and a head with ``sparse_targets``. Source: Efficient Teacher
+            (https://arxiv.org/abs/2302.07577).
+        teacher_flips: directions, see ``FLIPS``. The teacher's prediction is the mean of its predictions for the weak
+            view and for these flips of the view. This is for objects without a fixed orientation.
+        channels_last: memory format of student and teacher. It changes values by rounding alone.
+        sync_avg_factor: True: several processes divide by sums over the images of all processes. They train as one
+            process with the same global batch. False: each process divides by the sums over its own images. It has no
+            effect on heads other than BgPenaltyYOLOv8Head.
+
+    Raises:
+        ValueError: a value is out of range, or a dict has an unknown key.
+    """
+
+    sup_weight: float = 1.0
+    unsup_weight: float = 1.0
+    sup_loss_weights: Mapping[str, float] = field(default_factory=dict)
+    unsup_loss_weights: Mapping[str, float] = field(default_factory=dict)
+    pseudo_test_cfg: Any = field(default_factory=dict)
+    min_pseudo_bbox_wh: Sequence[float] = (1e-2, 1e-2)
+    class_thresholds: dict | None = None
+    unsure_thr: float | None = None
+    soft_unsure: bool = False
+    teacher_flips: Sequence[str] = ()
+    channels_last: bool = False
+    sync_avg_factor: bool = True
+
+    @classmethod
+    def from_cfg(cls, cfg: Mapping | None) -> 'SemiTrainOptions':
+        """The options that a config states."""
+        known_keys('semi_train_cfg', cfg or {}, [option.name for option in fields(cls)])
+        return cls(**(cfg or {}))
+
+    def __post_init__(self) -> None:
+        for branch in ('sup', 'unsup'):
+            non_negative(f'semi_train_cfg.{branch}_weight', getattr(self, f'{branch}_weight'))
+            where, weights = f'semi_train_cfg.{branch}_loss_weights', getattr(self, f'{branch}_loss_weights')
+            known_keys(where, weights, LOSSES)
+            for name, weight in weights.items():
+                non_negative(f'{where}.{name}', weight)
+        for name in ('soft_unsure', 'channels_last', 'sync_avg_factor'):
+            flag(f'semi_train_cfg.{name}', getattr(self, name))
+        for flip in self.teacher_flips:
+            one_of('semi_train_cfg.teacher_flips', flip, list(FLIPS))
+        size = self.min_pseudo_bbox_wh
+        if not isinstance(size, (list, tuple)) or len(size) != 2:
+            raise ValueError(f'Expected `semi_train_cfg.min_pseudo_bbox_wh` to be two numbers, but got {size!r}')
+        for side in size:
+            non_negative('semi_train_cfg.min_pseudo_bbox_wh', side)
+        if self.unsure_thr is not None:
+            non_negative('semi_train_cfg.unsure_thr', self.unsure_thr)
+        elif self.soft_unsure:
+            raise ValueError('Expected `semi_train_cfg.unsure_thr` for `semi_train_cfg.soft_unsure`, but got None')
+
+        known_keys('semi_train_cfg.pseudo_test_cfg', self.pseudo_test_cfg, PSEUDO_TEST_CFG)
+        test_cfg = ConfigDict({**PSEUDO_TEST_CFG, **self.pseudo_test_cfg})
+        fraction('semi_train_cfg.pseudo_test_cfg.score_thr', test_cfg.score_thr)
+        whole('semi_train_cfg.pseudo_test_cfg.max_per_img', test_cfg.max_per_img)
+        object.__setattr__(self, 'pseudo_test_cfg', test_cfg)
+
+    def build_class_thresholds(self, num_classes: int) -> Thresholds | None:
+        """The module that ``class_thresholds`` describes; None without it.
+
+        Raises:
+            ValueError: an argument is out of range, or ``unsure_thr`` is above all thresholds.
+        """
+        test_cfg, module = self.pseudo_test_cfg, None
+        if self.class_thresholds is not None:
+            try:
+                module = build_thresholds(self.class_thresholds, num_classes, test_cfg.max_per_img, test_cfg.score_thr)
+            except ValueError as error:
+                raise ValueError(f'`semi_train_cfg.class_thresholds`: {error}') from None
+        highest = test_cfg.score_thr if module is None else module.ceiling
+        if self.unsure_thr is not None and self.unsure_thr > highest:
+            raise ValueError(
+                'Expected `semi_train_cfg.unsure_thr` to be at most the threshold of pseudo-boxes '
+                f'(`pseudo_test_cfg.score_thr`, or the highest of `class_thresholds`), {highest}, but got '
+                f'{self.unsure_thr}'
+            )
+        return module
