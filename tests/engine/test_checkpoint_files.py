@@ -1,13 +1,12 @@
 """Checkpoints that are broken, hostile or of something else: each is named, and nothing of it runs."""
 
+import copy
 import functools
 import http.server
-import multiprocessing
 import os
 import re
 import sys
 import threading
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,8 +18,10 @@ from mmyolo.registry import MODELS
 from mmyolo.utils import register_all_modules
 
 from mmyolo_bgpenalty import ResumableCheckpointHook
+from mmyolo_bgpenalty.cli.train import main
 from mmyolo_bgpenalty.engine.checkpoint_files import CheckpointError, check_loadable, check_resumable, read_checkpoint
-from tests.helpers.tiny import ROOT, SEMI, load, make_set
+from tests.helpers.child_runs import ended, start
+from tests.helpers.tiny import SEMI, load, make_set
 
 
 class Touches:
@@ -166,43 +167,23 @@ def test_a_missing_file_is_named(model, tmp_path):
         check_loadable(str(tmp_path / 'none.pth'), model)
 
 
-def call(tool, arguments, output):
-    sys.stdout = sys.stderr = open(output, 'w', buffering=1)
-    spec = spec_from_file_location('tool', ROOT / 'tools' / tool)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.argv = [tool, *map(str, arguments)]
-    sys.exit(module.main())
-
-
-def tool(name, *arguments, output):
-    """Exit code of a tool, in a process of its own."""
-    child = multiprocessing.get_context('fork').Process(target=call, args=(name, arguments, output))
-    child.start()
-    child.join(120)
-    return child.exitcode
-
-
-@pytest.fixture(scope='module')
-def config(cfg):
-    cfg.dump(Path(cfg.work_dir, 'tiny.py'))
-    return Path(cfg.work_dir, 'tiny.py')
-
-
 @pytest.mark.parametrize('option', ['--resume', 'load_from'])
-def test_a_malicious_pickle_is_refused_and_nothing_of_it_runs(option, good, config, tmp_path):
-    file, trace = tmp_path / 'malicious.pth', tmp_path / 'trace'
+@pytest.mark.parametrize('hook', ['ResumableCheckpointHook', 'CheckpointHook'])
+def test_a_malicious_pickle_is_refused_and_nothing_of_it_runs(option, hook, good, cfg, tmp_path):
+    file, trace, config = tmp_path / 'malicious.pth', tmp_path / 'trace', tmp_path / 'tiny.py'
     saved(file, {**good, 'extra': Touches(trace)})
     torch.load(file, weights_only=False)
     assert trace.exists()  # it is one
     trace.unlink()
+    cfg = copy.deepcopy(cfg)
+    cfg.default_hooks.checkpoint.type = hook
+    cfg.dump(config)
     given = ['--resume', file] if option == '--resume' else ['--cfg-options', f'load_from={file}']
-    assert tool('train.py', config, '--work-dir', tmp_path / 'work', *given, output=tmp_path / 'output') == 2
+    arguments = [*map(str, (config, '--work-dir', tmp_path / 'work', *given))]
+    assert ended(start(tmp_path, lambda: sys.exit(main(arguments)))) == 2
     assert not trace.exists()
-    last = (tmp_path / 'output').read_text().splitlines()[-1]
-    assert (
-        last == f'train.py: {file}: cannot be read as a checkpoint: it holds posix.system, which safe loading refuses'
-    )
+    line = (tmp_path / 'output.txt').read_text().splitlines()[-1]
+    assert line.endswith(f': {file}: cannot be read as a checkpoint: it holds posix.system, which safe loading refuses')
 
 
 def test_only_the_types_of_this_package_are_allowed_before_and_after(tmp_path):
