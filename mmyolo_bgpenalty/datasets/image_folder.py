@@ -123,7 +123,7 @@ class ImageFolderDataset(SkipUnreadable, BaseDetDataset):
         self._fully_initialized = True
         if self._indices is not None:
             self.get_subset_(self._indices)
-        self._forget()
+        self._reset_readable()
 
     def get_data_info(self, idx: int) -> dict:
         """``img_path``, ``img_id`` and ``sample_idx`` (the place in the list), and no ``instances``."""

@@ -48,12 +48,12 @@ class LabeledUnlabeledDataset(ConcatDataset):
             return
         for name, dataset in zip(('labeled', 'unlabeled'), self.datasets):
             read_checked(dataset)
+            dataset.data_list = None  # full_init sets it. MMEngine cannot serialise an empty list and raises an error.
             try:
                 dataset.full_init()
                 images = len(dataset)
             except ValueError as error:
-                # MMEngine fails to serialise an empty list with "need at least one array to concatenate".
-                if 'concatenate' not in str(error):
+                if dataset.data_list != []:
                     raise ValueError(f'`{name}` set: {error}') from error
                 images = 0
             if not images:

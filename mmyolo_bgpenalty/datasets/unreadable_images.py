@@ -1,8 +1,8 @@
-"""Training images that can be read, in place of those that cannot."""
+"""In training, another image takes the place of one that cannot be read."""
 
 import logging
 import os
-from typing import Callable, List, Optional, Sequence, Tuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -18,60 +18,53 @@ LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryE
 
 
 class ReadableImages:
-    """The images of a dataset of MMEngine's; one that cannot be read gives way to the next that can.
+    """Loads the images of an MMEngine dataset; the next readable image replaces an unreadable one.
 
-    What raises an error (or returns None) before ``results['img']`` is there cannot be read; nor can a JPEG that is
-    cut off, which OpenCV before 5 decodes in part, or an image with boxes whose size is not its annotation's. Each is
-    warned of once, whichever worker process meets it, and not tried again, unless it was the system that failed
-    (a network drive that is away).
+    An image is unreadable in three cases:
+
+    * A transform raises an error or returns None before it has set ``results['img']``.
+    * The file is a JPEG without its end. OpenCV before 5 decodes such a file in part.
+    * The image has boxes, and its size differs from the size in its annotation.
+
+    An unreadable image is logged once, even if several worker processes meet it, and is not tried again. It is tried
+    again if the system failed, such as a network drive that does not answer.
+
+    A file is examined before its image is loaded for the first time. Later epochs only load the image.
 
     Args:
-        dataset: fully initialised.
+        dataset: a dataset that is fully initialised.
 
     Attributes:
-        bad: (images,), bool, shared by the worker processes of this process: what was found unreadable so far.
-        known_empty: (images,), bool: what ``results['known_empty']`` says of each; None: nothing.
+        bad: bool, (images,): the images that were found unreadable. Worker processes share it.
+        examined: bool, (images,): the images whose files were found intact. Worker processes share it.
+        known_empty: bool, (images,): the value of ``results['known_empty']``; None if the key is not set.
     """
 
     def __init__(self, dataset: BaseDataset):
         self.dataset = dataset
-        self.bad = torch.zeros(len(dataset), dtype=torch.bool).share_memory_()
-        self.known_empty: Optional[torch.Tensor] = None
+        self.bad, self.examined = (torch.zeros(len(dataset), dtype=torch.bool).share_memory_() for _ in range(2))
+        self.known_empty: torch.Tensor | None = None
 
     def __call__(self, idx: int, transforms: Sequence[Callable]) -> dict:
-        """What ``transforms`` make of image ``idx`` or the next one that can be read.
+        """Apply ``transforms`` to image ``idx``, or to the first readable image after it.
 
-        MMYOLO's datasets and ours hand themselves to them in ``results['dataset']``, for those that mix images.
+        ``results['dataset']`` is set where MMYOLO's datasets set it: transforms that mix images read it.
 
         Raises:
-            ValueError: more unreadable images in a row than the dataset's ``max_refetch``.
+            ValueError: more than the dataset's ``max_refetch`` images in a row are unreadable.
         """
         number, reason = len(self.bad), 'they were found unreadable before'
         tries = min(number, self.dataset.max_refetch + 1)
         for place in ((int(idx) + step) % number for step in range(tries)):
             if self.bad[place]:
                 continue
-            info = dict(self.dataset.get_data_info(place))
-            if self.known_empty is not None:
-                info['known_empty'] = bool(self.known_empty[place])
-            if isinstance(self.dataset, (SkipUnreadable, BatchShapePolicyDataset)):
-                info['dataset'] = self.dataset
-            path, loading = info.get('img_path'), list(transforms)
-            results, fault, lasting = self._load(info, loading)
+            left = list(transforms)
+            results, fault, lasting = self._load(place, left)
             if fault:
                 reason = fault
-                if not self.bad[place]:  # another worker may have met it meanwhile
-                    self.bad[place] = lasting
-                    print_log(
-                        printable(
-                            f'{path} cannot be read and is skipped ({reason}); so far {self.unreadable} of {number} '
-                            'images cannot'
-                        ),
-                        logger='current',
-                        level=logging.WARNING,
-                    )
+                self._report(place, fault, lasting)
                 continue
-            for transform in loading:
+            for transform in left:
                 results = transform(results)
                 if results is None:
                     reason = f'{type(transform).__name__} returned nothing'
@@ -86,7 +79,7 @@ class ReadableImages:
         return int(self.bad.sum())
 
     def summary(self) -> str:
-        """How many images of all processes were unreadable, and the first of them; '' if none was."""
+        """Count the unreadable images of all processes and name the first; '' if there are none."""
         bad = self.bad.int()
         all_reduce(bad, 'max')
         places = bad.nonzero()[:, 0].tolist()
@@ -101,35 +94,59 @@ class ReadableImages:
         dataset = self.dataset
         return dataset.ann_file or (dataset.data_prefix or {}).get('img') or type(dataset).__name__
 
-    def _load(self, results: dict, transforms: List[Callable]) -> Tuple[dict, str, bool]:
-        """Take from ``transforms`` those up to the one that loads the image.
+    def _info(self, place: int) -> dict:
+        info = dict(self.dataset.get_data_info(place))
+        if self.known_empty is not None:
+            info['known_empty'] = bool(self.known_empty[place])
+        if isinstance(self.dataset, (SkipUnreadable, BatchShapePolicyDataset)):
+            info['dataset'] = self.dataset
+        return info
+
+    def _load(self, place: int, transforms: list[Callable]) -> tuple[dict, str, bool]:
+        """Remove the transforms up to the one that loads the image, and apply them.
 
         Returns:
-            What they made of it, the fault ('' for none), and whether that will last.
+            Their results, the fault ('' if there is none), and whether the fault will last.
         """
+        results = self._info(place)
         path, size = results.get('img_path'), (results.get('height'), results.get('width'))
         boxes = bool(results.get('instances'))
-        fault = image_fault(path) if path and os.path.exists(path) else ''  # else it may be of another backend
-        if fault == NO_FILE:  # reading a pipe would wait for ever
+        fault = '' if self.examined[place] else _file_fault(path)
+        if fault == NO_FILE:  # reading a pipe would never end
             return {}, fault, True
         while transforms and isinstance(results, dict) and 'img' not in results:
             try:
                 results = transforms.pop(0)(results)
-            except Exception as error:  # what a broken file raises depends on the loader's backend
+            except Exception as error:  # each loading backend raises errors of its own for a broken file
                 lasting = not isinstance(error, OSError) or isinstance(error, LASTING)
-                return {}, fault or f'{type(error).__name__}: {" ".join(str(error).split())}', lasting
+                text = f'{type(error).__name__}: {" ".join(str(error).split())}'
+                return {}, fault or _file_fault(path) or text, lasting
             if results is None:
-                return {}, fault or 'its loader returned nothing', True
+                return {}, fault or _file_fault(path) or 'its loader returned nothing', True
         found = np.shape(results['img'])[:2] if isinstance(results, dict) and 'img' in results else ()
         if not fault and found and boxes and None not in size and found != size:
             fault = 'it is {1} x {0}, but its annotation says {3} x {2}'.format(*found, *size)
             if found == size[::-1]:
                 fault += '; its EXIF may turn it'
+        self.examined[place] = not fault
         return results, fault, True
+
+    def _report(self, place: int, fault: str, lasting: bool) -> None:
+        if self.bad[place]:  # another worker process has reported it in the meantime
+            return
+        self.bad[place] = lasting
+        path = self.dataset.get_data_info(place).get('img_path')
+        skipped = f'{path} cannot be read and is skipped ({fault}); so far {self.unreadable} of {len(self.bad)} images'
+        print_log(printable(f'{skipped} cannot'), logger='current', level=logging.WARNING)
+
+
+def _file_fault(path: str | None) -> str:
+    """The fault of a local file; '' for a path that only another file backend knows."""
+    return image_fault(path) if path and os.path.exists(path) else ''
 
 
 def loads_as_usual(dataset) -> bool:
-    """Whether ``ReadableImages`` does what the dataset itself does, which has no way of loading of its own."""
+    """Whether ``ReadableImages`` may load the images: the dataset's class loads them as MMEngine or MMYOLO does."""
     if not isinstance(dataset, BaseDataset):
         return False
     kind, usual = type(dataset), (BaseDataset.prepare_data, BatchShapePolicyDataset.prepare_data)
@@ -137,31 +154,32 @@ def loads_as_usual(dataset) -> bool:
 
 
 class SkipUnreadable(BaseDataset):
-    """For datasets of MMEngine's, before them in the bases: ``ReadableImages`` of it is ``first_readable``.
+    """A mixin for MMEngine datasets, which must be the first base: its methods extend those of the next base.
 
-    When testing nothing takes the place of an image: what cannot be read is an error.
+    In training ``first_readable``, a ``ReadableImages``, loads the images. In testing an unreadable image is an
+    error, because no other image may take its place.
     """
 
     def full_init(self) -> None:
         if not self._fully_initialized:
             super().full_init()
-            self._forget()
+            self._reset_readable()
 
-    def _forget(self) -> None:
+    def _reset_readable(self) -> None:
         self.first_readable = ReadableImages(self)
 
     @property
     def unreadable(self) -> int:
-        """Number of files found unreadable so far, by all worker processes of this process."""
+        """Number of images that all worker processes of this process have found unreadable so far."""
         return self.first_readable.unreadable
 
     def get_subset_(self, indices) -> None:
         super().get_subset_(indices)
-        self._forget()
+        self._reset_readable()
 
     def get_subset(self, indices) -> 'SkipUnreadable':
         subset = super().get_subset(indices)
-        subset._forget()
+        subset._reset_readable()
         return subset
 
     def __getitem__(self, idx: int) -> dict:
