@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmyolo_bgpenalty.utils.arguments import non_negative, one_of, whole
+from mmyolo_bgpenalty.utils.arguments import non_negative, one_of, whole_number
 
 NORMALIZERS = ('background', 'positives', 'hard')
 REGIONS = ('all', 'outside')
@@ -46,7 +46,7 @@ class BackgroundPenaltyOptions:
         elif name == 'region':
             one_of(name, value, REGIONS)
         elif name == 'hard_top':
-            value = None if value is None else whole(name, value)
+            value = None if value is None else whole_number(name, value)
         else:
             value = non_negative(name, value)
             if name == 'hard_score' and value >= 1:

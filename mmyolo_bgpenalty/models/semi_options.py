@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.config import ConfigDict
 
 from mmyolo_bgpenalty.models.thresholds import Thresholds, build_thresholds
-from mmyolo_bgpenalty.utils.arguments import flag, fraction, known_keys, non_negative, one_of, whole
+from mmyolo_bgpenalty.utils.arguments import flag, fraction, known_keys, non_negative, one_of, whole_number
 from mmyolo_bgpenalty.utils.geometry import FLIPS
 
 LOSSES = ('loss_cls', 'loss_bbox', 'loss_dfl', 'loss_bg')
@@ -96,7 +96,7 @@ class SemiTrainOptions:
         known_keys('semi_train_cfg.pseudo_test_cfg', self.pseudo_test_cfg, PSEUDO_TEST_CFG)
         test_cfg = ConfigDict({**PSEUDO_TEST_CFG, **self.pseudo_test_cfg})
         fraction('semi_train_cfg.pseudo_test_cfg.score_thr', test_cfg.score_thr)
-        whole('semi_train_cfg.pseudo_test_cfg.max_per_img', test_cfg.max_per_img)
+        whole_number('semi_train_cfg.pseudo_test_cfg.max_per_img', test_cfg.max_per_img)
         object.__setattr__(self, 'pseudo_test_cfg', test_cfg)
 
     def build_class_thresholds(self, num_classes: int) -> Thresholds | None:

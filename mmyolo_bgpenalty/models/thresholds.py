@@ -11,7 +11,7 @@ from typing import Callable, Dict, Optional, Sequence, Tuple, Type, Union
 import torch
 from torch import Tensor, nn
 
-from mmyolo_bgpenalty.utils.arguments import non_negative, one_of, whole
+from mmyolo_bgpenalty.utils.arguments import non_negative, one_of, whole_number
 
 NO_BOX, NO_IMAGE = -1.0, -2.0
 Found = Optional[Tuple[Tensor, Tensor]]
@@ -166,7 +166,7 @@ class AdaptiveThresholds(nn.Module):
             )
         self.score_thr = score_thr
         # Score and label of each box; newest last. One tensor, so that processes exchange it at once.
-        self.register_buffer('window', torch.full((whole('window', window), per_image, 2), NO_IMAGE))
+        self.register_buffer('window', torch.full((whole_number('window', window), per_image, 2), NO_IMAGE))
         self.current: Optional[Tensor] = None
 
     @torch.no_grad()
@@ -218,7 +218,7 @@ class ClassFrequencyThresholds(AdaptiveThresholds):
         self.share = non_negative('share', share)
         if not share:
             raise ValueError('Expected `share` to be > 0, but got 0')
-        self.min_images = whole('min_images', min_images)
+        self.min_images = whole_number('min_images', min_images)
         if min_images > len(self.window):
             raise ValueError(f'Expected `min_images` to be at most `window` {len(self.window)}, but got {min_images}')
         self.objects_per_image: Optional[Tensor] = None
@@ -246,7 +246,7 @@ class MixtureThresholds(AdaptiveThresholds):
 
     def __init__(self, *args, min_scores: int = 32, at: str = 'crossing', **kwargs):
         super().__init__(*args, **kwargs)
-        self.min_scores = whole('min_scores', min_scores)
+        self.min_scores = whole_number('min_scores', min_scores)
         self.at = one_of('at', at, ('crossing', 'mean'))
 
     def thresholds(self, scores: Tensor, labels: Tensor) -> Tensor:

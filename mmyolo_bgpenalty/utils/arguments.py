@@ -1,33 +1,34 @@
-"""Argument checks shared by the pure modules. Pure Python."""
+"""Checks of single arguments. Pure Python."""
 
 import math
-from numbers import Real
-from typing import Any, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
 
 
 def non_negative(name: str, value: Any) -> float:
-    """``value`` as a Python float, or a ValueError that names the argument."""
+    """Return ``value`` as a Python float; a ValueError names an argument that is no finite number >= 0."""
     if isinstance(value, bool) or not isinstance(value, Real) or value < 0 or not value < math.inf:
         raise ValueError(f'Expected `{name}` to be a finite number >= 0, but got {value!r}')
     return float(value)
 
 
 def fraction(name: str, value: Any) -> float:
-    """``value`` as a Python float in [0, 1], or a ValueError that names the argument."""
+    """Return ``value`` as a Python float; a ValueError names an argument that is not in [0, 1]."""
     if non_negative(name, value) > 1:
         raise ValueError(f'Expected `{name}` to be in [0, 1], but got {value!r}')
     return float(value)
 
 
 def flag(name: str, value: Any) -> bool:
-    """``value`` if it is True or False, or a ValueError that names the argument."""
+    """Return ``value``; a ValueError names an argument that is neither True nor False."""
     if not isinstance(value, bool):
         raise ValueError(f'Expected `{name}` to be True or False, but got {value!r}')
     return value
 
 
 def known_keys(name: str, value: Any, known: Collection[str]) -> None:
-    """Raise a ValueError unless ``value`` is a dict that has no other keys than ``known``."""
+    """Raise a ValueError if ``value`` is no dict or has a key that is not in ``known``."""
     if not isinstance(value, Mapping):
         raise ValueError(f'Expected `{name}` to be a dict, but got {value!r}')
     unknown = sorted(set(value) - set(known))
@@ -36,17 +37,17 @@ def known_keys(name: str, value: Any, known: Collection[str]) -> None:
 
 
 def one_of(name: str, value: Any, choices: Sequence[str]) -> str:
-    """``value`` if it is among ``choices``, or a ValueError that names the argument."""
+    """Return ``value``; a ValueError names an argument that is not in ``choices``."""
     if value not in choices:
         raise ValueError(f'Expected `{name}` to be one of {", ".join(choices)}, but got {value!r}')
     return value
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
-    """``value`` if it is a whole number >= ``least``, or a ValueError that names the argument."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    """Return ``value`` as a Python int; a ValueError names an argument that is no whole number >= ``least``."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f'Expected `{name}` to be a whole number >= {least}, but got {value!r}')
-    return value
+    return int(value)
 
 
 whole = whole_number  # until its callers have the new name

@@ -10,10 +10,12 @@ import json
 from decimal import Decimal
 from fractions import Fraction
 from itertools import compress
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, Callable, Collection, List, Sequence, Tuple
 
 import numpy as np
+
+from mmyolo_bgpenalty.utils.arguments import whole_number
 
 
 def percent_name(percent) -> str:
@@ -109,9 +111,8 @@ def draw(
     Raises:
         ValueError: an argument as described above is not met.
     """
-    for name, value in (('seed', seed), ('fold', fold)):
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
-            raise ValueError(f'Expected `{name}` to be a whole number >= 0, but got {value!r}')
+    whole_number('seed', seed, least=0)
+    whole_number('fold', fold, least=0)
     if not 0 < labeled < number:
         raise ValueError(
             f'Expected `labeled` to be above 0 and below {number}, the number of images, but got {labeled}'

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from mmyolo_bgpenalty.datasets.solar_panels import generate as synthetic
-from mmyolo_bgpenalty.datasets.solar_panels import render as infrared
+from mmyolo_bgpenalty.datasets.solar_panels import settings
 from tests.helpers.tiny import ROOT
 
 SMALL = {'num_train': 40, 'num_val': 4, 'percent': 25, 'size': (160, 128), 'progress': False}
@@ -125,7 +125,7 @@ def test_boxes_inside(size):
 def test_boxes_enclose_what_is_drawn(monkeypatch):
     """The same pictures with and without contrast of the defects differ inside the boxes, and only there."""
     with_defects = [synthetic.render(n, 5) for n in range(40)]
-    monkeypatch.setattr(infrared, 'CONTRAST', (1e-6, 1e-5))
+    monkeypatch.setattr(settings, 'CONTRAST', (1e-6, 1e-5))
     checked = 0
     for n, (image, boxes) in enumerate(with_defects):
         plain, same = synthetic.render(n, 5)
@@ -227,14 +227,14 @@ def test_several_at_once(tmp_path, monkeypatch, locks):
 
 def test_late_run_accepts_the_finished_set(tmp_path, monkeypatch):
     synthetic.generate(tmp_path / 'other', **TINY)
-    write = synthetic._write
+    write = synthetic._render_all
 
     def overtaken(*args):
         boxes = write(*args)
         (tmp_path / 'other').rename(tmp_path / 'set')
         return boxes
 
-    monkeypatch.setattr(synthetic, '_write', overtaken)
+    monkeypatch.setattr(synthetic, '_render_all', overtaken)
     synthetic.generate(tmp_path / 'set', **TINY)
     assert [p.name for p in tmp_path.iterdir()] == ['set']
 
@@ -268,7 +268,7 @@ def test_other_parameters_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r'size=\[160, 128\] \(asked for \[128, 128\]\)'):
         synthetic.generate(root, **{**TINY, 'size': (128, 128)})
     with monkeypatch.context() as patch:
-        patch.setattr(infrared, 'P_EMPTY', 0.5)
+        patch.setattr(settings, 'P_EMPTY', 0.5)
         with pytest.raises(ValueError, match=r'P_EMPTY=.* \(asked for 0\.5\)'):
             synthetic.generate(root, **TINY)
     assert digest(root) == before
@@ -294,7 +294,7 @@ def test_incomplete_set_is_refused(tmp_path):
         ('percent', 100, 'below 100'),
         ('percent', float('nan'), 'above 0'),
         ('percent', '10', 'number'),
-        ('percent', 1, 'labels at least 1'),
+        ('percent', 1, 'label at least 1'),
         ('size', (320, 40), '>= 96'),
         ('size', (320, 256, 3), '>= 96'),
         ('size', 320, r'\(width, height\)'),
@@ -302,7 +302,7 @@ def test_incomplete_set_is_refused(tmp_path):
     ],
 )
 def test_bad_arguments(tmp_path, name, value, expected):
-    with pytest.raises(ValueError, match=rf'^{name} is .*expected .*{expected}') as caught:
+    with pytest.raises(ValueError, match=rf'^Expected `{name}` to .*{expected}.*, but got ') as caught:
         synthetic.generate(tmp_path / 'set', **{**TINY, name: value})
     assert repr(value) in str(caught.value)
     assert list(tmp_path.iterdir()) == []

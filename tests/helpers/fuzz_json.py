@@ -299,7 +299,7 @@ def _solar(file: Path) -> Path:
         for name in (*names, 'semi_anns/train.1@10-unlabeled.json'):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).touch()
-    good = synthetic._stamp(0, 600, 150, 10, (320, 256))
+    good = synthetic.SetParameters(0, 600, 150, 10, (320, 256)).stamp()
     STAMP['generator'].update(good['generator'])
     (root / 'solar.json').write_text(json.dumps(good))
     return root

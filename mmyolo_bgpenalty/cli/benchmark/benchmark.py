@@ -23,7 +23,7 @@ from mmyolo_bgpenalty.cli.benchmark.cases import Pair, assigner_pairs, loss_pair
 from mmyolo_bgpenalty.cli.benchmark.memory import peak_bytes
 from mmyolo_bgpenalty.cli.benchmark.timing import Spread, paired_times, spread
 from mmyolo_bgpenalty.cli.run import InputCheck, InputError, command
-from mmyolo_bgpenalty.utils.arguments import whole
+from mmyolo_bgpenalty.utils.arguments import whole_number
 from mmyolo_bgpenalty.utils.files import write_whole
 
 TIMED = dict(loss=loss_pairs, traffic=traffic_pairs, assigner=assigner_pairs, step=step_pairs)
@@ -53,9 +53,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--quick', action='store_true', help='tiny shapes and two pairs, to see whether it runs')
     args = parser.parse_args(argv)
     with InputCheck():
-        whole('--pairs', args.pairs)
+        whole_number('--pairs', args.pairs)
         if args.threads is not None:
-            whole('--threads', args.threads)
+            whole_number('--threads', args.threads)
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise InputError('Expected a GPU for --device cuda, but torch finds none')
     args.pairs = 2 if args.quick else args.pairs

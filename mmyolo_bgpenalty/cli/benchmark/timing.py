@@ -8,7 +8,7 @@ from typing import Callable, NamedTuple, Sequence
 import numpy as np
 from scipy import stats
 
-from mmyolo_bgpenalty.utils.arguments import whole
+from mmyolo_bgpenalty.utils.arguments import whole_number
 
 Task = Callable[[], object]
 
@@ -43,8 +43,8 @@ def paired_times(
     Raises:
         ValueError: ``pairs`` or ``warmup`` is out of range.
     """
-    whole('pairs', pairs)
-    whole('warmup', warmup, least=0)
+    whole_number('pairs', pairs)
+    whole_number('warmup', warmup, least=0)
     for _ in range(warmup):
         ours()
         theirs()

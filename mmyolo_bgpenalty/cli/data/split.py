@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmyolo_bgpenalty.cli.run import InputCheck, command
-from mmyolo_bgpenalty.utils.arguments import whole
+from mmyolo_bgpenalty.utils.arguments import whole_number
 from mmyolo_bgpenalty.utils.coco_json import read_coco
 from mmyolo_bgpenalty.utils.coco_split import (
     class_counts,
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     stem, folder = args.annotations.stem, args.out or _semi_folder(args.annotations)
     percents = list(dict.fromkeys(args.percent))
     with InputCheck():
-        folds = range(1, whole('--folds', args.folds) + 1)
+        folds = range(1, whole_number('--folds', args.folds) + 1)
         coco = read_coco(args.annotations)
         number, drawn = len(coco['images']), objects(coco)
         masks = {

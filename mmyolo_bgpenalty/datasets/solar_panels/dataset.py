@@ -1,20 +1,19 @@
-"""SolarPanelDataset: the embedded set as a dataset."""
-
-from typing import List
+"""The embedded set as a dataset."""
 
 from mmyolo.registry import DATASETS
 
 from mmyolo_bgpenalty.datasets.coco import CheckedCocoDataset
-from mmyolo_bgpenalty.datasets.solar_panels.generate import CLASSES, generate
+from mmyolo_bgpenalty.datasets.solar_panels.generate import generate
+from mmyolo_bgpenalty.datasets.solar_panels.settings import CLASSES
 
 
 @DATASETS.register_module()
 class SolarPanelDataset(CheckedCocoDataset):
-    """The embedded set of ``generate``, made in ``data_root`` on first use."""
+    """The embedded set: ``generate`` makes it in ``data_root`` on first use."""
 
     METAINFO = dict(classes=CLASSES)
 
-    def load_data_list(self) -> List[dict]:
+    def load_data_list(self) -> list[dict]:
         try:
             generate(self.data_root)
         except ValueError as error:

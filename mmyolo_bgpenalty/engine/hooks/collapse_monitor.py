@@ -15,7 +15,7 @@ from torch import Tensor
 from mmyolo_bgpenalty.datasets.known_empty import is_known_empty
 from mmyolo_bgpenalty.engine.hooks.pseudo_labels import instances_of, labeled_and_unlabeled
 from mmyolo_bgpenalty.models.thresholds import FixedThresholds
-from mmyolo_bgpenalty.utils.arguments import non_negative, whole
+from mmyolo_bgpenalty.utils.arguments import non_negative, whole_number
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 
 
@@ -53,9 +53,9 @@ class CollapseMonitorHook(Hook):
         if len(band) != 2 or not non_negative('band[0]', band[0]) < non_negative('band[1]', band[1]):
             raise ValueError(f'Expected `band` to be two numbers, low < high, but got {band!r}')
         self.band = tuple(band)
-        self.window = whole('window', window)
+        self.window = whole_number('window', window)
         self.metric = metric
-        self.validations = whole('validations', validations)
+        self.validations = whole_number('validations', validations)
         self.margin = non_negative('margin', margin)
         self._warned: set[str] = set()
         # Pseudo-boxes per image, on the device, and number of images, of each iteration.

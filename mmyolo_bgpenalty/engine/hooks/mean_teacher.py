@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmyolo_bgpenalty.datasets.samplers import LabeledUnlabeledBatchSampler
 from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook
 from mmyolo_bgpenalty.engine.schedule import SCHEDULES, ema_momentum, ramp
-from mmyolo_bgpenalty.utils.arguments import non_negative, one_of, whole
+from mmyolo_bgpenalty.utils.arguments import non_negative, one_of, whole_number
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 
 
@@ -55,7 +55,7 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
     ):
         if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 < momentum < 1:
             raise ValueError(f'Expected `momentum` to be a number in (0, 1), but got {momentum!r}')
-        super().__init__(momentum=momentum, interval=whole('interval', interval), skip_buffer=False)
+        super().__init__(momentum=momentum, interval=whole_number('interval', interval), skip_buffer=False)
         # Collecting the state takes three times as long as averaging it.
         self._averaged: Optional[tuple] = None
         self.unsup_warmup = non_negative('unsup_warmup', unsup_warmup)

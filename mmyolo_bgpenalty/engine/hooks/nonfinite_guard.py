@@ -16,7 +16,7 @@ from mmyolo.registry import HOOKS
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmyolo_bgpenalty.utils.arguments import whole
+from mmyolo_bgpenalty.utils.arguments import whole_number
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 
 MAX_PATHS = 16  # in a message
@@ -54,7 +54,7 @@ class NonFiniteGuardHook(Hook):
     """
 
     def __init__(self, max_skips: int = 10):
-        self.max_skips = whole('max_skips', max_skips, least=0)
+        self.max_skips = whole_number('max_skips', max_skips, least=0)
         self._skipped = self._in_a_row = 0
         self._overflows: int | Tensor = 0  # a tensor if the optimizer is fused
 

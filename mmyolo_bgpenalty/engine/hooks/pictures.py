@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mmyolo_bgpenalty.models.bg_penalty_head import picture_frame
 from mmyolo_bgpenalty.models.semi_detector import SemiYOLODetector, UnlabeledBatch
-from mmyolo_bgpenalty.utils.arguments import non_negative, whole
+from mmyolo_bgpenalty.utils.arguments import non_negative, whole_number
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 from mmyolo_bgpenalty.utils.files import write_whole
 from mmyolo_bgpenalty.utils.geometry import priors_inside, priors_on_image
@@ -153,7 +153,7 @@ class PseudoLabelPicturesHook(Hook):
             ('max_images', max_images, 1),
             ('background', background, 0),
         ):
-            whole(name, value, least)
+            whole_number(name, value, least)
         if non_negative('score_thr', score_thr) > 1:
             raise ValueError(f'Expected `score_thr` to be in [0, 1], but got {score_thr!r}')
         self.interval = interval

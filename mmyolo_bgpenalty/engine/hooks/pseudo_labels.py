@@ -12,7 +12,7 @@ from mmyolo.registry import HOOKS
 from torch import nn
 
 from mmyolo_bgpenalty.evaluation.matching import Detections, Truth, match_boxes, xywh
-from mmyolo_bgpenalty.utils.arguments import non_negative, whole
+from mmyolo_bgpenalty.utils.arguments import non_negative, whole_number
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 from mmyolo_bgpenalty.utils.geometry import project_boxes
 
@@ -56,7 +56,7 @@ class PseudoLabelQualityHook(Hook):
     """
 
     def __init__(self, interval: int = 50, iou_thr: float = 0.5):
-        self.interval = whole('interval', interval)
+        self.interval = whole_number('interval', interval)
         if not 0 < non_negative('iou_thr', iou_thr) <= 1:
             raise ValueError(f'Expected `iou_thr` to be in (0, 1], but got {iou_thr!r}')
         self.iou_thr = iou_thr
