@@ -14,7 +14,7 @@ import csv
 from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 
-from mmyolo_bgpenalty.cli.ablation.comparison import paired_difference, summary
+from mmyolo_bgpenalty.cli.ablation.comparison import mean_and_std, paired_difference
 
 RUNS = Path(__file__).with_name('experiments_runs.csv')
 SESSIONS = ('3', '4', '5', '6', '7')
@@ -59,7 +59,7 @@ def table(runs: Sequence[dict], variants: Sequence[str], metrics: Sequence[str],
     lines = [['', 'runs', *metrics], ['---'] * (2 + len(metrics))]
     baseline, *others = variants
     of_baseline = [values_of(runs, metric, variant=[baseline], **wanted) for metric in metrics]
-    spread = [summary(list(values.values())) for values in of_baseline]
+    spread = [mean_and_std(list(values.values())) for values in of_baseline]
     cells = [f'{s.mean:.3f}' + ('' if s.std is None else f' ± {s.std:.3f}') for s in spread if s]
     lines.append([baseline, str(len(of_baseline[0])), *cells])
     for variant in others:
