@@ -1,4 +1,4 @@
-"""One forward and backward pass over a config's first batch, as after burn-in. It leaves no file behind."""
+"""One forward and backward pass over the first batch of a config, as after burn-in. It leaves no file behind."""
 
 import copy
 import math
@@ -21,7 +21,7 @@ from mmyolo_bgpenalty.engine.schedule import lambda_bg_at, ramp
 
 
 class PlanRow(NamedTuple):
-    """From ``first`` to ``last``, epochs or iterations: ``lambda_bg`` and the unlabeled images' ``unsup_ramp``."""
+    """Values from ``first`` to ``last``, in epochs or iterations. ``unsup_ramp`` is of the unlabeled images."""
 
     first: float
     last: float
@@ -31,12 +31,18 @@ class PlanRow(NamedTuple):
 
 
 class FirstPass(NamedTuple):
-    """What one pass gave.
+    """The results of one pass.
 
-    ``images``: number by branch. ``losses``: every entry, and their sum ``loss``. ``penalty``: the head's
-    statistics, None without the penalty. ``lambda_bg`` of the pass. ``pseudo_boxes``: their number, None without a
-    teacher. ``gradients``: norm by part of the trained detector, and ``total``. ``not_finite``: the names of losses
-    and of parameters whose gradient is not. ``untouched``: trained parameters that no gradient reaches.
+    Attributes:
+        images: number of images by branch.
+        losses: every entry of the log, and ``loss``, their sum.
+        penalty: the statistics of the head, or None without the penalty.
+        lambda_bg: λ in this pass.
+        pseudo_boxes: their number, or None without a teacher.
+        gradients: norm by part of the trained detector, and ``total``.
+        not_finite: names of losses, and of parameters with such a gradient.
+        untouched: trained parameters without a gradient.
+        plan: λ and the ramp over the whole training. unit: of the plan, 'epoch' or 'iteration'.
     """
 
     images: dict[str, int]
@@ -52,12 +58,12 @@ class FirstPass(NamedTuple):
 
 
 def dry_run(cfg: Config) -> FirstPass:
-    """Take the config's first batch through one pass: λ at its maximum, unlabeled images with their full weight.
+    """Run one pass over the first batch, with λ at its maximum and the full weight of the unlabeled images.
 
-    The model starts as training starts: from its initial weights, or from ``load_from``.
+    The model has the weights that training starts with: initial ones, or those of ``load_from``.
     """
     cfg = copy.deepcopy(cfg)
-    name = f'dry_run_{uuid.uuid4().hex}'  # MMEngine keeps one visualizer and one logger a name
+    name = f'dry_run_{uuid.uuid4().hex}'  # MMEngine keeps one visualizer and one logger for each name
     cfg.merge_from_dict(dict(experiment_name=name, log_level='ERROR', launcher='none', resume=False))
     cfg.visualizer = dict(type='Visualizer', name=name)
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
@@ -118,7 +124,7 @@ def _first_pass(runner: Runner) -> FirstPass:
 
 
 def _gradients(detector: nn.Module) -> tuple[dict[str, float], list[str], list[str]]:
-    """Norm by part and in total; parameters whose gradient is not finite; parameters without one."""
+    """Norms by part and in total, parameters with a gradient that is not finite, and parameters without one."""
     norms, not_finite, untouched = {}, [], []
     for part, module in detector.named_children():
         named = [(f'{part}.{name}', p) for name, p in module.named_parameters() if p.requires_grad]
@@ -135,15 +141,14 @@ def _plan(runner: Runner, hook: LambdaBgSchedulerHook, batches: int) -> Iterator
     loop = runner.cfg.train_cfg
     epochs = loop.get('max_epochs')
     iterations = epochs * batches if epochs else loop.max_iters
-    length = epochs or math.ceil(iterations / batches)
-    if not hook.by_epoch:
-        length = iterations
-    # Ten points of a ramp tell it where each iteration would be a row.
-    points: Sequence[float] = range(length + 1)
-    if not hook.by_epoch:
+    points: Sequence[float]
+    if hook.by_epoch:
+        points = range((epochs or math.ceil(iterations / batches)) + 1)
+    else:
+        # Ten points show a ramp. A row for each iteration would be too many.
         burn_in, warmup = hook.plan['burn_in'], hook.plan['warmup']
-        ends = (0, burn_in - 1, *(burn_in + math.ceil(warmup * i / 10) for i in range(11)), length)
-        points = sorted({min(max(point, 0), length) for point in ends})
+        ends = (0, burn_in - 1, *(burn_in + math.ceil(warmup * i / 10) for i in range(11)), iterations)
+        points = sorted({min(max(point, 0), iterations) for point in ends})
     teacher = next((h for h in runner.hooks if isinstance(h, BurnInMeanTeacherHook)), None)
     rows = []
     for point in points:

@@ -1,4 +1,4 @@
-"""What the commands share: how they read a config, build a Runner, and report a mistake in their input."""
+"""Shared by the commands: read a config, build a Runner, and report a mistake in the input in one line."""
 
 import argparse
 import functools
@@ -16,27 +16,27 @@ from mmengine.runner import Runner
 
 from mmyolo_bgpenalty.config_check.overrides import LIVE_NAMES, check_overrides
 
-# Code of other packages counts as the user's own.
+# The code of any other package counts as the user's own.
 LIBRARIES = {'mmyolo_bgpenalty', 'mmengine', 'mmcv', 'mmdet', 'mmyolo', 'torch', 'numpy', 'yaml'}
 LIBRARIES |= sys.stdlib_module_names
 
 
 class InputError(ValueError):
-    """The user's input is wrong: an argument, a config or a file. The message is for the user."""
+    """A mistake in an argument, a config or a file of the user."""
 
 
 def command(main: Callable) -> Callable[[Sequence[str] | None], int]:
-    """Make a function of the command-line arguments a command.
+    """Make ``main(argv)`` a command, which returns an exit code.
 
-    The command returns the exit code: that of ``main``, or 0 if ``main`` returns None. An InputError becomes one line
-    on stderr and exit code 2. Every other exception passes through.
+    The exit code is what ``main`` returns, or 0 for None. An InputError becomes one line on stderr and exit code 2.
+    Other exceptions pass through.
     """
 
     @functools.wraps(main)
     def guarded(argv: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
-                # The terminal's encoding may lack λ, or a character of a file's name.
+                # The encoding of the terminal may not have λ or all characters of a file name.
                 stream.reconfigure(errors='backslashreplace')
         try:
             return main(argv) or 0
@@ -48,10 +48,10 @@ def command(main: Callable) -> Callable[[Sequence[str] | None], int]:
 
 
 class InputCheck(Hook):
-    """In the block of ``with InputCheck()``, a ValueError, OSError or ImportError becomes an InputError.
+    """``with InputCheck():`` turns a ValueError, OSError or ImportError of the block into an InputError.
 
-    The error keeps its traceback where the user's own code takes part. Registered as a hook, the check also ends when
-    the Runner has built everything and starts to train or to test.
+    An error that the user's own code takes part in stays as it is. As a hook of a Runner, the check ends when training
+    or testing starts: everything is built then, and later errors stay as they are.
     """
 
     priority = 'LOWEST'
@@ -75,12 +75,12 @@ class InputCheck(Hook):
 
 
 def in_users_code(error: BaseException | None) -> bool:
-    """Whether code of neither this package nor its libraries takes part in an error, or in one that led to it.
+    """Whether the traceback of an error, or of an error that led to it, has code of the user.
 
     The function that catches the error does not count.
     """
     while error is not None:
-        # A config file's code has no module name.
+        # The code of a config has no module name, so that it counts as the user's.
         names = [frame.f_globals.get('__name__', '') for frame, _ in traceback.walk_tb(error.__traceback__)]
         if any(name.partition('.')[0] not in LIBRARIES for name in names[1:]):
             return True
@@ -89,7 +89,7 @@ def in_users_code(error: BaseException | None) -> bool:
 
 
 def _line(error: Exception) -> str:
-    """The message, with type and place where another package than this one raised the error."""
+    """The message. If a library raised the error, also its type and place."""
     message = str(error).strip() or type(error).__name__
     frame, number = list(traceback.walk_tb(error.__traceback__))[-1]
     if isinstance(error, OSError) or frame.f_globals.get('__name__', '').startswith('mmyolo_bgpenalty.'):
@@ -121,18 +121,17 @@ class _Overrides(DictAction):
 
 
 def read_config(file: str, options: Mapping) -> Config:
-    """A config with ``--cfg-options`` merged.
+    """Read a config and merge ``--cfg-options``.
 
     Raises:
-        ValueError: the config or one that it builds on cannot be read, or an override would change nothing. The message
-            names it.
-        Exception: whatever the config's own code raises.
+        ValueError: a config file cannot be read, or an override would change nothing. The message names it.
+        Exception: anything that the code in the config raises.
     """
     try:
         cfg = Config.fromfile(file)
     except SyntaxError as error:
         raise InputError(f'{_broken_file(error) or file}, line {error.lineno}: {error.msg}') from None
-    except Exception as error:  # MMEngine lets pass whatever its parsers raise
+    except Exception as error:  # the parsers of MMEngine raise errors of many types
         if in_users_code(error):
             raise
         raise InputError(_why_unreadable(file, error)) from error
@@ -145,7 +144,7 @@ def read_config(file: str, options: Mapping) -> Config:
 
 
 def _broken_file(error: SyntaxError) -> str | None:
-    """The file with the syntax error. MMEngine parses a config's text without its name."""
+    """The file with the syntax error. MMEngine does not tell the parser the name of a config."""
     if error.filename != '<unknown>':
         return error.filename
     local = [frame.f_locals.get('filename') for frame, _ in traceback.walk_tb(error.__traceback__)]
@@ -164,13 +163,13 @@ def _why_unreadable(file: str, error: BaseException) -> str:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """The config's Runner."""
-    # The configs pin memory, as MMDetection's do. torch warns of it on a machine without a GPU, where it does nothing.
+    """Build the Runner of a config."""
+    # MMDetection's configs pin memory, too. Without a GPU this does nothing, and torch warns about it.
     warnings.filterwarnings('ignore', "'pin_memory' argument is set as true but no accelerator is found")
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 def work_dir_of(args: argparse.Namespace, cfg: Config) -> str:
-    """As MMDetection chooses it: of the command line, the config, or by the config's name."""
+    """``--work-dir``, the config's ``work_dir``, or work_dirs/<name of the config>."""
     name = os.path.splitext(os.path.basename(args.config))[0]
     return args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', name)

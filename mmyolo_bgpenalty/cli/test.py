@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint: as MMDetection's tools/test.py. --out writes all figures to one file."""
+"""Evaluate a checkpoint, like MMDetection's tools/test.py. --out writes all metrics to one file."""
 
 import json
 import math
@@ -31,10 +31,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                     evaluator.outfile_prefix = os.path.join(args.out, 'test')
         runner = build_runner(cfg)
         runner.register_hook(check)
-        # MMEngine only logs that layers of another shape keep their initial weights.
+        # MMEngine only logs a warning when a layer of another shape keeps its initial weights.
         check_loadable(args.checkpoint, unwrapped(runner.model), complete=True)
         metrics = runner.test()
     if args.out:
-        # json has no nan. A metric is nan where it has no images, as false positives per empty image.
+        # json has no nan. A metric without images is nan, such as false positives per empty image.
         known = {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in metrics.items()}
         write_whole(os.path.join(args.out, 'metrics.json'), json.dumps(known, indent=1) + '\n')

@@ -1,4 +1,4 @@
-"""Train a detector: as MMDetection's tools/train.py, and overrides that would change nothing are refused."""
+"""Train a detector, like MMDetection's tools/train.py. Overrides that would change nothing are refused."""
 
 import argparse
 import os
@@ -33,11 +33,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """The config with everything that the command line says about it.
+    """The config with all arguments applied.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
-        Exception: as ``read_config``.
     """
     cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
@@ -53,10 +52,12 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def use_amp(wrapper: dict) -> None:
-    """Change the config of an optim_wrapper to mixed precision: bf16 on a CPU, else fp16 or its own ``dtype``.
+    """Switch the config of an optim_wrapper to mixed precision.
+
+    On a GPU the type is fp16, or ``dtype`` if the config has it. On a CPU it is bf16.
 
     Raises:
-        ValueError: the machine has a CPU alone, and ``dtype`` is not bfloat16.
+        ValueError: another ``dtype`` than bfloat16 on a CPU.
     """
     if get_device() != 'cpu':
         wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')

@@ -3,7 +3,7 @@
     python tools/ablation.py configs/yolov8_semi_bgpenalty.py --seeds 0 1 2 [--jobs 2] [--dry-run]
 
 Each run has a folder, <work dir>/<variant>/seed_<n>, with its log and its checkpoints. A finished run also has
-result.json. Started again, the command skips finished runs, continues begun ones and repeats failed ones.
+result.json. A second call skips finished runs and continues the others.
 """
 
 import argparse
@@ -21,10 +21,10 @@ from mmyolo_bgpenalty.utils.shipped_configs import config
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = config_parser(__doc__, 'config file of all runs; --cfg-options are for every run')
-    parser.add_argument('--variants', help='file with `variants`; the first is the baseline (λ, focal and burn-in)')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--jobs', type=int, default=1, help='runs at a time; each takes its share of the cores')
-    parser.add_argument('--work-dir', type=Path, help='where runs and report go (work_dirs/ablation/<config>)')
+    parser.add_argument('--variants', help='file with `variants`; the first is the baseline (ablations/bg_penalty.py)')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='seeds of each variant (0 1 2)')
+    parser.add_argument('--jobs', type=int, default=1, help='number of parallel runs, which share the cores (1)')
+    parser.add_argument('--work-dir', type=Path, help='folder of the runs and the report (work_dirs/ablation/<config>)')
     parser.add_argument('--dry-run', action='store_true', help='print what would run, and train nothing')
     args = parser.parse_args(argv)
     if args.jobs < 1 or min(args.seeds) < 0 or len(set(args.seeds)) < len(args.seeds):
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         seconds = estimate_seconds(runs, args.jobs)
         time = 'unknown until a run has finished'
         if seconds is not None:
-            time = f'{seconds / 60:.0f} min, if runs side by side do not slow each other'
+            time = f'{seconds / 60:.0f} min, if parallel runs do not slow each other'
         print(f'estimated time: {time}')
         return 0
     for run in runs:

@@ -1,4 +1,4 @@
-"""The runs of an ablation: which there are, what they start from, how long they take, and their results."""
+"""The runs of an ablation: the plan, training and evaluation of a run, and its result."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ from mmyolo_bgpenalty.engine.settings import SETTINGS
 from mmyolo_bgpenalty.utils.files import read_json, write_whole
 
 COMMAND = (sys.executable, '-m', 'mmyolo_bgpenalty')
-# These overrides change nothing before burn-in ends: λ is 0 until then, and no unlabeled image is used.
+# These overrides change nothing during burn-in, where λ is 0 and no unlabeled image is used.
 AFTER_BURN_IN = set(SETTINGS) - {'burn_in'}
 AFTER_BURN_IN_PARTS = (
     r'model\.detector\.bbox_head\.bg_penalty\..+',
@@ -40,7 +40,7 @@ class Run:
     seed: int
     overrides: dict
     folder: Path
-    start_from: Path | None = None  # a checkpoint of `baseline` at the end of burn-in, equal to this run's own
+    start_from: Path | None = None  # checkpoint of `baseline` at the end of burn-in
     keeps_all: bool = False  # other runs start from a checkpoint of this run
     baseline: 'Run | None' = None
     failure: str | None = None
@@ -95,7 +95,7 @@ class Run:
             train += ['--resume']
         elif self.start_from is not None and self.start_from.exists():
             train += ['--resume', str(self.start_from)]
-        # Compare the last checkpoints: the best one was chosen on the very images that it is compared on.
+        # The best checkpoint is chosen on the images that the comparison uses. So the last one is compared.
         train += ['--cfg-options', 'default_hooks.checkpoint.save_best=None']
         if self.keeps_all:
             train += ['default_hooks.checkpoint.max_keep_ckpts=-1']
@@ -133,14 +133,14 @@ class Run:
 
 
 def _text(value) -> str:
-    """A value as --cfg-options reads it back."""
+    """A value in the syntax of --cfg-options."""
     if isinstance(value, (list, tuple)):
         return '[' + ','.join(map(_text, value)) + ']'
     return str(value)
 
 
 def _is_result(content: dict) -> bool:
-    """Whether the report can be made from it."""
+    """Whether the report can use it."""
     metrics = content.get('metrics')
     if not isinstance(metrics, dict) or not {'variant', 'seed', 'seconds', 'curve'} <= set(content):
         return False
@@ -165,8 +165,7 @@ def read_variants(file: str) -> dict[str, dict]:
     """Variant -> overrides.
 
     Raises:
-        ValueError: the file has no such dict `variants`, or two variants would share a folder.
-        FileNotFoundError: there is no such file.
+        ValueError: the file cannot be read or has no dict `variants`, or two variants would share a folder.
     """
     variants = read_config(file, {}).get('variants')
     if not isinstance(variants, dict) or not variants or not all(isinstance(v, dict) for v in variants.values()):
@@ -179,21 +178,20 @@ def read_variants(file: str) -> dict[str, dict]:
 
 
 def plan_runs(config: str, variants: dict[str, dict], seeds: list[int], work_dir: Path, common: dict) -> list[Run]:
-    """All runs, those of the baseline first.
+    """All runs. Those of the baseline, which is the first variant, come first.
 
-    A variant may differ from the baseline only after burn-in. Its run continues from the baseline's checkpoint at the
-    end of burn-in, if there is one, and gives the same result as a run of its own from the start.
+    If a variant differs from the baseline only after burn-in, its run starts from the baseline's checkpoint at the end
+    of burn-in. The result is the same as from the start.
 
     Args:
         config: config file.
-        variants: variant -> overrides; the first is the baseline.
-        seeds: of the runs of each variant.
-        work_dir: where the runs' folders go.
+        variants: variant -> overrides.
+        seeds: seeds of each variant.
+        work_dir: folder of the runs' folders.
         common: overrides of every run.
 
     Raises:
-        ValueError: an override would change nothing.
-        FileNotFoundError: there is no such config.
+        ValueError: the config cannot be read, or an override would change nothing.
     """
     configs = {name: read_config(config, {**common, **overrides}) for name, overrides in variants.items()}
     runs: list[Run] = []
@@ -208,7 +206,7 @@ def plan_runs(config: str, variants: dict[str, dict], seeds: list[int], work_dir
                 run.baseline.keeps_all = True
                 run.start_from = run.baseline.folder / shared
             runs.append(run)
-    # After the baseline's runs by seed: an interrupted ablation has complete seeds.
+    # The runs after the baseline's are sorted by seed, so that an interrupted ablation has complete seeds.
     return sorted(runs, key=lambda run: (run.variant != baseline, run.seed if run.variant != baseline else 0))
 
 
@@ -217,7 +215,7 @@ def _after_burn_in(override: str) -> bool:
 
 
 def _end_of_burn_in(cfg: Config) -> str | None:
-    """Name of the checkpoint at the end of burn-in, if the config writes one."""
+    """Name of the checkpoint at the end of burn-in, or None if the config writes none."""
     hooks, burn_in = cfg.get('default_hooks', {}), cfg.get('burn_in')
     interval = hooks.get('checkpoint', {}).get('interval', 0)
     in_epochs = hooks.get('lambda_bg', {}).get('by_epoch', True) and ConfigParts(cfg).by_epoch
@@ -227,9 +225,9 @@ def _end_of_burn_in(cfg: Config) -> str | None:
 
 
 def count_iterations(run: Run) -> int:
-    """Iterations of a run that starts now, those of its baseline's burn-in left out.
+    """Iterations of a run. If it starts from a checkpoint of the baseline, only those after burn-in.
 
-    The training set is built, to know the length of an epoch.
+    The training set is built to get the length of an epoch.
     """
     cfg = read_config(run.config, run.overrides)
     if cfg.train_cfg.get('max_iters'):
@@ -241,10 +239,9 @@ def count_iterations(run: Run) -> int:
 
 
 def estimate_seconds(runs: list[Run], jobs: int) -> float | None:
-    """Seconds that the unfinished runs will take, if ``jobs`` runs at a time are as fast as one alone.
+    """Seconds for the unfinished runs, if each of ``jobs`` parallel runs is as fast as a single one.
 
-    Returns:
-        The estimate, from the finished runs that were trained in one go, or None if there are none.
+    The estimate is made from the finished runs that were not interrupted. It is None if there are none.
     """
     todo = [run for run in runs if run.result is None]
     taken: dict[bool, list[float]] = {True: [], False: []}
