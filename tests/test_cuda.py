@@ -358,7 +358,7 @@ def test_iterations_with_amp_are_finite_and_overflows_counted(tmp_path, dtype, e
     runner, watch, log = train(cfg)
     assert isinstance(runner.optim_wrapper, AmpOptimWrapper) and len(watch.losses) == 5 * epochs
     assert next(runner.model.parameters()).device.type == DEVICE
-    (monitor,) = (hook for hook in runner.hooks if type(hook).__name__ == 'CollapseMonitorHook')
+    (monitor,) = (hook for hook in runner.hooks if type(hook).__name__ == 'NonFiniteGuardHook')
     overflows = int(monitor._overflows)
     assert (0 < overflows < 50) if dtype == 'float16' else overflows == 0
     assert (f'{overflows} updates whose fp16 gradients overflowed' in log) == (overflows > 0)

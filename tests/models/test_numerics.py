@@ -431,7 +431,7 @@ def check_mixed(tmp_path, name, dtype, iterations, init_scale=2.0**16):
         return runner
     # What the scaler has left out, it has halved its scale for.
     halvings = sum(later < before for before, later in zip([init_scale, *scales.scales], scales.scales))
-    (monitor,) = (hook for hook in runner.hooks if type(hook).__name__ == 'CollapseMonitorHook')
+    (monitor,) = (hook for hook in runner.hooks if type(hook).__name__ == 'NonFiniteGuardHook')
     assert monitor._overflows == halvings < iterations
     assert f'{halvings} updates whose fp16 gradients overflowed' in log or not halvings
     return halvings
