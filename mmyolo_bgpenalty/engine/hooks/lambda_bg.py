@@ -1,7 +1,7 @@
-"""LambdaBgSchedulerHook: reads progress, sets λ_bg, logs."""
+"""LambdaBgSchedulerHook: reads progress, sets λ_bg and logs."""
 
 import math
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
@@ -16,27 +16,26 @@ from mmyolo_bgpenalty.utils.distributed import unwrapped
 
 @HOOKS.register_module()
 class LambdaBgSchedulerHook(Hook):
-    """Steers λ_bg of every head that the optimizer trains by ``lambda_bg_at``.
+    """Sets λ_bg of the trained heads to ``lambda_bg_at`` of the progress.
 
-    Settings at the top level of the config (``lambda_bg``, ``lambda_bg_warmup``, ``lambda_bg_schedule``,
-    ``burn_in``, ``use_focal_bg``; see ``overrides``) take the place of the arguments, so
-    ``--cfg-options lambda_bg=1.5`` works with any ``tools/train.py``. Burn-in is stated here alone:
-    ``BurnInMeanTeacherHook`` follows it.
+    Settings at the top level of the config replace the arguments: ``lambda_bg``, ``burn_in``, ``lambda_bg_warmup`` and
+    ``lambda_bg_schedule``; ``use_focal_bg`` sets ``focal`` of the heads. So ``--cfg-options lambda_bg=1.5`` works with
+    any ``tools/train.py``. BurnInMeanTeacherHook reads burn-in from this hook.
 
-    Logs ``semi/lambda_bg`` at every iteration and, when LoggerHook prints, ``loss/bg_penalty_mean`` and
-    ``loss/bg_penalty_max`` (the head's statistics), to the message hub and so to every visualizer backend.
-    After each pass over the train loader, in either train loop, it logs λ where the epoch (from 0) ends and the
-    statistics of its last loss: ``Epoch 5: λ_bg=0.200`` and ``BG Penalty Stats: mean=… max=… min=…``.
+    Every iteration logs ``semi/lambda_bg``. When LoggerHook prints, ``loss/bg_penalty_mean`` and
+    ``loss/bg_penalty_max`` (statistics of the head) are logged as well. At the end of each pass over the train loader
+    there are two lines in the log: ``Epoch 5: λ_bg=0.200``, λ where the epoch (counted from 0) ends, and
+    ``BG Penalty Stats: mean=… max=… min=…`` of its last loss.
 
     Args:
         lambda_bg: maximum of λ, >= 0.
-        burn_in: epochs (iterations) with λ = 0.
-        warmup: epochs (iterations) from there to the maximum.
-        schedule: 'constant', 'linear', 'step' or 'cosine'.
-        by_epoch: count progress in epochs (of the train loader, in either train loop), not in iterations.
+        burn_in: length of burn-in, in which λ is 0, >= 0.
+        warmup: length of the ramp from 0 to the maximum after burn-in, >= 0.
+        schedule: shape of the ramp, 'constant', 'linear', 'step' or 'cosine'.
+        by_epoch: True: lengths are in epochs (passes over the train loader). False: in iterations.
 
     Raises:
-        ValueError: an argument out of range; a setting stated twice; no head to steer.
+        ValueError: an argument is out of range, a setting is stated twice, or the model has no BgPenaltyYOLOv8Head.
     """
 
     def __init__(
@@ -47,23 +46,24 @@ class LambdaBgSchedulerHook(Hook):
         schedule: str = DEFAULT_PLAN['schedule'],
         by_epoch: bool = True,
     ):
-        self.plan: Dict[str, Any] = dict(lambda_bg=lambda_bg, burn_in=burn_in, warmup=warmup, schedule=schedule)
+        self.plan: dict[str, Any] = dict(lambda_bg=lambda_bg, burn_in=burn_in, warmup=warmup, schedule=schedule)
         self.by_epoch = by_epoch
         lambda_bg_at(0, **self.plan)
-        self._heads: List[BgPenaltyYOLOv8Head] = []
+        self._heads: list[BgPenaltyYOLOv8Head] = []
 
     @property
     def burn_in(self) -> float:
-        """Length of burn-in, in epochs or iterations as ``by_epoch`` says."""
+        """Length of burn-in, in epochs or, without ``by_epoch``, in iterations."""
         return self.plan['burn_in']
 
     def progress(self, runner: Runner, batch_idx: int) -> float:
-        """Epochs or iterations done before this batch. IterBasedTrainLoop stays in epoch 0 and counts on."""
+        """Epochs (or iterations) before this batch. In IterBasedTrainLoop the epoch is 0, and ``batch_idx`` goes on."""
         return runner.epoch + batch_idx / len(runner.train_dataloader) if self.by_epoch else runner.iter
 
     def burn_in_batches(self, runner: Runner) -> int:
-        """Number of batches with progress < burn_in; a rounding error adds none."""
+        """Number of batches in burn-in."""
         batches = self.burn_in * len(runner.train_dataloader) if self.by_epoch else self.burn_in
+        # A batch that rounding alone puts into burn-in is after it.
         return math.floor(batches - 1e-6) + 1 if batches else 0
 
     def before_run(self, runner: Runner) -> None:
@@ -92,11 +92,11 @@ class LambdaBgSchedulerHook(Hook):
     def before_train(self, runner: Runner) -> None:
         if not self._heads:
             raise ValueError(
-                'LambdaBgSchedulerHook found no BgPenaltyYOLOv8Head to steer in the model: '
-                "set `type='BgPenaltyYOLOv8Head'` in its `bbox_head`, or remove the hook"
+                'LambdaBgSchedulerHook expects a model with a BgPenaltyYOLOv8Head, but found none: '
+                "write type='BgPenaltyYOLOv8Head' in `bbox_head`, or remove the hook"
             )
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         value = lambda_bg_at(self.progress(runner, batch_idx), **self.plan)
         for head in self._heads:
             head.lambda_bg = value
@@ -119,12 +119,11 @@ class LambdaBgSchedulerHook(Hook):
         stats = self._heads[0].get_bg_penalty_stats()
         for name in ('mean', 'max'):
             key = f'train/loss/bg_penalty_{name}'
-            # LogProcessor averages what has "loss" in its name: leave it only the latest value.
+            # LogProcessor averages entries with "loss" in their name. Only the latest value is left to it.
             runner.message_hub.log_scalars.pop(key, None)
             runner.message_hub.update_scalar(key, stats[name])
 
     @staticmethod
-    def _find_heads(model: nn.Module) -> List[BgPenaltyYOLOv8Head]:
-        model = unwrapped(model)
-        trained = getattr(model, 'student', model)
+    def _find_heads(model: nn.Module) -> list[BgPenaltyYOLOv8Head]:
+        trained = getattr(unwrapped(model), 'student', unwrapped(model))
         return [module for module in trained.modules() if isinstance(module, BgPenaltyYOLOv8Head)]

@@ -1,6 +1,6 @@
-"""BurnInMeanTeacherHook: the teacher as the average of the student, after burn-in."""
+"""BurnInMeanTeacherHook: the teacher as the average of the student."""
 
-from typing import Optional
+from collections import defaultdict
 
 import torch
 from mmdet.engine.hooks import MeanTeacherHook
@@ -14,34 +14,36 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmyolo_bgpenalty.datasets.samplers import LabeledUnlabeledBatchSampler
 from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook
 from mmyolo_bgpenalty.engine.schedule import SCHEDULES, ema_momentum, ramp
-from mmyolo_bgpenalty.utils.arguments import non_negative, one_of, whole_number
+from mmyolo_bgpenalty.utils.arguments import flag, non_negative, one_of, whole_number
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 
 
 @HOOKS.register_module()
 class BurnInMeanTeacherHook(MeanTeacherHook):
-    """MeanTeacherHook with burn-in, and with the buffers averaged as the parameters are.
+    """MeanTeacherHook with burn-in, which also averages the buffers.
 
-    During burn-in, which LambdaBgSchedulerHook states, the teacher is the student's copy (unless
-    ``average_in_burn_in``) and is not run; from then on teacher = (1 − momentum) · teacher + momentum · student after
-    every iteration, and the unlabeled images' share ``unsup_ramp`` of the detector rises from 0 to 1. All of it follows
-    from progress, so a resumed run neither misses nor repeats the hand-over.
+    In burn-in the teacher is a copy of the student, or with ``average_in_burn_in`` its average, and does not run. After
+    burn-in every iteration ends with teacher = (1 − momentum) · teacher + momentum · student, and the weight of the
+    unlabeled images, ``unsup_ramp`` of the detector, rises from 0 to 1. Burn-in is an argument of
+    LambdaBgSchedulerHook. Everything follows from progress, so a resumed run is on schedule.
 
-    Of several processes the student's BN statistics, each of its own images (unless it is SyncBN's), are averaged after
-    every iteration: all have the same student and the same teacher.
+    With several processes the hook averages the batch normalization statistics of the student over the processes after
+    every iteration (SyncBN needs no average). So all processes have the same student and the same teacher.
 
     Args:
-        momentum: the student's share, in (0, 1).
-        interval: iterations between updates of the average.
-        average_in_burn_in: average from the first iteration on, so that it is an average that labels the first
-            unlabeled images; and a run on labeled images alone (burn-in to the end) has its EMA.
-        momentum_warmup: iterations in which 63 % of the way is done that the student's share falls, from 1 where the
-            averaging begins to ``momentum``, see ``ema_momentum``; 0: all at once.
-        unsup_warmup: epochs (iterations, as LambdaBgSchedulerHook counts) of the rise.
-        unsup_schedule: 'constant', 'linear', 'step' or 'cosine'.
+        momentum: the student's part in an update, in (0, 1).
+        interval: iterations between updates.
+        unsup_warmup: length of the rise of ``unsup_ramp``, >= 0, in epochs or iterations, as LambdaBgSchedulerHook
+            counts.
+        unsup_schedule: shape of the rise, 'constant', 'linear', 'step' or 'cosine'.
+        average_in_burn_in: average from the first iteration on. Then an average labels the first unlabeled images, and
+            a run on labeled images alone (burn-in to the end) has its EMA.
+        momentum_warmup: number of iterations, >= 0, in which the student's part falls from 1 towards ``momentum`` by
+            63 %, see ``ema_momentum``. It falls from the first average on. 0: ``momentum`` at once.
 
     Raises:
-        ValueError: an argument out of range; no student and teacher in the model; no LambdaBgSchedulerHook.
+        ValueError: an argument is out of range, the model has no student and teacher, or there is no
+            LambdaBgSchedulerHook.
     """
 
     def __init__(
@@ -53,17 +55,15 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
         average_in_burn_in: bool = False,
         momentum_warmup: float = 0,
     ):
-        if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 < momentum < 1:
-            raise ValueError(f'Expected `momentum` to be a number in (0, 1), but got {momentum!r}')
+        if not 0 < non_negative('momentum', momentum) < 1:
+            raise ValueError(f'Expected `momentum` to be in (0, 1), but got {momentum!r}')
         super().__init__(momentum=momentum, interval=whole_number('interval', interval), skip_buffer=False)
-        # Collecting the state takes three times as long as averaging it.
-        self._averaged: Optional[tuple] = None
         self.unsup_warmup = non_negative('unsup_warmup', unsup_warmup)
         self.unsup_schedule = one_of('unsup_schedule', unsup_schedule, SCHEDULES)
-        if not isinstance(average_in_burn_in, bool):
-            raise ValueError(f'Expected `average_in_burn_in` to be True or False, but got {average_in_burn_in!r}')
-        self.average_in_burn_in = average_in_burn_in
+        self.average_in_burn_in = flag('average_in_burn_in', average_in_burn_in)
         self.momentum_warmup = non_negative('momentum_warmup', momentum_warmup)
+        # The model, and its tensors by kind. To collect them takes three times as long as to average them.
+        self._collected: tuple[SemiBaseDetector, dict[str, list[Tensor]]] | None = None
 
     def before_train(self, runner: Runner) -> None:
         model = unwrapped(runner.model)
@@ -74,13 +74,13 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
         plan = next((hook for hook in runner.hooks if isinstance(hook, LambdaBgSchedulerHook)), None)
         if plan is None:
             raise ValueError(
-                'BurnInMeanTeacherHook takes burn-in from LambdaBgSchedulerHook, which is not among the hooks: '
-                'add it (with lambda_bg=0 if no penalty is wanted)'
+                'BurnInMeanTeacherHook expects a LambdaBgSchedulerHook, which states burn-in, among the hooks, but '
+                'found none: add it (with lambda_bg=0 for no penalty)'
             )
         self._plan = plan
-        batches = getattr(runner.train_dataloader, 'batch_sampler', None)
-        if isinstance(batches, LabeledUnlabeledBatchSampler):
-            batches.labeled_only = self._plan.burn_in_batches(runner)
+        sampler = getattr(runner.train_dataloader, 'batch_sampler', None)
+        if isinstance(sampler, LabeledUnlabeledBatchSampler):
+            sampler.labeled_only = plan.burn_in_batches(runner)
         self._statistics = [
             buffer
             for module in model.student.modules()
@@ -91,7 +91,10 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
         if runner.iter == 0:
             self.momentum_update(model, 1)
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None) -> None:
+    def before_train_epoch(self, runner: Runner) -> None:
+        self._collected = None  # another hook may have replaced tensors
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         elapsed = self._plan.progress(runner, batch_idx) - self._plan.burn_in
         unwrapped(runner.model).unsup_ramp = ramp(elapsed, self.unsup_warmup, self.unsup_schedule)
 
@@ -105,32 +108,29 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
         elif self.every_n_train_iters(runner, self.interval):
             if self._plan.by_epoch:
                 elapsed *= len(runner.train_dataloader)
-            share = ema_momentum(elapsed, self.momentum, self.momentum_warmup)
-            self.momentum_update(unwrapped(runner.model), share)
-
-    def before_train_epoch(self, runner: Runner) -> None:
-        self._averaged = None
+            momentum = ema_momentum(elapsed, self.momentum, self.momentum_warmup)
+            self.momentum_update(unwrapped(runner.model), momentum)
 
     @torch.no_grad()
     def momentum_update(self, model: SemiBaseDetector, momentum: float) -> None:
         """Average parameters and floating-point buffers; copy other buffers (counters)."""
-        if self._averaged is None or self._averaged[0] is not model:
-            self._averaged = (model, *_by_kind(model.teacher, model.student))
-        _, teacher, student, copies, originals = self._averaged
+        if self._collected is None or self._collected[0] is not model:
+            self._collected = model, _collect(model)
+        tensors = self._collected[1]
         if hasattr(torch, '_foreach_lerp_'):  # torch >= 2.0; one kernel for many tensors
-            torch._foreach_lerp_(teacher, student, momentum)
+            torch._foreach_lerp_(tensors['averages'], tensors['averaged'], momentum)
         else:
-            for old, new in zip(teacher, student):
-                old.lerp_(new, momentum)
-        for old, new in zip(copies, originals):
-            old.copy_(new)
+            for average, new in zip(tensors['averages'], tensors['averaged']):
+                average.lerp_(new, momentum)
+        for copy, original in zip(tensors['copies'], tensors['originals']):
+            copy.copy_(original)
 
 
-def _by_kind(teacher: nn.Module, student: nn.Module) -> list[list[Tensor]]:
-    """Tensors to average, of the teacher and of the student, and tensors to copy, of the teacher and of the student."""
-    lists: list[list[Tensor]] = [[], [], [], []]
-    for old, new in zip(teacher.state_dict().values(), student.state_dict().values()):
-        first = 0 if old.is_floating_point() else 2
-        lists[first].append(old)
-        lists[first + 1].append(new)
-    return lists
+def _collect(model: SemiBaseDetector) -> dict[str, list[Tensor]]:
+    """Tensors of the teacher (averages, copies) and, in the same order, of the student (averaged, originals)."""
+    tensors = defaultdict(list)
+    for old, new in zip(model.teacher.state_dict().values(), model.student.state_dict().values()):
+        names = ('averages', 'averaged') if old.is_floating_point() else ('copies', 'originals')
+        for name, tensor in zip(names, (old, new)):
+            tensors[name].append(tensor)
+    return tensors

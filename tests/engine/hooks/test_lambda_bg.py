@@ -65,7 +65,7 @@ def test_trap_19_no_head_is_an_error_before_training():
     hook = LambdaBgSchedulerHook()
     run = runner(Model(MODELS.build(head_cfg('YOLOv8Head'))))
     hook.before_run(run)
-    with pytest.raises(ValueError, match='no BgPenaltyYOLOv8Head'):
+    with pytest.raises(ValueError, match='a BgPenaltyYOLOv8Head, but found none'):
         hook.before_train(run)
 
 
