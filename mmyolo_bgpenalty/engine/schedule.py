@@ -1,7 +1,7 @@
-"""λ_bg and the weight of the unlabeled images as functions of progress. Pure Python.
+"""λ_bg, the weight of unlabeled images and the EMA momentum as functions of progress. Pure Python.
 
-Progress is a number of epochs (or iterations) since the start of training, fractions included; burn-in and
-ramps are in the same unit. Nothing is remembered, so a resumed run is on schedule by construction.
+Progress is the number of epochs (or iterations) since the start of training, fractions included. Lengths have the same
+unit. The functions have no state, so a resumed run is on schedule.
 """
 
 import math
@@ -9,16 +9,16 @@ from typing import Any
 
 from mmyolo_bgpenalty.utils.arguments import non_negative, one_of
 
-# The plan of λ where a config states none; the unit of burn-in and warm-up is epochs.
+# The schedule of λ where a config states none. Lengths are in epochs.
 DEFAULT_PLAN: dict[str, Any] = dict(lambda_bg=1.0, burn_in=5, warmup=5, schedule='linear')
 SCHEDULES = ('constant', 'linear', 'step', 'cosine')
 
 
 def ramp(elapsed: float, length: float, schedule: str) -> float:
-    """Share of the maximum reached ``elapsed`` after the ramp began.
+    """A rise from 0 to 1.
 
-    With x = min(1, elapsed / length), 0 before the ramp begins and 1 at once where ``length`` is 0:
-    constant 1, linear x, cosine (1 − cos πx) / 2, step the linear value of ⌊elapsed⌋.
+    With x = min(1, elapsed / length) it is x ('linear'), (1 − cos πx) / 2 ('cosine'), the linear value at ⌊elapsed⌋
+    ('step') or 1 ('constant'). It is 0 for elapsed < 0. For length 0 it is 1 from elapsed = 0 on.
 
     Returns:
         Python float in [0, 1].
@@ -29,34 +29,34 @@ def ramp(elapsed: float, length: float, schedule: str) -> float:
         return 1.0
     if schedule == 'step':
         elapsed = math.floor(elapsed)
-    share = min(1.0, elapsed / length)
-    return (1 - math.cos(math.pi * share)) / 2 if schedule == 'cosine' else float(share)
+    x = min(1.0, elapsed / length)
+    return (1 - math.cos(math.pi * x)) / 2 if schedule == 'cosine' else float(x)
 
 
 def ema_momentum(elapsed: float, momentum: float, warmup: float) -> float:
-    """The student's share of an update: m + (1 − m)·exp(−elapsed / warmup), from 1 down to m.
+    """The student's part in an update of the average: m + (1 − m) · exp(−elapsed / warmup).
 
-    A young average forgets its first, useless states at once. Source: MMEngine's ExpMomentumEMA (its ``gamma``) and
-    Ultralytics' ModelEMA (its ``tau``).
+    It falls from 1 to m, so that a young average soon forgets the first states of the student. Source: MMEngine's
+    ExpMomentumEMA (``gamma``) and Ultralytics' ModelEMA (``tau``).
 
     Args:
-        elapsed: iterations since the averaging began, >= 0.
+        elapsed: number of iterations since the first average, >= 0.
         momentum: m, in (0, 1).
-        warmup: iterations after which 37 % of the way is left, >= 0; 0: m at once.
+        warmup: time constant in iterations, >= 0. 0: the result is m.
 
     Returns:
-        Python float in [momentum, 1].
+        Python float in [m, 1].
     """
     return momentum + (1 - momentum) * math.exp(-elapsed / warmup) if warmup else momentum
 
 
 def lambda_bg_at(progress: float, *, lambda_bg: float, burn_in: float, warmup: float, schedule: str) -> float:
-    """λ_bg at ``progress``: 0 while progress < burn_in, then ``lambda_bg`` times ``ramp``.
+    """λ_bg at ``progress``: 0 in burn-in, then ``lambda_bg`` times ``ramp``.
 
     Args:
-        progress: epochs or iterations since the start of training.
+        progress: epochs or iterations since the start of training, >= 0.
         lambda_bg: maximum, >= 0.
-        burn_in: length of burn-in, >= 0, in the unit of ``progress``.
+        burn_in: length of burn-in, >= 0.
         warmup: length of the ramp after burn-in, >= 0.
         schedule: 'constant', 'linear', 'step' or 'cosine'.
 
@@ -64,7 +64,7 @@ def lambda_bg_at(progress: float, *, lambda_bg: float, burn_in: float, warmup: f
         Python float in [0, lambda_bg].
 
     Raises:
-        ValueError: a number is negative, not finite or no number, or ``schedule`` is unknown.
+        ValueError: a number is negative or not finite, or ``schedule`` is unknown.
     """
     progress = non_negative('progress', progress)
     lambda_bg = non_negative('lambda_bg', lambda_bg)

@@ -1,8 +1,8 @@
-"""Settings at the top level of a config, which hooks read when training starts. Pure Python."""
+"""Settings at the top level of a config, which LambdaBgSchedulerHook reads when training starts. Pure Python."""
 
 from collections.abc import Iterator, Mapping
 
-# Top-level name -> argument of LambdaBgSchedulerHook; use_focal_bg is `focal` in the head's `bg_penalty`.
+# Top-level name: argument of LambdaBgSchedulerHook. `use_focal_bg` is `focal` in `bg_penalty` of the head.
 HOOK_SETTINGS = dict(lambda_bg='lambda_bg', lambda_bg_warmup='warmup', lambda_bg_schedule='schedule', burn_in='burn_in')
 SETTINGS = (*HOOK_SETTINGS, 'use_focal_bg')
 
@@ -13,15 +13,15 @@ def settings_in(cfg: Mapping) -> dict:
 
 
 def hook_arguments(cfg: Mapping) -> dict:
-    """What the config gives to its LambdaBgSchedulerHook, ``type`` left out."""
+    """The arguments of LambdaBgSchedulerHook in a config."""
     return {key: value for hook in lambda_hooks(cfg) for key, value in hook.items() if key != 'type'}
 
 
 def lambda_hooks(cfg: Mapping) -> Iterator[Mapping]:
-    """The LambdaBgSchedulerHooks in a config, as they stand there."""
+    """The configs of LambdaBgSchedulerHook in a config."""
     hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]
     for hook in hooks:
         if isinstance(hook, Mapping):
-            kind = hook.get('type')  # a name, with or without its scope, or the class itself
+            kind = hook.get('type')  # a name, with or without its scope, or a class
             if str(getattr(kind, '__name__', kind)).endswith('LambdaBgSchedulerHook'):
                 yield hook

@@ -1,4 +1,4 @@
-"""CompileHook: torch.compile of the backbones and necks."""
+"""CompileHook: torch.compile for backbones and necks."""
 
 import torch
 from mmengine.hooks import Hook
@@ -11,17 +11,21 @@ from mmyolo_bgpenalty.utils.distributed import unwrapped
 
 @HOOKS.register_module()
 class CompileHook(Hook):
-    """Has torch compile the backbone and neck of each detector in the model, student and teacher.
+    """Compiles the backbone and the neck of each detector in the model, student and teacher.
 
-    The first steps (and the first validation) take a minute or more in which nothing is logged; on a CPU torch needs a
-    C++ compiler. Heads and losses are left as they are, since their shapes follow the number of objects. Weights,
-    checkpoints and their names are unchanged, and the values equal to rounding.
+    Heads and losses are not compiled: their shapes depend on the number of objects. MMEngine's own ``compile=``
+    compiles the whole ``train_step``, which fails in the first iteration (torch 2.13): with data samples where
+    MMEngine copies their meta, and with MMYOLO's fast collate after 50 graphs. Here there are 4 graphs for student
+    and teacher, and later batches add none.
+
+    The first training step and the first validation take a minute or more, and nothing is logged meanwhile. A CPU needs
+    a C++ compiler. Values change by rounding alone. Checkpoints and their names stay the same.
 
     Args:
-        **options: torch.compile's, as ``backend``, ``mode`` and ``dynamic``.
+        **options: options of torch.compile, as ``backend``, ``mode`` and ``dynamic``.
 
     Raises:
-        ValueError: the model has no backbone to compile, or torch (before 2.2) cannot compile in place.
+        ValueError: the model has no backbone, or torch is older than 2.2.
     """
 
     def __init__(self, **options):
