@@ -1,18 +1,17 @@
-"""Tables of experiments_runs.csv, in which every run has a line: paired differences, as README and experiments.md have
-them.
+"""Print a table of paired differences from experiments_runs.csv, which has a line for every run.
 
     python docs/tables.py solar 'labels only' 'recipe, share 0.6, burn-in 1080' \
         --images test --sessions 3 4 --metrics mAP mAP_50
 
-The first variant's line is its mean ± standard deviation, each other's the mean difference to the first, paired by fold
-and seed, with its 95 % confidence interval (none of a single pair). Of a run that several sessions made, the latest of
-those named counts.
+The first line has the mean ± standard deviation of the first variant, the baseline. The other lines have the mean
+difference to it, paired by fold and seed, with a 95 % confidence interval (none for a single pair). If several sessions
+made the same run, the latest of the named sessions counts.
 """
 
 import argparse
 import csv
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple
+from typing import Sequence
 
 from mmyolo_bgpenalty.cli.ablation.comparison import mean_and_std, paired_difference
 
@@ -29,20 +28,20 @@ METRICS = (
     'recall_at_0.25',
     'fp_per_image_at_0.25',
 )
-Values = Dict[Tuple[str, str], float]
+Values = dict[tuple[str, str], float]
 
 
-def read_runs(path: Path = RUNS) -> List[dict]:
-    """Lines of the file, in its order."""
+def read_runs(path: Path = RUNS) -> list[dict]:
+    """The lines of the file, in order."""
     with open(path, encoding='utf-8', newline='') as file:
         return list(csv.DictReader(file))
 
 
 def values_of(runs: Sequence[dict], metric: str, **wanted: Sequence[str]) -> Values:
-    """(fold, seed) -> ``metric`` of the runs whose columns are among ``wanted``'s values.
+    """(fold, seed) -> ``metric``, for the runs that have one of the ``wanted`` values in each of these columns.
 
     Raises:
-        ValueError: no run is so, or the file has no such column.
+        ValueError: there is no such run or no such column.
     """
     unknown = sorted({metric, *wanted} - set(runs[0]))
     if unknown:
@@ -54,17 +53,17 @@ def values_of(runs: Sequence[dict], metric: str, **wanted: Sequence[str]) -> Val
     return {(run['fold'], run['seed']): float(run[metric]) for run in ordered}
 
 
-def table(runs: Sequence[dict], variants: Sequence[str], metrics: Sequence[str], **wanted: Sequence[str]) -> List[str]:
-    """Lines of Markdown; see the top of this file."""
+def table(runs: Sequence[dict], variants: Sequence[str], metrics: Sequence[str], **wanted: Sequence[str]) -> list[str]:
+    """The table's lines, in Markdown."""
     lines = [['', 'runs', *metrics], ['---'] * (2 + len(metrics))]
     baseline, *others = variants
-    of_baseline = [values_of(runs, metric, variant=[baseline], **wanted) for metric in metrics]
-    spread = [mean_and_std(list(values.values())) for values in of_baseline]
+    base_values = [values_of(runs, metric, variant=[baseline], **wanted) for metric in metrics]
+    spread = [mean_and_std(list(values.values())) for values in base_values]
     cells = [f'{s.mean:.3f}' + ('' if s.std is None else f' ± {s.std:.3f}') for s in spread if s]
-    lines.append([baseline, str(len(of_baseline[0])), *cells])
+    lines.append([baseline, str(len(base_values[0])), *cells])
     for variant in others:
         row, number = [], 0
-        for metric, base in zip(metrics, of_baseline):
+        for metric, base in zip(metrics, base_values, strict=True):
             difference = paired_difference(values_of(runs, metric, variant=[variant], **wanted), base)
             if difference is None:
                 raise ValueError(f'Expected a fold and seed that both {baseline!r} and {variant!r} have')
@@ -82,10 +81,10 @@ def _signed(value: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('set', help='solar or BCCD')
-    parser.add_argument('variants', nargs='+', help='names of the column variant; the first is the baseline')
-    parser.add_argument('--images', default='test', help="what was evaluated on: 'test', 'val', 'held out', …")
-    parser.add_argument('--iterations', nargs='+', default=['5400', '1920'], help='length of training')
-    parser.add_argument('--sessions', nargs='+', default=SESSIONS, help='which sessions')
+    parser.add_argument('variants', nargs='+', help='names in the column variant; the first is the baseline')
+    parser.add_argument('--images', default='test', help="the images of the evaluation: 'test', 'val', 'held out', …")
+    parser.add_argument('--iterations', nargs='+', default=['5400', '1920'], help='lengths of training')
+    parser.add_argument('--sessions', nargs='+', default=SESSIONS, help='sessions')
     parser.add_argument('--metrics', nargs='+', default=METRICS, help='columns')
     args = parser.parse_args()
     wanted = dict(set=[args.set], images=[args.images], iterations=args.iterations, session=args.sessions)

@@ -53,9 +53,9 @@ def test_every_run_has_a_line_of_its_own():
     assert len(runs) > 100 and len(set(runs)) == len(runs)
 
 
-def test_lines_of_the_figure_join_one_seed_of_one_fold():
+def test_seed_lines_the_figure_join_one_seed_of_one_fold():
     a, b, c = {('1', '0'): 0.5, ('2', '0'): 0.6}, {('2', '0'): 0.7}, {('1', '0'): 0.8, ('1', '1'): 0.9}
-    assert figure.lines_of([a, b, c]) == [[(0, 0.5), (2, 0.8)], [(2, 0.9)], [(0, 0.6), (1, 0.7)]]
+    assert figure.seed_lines([a, b, c]) == [[(0, 0.5), (2, 0.8)], [(2, 0.9)], [(0, 0.6), (1, 0.7)]]
 
 
 def test_the_figure_finds_its_runs():
