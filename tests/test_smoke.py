@@ -1,4 +1,4 @@
-"""What .ci/smoke.py, CI's real training, lets pass and what not."""
+"""The faults that .ci/smoke.py, the real training of CI, finds."""
 
 import copy
 import math
@@ -23,7 +23,7 @@ NAMES = ['20260101_000000', 'last_checkpoint', 'epoch_3.pth', 'epoch_4.pth']
 
 @pytest.fixture
 def runs(smoke):
-    """As two good runs log: 3 epochs, of which the first is burn-in, and one more; a validation in each."""
+    """The logs of two good runs: three epochs with one of burn-in, and one more. Both have a validation."""
     rows = []
     for i in range(smoke.EPOCHS * smoke.BATCHES):
         progress = i / smoke.BATCHES

@@ -1,4 +1,4 @@
-"""One pass over a config's first batch, and tools/check_config.py --step."""
+"""One pass over the first batch of a config."""
 
 import copy
 import math
@@ -14,9 +14,7 @@ from torch import nn
 
 from mmyolo_bgpenalty import BurnInMeanTeacherHook, LambdaBgSchedulerHook, lambda_bg_at
 from mmyolo_bgpenalty.cli.dry_run import _gradients, _plan, dry_run
-from tests.helpers.tiny import ROOT, SEMI, SUPERVISED, load, make_set
-
-TOOL = ROOT / 'tools/check_config.py'
+from tests.helpers.tiny import SEMI, SUPERVISED, load, make_set
 
 
 @pytest.fixture(scope='module')
@@ -46,7 +44,7 @@ def pass_and_files(cfg, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, 'tempdir', str(folder))
         patch.chdir(folder)
-        # torch's own cache, which it makes where it is first asked for it, is not ours
+        # torch makes its cache where it first needs it. That folder is not ours.
         return dry_run(cfg), [path for path in folder.iterdir() if 'torchinductor' not in path.name]
 
 
@@ -64,14 +62,14 @@ def test_a_pass_has_all_branches_and_every_loss(pass_and_files):
             assert math.isfinite(step.losses[f'{branch}_loss_{name}'])
     parts = [value for key, value in step.losses.items() if 'loss' in key and key != 'loss']
     assert step.losses['loss'] == pytest.approx(sum(parts), rel=1e-5)
-    assert step.losses['semi/unsup_weight'] == 0.5  # the rise is over
+    assert step.losses['semi/unsup_weight'] == 0.5
     assert step.not_finite == step.untouched == []
 
 
 def test_lambda_is_at_its_maximum(pass_and_files):
     step = pass_and_files[0]
     assert step.lambda_bg == 2.0
-    # 2 = loss_weight 0.5 · 2 images · λ; of the labeled views, near the strong views' mean at equal weights
+    # loss_weight 0.5 · 2 images · λ = 2. The penalty is of the labeled views, its mean of the strong views.
     assert step.losses['sup_loss_bg'] == pytest.approx(2 * step.penalty['mean'], rel=0.5)
     assert step.penalty['num'] > 100 and 0 < step.penalty['min'] < step.penalty['mean'] < step.penalty['max'] < 1
 
@@ -111,7 +109,7 @@ def test_the_plan_in_iterations(cfg):
 
 
 def test_a_checkpoint_is_where_the_teacher_comes_from(cfg, pass_and_files, tmp_path):
-    """Its teacher is sure of an object everywhere; the initial one of none."""
+    """Its teacher finds objects everywhere, the initial teacher none."""
     assert pass_and_files[0].pseudo_boxes == 0
     model = MODELS.build(cfg.model)
     for name, parameter in model.teacher.bbox_head.named_parameters():

@@ -81,7 +81,7 @@ def test_every_variant_with_every_seed(stage, jobs):
     assert stage('--seeds', '0', '3', '--jobs', jobs) == 0
     trained = [line for line in stage.calls() if line.startswith('train')]
     assert len(trained) == 6 and len(stage.calls()) == 12
-    # One that differs after burn-in alone continues from the baseline of its own seed; another is trained whole.
+    # λ=1.5 differs only after burn-in and continues from the baseline with its seed. The others start anew.
     for seed in (0, 3):
         assert f'train lambda_0 {seed} None' in trained and f'train long {seed} None' in trained
         assert f'train lambda_1.5 {seed} {stage.work / f"lambda_0/seed_{seed}/epoch_1.pth"}' in trained
@@ -98,7 +98,7 @@ def test_a_finished_run_is_not_run_again(stage):
     assert len(stage.calls()) == before
     assert stage('--seeds', '0', '1') == 0
     assert all(' 1 ' in line for line in stage.calls()[before:] if line.startswith('train'))
-    # begun, not finished: its own checkpoint goes before the shared one
+    # A run that has begun continues from its own checkpoint.
     (stage.work / 'lambda_1.5/seed_1/result.json').unlink()
     assert stage('--seeds', '0', '1') == 0
     assert stage.calls()[-2] == 'train lambda_1.5 1 --cfg-options'
@@ -120,7 +120,7 @@ def test_a_failed_run_is_reported_and_the_others_go_on(stage, capsys):
 def test_a_dry_run_prints_the_plan_and_trains_nothing(stage, capsys):
     assert stage('--seeds', '0', '1', '--jobs', '2', '--dry-run') == 0
     printed = capsys.readouterr().out.splitlines()
-    # 10 batches an epoch, 2 epochs; after burn-in 1 is left.
+    # An epoch has 10 batches. Of 2 epochs 1 is left after burn-in.
     shared = stage.work / 'lambda_0/seed_1/epoch_1.pth'
     assert printed[1].rstrip() == f'λ=0, seed 1: {stage.work}/lambda_0/seed_1, 20 iterations'
     assert f'λ=1.5, seed 1: {stage.work}/lambda_1.5/seed_1, 10 iterations from {shared}' in printed
@@ -200,7 +200,7 @@ def test_a_result_that_is_none_is_named(stage, capsys, change):
 
 
 def test_for_real(tmp_path):
-    """Two variants of the tiny set, trained, evaluated and compared by the shipped tools."""
+    """Two variants are trained on the tiny set, evaluated and compared."""
     data = make_set(tmp_path / 'set')
     cfg = load(SEMI, data, tmp_path / 'unused', burn_in=1, train_cfg__max_epochs=2, train_cfg__val_interval=2)
     cfg.default_hooks.checkpoint.interval = 1
@@ -233,7 +233,7 @@ def test_for_real(tmp_path):
     ],
 )
 def test_shipped_variants_take_effect(config, variants, tmp_path):
-    """Their overrides are entries of the config, its models can be built, and no two are alike."""
+    """Their overrides are entries of the config, their models can be built, and they all differ."""
     config, found = str(CONFIGS / config), runs.read_variants(str(CONFIGS / 'ablations' / variants))
     planned = runs.plan_runs(config, found, [0], tmp_path, {})
     assert {run.variant for run in planned} == set(found) and len(found) > 3
