@@ -34,9 +34,9 @@ class NonFiniteGuardHook(Hook):
     step. No checkpoint of that iteration is written.
 
     Losses and gradients are tested together, just before the optimizer's step, so that the host waits for the device
-    once per iteration. Where that is too late, the losses are tested before the backward pass: with accumulated
-    gradients, since a NaN would spoil the finite ones; with a loss scaler, which would lower its scale; with several
-    optimizers. GradScaler tests gradients itself.
+    once per iteration. In three cases the losses are tested before the backward pass: with accumulated gradients, since
+    a NaN would spoil the finite ones; with a loss scaler, which would lower its scale; and with several optimizers.
+    GradScaler tests the gradients itself.
 
     GradScaler skips updates whose fp16 gradients overflow. The hook counts them. It stops the run if they still
     overflow at a loss scale below 2^-20.
@@ -148,7 +148,7 @@ class NonFiniteGuardHook(Hook):
         """Undo the iteration and warn, or end the run. False if every number is finite after all."""
         found = (_loss_faults(losses), self._gradient_faults(gradients), _image_paths(self._batch))
         reports = all_gather_object(found)
-        # Losses that are not finite have such gradients, too.
+        # If a loss is not finite, its gradients are not finite either.
         kind = 0 if any(report[0] for report in reports) else 1
         reports = [report for report in reports if report[kind]]
         if not reports:
@@ -176,7 +176,7 @@ class NonFiniteGuardHook(Hook):
         if not bad:
             return ''
         names = [name for name, p in unwrapped(self._runner.model).named_parameters() if id(p.grad) in bad]
-        # If all are, clipping has divided them by a norm that one of them made NaN.
+        # If all gradients are bad, clipping has spread the NaN of one of them.
         which = f', the first of {names[0]}' if names and len(bad) < len(gradients) else ''
         return f'the losses are finite, but {len(bad)} of {len(gradients)} gradients are NaN or infinite{which}'
 
@@ -211,7 +211,7 @@ class NonFiniteGuardHook(Hook):
         if self._stepped:
             self._learnt = None
         if self._was_skipped:
-            # One NaN would make the mean of many iterations NaN: these means begin anew.
+            # One NaN would make the mean of many iterations NaN: these means start again.
             scalars = runner.message_hub.log_scalars
             for name in [name for name, history in scalars.items() if not math.isfinite(history.current())]:
                 del scalars[name]

@@ -1,4 +1,4 @@
-"""Hooks that measure the pseudo-labels and the labeled boxes: quality of pseudo-labels, and thresholds per class."""
+"""Hooks about pseudo-labels: one measures their quality, one supports their thresholds per class."""
 
 from collections.abc import Iterator
 
