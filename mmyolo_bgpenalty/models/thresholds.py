@@ -1,39 +1,40 @@
-"""From which score on a teacher's box is a pseudo-label, class by class. Imports torch alone.
+"""Thresholds per class: the score from which a box of the teacher is a pseudo-box. Imports torch alone.
 
-Shapes: M boxes, C classes, N images, K boxes an image at most. Scores are in [0, 1]. Each function returns (C,), fp64,
-cut to [``floor``, ``ceiling``].
+Shapes: M boxes, C classes, N images, K boxes per image at most. Scores are in [0, 1]. Thresholds are (C,), fp64, in
+[``floor``, ``ceiling``].
 """
 
 import math
+from collections.abc import Callable, Sequence
 from inspect import signature
-from typing import Callable, Dict, Optional, Sequence, Tuple, Type, Union
 
 import torch
 from torch import Tensor, nn
 
-from mmyolo_bgpenalty.utils.arguments import non_negative, one_of, whole_number
+from mmyolo_bgpenalty.utils.arguments import fraction, known_keys, non_negative, one_of, whole_number
 
-NO_BOX, NO_IMAGE = -1.0, -2.0
-Found = Optional[Tuple[Tensor, Tensor]]
+NO_BOX, NO_IMAGE = -1.0, -2.0  # labels of rows of the window without a box
 BINS, EM_STEPS, LEAST_STD = 200, 50, 0.01
+Found = tuple[Tensor, Tensor] | None
 
 
 def class_frequency_thresholds(scores: Tensor, labels: Tensor, wanted: Tensor, floor: float, ceiling: float) -> Tensor:
-    r"""The score of the class's k-th surest box, k = ⌊wanted + 1/2⌋: from it on there are as many as wanted.
+    """The thresholds that keep ``wanted`` boxes of each class.
 
-    Where there are fewer it is ``floor``, where none is wanted ``ceiling``. Source: LabelMatch
-    (https://arxiv.org/abs/2206.06608), with as many boxes an image wanted as labeled images have.
+    The threshold is the k-th highest score of the class, k = ⌊wanted + 1/2⌋. It is ``floor`` if the class has fewer
+    boxes, and ``ceiling`` if k = 0. Source: LabelMatch (https://arxiv.org/abs/2206.06608), which wants as many boxes
+    per image as labeled images have.
 
     Args:
         scores: (M,).
-        labels: (M,), whole numbers in [0, C).
+        labels: (M,), int64 in [0, C).
         wanted: (C,), number of boxes, >= 0.
     """
     order = scores.argsort(descending=True)
     order = order[labels[order].argsort(stable=True)]
     counts = torch.bincount(labels, minlength=len(wanted))
     k = (wanted.double() + 0.5).floor().long()
-    # With `floor` behind the last, for a class that has too few.
+    # The last entry is for classes with too few boxes.
     ranked = torch.cat([scores[order].double(), scores.new_full((1,), floor, dtype=torch.float64)])
     place = torch.where(k <= counts, counts.cumsum(0) - counts + k - 1, counts.sum())
     return torch.where(k > 0, ranked[place.clamp(min=0)], ceiling).clamp(floor, ceiling)
@@ -49,50 +50,49 @@ def mixture_thresholds(
     min_scores: int = 32,
     at: str = 'crossing',
 ) -> Tensor:
-    r"""Two Gaussians fitted to a class's scores, the lower the mistakes and the upper the objects.
+    r"""Thresholds between two Gaussians that are fitted to the scores of a class: mistakes and objects.
 
-    The threshold is where they cross between their means (from there on the upper has more than half of
-    :math:`\pi_1 N_1 + \pi_2 N_2`), or the upper's mean, as ``at`` says; it is ``fallback`` of a class with fewer than
-    ``min_scores`` scores, or whose scores one Gaussian describes as well, by the Bayesian information criterion.
-    Source: ConsistentTeacher (https://arxiv.org/abs/2209.01589), which is nearest to ``at='mean'``.
+    With ``at='crossing'`` the threshold is where, between the means, the upper Gaussian begins to have more than half
+    of :math:`\pi_1 N_1 + \pi_2 N_2`. With ``at='mean'`` it is the mean of the upper Gaussian, which is nearest to
+    ConsistentTeacher (https://arxiv.org/abs/2209.01589). The threshold is ``fallback`` if the class has fewer than
+    ``min_scores`` scores, or if by the Bayesian information criterion one Gaussian is as good as two.
 
-    Scores are counted in 200 bins, and 50 steps of EM start from the halves below and above the middle of their range:
-    the same result on every run and device to rounding, for all classes at once. No deviation is less than 0.01.
+    Scores are counted in 200 bins. 50 steps of EM start from the lower and the upper half of their range. Standard
+    deviations are at least 0.01. The result is the same on every run and, up to rounding, on every device.
 
     Args:
         scores: (M,).
-        labels: (M,), whole numbers in [0, C).
+        labels: (M,), int64 in [0, C).
         fallback: in [floor, ceiling].
         at: 'crossing' or 'mean'.
     """
     bins = (scores * BINS).long().clamp(0, BINS - 1)
     counts = torch.bincount(labels * BINS + bins, minlength=num_classes * BINS).view(num_classes, 1, BINS).double()
     x = (torch.arange(BINS, device=scores.device).double() + 0.5) / BINS
-    number = counts.sum(dim=2)
     low = torch.where(counts > 0, x, 1).amin(dim=2, keepdim=True)
     high = torch.where(counts > 0, x, 0).amax(dim=2, keepdim=True)
     upper = x > (low + high) / 2
-    share = torch.cat([~upper, upper], dim=1).double()  # of each bin, (C, 2, BINS)
+    share = torch.cat([~upper, upper], dim=1).double()  # of each Gaussian in each bin, (C, 2, BINS)
     for _ in range(EM_STEPS):
         fit = _gaussians(counts * share, x)
         share = fit.softmax(dim=1)
-    likelihood = (fit.logsumexp(dim=1) * counts[:, 0]).sum(dim=1)
-    of_one = (_gaussians(counts, x) * counts).sum(dim=(1, 2))
-    size = number[:, 0]
-    # Three parameters more: a mean, a variance and a share.
-    two = 2 * (likelihood - of_one) > 3 * size.clamp(min=1).log()
+    likelihood_two = (fit.logsumexp(dim=1) * counts[:, 0]).sum(dim=1)
+    likelihood_one = (_gaussians(counts, x) * counts).sum(dim=(1, 2))
+    size = counts.sum(dim=(1, 2))
+    # Two Gaussians have three parameters more: a mean, a variance and a share.
+    two = 2 * (likelihood_two - likelihood_one) > 3 * size.clamp(min=1).log()
     means = (counts * share * x).sum(dim=2) / (counts * share).sum(dim=2).clamp(min=1e-12)
-    (lower, upper), order = means.sort(dim=1)[0].unbind(dim=1), means.argsort(dim=1)
-    threshold = upper
+    (lower_mean, upper_mean), order = means.sort(dim=1)[0].unbind(dim=1), means.argsort(dim=1)
+    threshold = upper_mean
     if at == 'crossing':
-        belongs = share.gather(1, order[:, 1:, None].expand(-1, -1, BINS))[:, 0]
-        below = (x > lower[:, None]) & (x < upper[:, None]) & (belongs < 0.5)
-        threshold = torch.where(below, x + 0.5 / BINS, lower[:, None]).amax(dim=1)
+        upper_share = share.gather(1, order[:, 1:, None].expand(-1, -1, BINS))[:, 0]
+        below = (x > lower_mean[:, None]) & (x < upper_mean[:, None]) & (upper_share < 0.5)
+        threshold = torch.where(below, x + 0.5 / BINS, lower_mean[:, None]).amax(dim=1)
     return torch.where(two & (size >= min_scores), threshold, fallback).clamp(floor, ceiling)
 
 
 def _gaussians(weights: Tensor, x: Tensor) -> Tensor:
-    """Logarithm of each component's share times its density at ``x``, fitted to ``weights`` (C, components, BINS)."""
+    """Fit Gaussians to ``weights``, (C, components, BINS); the logarithm of share times density at ``x``."""
     size = weights.sum(dim=2, keepdim=True).clamp(min=1e-12)
     mean = (weights * x).sum(dim=2, keepdim=True) / size
     variance = ((weights * (x - mean) ** 2).sum(dim=2, keepdim=True) / size).clamp(min=LEAST_STD**2)
@@ -101,12 +101,16 @@ def _gaussians(weights: Tensor, x: Tensor) -> Tensor:
 
 
 class FixedThresholds(nn.Module):
-    """One stated threshold a class.
+    """Thresholds that the config states.
 
     Args:
-        num_classes, per_image, score_thr: as ``build_thresholds`` gives them; not used but for checks.
-        thresholds: of each class, in [floor, 1].
-        floor: least threshold, in [0, 1].
+        thresholds: one per class, in [floor, 1].
+        floor: lowest threshold, in [0, 1].
+        num_classes: C.
+        per_image, score_thr: not used.
+
+    Attributes:
+        current: the thresholds, (C,).
     """
 
     def __init__(
@@ -114,11 +118,11 @@ class FixedThresholds(nn.Module):
     ):
         super().__init__()
         self.current: Tensor
-        self.floor = _share('floor', floor)
+        self.floor = fraction('floor', floor)
         if not isinstance(thresholds, (list, tuple)) or len(thresholds) != num_classes:
             raise ValueError(f'Expected `thresholds` to be {num_classes} numbers, one a class, but got {thresholds!r}')
-        for number in thresholds:
-            if _share('thresholds', number) < floor:
+        for threshold in thresholds:
+            if fraction('thresholds', threshold) < floor:
                 raise ValueError(f'Expected `thresholds` to be at least `floor` {floor}, but got {thresholds!r}')
         self.ceiling = max(thresholds)
         self.register_buffer('current', torch.tensor(list(thresholds), dtype=torch.float64), persistent=False)
@@ -129,21 +133,21 @@ class FixedThresholds(nn.Module):
 
 
 class AdaptiveThresholds(nn.Module):
-    """Thresholds that follow from what the teacher found in the latest images.
+    """Thresholds that follow the teacher's boxes in the latest images.
 
-    These are the module's state and part of a checkpoint, 8 bytes a box: a resumed run goes on with the same
-    thresholds. Where ``window`` or ``per_image`` was changed, or without them in the checkpoint, it begins anew.
+    The boxes are a buffer, 8 bytes per box, and so part of a checkpoint. A resumed run goes on with the same
+    thresholds. The window starts empty if the checkpoint has no window, or one of another shape.
 
     Args:
         num_classes: C.
-        per_image: K, boxes that are kept of an image.
-        score_thr: threshold until enough was seen, in [floor, ceiling].
-        floor: least threshold, and least score of a box that counts, in [0, 1].
+        per_image: K, number of boxes of an image that are kept.
+        score_thr: threshold until there are enough boxes or images, in [floor, ceiling].
+        floor: lowest threshold, in [0, 1]. Boxes with lower scores do not count.
         ceiling: highest threshold, in [floor, 1].
         window: number of images, of all processes.
 
     Attributes:
-        current: latest thresholds, (C,); None before the first.
+        current: latest thresholds, (C,), or None before the first.
     """
 
     def __init__(
@@ -158,25 +162,26 @@ class AdaptiveThresholds(nn.Module):
         super().__init__()
         self.window: Tensor
         self.num_classes = num_classes
-        self.floor, self.ceiling = _share('floor', floor), _share('ceiling', ceiling)
-        if not floor <= _share('score_thr', score_thr) <= ceiling:
+        self.floor, self.ceiling = fraction('floor', floor), fraction('ceiling', ceiling)
+        if not floor <= fraction('score_thr', score_thr) <= ceiling:
             raise ValueError(
                 f'Expected floor <= score_thr <= ceiling, but got `floor` {floor!r}, `score_thr` {score_thr!r} and '
                 f'`ceiling` {ceiling!r}'
             )
         self.score_thr = score_thr
-        # Score and label of each box; newest last. One tensor, so that processes exchange it at once.
+        # Score and label of each box, the latest image last. Processes exchange rows of it as one tensor.
         self.register_buffer('window', torch.full((whole_number('window', window), per_image, 2), NO_IMAGE))
-        self.current: Optional[Tensor] = None
+        self.current: Tensor | None = None
 
     @torch.no_grad()
     def forward(self, found: Sequence[Found], gather: Callable = lambda rows: [rows]) -> Tensor:
-        """Take in a batch and return the thresholds, (C,).
+        """Add a batch to the window and return the thresholds, (C,).
 
         Args:
-            found: scores and labels of each image's boxes, surest first; those below ``floor`` are left out. None for
-                an image that does not count.
-            gather: given a tensor, returns the list of all processes' tensors, which have as many images each.
+            found: for each image the scores and the labels of its boxes, highest score first. None: the image does not
+                count.
+            gather: returns the tensors of all processes in a list, given the tensor of this process. All processes have
+                the same number of images.
         """
         rows = self.window.new_full((len(found), *self.window.shape[1:]), NO_BOX)
         for row, image in zip(rows, found):
@@ -203,14 +208,14 @@ class AdaptiveThresholds(nn.Module):
 
 
 class ClassFrequencyThresholds(AdaptiveThresholds):
-    """``class_frequency_thresholds``, with ``share`` of the labeled images' boxes an image wanted.
+    """``class_frequency_thresholds``. The wanted boxes per image are ``share`` times those of labeled images.
 
     Args:
-        share: of the labeled images' boxes, > 0; below 1 those that the teacher is surest of.
-        min_images: the threshold is ``score_thr`` until the window has as many.
+        share: > 0. Below 1 only the boxes with the highest scores are kept.
+        min_images: the threshold is ``score_thr`` until the window has this many images.
 
     Attributes:
-        objects_per_image: (C,), of the labeled images; to be set before the window has ``min_images``.
+        objects_per_image: (C,), mean number of boxes in a labeled image. ClassThresholdsHook sets it.
     """
 
     def __init__(self, *args, share: float = 0.6, min_images: int = 32, **kwargs):
@@ -221,7 +226,7 @@ class ClassFrequencyThresholds(AdaptiveThresholds):
         self.min_images = whole_number('min_images', min_images)
         if min_images > len(self.window):
             raise ValueError(f'Expected `min_images` to be at most `window` {len(self.window)}, but got {min_images}')
-        self.objects_per_image: Optional[Tensor] = None
+        self.objects_per_image: Tensor | None = None
 
     def thresholds(self, scores: Tensor, labels: Tensor) -> Tensor:
         images = self.images
@@ -229,18 +234,18 @@ class ClassFrequencyThresholds(AdaptiveThresholds):
             return torch.full((self.num_classes,), self.score_thr, dtype=torch.float64, device=scores.device)
         if self.objects_per_image is None:
             raise ValueError(
-                "type='ClassFrequency' expects `objects_per_image`, which ClassThresholdsHook counts, but it was not "
-                "set: add dict(type='ClassThresholdsHook') to the hooks"
+                "Expected `objects_per_image` to be set for type='ClassFrequency', but got None: "
+                "add dict(type='ClassThresholdsHook') to the hooks"
             )
         wanted = self.objects_per_image.to(scores.device) * (images * self.share)
         return class_frequency_thresholds(scores, labels, wanted, self.floor, self.ceiling)
 
 
 class MixtureThresholds(AdaptiveThresholds):
-    """``mixture_thresholds``, with ``score_thr`` for its ``fallback``.
+    """``mixture_thresholds`` with ``score_thr`` as ``fallback``.
 
     Args:
-        min_scores: least number of a class's scores.
+        min_scores: number of scores of a class, >= 1, from which on its threshold is fitted.
         at: 'crossing' or 'mean'.
     """
 
@@ -255,8 +260,8 @@ class MixtureThresholds(AdaptiveThresholds):
         )
 
 
-Thresholds = Union[FixedThresholds, AdaptiveThresholds]
-TYPES: Dict[str, Type[Thresholds]] = dict(
+Thresholds = FixedThresholds | AdaptiveThresholds
+TYPES: dict[str, type[Thresholds]] = dict(
     Fixed=FixedThresholds, ClassFrequency=ClassFrequencyThresholds, Mixture=MixtureThresholds
 )
 
@@ -264,8 +269,11 @@ TYPES: Dict[str, Type[Thresholds]] = dict(
 def build_thresholds(cfg: dict, num_classes: int, per_image: int, score_thr: float) -> Thresholds:
     """The module that ``semi_train_cfg.class_thresholds`` describes.
 
+    Args:
+        cfg: ``type``, 'Fixed', 'ClassFrequency' or 'Mixture', and arguments of that class.
+
     Raises:
-        ValueError: ``type`` is unknown, an argument is not one of that type, or out of range.
+        ValueError: ``type`` or an argument is unknown, or an argument is out of range.
     """
     if not isinstance(cfg, dict) or cfg.get('type') not in TYPES:
         raise ValueError(f'Expected dict(type=…) with one of {", ".join(TYPES)}, but got {cfg!r}')
@@ -273,13 +281,5 @@ def build_thresholds(cfg: dict, num_classes: int, per_image: int, score_thr: flo
     kind = TYPES[cfg['type']]
     known = {name for one in kind.__mro__[:2] for name in signature(one).parameters}
     known -= {'self', 'args', 'kwargs', 'num_classes', 'per_image', 'score_thr'}
-    unknown = sorted(set(given) - known)
-    if unknown:
-        raise ValueError(f'Expected the arguments of {cfg["type"]} among {", ".join(sorted(known))}, but got {unknown}')
+    known_keys(cfg['type'], given, sorted(known))
     return kind(num_classes, per_image, score_thr, **given)
-
-
-def _share(name: str, value) -> float:
-    if non_negative(name, value) > 1:
-        raise ValueError(f'Expected `{name}` to be in [0, 1], but got {value!r}')
-    return float(value)

@@ -238,10 +238,13 @@ def test_fixed_thresholds_have_no_state():
         (dict(), 'with one of'),
         (
             dict(type='Mixture', share=1.0),
-            r'Mixture among at, ceiling, floor, min_scores, window, but got ..share',
+            r'keys of `Mixture` among at, ceiling, floor, min_scores, window, but got ..share',
         ),
         (dict(type='Mixture', score_thr=0.3), 'but got ..score_thr'),
-        (dict(type='Fixed', thresholds=[0.4, 0.4, 0.4], window=9), 'Fixed among floor, thresholds, but got ..window'),
+        (
+            dict(type='Fixed', thresholds=[0.4, 0.4, 0.4], window=9),
+            '`Fixed` among floor, thresholds, but got ..window',
+        ),
         (dict(type='Mixture', floor=-0.1), '`floor`.*-0.1'),
         (dict(type='Mixture', ceiling=1.5), r'`ceiling` to be in \[0, 1\].*1.5'),
         (dict(type='Mixture', floor=0.5), '`floor` 0.5, `score_thr` 0.4 and `ceiling` 0.9'),
@@ -267,7 +270,7 @@ def test_bad_arguments_are_refused(bad, message):
 def test_labeled_boxes_that_nobody_counted_are_asked_for():
     module = frequency(objects=None)
     module(images(3))
-    with pytest.raises(ValueError, match='`objects_per_image`, which ClassThresholdsHook counts'):
+    with pytest.raises(ValueError, match='`objects_per_image` to be set.*ClassThresholdsHook'):
         module(images(1))
 
 
