@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -182,7 +183,9 @@ def test_configs(text, tmp_path):
 
 def test_the_tests_that_the_table_of_reliability_names_are_there():
     """`test_x` alone, or with its file; `…` stands for the file named before."""
-    sources = {path.name: path.read_text(encoding='utf-8') for path in (ROOT / 'tests').rglob('test_*.py')}
+    sources = defaultdict(str)
+    for path in (ROOT / 'tests').rglob('test_*.py'):
+        sources[path.name] += path.read_text(encoding='utf-8')
     rows = [
         line
         for line in (ROOT / 'docs/reliability.md').read_text(encoding='utf-8').splitlines()

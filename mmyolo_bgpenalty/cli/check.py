@@ -15,7 +15,8 @@ from rich.text import Text
 
 from mmyolo_bgpenalty.cli.dry_run import FirstPass, dry_run
 from mmyolo_bgpenalty.cli.run import InputCheck, command, config_parser, in_users_code, read_config
-from mmyolo_bgpenalty.config_check.check import Finding, check_config
+from mmyolo_bgpenalty.config_check.check import check_config
+from mmyolo_bgpenalty.config_check.findings import Finding
 
 COLOURS = dict(error='bold red', warning='yellow')
 

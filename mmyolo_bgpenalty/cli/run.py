@@ -14,7 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmyolo_bgpenalty.config_check.overrides import LIVE_NAMES, check_overrides
+from mmyolo_bgpenalty.config_check.overrides import check_overrides
 
 # The code of any other package counts as the user's own.
 LIBRARIES = {'mmyolo_bgpenalty', 'mmengine', 'mmcv', 'mmdet', 'mmyolo', 'torch', 'numpy', 'yaml'}
@@ -135,7 +135,7 @@ def read_config(file: str, options: Mapping) -> Config:
         if in_users_code(error):
             raise
         raise InputError(_why_unreadable(file, error)) from error
-    check_overrides(cfg.to_dict(), options, LIVE_NAMES - {'launcher'})
+    check_overrides(cfg.to_dict(), options)
     try:
         cfg.merge_from_dict(dict(options))
     except (KeyError, TypeError, IndexError) as error:

@@ -1,115 +1,111 @@
-"""Overrides that would change nothing.
+"""Names that change nothing: overrides and variables that nothing reads.
 
-MMEngine merges ``--cfg-options`` after a config's variables have been used, so ``max_epochs=3`` there changes
-a variable that nobody reads any more. The names in ``SETTINGS`` are read when training starts instead.
+MMEngine merges ``--cfg-options`` after the variables of a config were used. So ``max_epochs=3`` there changes a
+variable that nothing reads any more. The hooks read the names in ``SETTINGS`` when training starts.
 """
 
 import ast
 import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from inspect import signature
-from typing import Iterable, Iterator, Mapping, Optional, Tuple
+from typing import Any
 
 from mmengine.runner import Runner
 
 from mmyolo_bgpenalty.engine.settings import SETTINGS, lambda_hooks
 
-# What MMEngine reads of a config's top level.
+# The top-level names that something reads.
 LIVE_NAMES = {*signature(Runner.__init__).parameters, 'custom_imports', 'env_cfg', 'runner_type'} - {'self', 'cfg'}
-LIVE_NAMES |= {'sync_bn', 'model_wrapper_cfg', 'find_unused_parameters'}
+LIVE_NAMES |= {'sync_bn', 'model_wrapper_cfg', 'find_unused_parameters', *SETTINGS}
 LIVE_NAMES |= {'activation_checkpointing', 'efficient_conv_bn_eval', 'compile'}
 
 
-def misspelt_setting(name: str) -> Optional[str]:
-    """The setting that ``name`` looks like, or None."""
-    return next(iter(get_close_matches(name, SETTINGS, n=1, cutoff=0.6)), None)
-
-
-def check_overrides(cfg: Mapping, options: Iterable[str], runner_arguments: Iterable[str]) -> None:
+def check_overrides(cfg: Mapping, options: Iterable[str]) -> None:
     """Refuse ``--cfg-options`` that would change nothing.
 
     Args:
         cfg: the config before the overrides are merged.
         options: the dotted names overridden, such as ``train_cfg.max_epochs``.
-        runner_arguments: the top-level names that MMEngine's Runner reads.
 
     Raises:
-        ValueError: names the override and what may be meant.
+        ValueError: an override changes nothing. The message names it and suggests another.
     """
-    live = {*runner_arguments, *SETTINGS}
     for option in options:
         top, _, rest = option.partition('.')
-        if top not in live:
-            raise ValueError(f'--cfg-options {option}: {_why_dead(cfg, top, live)}')
+        if top not in LIVE_NAMES - {'launcher'}:  # --launcher overrides it
+            raise ValueError(f'--cfg-options {option}: {why_dead(cfg, top)}')
         if top in SETTINGS and not any(lambda_hooks(cfg)):
             raise ValueError(f'--cfg-options {option} would change nothing: no LambdaBgSchedulerHook in the config')
-        meant = _misspelt(cfg, option.split('.')) if rest else None
+        meant = _similar_path(cfg, option.split('.')) if rest else None
         if meant:
             raise ValueError(f'--cfg-options {option}: no such entry in the config; is `{meant}` meant?')
 
 
-def dead_names(text: str, with_bases: str, cfg: Mapping, runner_arguments: Iterable[str]) -> Iterator[Tuple[str, str]]:
-    """Variables that a child config states and nobody reads, with what may be meant.
+def similar(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The name that looks most like ``name``, if one does."""
+    return next(iter(get_close_matches(name, names, n=1, cutoff=cutoff)), None)
 
-    Its bases' variables have been used by then, so that restating one changes nothing. Named are those that have the
-    name of an entry of the config, all of other values, and those of its own that look like a setting.
+
+def why_dead(cfg: Mapping, name: str) -> str:
+    """Why a top-level name changes nothing, and what may be meant."""
+    paths = [*_entries(cfg, name)][:3]
+    if name in cfg:
+        hint = f'; override {" or ".join(paths)}' if paths else ''
+        return f'`{name}` is a variable of the config whose value is in use already, so this would change nothing{hint}'
+    meant = [f'`{found}`' for found in [similar(name, SETTINGS) or similar(name, LIVE_NAMES)] if found]
+    hint = f'; is {" or ".join(paths or meant)} meant?' if paths or meant else ''
+    return f'nothing reads `{name}`, so this would change nothing{hint}'
+
+
+def dead_names(text: str, with_bases: str, cfg: Mapping) -> Iterator[tuple[str, str]]:
+    """Variables of a config file that nothing reads, and what to write instead.
+
+    These are variables of a base that the file states again, after the base has used them, and names that look like a
+    setting. A variable is not named if the entry of the config with its name has its value.
 
     Args:
-        text: the file's, in MMEngine's syntax with ``_base_``; of other texts nothing is said.
-        with_bases: that of its bases and its own, as mmengine's ``Config.text``.
-        cfg: what it makes with its bases.
-        runner_arguments: the top-level names that MMEngine's Runner reads.
+        text: the text of the file.
+        with_bases: the same with its bases, as mmengine's ``Config.text``.
+        cfg: the config that it makes.
     """
     tree = ast.parse(text)
-    stated = {target.id for node in tree.body if isinstance(node, ast.Assign) for target in _names(node.targets)}
-    read = {name.id for name in _names(ast.walk(tree)) if isinstance(name.ctx, ast.Load)}
-    if '_base_' not in stated:
-        return
-    for name in sorted(stated - read - {*runner_arguments, *SETTINGS, '_base_'}):
-        entries = [(path, value) for path, value in _leaves(cfg) if path.rpartition('.')[2] == name and path != name]
-        if any(value == cfg.get(name) for _, value in entries):
+    targets = (target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets)
+    stated = {target.id for target in targets if isinstance(target, ast.Name)}
+    read = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    for name in sorted(stated - read - LIVE_NAMES - {'_base_'}):
+        entries, meant = _entries(cfg, name), similar(name, SETTINGS, 0.8)
+        restated = '_base_' in stated and len(re.findall(rf'^{name}\s*=', with_bases, re.M)) > 1
+        if cfg.get(name) in entries.values():
             continue
-        meant = next(iter(get_close_matches(name, SETTINGS, n=1, cutoff=0.8)), None)
-        restated = len(re.findall(rf'^{name}\s*=', with_bases, re.M)) > 1
-        if entries and restated:
-            yield name, f'write it where it is read: {", ".join(path for path, _ in entries[:3])}'
+        if restated and entries:
+            yield name, f'write it where it is read: {", ".join([*entries][:3])}'
         elif meant and not restated:
             yield name, f'write {meant}'
 
 
-def _names(nodes: Iterable[ast.AST]) -> Iterator[ast.Name]:
-    return (node for node in nodes if isinstance(node, ast.Name))
+def _entries(cfg: Mapping, name: str) -> dict[str, Any]:
+    """The entries called ``name`` below the top level, by their dotted names."""
+    return {path: value for path, value in _leaves(cfg) if path.rpartition('.')[2] == name and path != name}
 
 
-def _why_dead(cfg: Mapping, name: str, live: Iterable[str]) -> str:
-    paths = [path for path, _ in _leaves(cfg) if path.rpartition('.')[2] == name and path != name]
-    if name in cfg:
-        hint = f'; override {" or ".join(paths[:3])}' if paths else ''
-        return f'`{name}` is a variable of the config whose value is in use already, so this would change nothing{hint}'
-    meant = misspelt_setting(name) or next(iter(get_close_matches(name, live, n=1, cutoff=0.6)), None)
-    hint = f'; is {" or ".join(paths[:3])} meant?' if paths else f'; is `{meant}` meant?' if meant else ''
-    return f'nothing reads `{name}`, so this would change nothing{hint}'
-
-
-def _misspelt(cfg, keys) -> Optional[str]:
-    """The dotted name meant, where a key is new to its dict but much like one that is there."""
-    node = cfg
+def _similar_path(cfg: Mapping, keys: Sequence[str]) -> str | None:
+    """The dotted name that may be meant if a key is new to its dict but looks like one of its keys."""
+    node: Any = cfg
     for depth, key in enumerate(keys):
-        if isinstance(node, (list, tuple)):
-            node = node[int(key)] if key.isdigit() and int(key) < len(node) else None
-        elif isinstance(node, Mapping) and key not in node:
+        if isinstance(node, Mapping) and key not in node:
             # sup_weight is no misspelt unsup_weight.
             others = [name for name in map(str, node) if not name.endswith(key) and not key.endswith(name)]
-            meant = get_close_matches(key, others, n=1, cutoff=0.8)
-            return '.'.join([*keys[:depth], meant[0], *keys[depth + 1 :]]) if meant else None
+            meant = similar(key, others, 0.8)
+            return '.'.join([*keys[:depth], meant, *keys[depth + 1 :]]) if meant else None
+        if isinstance(node, (list, tuple)):
+            node = node[int(key)] if key.isdigit() and int(key) < len(node) else None
         else:
             node = node[key] if isinstance(node, Mapping) else None
-        if node is None:
-            return None
     return None
 
 
-def _leaves(node, path: str = '') -> Iterator[Tuple[str, object]]:
+def _leaves(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
     if isinstance(node, Mapping):
         for key, value in node.items():
             yield from _leaves(value, f'{path}.{key}' if path else str(key))

@@ -1,25 +1,28 @@
-"""What a config says, by parts: hooks, datasets, pipelines, loop. A part that is absent is empty.
+"""The parts of a config: hooks, datasets, pipelines, loop. A part that is missing is empty.
 
 Paths are dotted as in ``--cfg-options``: ``train_dataloader.dataset.labeled.pipeline.1``.
 """
 
 import os.path as osp
-from typing import FrozenSet, Iterable, Iterator, List, Mapping, NamedTuple, Optional
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import mmyolo.registry
 
 from mmyolo_bgpenalty.engine.schedule import DEFAULT_PLAN
 from mmyolo_bgpenalty.engine.settings import HOOK_SETTINGS, settings_in
+from mmyolo_bgpenalty.utils.coco_json import read_coco
 
 
 def kind_of(node) -> str:
-    """The name of a part's class, without scope; '' where it states none."""
+    """The name of the class of a part, without its scope. '' if the part states none."""
     kind = node.get('type') if isinstance(node, Mapping) else None
     return '' if kind is None else str(getattr(kind, '__name__', kind)).rpartition('.')[2]
 
 
-def class_of(node, registry: str, scope: Optional[str] = None) -> Optional[type]:
-    """The class that a part's ``type`` names in MMYOLO's or MMDetection's registry, or None."""
-    import mmyolo.registry
-
+def class_of(node, registry: str, scope: str | None = None) -> type | None:
+    """The class that ``type`` names in the registry of MMYOLO or MMDetection."""
     kind = node.get('type') if isinstance(node, Mapping) else None
     if not isinstance(kind, str):
         return kind if isinstance(kind, type) else None
@@ -31,119 +34,117 @@ def class_of(node, registry: str, scope: Optional[str] = None) -> Optional[type]
     return None
 
 
-class Part(NamedTuple):
-    """``names`` are the names of its class and of those it inherits from."""
+@dataclass(frozen=True)
+class Part:
+    """A dict with a ``type``. ``names`` holds the names of its class and of the base classes."""
 
     path: str
     node: Mapping
-    names: FrozenSet[str]
+    names: frozenset[str]
 
     @property
     def kind(self) -> str:
         return kind_of(self.node)
 
 
-def part(path: str, node, registry: str, scope: Optional[str] = None) -> Part:
-    node = node if isinstance(node, Mapping) else {}
-    bases = getattr(class_of(node, registry, scope), '__mro__', ())
-    return Part(path, node, frozenset([kind_of(node), *(base.__name__ for base in bases)]) - {'', 'object'})
+@dataclass(frozen=True)
+class Transform(Part):
+    """``branch`` of MultiBranch holds the transform, if any. ``inner``: a ``pre_transform`` of another holds it."""
 
-
-class Step(NamedTuple):
-    """A transform: ``branch`` of MultiBranch that it is in, or None; ``inner``: within another's ``pre_transform``."""
-
-    path: str
-    node: Mapping
-    names: FrozenSet[str]
-    branch: Optional[str]
+    branch: str | None
     inner: bool
 
-    @property
-    def kind(self) -> str:
-        return kind_of(self.node)
 
+@dataclass(frozen=True)
+class Dataset(Part):
+    """A dataset that reads files. ``role`` is 'labeled', 'unlabeled', 'train', 'val' or 'test'."""
 
-class Dataset(NamedTuple):
-    """A dataset that reads files: ``role`` is 'labeled' or 'unlabeled' of a semi-supervised set, else its loader's."""
-
-    path: str
-    node: Mapping
-    names: FrozenSet[str]
     role: str
-    steps: List[Step]
+    transforms: list[Transform]
 
     @property
     def ann_file(self) -> str:
         name = self.node.get('ann_file')
-        return _joined(self.node, name) if name else ''
+        return self.joined(name) if name else ''
 
     @property
     def folder(self) -> str:
         prefix = self.node.get('data_prefix') or {}
-        return _joined(self.node, prefix.get('img_path', prefix.get('img', '')) if isinstance(prefix, Mapping) else '')
+        return self.joined(prefix.get('img_path', prefix.get('img', '')) if isinstance(prefix, Mapping) else '')
+
+    def joined(self, name: str) -> str:
+        """A path relative to ``data_root``."""
+        return name if osp.isabs(name) or '://' in name else osp.join(self.node.get('data_root') or '', name)
+
+    def is_local(self, path: str) -> bool:
+        """Whether the disk must have a path. SolarPanelDataset makes its files on first use."""
+        to_be_made = 'SolarPanelDataset' in self.names and not osp.exists(self.joined('solar.json'))
+        return not to_be_made and '://' not in path and not self.node.get('backend_args')
 
 
-def _joined(node: Mapping, name: str) -> str:
-    return name if osp.isabs(name) or '://' in name else osp.join(node.get('data_root') or '', name)
+def names_of(node, registry: str, scope: str | None = None) -> frozenset[str]:
+    """The names of the class of a part and of its base classes."""
+    bases = getattr(class_of(node, registry, scope), '__mro__', ())
+    return frozenset([kind_of(node), *(base.__name__ for base in bases)]) - {'', 'object'}
 
 
-def steps_in(
-    pipeline, path: str, scope: Optional[str] = None, branch: Optional[str] = None, inner: bool = False
-) -> Iterator[Step]:
-    """The transforms of a pipeline, those within others after them."""
-    steps = enumerate(pipeline) if isinstance(pipeline, (list, tuple)) else [(None, pipeline)]
-    for place, node in steps:
+def transforms_in(
+    pipeline, path: str, scope: str | None = None, branch: str | None = None, inner: bool = False
+) -> Iterator[Transform]:
+    """The transforms of a pipeline. A transform that holds others comes before them."""
+    nodes = enumerate(pipeline) if isinstance(pipeline, (list, tuple)) else [(None, pipeline)]
+    for place, node in nodes:
         here = path if place is None else f'{path}.{place}'
         if isinstance(node, (list, tuple)):
-            yield from steps_in(node, here, scope, branch, inner)
+            yield from transforms_in(node, here, scope, branch, inner)
         if not kind_of(node):
             continue
-        yield Step(*part(here, node, 'TRANSFORMS', scope), branch, inner)
-        if kind_of(node) == 'Albu':  # its transforms are albumentations', not MMCV's
+        yield Transform(here, node, names_of(node, 'TRANSFORMS', scope), branch, inner)
+        if kind_of(node) == 'Albu':  # holds transforms of albumentations
             continue
         for key, value in node.items():
             if 'branch_field' in node and key not in ('type', '_scope_', 'branch_field'):
-                yield from steps_in(value, f'{here}.{key}', scope, key, inner)
+                yield from transforms_in(value, f'{here}.{key}', scope, key, inner)
             elif key in ('transforms', 'transform', 'pre_transform', 'aug_space', 'policies'):
-                yield from steps_in(value, f'{here}.{key}', scope, branch, inner or key == 'pre_transform')
+                yield from transforms_in(value, f'{here}.{key}', scope, branch, inner or key == 'pre_transform')
 
 
-def datasets_in(node, path: str, role: str, scope: Optional[str] = None, outer: tuple = ()) -> Iterator[Dataset]:
-    """The datasets that read files, within any wrappers; ``outer`` are the transforms of the wrappers."""
+def datasets_in(node, path: str, role: str, scope: str | None = None, outer: tuple = ()) -> Iterator[Dataset]:
+    """The datasets that read files, also those in wrappers. ``outer`` holds the transforms of the wrappers."""
     if not isinstance(node, Mapping):
         return
-    steps = (*steps_in(node.get('pipeline') or [], f'{path}.pipeline', scope), *outer)
+    transforms = (*transforms_in(node.get('pipeline') or [], f'{path}.pipeline', scope), *outer)
     members = {key: node[key] for key in ('labeled', 'unlabeled', 'dataset') if isinstance(node.get(key), Mapping)}
     if isinstance(node.get('datasets'), (list, tuple)):
         members = {f'datasets.{place}': member for place, member in enumerate(node['datasets'])}
     for key, member in members.items():
         named = key if key in ('labeled', 'unlabeled') else role
-        yield from datasets_in(member, f'{path}.{key}', named, scope, steps)
+        yield from datasets_in(member, f'{path}.{key}', named, scope, transforms)
     if not members and kind_of(node):
-        branches = {step.branch for step in steps} - {None}
+        branches = {transform.branch for transform in transforms} - {None}
         if role == 'train' and branches:
             role = 'labeled' if 'sup' in branches else 'unlabeled'
-        yield Dataset(*part(path, node, 'DATASETS', scope), role, list(steps))
+        yield Dataset(path, node, names_of(node, 'DATASETS', scope), role, list(transforms))
 
 
 class ConfigParts:
-    """The parts of ``cfg``, a mapping as mmengine's Config gives.
+    """The parts of a config.
 
     Args:
-        cfg: the config.
-        hooks: hooks that a Runner was given beside the config's.
+        cfg: the config, a mapping or mmengine's Config.
+        hooks: hooks of a Runner. Those that the config does not name count as its own.
     """
 
     def __init__(self, cfg: Mapping, hooks: Iterable = ()):
-        self.cfg = cfg.to_dict() if hasattr(cfg, 'to_dict') else cfg
+        self.cfg: Mapping = cfg.to_dict() if hasattr(cfg, 'to_dict') else cfg
         self.filename, self.text = (str(getattr(cfg, name, None) or '') for name in ('filename', 'text'))
         self.scope = self.cfg.get('default_scope')
         self.hooks = list(self._hooks())
         known = {hook.kind for hook in self.hooks}
         for hook in hooks:
             if type(hook).__name__ not in known:
-                node = dict(vars(hook), type=type(hook))
-                self.hooks.append(part('the hooks that were registered', node, 'HOOKS'))
+                names = frozenset(base.__name__ for base in type(hook).__mro__)
+                self.hooks.append(Part('the hooks of the Runner', dict(vars(hook), type=type(hook)), names))
         self.model = self.part('model', 'MODELS')
         self.semi = 'SemiBaseDetector' in self.model.names
         self.detector = self.part('model.detector' if self.semi else 'model', 'MODELS')
@@ -155,10 +156,12 @@ class ConfigParts:
         self.train = self._datasets('train')
         self.val = self._datasets('val')
         self.test = [] if self.get('test_dataloader') == self.get('val_dataloader') else self._datasets('test')
+        self.datasets = [*self.train, *self.val, *self.test]
+        self._read: dict[str, dict | ValueError] = {}
 
-    def get(self, path: str, default=None):
-        """What lies at a dotted path, or ``default``."""
-        node = self.cfg
+    def get(self, path: str, default: Any = None) -> Any:
+        """What stands at a dotted path."""
+        node: Any = self.cfg
         for key in path.split('.'):
             if isinstance(node, (list, tuple)) and key.isdigit() and int(key) < len(node):
                 node = node[int(key)]
@@ -169,49 +172,70 @@ class ConfigParts:
         return node
 
     def part(self, path: str, registry: str) -> Part:
-        return part(path, self.get(path), registry, self.scope)
+        node = self.get(path)
+        node = node if isinstance(node, Mapping) else {}
+        return Part(path, node, names_of(node, registry, self.scope))
 
-    def hooks_of(self, name: str) -> List[Part]:
-        """The hooks of that class or of one that inherits from it."""
+    def entries(self, path: str) -> list[tuple[str, Mapping]]:
+        """Path and content of the dicts in a list. A dict stands for a list of one."""
+        node = self.get(path) or []
+        found = [(path, node)] if isinstance(node, Mapping) else [(f'{path}.{i}', one) for i, one in enumerate(node)]
+        return [(where, one) for where, one in found if isinstance(one, Mapping)]
+
+    def hooks_of(self, name: str) -> list[Part]:
+        """The hooks of a class and of its subclasses."""
         return [hook for hook in self.hooks if name in hook.names]
 
+    def classes_of(self, dataset: Dataset) -> list[str] | None:
+        """The class names of a dataset by label. None if the config does not tell them."""
+        meta = dataset.node.get('metainfo') or {}
+        found = meta.get('classes', meta.get('CLASSES')) if isinstance(meta, Mapping) else None
+        if found is None:
+            found = getattr(class_of(dataset.node, 'DATASETS', self.scope), 'METAINFO', {}).get('classes')
+        return [found] if isinstance(found, str) else list(found) if found else None
+
+    def coco(self, file: str) -> dict | ValueError:
+        """The content of a COCO json file, or the error that says why it cannot be read."""
+        if file not in self._read:
+            try:
+                self._read[file] = read_coco(file, training=True)
+            except ValueError as problem:
+                self._read[file] = problem
+        return self._read[file]
+
+    def coco_of(self, dataset: Dataset) -> dict | ValueError | None:
+        """The same for the json file of a dataset. None if it has none on this machine."""
+        file = dataset.ann_file
+        return self.coco(file) if file.endswith('.json') and dataset.is_local(file) else None
+
     @property
-    def by_epoch(self) -> Optional[bool]:
-        """Whether the train loop counts epochs; None of a loop of one's own."""
+    def by_epoch(self) -> bool | None:
+        """Whether the train loop counts epochs. None if its class is unknown."""
         loop = self.part('train_cfg', 'LOOPS')
         if not loop.kind:
             return self.get('train_cfg.by_epoch')
         return True if 'EpochBasedTrainLoop' in loop.names else False if 'IterBasedTrainLoop' in loop.names else None
 
     @property
-    def plan(self) -> Optional[dict]:
-        """LambdaBgSchedulerHook's arguments, with the settings at the top level and defaults; None without the hook."""
+    def plan(self) -> dict | None:
+        """The schedule of λ: the arguments of ``lambda_bg_at``. None without a LambdaBgSchedulerHook."""
         hooks = self.hooks_of('LambdaBgSchedulerHook')
         if not hooks:
             return None
-        plan = dict(DEFAULT_PLAN, by_epoch=True)
-        plan.update({key: value for key, value in hooks[0].node.items() if key in plan})
-        plan.update(hooks[0].node.get('plan', {}))  # of a hook that was registered
-        plan.update({HOOK_SETTINGS[k]: value for k, value in settings_in(self.cfg).items() if k in HOOK_SETTINGS})
-        return plan
+        stated = {**hooks[0].node, **hooks[0].node.get('plan', {})}  # a hook of the Runner has `plan`
+        stated |= {HOOK_SETTINGS[k]: value for k, value in settings_in(self.cfg).items() if k in HOOK_SETTINGS}
+        return {name: stated.get(name, default) for name, default in DEFAULT_PLAN.items()}
 
     @property
-    def length(self) -> Optional[float]:
-        """Length of training in the unit of ``plan``, where the config alone tells it."""
-        plan = self.plan
-        if plan is None or self.by_epoch is None or plan['by_epoch'] != self.by_epoch:
-            return None
+    def length(self) -> float | None:
+        """Length of training in epochs or, if the loop does not count epochs, iterations."""
         return self.get('train_cfg.max_epochs' if self.by_epoch else 'train_cfg.max_iters')
 
     def _hooks(self) -> Iterator[Part]:
-        for name, hooks in (
-            ('default_hooks', self.cfg.get('default_hooks') or {}),
-            ('custom_hooks', dict(enumerate(self.cfg.get('custom_hooks') or []))),
-        ):
-            for key, node in hooks.items():
-                if kind_of(node):
-                    yield part(f'{name}.{key}', node, 'HOOKS', self.scope)
+        named = [f'default_hooks.{key}' for key in self.cfg.get('default_hooks') or {}]
+        listed = [f'custom_hooks.{place}' for place in range(len(self.cfg.get('custom_hooks') or []))]
+        return (hook for hook in (self.part(path, 'HOOKS') for path in named + listed) if hook.kind)
 
-    def _datasets(self, name: str) -> List[Dataset]:
+    def _datasets(self, name: str) -> list[Dataset]:
         path = f'{name}_dataloader.dataset'
         return list(datasets_in(self.get(path), path, name, self.scope))

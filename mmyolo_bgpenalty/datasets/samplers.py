@@ -127,6 +127,10 @@ class LabeledUnlabeledBatchSampler(Sampler):
                 f'but got {batch_size}'
             )
         one_of('epoch_of', epoch_of, ('labeled', 'unlabeled'))
+        if not hasattr(sampler, 'epoch'):
+            raise ValueError(f'Expected `sampler` to be a DefaultSampler, but got {type(sampler).__name__}')
+        if len(getattr(sampler.dataset, 'datasets', ())) != 2:
+            raise ValueError(f'Expected a LabeledUnlabeledDataset, but got a {type(sampler.dataset).__name__}')
         self.sampler = sampler
         self.batch_size = batch_size
         self.shares = [batch_size // sum(ratio) * n for n in ratio]

@@ -10,6 +10,8 @@ import pytest
 from mmyolo_bgpenalty.cli import check
 from tests.helpers.tiny import CONFIGS, ROOT, SEMI, load, make_set
 
+ASSIGNER = 'model.detector.train_cfg.assigner.num_classes'
+
 
 @pytest.fixture(scope='module')
 def config(tmp_path_factory):
@@ -28,9 +30,9 @@ def call(*arguments):
 def test_a_finding_says_what_where_and_what_to_write(config, capsys):
     assert call(config) == 0
     assert capsys.readouterr().out.endswith('errors: 0, warnings: 0\n')
-    assert call(config, '--cfg-options', 'train_dataloader.batch_size=5', 'burn_in=20') == 1
+    assert call(config, '--cfg-options', f'{ASSIGNER}=80', 'burn_in=20') == 1
     shown = capsys.readouterr().out
-    assert 'error: train_dataloader.batch_size\n    5 is no multiple of 2' in shown and '-> write 4' in shown
+    assert f'error: {ASSIGNER}\n    80, but the head has 3 classes\n    -> write 3\n' in shown
     assert shown.index('error: ') < shown.index('warning: burn_in') and 'errors: 1, warnings: 1' in shown
     assert call(config, '--cfg-options', 'burn_in=20') == 0
 
@@ -88,5 +90,5 @@ def test_a_mistake_in_the_users_own_code_shows_its_traceback(config, capsys, mon
 
 def test_no_step_is_taken_from_a_config_with_errors(config, monkeypatch, capsys):
     monkeypatch.setattr(check, 'dry_run', lambda cfg: pytest.fail('a step was taken'))
-    assert call(config, '--step', '--cfg-options', 'train_dataloader.batch_size=5') == 1
+    assert call(config, '--step', '--cfg-options', f'{ASSIGNER}=80') == 1
     assert 'No step is taken' in capsys.readouterr().out

@@ -20,7 +20,7 @@ from mmyolo.datasets import YOLOv5CocoDataset
 from mmyolo.registry import DATASETS
 
 from mmyolo_bgpenalty import CheckedCocoDataset
-from mmyolo_bgpenalty.config_check.data_path import image_faults
+from mmyolo_bgpenalty.config_check.files import image_faults
 from tests.helpers.tiny import CLASSES, SEMI, SUPERVISED, load, make_set
 
 LOAD = [dict(type='LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True)]

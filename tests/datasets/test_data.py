@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mmdet.registry import DATASETS, MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
+from mmengine.dataset import DefaultSampler, InfiniteSampler, pseudo_collate
 from mmengine.registry import FUNCTIONS, init_default_scope
 from mmengine.runner import Runner
 
@@ -97,6 +97,18 @@ def test_burn_in_leaves_out_the_unlabeled_part_and_keeps_the_order():
 def test_bad_batches_are_refused(bad, message):
     with pytest.raises(ValueError, match=message):
         batches(4, 8, **bad)
+
+
+@pytest.mark.parametrize(
+    'sampler, message',
+    [
+        (InfiniteSampler(range(4)), 'DefaultSampler, but got InfiniteSampler'),
+        (DefaultSampler(range(4)), 'LabeledUnlabeledDataset, but got a range'),
+    ],
+)
+def test_batches_of_what_is_no_pair_of_sets_are_refused(sampler, message):
+    with pytest.raises(ValueError, match=message):
+        LabeledUnlabeledBatchSampler(sampler, 4)
 
 
 def test_seeded_index_survives_the_way_to_a_worker():

@@ -327,14 +327,6 @@ def test_views_that_do_not_say_it_are_found(data, tmp_path):
     assert 'known_empty' in finding.what
 
 
-def test_a_file_that_is_not_there_is_found_before_training(data, tmp_path):
-    cfg = load(SHIPPED, data, tmp_path / 'work', **{KNOWN: 'emty.txt'})
-    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
-    [finding] = check_config(cfg)
-    assert (finding.level, finding.where) == ('error', 'train_dataloader.dataset.known_empty')
-    assert 'emty.txt: No such file' in finding.what
-
-
 def test_a_detector_that_does_not_know_of_it_is_found(data, tmp_path):
     cfg = load('yolov8_semi_bgpenalty_dense.py', data, tmp_path / 'work', **{KNOWN: 'empty.txt'})
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator

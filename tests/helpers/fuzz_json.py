@@ -210,8 +210,8 @@ def metric(file: Path) -> None:
 @reader
 def config_check(file: Path) -> None:
     """As labeled, unlabeled and validation set, and as the evaluator's file."""
-    from mmyolo_bgpenalty.config_check.check import run_checks
-    from mmyolo_bgpenalty.config_check.data_path import DATA_CHECKS
+    from mmyolo_bgpenalty.config_check import evaluation, files
+    from mmyolo_bgpenalty.config_check.findings import run_checks
     from mmyolo_bgpenalty.config_check.parts import ConfigParts
 
     good = file.with_name('good.json')
@@ -230,7 +230,7 @@ def config_check(file: Path) -> None:
             val_dataloader=dict(dataset=sets[2]),
             val_evaluator=dict(type='PrecisionRecallMetric', ann_file=str(places[3])),
         )
-        for finding in run_checks(DATA_CHECKS, ConfigParts(cfg)):
+        for finding in run_checks((*files.CHECKS, evaluation.check_evaluator_files), ConfigParts(cfg)):
             str(finding).encode()
             assert 'this was not checked' not in finding.what, finding
             faults += [finding.what] if finding.level == 'error' and f'{file}: ' in finding.what else []

@@ -1,0 +1,100 @@
+"""Checks of classes, validation and test."""
+
+import os.path as osp
+import re
+
+from mmyolo_bgpenalty.config_check.findings import Findings, error, first_of, warning
+from mmyolo_bgpenalty.config_check.parts import ConfigParts, class_of, kind_of
+
+COCO_KEYS = re.compile(r'(bbox|segm)_mAP(_50|_75|_s|_m|_l)?$|AR|.*_precision$')
+PREFIXES = dict(CocoMetric='coco', PrecisionRecallMetric='pr')
+
+
+def check_classes(parts: ConfigParts) -> Findings:
+    """Number and order of the classes in the head, the assigner and the datasets."""
+    module = parts.part(f'{parts.head.path}.head_module', 'MODELS')
+    if not (module.node or parts.semi):  # the detector may have several lists of classes
+        return
+    head = module if 'num_classes' in module.node else parts.head
+    number = head.node.get('num_classes')
+    where = f'{parts.detector.path}.train_cfg.assigner.num_classes'
+    assigned = parts.get(where)
+    if None not in (number, assigned) and number != assigned:
+        yield error(where, f'{assigned}, but the head has {number} classes', f'write {number}')
+    train = [(one, parts.classes_of(one)) for one in parts.train if one.role != 'unlabeled']
+    train = [(dataset, classes) for dataset, classes in train if classes]
+    for dataset, classes in train:
+        if number is None or len(classes) == number:
+            continue
+        what = f'the head has {number} classes, but {dataset.path} has {len(classes)}: {first_of(classes)}'
+        if len(classes) < number:
+            what = f'{what}. The first prediction of another class stops validation'
+        level = warning if len(classes) < number and not parts.val else error
+        yield level(f'{head.path}.num_classes', what, f'write {len(classes)}, here and in the assigner')
+    for dataset in parts.datasets if train else ():
+        (first, expected), classes = train[0], parts.classes_of(dataset)
+        if classes is None or classes == expected:
+            continue
+        moved = any(name in expected and expected.index(name) != place for place, name in enumerate(classes))
+        what = f'{first_of(classes)}, but {first.path} has {first_of(expected)}: labels have other names'
+        level = error if moved and dataset.role != 'unlabeled' else warning
+        yield level(f'{dataset.path}.metainfo.classes', what, 'write one list in one order for all sets')
+
+
+def check_validation(parts: ConfigParts) -> Findings:
+    both = kind_of(parts.get('val_cfg')) == 'TeacherStudentValLoop'
+    if both and not parts.semi and parts.model.node:
+        yield error('val_cfg.type', 'TeacherStudentValLoop needs a model with a teacher', "write type='ValLoop'")
+    yield from _save_best(parts, both)
+    for dataset in (*parts.val, *parts.test) if 'YOLODetector' in parts.detector.names else ():
+        letterbox = any('LetterResize' in transform.names for transform in dataset.transforms)
+        needed = ['scale_factor', 'pad_param'] if letterbox else ['scale_factor']
+        for transform in dataset.transforms:
+            keys = transform.node.get('meta_keys') if 'PackDetInputs' in transform.names else None
+            lacking = [key for key in needed if key not in (keys or needed)]
+            if lacking:
+                what = f'no {" and ".join(lacking)}: boxes cannot be mapped to the original image'
+                yield error(f'{transform.path}.meta_keys', what, f'add {" and ".join(map(repr, lacking))}')
+
+
+def _save_best(parts: ConfigParts, both: bool) -> Findings:
+    prefixes = _prefixes(parts)
+    for hook in parts.hooks_of('CheckpointHook'):
+        keys = hook.node.get('save_best')
+        for key in [keys] if isinstance(keys, str) else keys or []:
+            model, _, rest = key.partition('/') if both else ('teacher', '', key)
+            prefix, _, name = rest.partition('/')
+            known = not prefixes or (prefix in prefixes and (prefix != 'coco' or COCO_KEYS.match(name)))
+            if key != 'auto' and not (known and model in ('teacher', 'student')):
+                metric = 'coco/bbox_mAP_50' if 'coco' in prefixes or not prefixes else f'{sorted(prefixes)[0]}/…'
+                instead = f'write {"teacher/" * both}{metric}'
+                yield error(f'{hook.path}.save_best', f'no evaluator reports `{key}`', instead)
+
+
+def _prefixes(parts: ConfigParts) -> set[str]:
+    """The prefixes of all metrics. Empty if an evaluator is unknown."""
+    prefixes = set()
+    for _, node in parts.entries('val_evaluator'):
+        name = getattr(class_of(node, 'METRICS', parts.scope), '__name__', '')
+        if name not in PREFIXES:
+            return set()
+        prefixes |= {node.get('prefix') or PREFIXES[name], *(['coco'] if node.get('coco') else [])}
+    return prefixes
+
+
+def check_evaluator_files(parts: ConfigParts) -> Findings:
+    """An evaluator must read the json file of its dataset, or one of the same images."""
+    for name, datasets in (('val', parts.val), ('test', parts.test)):
+        ours = datasets[0].ann_file if len(datasets) == 1 else ''
+        for where, node in parts.entries(f'{name}_evaluator'):
+            theirs = node.get('ann_file')
+            if not theirs or not ours.endswith('.json') or osp.realpath(theirs) == osp.realpath(ours):
+                continue
+            read = [coco for coco in map(parts.coco, (ours, theirs)) if isinstance(coco, dict)]
+            ids = [{image['id'] for image in coco['images']} for coco in read]
+            if len(ids) < 2 or ids[0] != ids[1]:
+                what = f'{theirs}, but the dataset reads {ours}' + ', which has other images' * (len(ids) == 2)
+                yield (error if len(ids) == 2 else warning)(f'{where}.ann_file', what, f'write {ours}')
+
+
+CHECKS = (check_classes, check_validation, check_evaluator_files)

@@ -1,0 +1,190 @@
+"""Checks of files: json files, their classes and boxes, images, and images that two sets share."""
+
+import os
+import os.path as osp
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+from mmengine.runner import Runner
+
+from mmyolo_bgpenalty.config_check.findings import Findings, error, first_of, warning
+from mmyolo_bgpenalty.config_check.parts import ConfigParts, Dataset
+from mmyolo_bgpenalty.datasets.image_folder import list_images
+from mmyolo_bgpenalty.utils.coco_json import numbered_classes
+from mmyolo_bgpenalty.utils.files import NAMED
+from mmyolo_bgpenalty.utils.image_files import image_fault
+
+LOOKED_AT = 20_000  # images of a set
+OPENED = 500  # of these
+
+
+class ImageSet(NamedTuple):
+    """The images of a dataset. ``skips``: it takes other images in place of those that cannot be read."""
+
+    role: str
+    where: str
+    paths: Sequence[str]
+    skips: bool
+
+
+def check_json(parts: ConfigParts) -> Findings:
+    for dataset in parts.datasets:
+        coco = parts.coco_of(dataset)
+        if isinstance(coco, ValueError):
+            yield error(f'{dataset.path}.ann_file', str(coco), 'correct the path or the file')
+
+
+def _json_sets(parts: ConfigParts) -> Iterator[tuple[Dataset, dict]]:
+    """The datasets whose json file can be read, and its content."""
+    for dataset in parts.datasets:
+        coco = parts.coco_of(dataset)
+        if isinstance(coco, dict):
+            yield dataset, coco
+
+
+def check_categories(parts: ConfigParts) -> Findings:
+    """MMDetection numbers the labels of a set in the order of the categories in its json file."""
+    stated = next(map(parts.classes_of, parts.train), None)
+    for dataset, coco in _json_sets(parts):
+        classes, file = parts.classes_of(dataset), dataset.ann_file
+        if not classes or dataset.role == 'unlabeled':
+            continue
+        where, (found, lacking) = f'{dataset.path}.metainfo.classes', numbered_classes(coco, classes)
+        if not found:
+            names = first_of(category['name'] for category in coco['categories'])
+            what = f'{file} has none of {first_of(classes)}. Its categories are {names}'
+            yield error(where, what, 'write the categories of the json file')
+        elif found != classes[: len(found)] and classes == stated:  # otherwise check_classes warns
+            what = f'{file} has the categories {first_of(found)}, and numbers labels in that order: names are mixed up'
+            yield error(where, what, 'write the same classes in the same order here and in the json file')
+        elif lacking:
+            instead = 'add it to the categories of the json file, or remove it from `classes` and `num_classes`'
+            yield warning(where, f'{file} lacks {first_of(lacking)}', instead)
+        if found and dataset in parts.train:
+            yield from _boxes_by_class(dataset, coco, classes, found)
+
+
+def _boxes_by_class(dataset: Dataset, coco: dict, classes: list[str], found: list[str]) -> Findings:
+    names = {category['id']: category['name'] for category in coco['categories']}
+    boxes = Counter(names[annotation['category_id']] for annotation in coco['annotations'])
+    empty = [name for name in found if not boxes[name]]
+    if empty:
+        what = f'{dataset.ann_file} has no box of {first_of(empty)}'
+        yield (error if empty == found else warning)(f'{dataset.path}.ann_file', what, 'label images of these classes')
+    extra = [name for name in boxes if name not in classes]
+    if extra and empty != found:
+        number = sum(boxes[name] for name in extra)
+        what = f'{number} boxes of {first_of(extra)} in {dataset.ann_file} are dropped, and penalised as background'
+        yield warning(f'{dataset.path}.metainfo.classes', what, 'add the classes to all sets and to the head')
+
+
+def check_boxes(parts: ConfigParts) -> Findings:
+    """The boxes that MMDetection drops without a word."""
+    for dataset, coco in _json_sets(parts):
+        sizes = {image['id']: (image['width'], image['height']) for image in coco['images']}
+        dropped = []
+        for annotation in coco['annotations'] if dataset.role != 'unlabeled' else ():
+            (x, y, width, height), (right, bottom) = annotation['bbox'], sizes[annotation['image_id']]
+            outside = min(x + width, right) <= max(x, 0) or min(y + height, bottom) <= max(y, 0)
+            if (outside or annotation['area'] <= 0 or min(width, height) < 1) and not annotation.get('ignore'):
+                dropped.append(annotation['id'])
+        if dropped:
+            what = (
+                f'{len(dropped)} of {len(coco["annotations"])} boxes in {dataset.ann_file} are dropped, since they lie '
+                f'outside the image or are smaller than a pixel: the annotations {first_of(dropped, NAMED)}'
+            )
+            yield warning(f'{dataset.path}.ann_file', what, 'correct the boxes, or the sizes of the images')
+
+
+def check_images(parts: ConfigParts) -> Findings:
+    both, sets = 'LabeledUnlabeledDataset' in parts.train_set.names, []
+    for dataset in parts.datasets:
+        coco, names = parts.coco_of(dataset), []
+        if isinstance(coco, dict):
+            names = [image['file_name'] for image in coco['images']]
+        elif 'ImageFolderDataset' in dataset.names and dataset.is_local(dataset.folder):
+            try:
+                paths, ends = list_images(dataset.folder)
+            except OSError as problem:
+                what = f'{problem.filename!r}: {problem.strerror}'
+                yield error(f'{dataset.path}.data_prefix', what, 'correct the path, or allow to list the folder')
+                continue
+            names = [os.fsdecode(paths[start:end].tobytes()) for start, end in zip([0, *ends[:-1]], ends)]
+        skips = not dataset.node.get('test_mode') and (both or 'SkipUnreadable' in dataset.names)
+        sets.append(ImageSet(dataset.role, dataset.path, [osp.join(dataset.folder, name) for name in names], skips))
+    yield from image_findings(sets)
+
+
+def image_findings(sets: Sequence[ImageSet]) -> Findings:
+    """Images that cannot be read, and images that are in two sets."""
+    for one in sets:
+        yield from image_faults(one.where, one.paths, one.skips)
+    for one, other in combinations(sets, 2):
+        common = {*map(osp.normpath, one.paths)} & {*map(osp.normpath, other.paths)}
+        if common and {one.role, other.role} != {'val', 'test'}:
+            labeled = other.role == 'unlabeled'
+            harm = 'labels images whose labels it knows' if labeled else 'is measured on what it learnt'
+            what = f'{len(common)} images are also in {one.role}, such as {min(common)}: the detector {harm}'
+            yield warning(other.where, what, 'remove them from one of the sets')
+
+
+def image_faults(where: str, paths: Sequence[str], skips: bool) -> Findings:
+    """Images that cannot be read. In a large set ``LOOKED_AT`` images, spread over it, are looked at."""
+    paths = [path for path in _spread(paths, LOOKED_AT) if '://' not in path]
+    opened = set(_spread(paths, OPENED))
+    found = [(path, image_fault(path, look_inside=path in opened)) for path in paths]
+    faults = [f'{path} ({fault})' for path, fault in found if fault]
+    if not faults:
+        return
+    what = f'{len(faults)} of the {len(paths)} images looked at cannot be read: {first_of(faults, NAMED)}'
+    if skips and len(faults) < len(paths):
+        yield warning(where, what, 'restore them. Otherwise training takes the next image in their place')
+    else:
+        yield error(where, what, 'restore them, or correct data_root and data_prefix=dict(img=…)')
+
+
+def _spread(values: Sequence, most: int) -> Sequence:
+    return values[:: max(1, -(-len(values) // most))]
+
+
+CHECKS = (check_json, check_categories, check_boxes, check_images)
+
+
+def check_built_sets(runner: Runner) -> Findings:
+    """The datasets of a Runner. In a large set ``LOOKED_AT`` images, spread over it, are looked at."""
+    loader, where = runner.train_dataloader, 'train_dataloader.dataset'
+    yield from orientations(getattr(loader.sampler, 'group2size_per_source', ()))
+    members = getattr(loader.dataset, 'datasets', None)
+    datasets = [('train', where, loader.dataset)]
+    if members is not None:
+        names = ['labeled', 'unlabeled'] if len(members) == 2 else [f'datasets.{i}' for i in range(len(members))]
+        datasets = [(name, f'{where}.{name}', dataset) for name, dataset in zip(names, members)]
+    if not any(_has_boxes(dataset) for name, _, dataset in datasets if name != 'unlabeled'):
+        yield error(where, 'none of its images has a box of its classes', 'see `ann_file` and `metainfo.classes`')
+    val = getattr(getattr(runner.val_loop, 'dataloader', None), 'dataset', None)
+    sets = []
+    for name, place, dataset in (*datasets, ('val', 'val_dataloader.dataset', val)):
+        if hasattr(dataset, 'get_data_info') and not getattr(dataset, 'backend_args', None):
+            infos = map(dataset.get_data_info, _spread(range(len(dataset)), LOOKED_AT))
+            skips = hasattr(dataset, 'first_readable') and not dataset.test_mode
+            sets.append(ImageSet(name, place, [info['img_path'] for info in infos if info.get('img_path')], skips))
+    yield from image_findings(sets)
+
+
+def orientations(counts: Sequence[Mapping[int, int]]) -> Findings:
+    """``counts``: for each set the numbers of images that are taller than wide (0) and of the others (1)."""
+    for group, name in ((0, 'taller than wide'), (1, 'at least as wide as tall')):
+        numbers = [sizes.get(group, 0) for sizes in counts]
+        if any(numbers) and not all(numbers):
+            what = f'no image of set {numbers.index(0)} is {name}: GroupMultiSourceSampler waits for one without end'
+            instead = "write type='MultiSourceSampler', or use a LabeledUnlabeledBatchSampler"
+            yield error('train_dataloader.sampler.type', what, instead)
+
+
+def _has_boxes(dataset) -> bool:
+    """Whether an image has a box. True if the dataset does not tell."""
+    if not hasattr(dataset, 'get_data_info'):
+        return True
+    return any(dataset.get_data_info(place).get('instances', True) for place in range(len(dataset)))

@@ -1,0 +1,52 @@
+"""Findings: mistakes in a config, and what to write instead."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from mmyolo_bgpenalty.utils.files import printable
+
+
+class Finding(NamedTuple):
+    """A mistake in a config.
+
+    ``level`` is 'error' or 'warning'. An error stops training or leaves a setting without effect. What a warning names
+    may be meant. ``where`` is the dotted name of the setting. ``what`` states the mistake, ``instead`` what to write.
+    """
+
+    level: str
+    where: str
+    what: str
+    instead: str
+
+    def __str__(self) -> str:
+        return f'{self.where}: {self.what}. {self.instead[:1].upper()}{self.instead[1:]}.'
+
+
+Findings = Iterator[Finding]
+
+
+def error(where: str, what: str, instead: str) -> Finding:
+    return Finding('error', where, printable(what), instead)
+
+
+def warning(where: str, what: str, instead: str) -> Finding:
+    return Finding('warning', where, printable(what), instead)
+
+
+def run_checks(checks: Iterable[Callable[[Any], Iterable[Finding]]], subject: Any) -> list[Finding]:
+    """The findings of all checks, without repetitions, errors first."""
+    findings: list[Finding] = []
+    for check in checks:
+        try:
+            findings += check(subject)
+        except (TypeError, AttributeError, KeyError, IndexError, ValueError, SyntaxError) as problem:
+            # A config may hold any value. A strange one must neither end the other checks nor a training.
+            what = f'this was not checked: {type(problem).__name__}: {problem}'
+            findings.append(warning(check.__name__.replace('_', ' '), what, 'see the value'))
+    return sorted(dict.fromkeys(findings), key=lambda finding: finding.level)
+
+
+def first_of(names: Iterable, most: int = 5) -> str:
+    """The first names, separated by commas."""
+    names = list(map(str, names))
+    return ', '.join(names[:most]) + (', …' if len(names) > most else '')

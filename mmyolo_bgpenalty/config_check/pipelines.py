@@ -1,0 +1,201 @@
+"""Checks of the training pipelines: branches, geometry, mosaics and sizes."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from mmyolo_bgpenalty.config_check.findings import Findings, error, first_of, warning
+from mmyolo_bgpenalty.config_check.parts import ConfigParts, Dataset, Transform, class_of, kind_of, transforms_in
+
+BRANCHES = dict(labeled=('sup',), unlabeled=('unsup_teacher', 'unsup_student'))
+ALL_BRANCHES = [name for names in BRANCHES.values() for name in names]
+PENALISED = 'padding counts as background and is penalised'
+RECORDED = dict(
+    LetterResize='RecordedLetterResize',
+    Mosaic='RecordedMosaic',
+    RandomAffine='RecordedYOLOv5RandomAffine',
+    YOLOv5RandomAffine='RecordedYOLOv5RandomAffine',
+    YOLOv5MixUp='RecordedMixUp',
+)
+# They move or add pixels and do not enter it in homography_matrix.
+UNRECORDED = {
+    *RECORDED,
+    *('CachedMosaic', 'Mosaic9', 'MixUp', 'CachedMixUp', 'YOLOXMixUp', 'CopyPaste', 'YOLOv5CopyPaste'),
+    *('Expand', 'MinIoURandomCrop', 'RandomCenterCropPad', 'PPYOLOERandomCrop', 'RandomShift', 'CenterCrop'),
+}
+# They record what they do, or have nothing to record.
+KNOWN = {*('Resize', 'RandomFlip', 'RandomCrop', 'GeomTransform', 'Pad'), *('CutOut', 'RandomErasing')}
+KNOWN |= {'RandomResize', 'RandomChoiceResize', 'ResizeShortestEdge', 'RandomChoice', 'TransformBroadcaster'}
+PADDING = {*RECORDED, 'Pad', 'Expand', 'RandomCenterCropPad', 'GeomTransform', 'Mosaic9', 'RandomShift'}
+GEOMETRIC = re.compile(
+    'Affine|Resize|Scale|Crop|Mosaic|Mix|Rotat|Shear|Translat|(?<!RGB)Shift|Perspective|Flip|Expand|Transpose'
+    '|OpticalDistortion|GridDistortion|Elastic|Zoom|^Pad|Paste'
+)
+MIXING = {'RecordedMosaic', 'RecordedMixUp'}
+# Their images come with the dataset, from which a mosaic takes other images.
+HANDS_ITSELF = {'BatchShapePolicyDataset', 'ImageFolderDataset'}
+
+
+def check_branches(parts: ConfigParts) -> Findings:
+    for dataset in parts.train if parts.semi else ():
+        wanted = BRANCHES.get(dataset.role, ())
+        views = [transform for transform in dataset.transforms if 'branch_field' in transform.node]
+        lacking = [name for name in wanted if not any(name in view.node for view in views)]
+        if lacking or not wanted:
+            hint = ', '.join(f'{name}=[…]' for name in wanted or ALL_BRANCHES)
+            what = f'no branch {", ".join(lacking or ALL_BRANCHES)}'
+            yield error(f'{dataset.path}.pipeline', what, f"end it with dict(type='Views', branch_field=[…], {hint})")
+            continue
+        fields = {name for view in views for name in view.node['branch_field']}
+        if not fields.issuperset(ALL_BRANCHES):
+            what = f'it lacks {[name for name in ALL_BRANCHES if name not in fields]}'
+            yield error(f'{views[0].path}.branch_field', what, f'write {ALL_BRANCHES} in every pipeline')
+        if any('Views' not in view.names for view in views) and HANDS_ITSELF & dataset.names:
+            what = f'{views[0].kind} copies the whole dataset with each image, which is slow'
+            yield warning(f'{views[0].path}.type', what, "write type='Views'")
+
+
+def check_switch(parts: ConfigParts) -> Findings:
+    """The pipeline that PipelineSwitchHook sets in the last epochs."""
+    both = 'LabeledUnlabeledDataset' in parts.train_set.names
+    for hook in parts.hooks_of('PipelineSwitchHook'):
+        where = f'{hook.path}.switch_pipeline'
+        if hook.node.get('switch_pipeline') is None:  # LastEpochsPipelineHook warns itself
+            continue
+        if 'ConcatDataset' in parts.train_set.names and not both:
+            what = f'it sets the pipeline of a {parts.train_set.kind}, which has no effect on its members'
+            yield error(hook.path, what, 'train on a LabeledUnlabeledDataset, or remove the hook')
+        elif both and 'sup' not in {transform.branch for transform in _switched(parts, hook)}:
+            what = 'it becomes the pipeline of the labeled images, but has no branch `sup`'
+            yield error(where, what, "end it with dict(type='Views', branch_field=[…], sup=[…])")
+
+
+def check_sizes(parts: ConfigParts) -> Findings:
+    """Pipelines without a common size, as when one of several was changed."""
+    pipelines = [(f'{dataset.path}.pipeline', dataset.transforms) for dataset in parts.datasets]
+    for hook in parts.hooks_of('PipelineSwitchHook'):
+        pipelines.append((f'{hook.path}.switch_pipeline', _switched(parts, hook)))
+    stated = [(where, sizes) for where, sizes in ((where, _sizes(found)) for where, found in pipelines) if sizes]
+    for where, sizes in stated[1:]:
+        first, expected = stated[0]
+        if not sizes & expected:
+            what = f'images of {first_of(sorted(sizes))}, but {first} has {first_of(sorted(expected))}'
+            yield warning(where, what, 'give all pipelines one size, or ignore this if different sizes are meant')
+
+
+def _switched(parts: ConfigParts, hook) -> list[Transform]:
+    pipeline = hook.node.get('switch_pipeline') or []
+    return list(transforms_in(pipeline, f'{hook.path}.switch_pipeline', parts.scope))
+
+
+def _sizes(transforms: Sequence[Transform]) -> set[str]:
+    """The sizes that transforms state, as width×height."""
+    stated = [transform.node.get(key) for transform in transforms for key in ('scale', 'img_scale')]
+    stated = [size for size in stated if isinstance(size, (list, tuple)) and len(size) == 2]
+    return {'×'.join(map(str, size)) for size in stated if all(isinstance(side, int) for side in size)}
+
+
+def check_geometry(parts: ConfigParts) -> Findings:
+    pipelines = [dataset.transforms for dataset in parts.train]
+    pipelines += [_switched(parts, hook) for hook in parts.hooks_of('PipelineSwitchHook')]
+    for transforms in pipelines:
+        for transform in transforms:
+            # The projection from view to view does not depend on what the views share.
+            view = parts.semi and transform.branch in BRANCHES['unlabeled'] and not transform.inner
+            if view:
+                yield from _within_view(parts, transform)
+            if view or parts.penalised:
+                yield from _recording(transform, view)
+        for pack in (transform for transform in transforms if 'PackDetInputs' in transform.names):
+            before = [transform for transform in transforms if transform.branch in (None, pack.branch)]
+            yield from _meta_keys(parts, pack, before)
+
+
+def _within_view(parts: ConfigParts, transform: Transform) -> Findings:
+    where = f'{transform.path}.type'
+    if MIXING & transform.names:
+        what = f'{transform.kind} within one view: the other view does not show its other images'
+        yield error(where, what, 'put it before the views')
+    if 'DenseSemiYOLODetector' in parts.model.names and GEOMETRIC.search(transform.kind):
+        what = f'{transform.kind} within one view: DenseSemiYOLODetector compares the views prior by prior'
+        yield error(where, what, 'put it before the views')
+    if transform.branch == 'unsup_teacher' and {'CutOut', 'RandomErasing'} & transform.names:
+        what = f"{transform.kind} in the teacher's view: erased objects get no pseudo-box and are penalised"
+        yield warning(where, what, "move it into the student's view")
+
+
+def _recording(transform: Transform, view: bool) -> Findings:
+    for where, name, sure in _unrecorded(transform):
+        does = 'does not record' if sure else 'may not record'
+        harm = 'pseudo-boxes land in the wrong place' if view else PENALISED
+        instead = 'enter it in homography_matrix in a subclass, or remove it'
+        if name in RECORDED:
+            instead = f"write type='{RECORDED[name]}'"
+        yield (error if view and sure else warning)(where, f'{name} {does} how it moves pixels: {harm}', instead)
+
+
+def _unrecorded(transform: Transform) -> Iterator[tuple[str, str, bool]]:
+    """Path, name and certainty of what moves pixels and does not enter it in homography_matrix."""
+    if transform.kind == 'Albu':
+        for place, node in enumerate(transform.node.get('transforms') or []):
+            if GEOMETRIC.search(kind_of(node)):
+                yield f'{transform.path}.transforms.{place}', kind_of(node), True
+    elif transform.kind in UNRECORDED:
+        yield f'{transform.path}.type', transform.kind, True
+    elif not {*RECORDED.values()} & transform.names:
+        if UNRECORDED & transform.names or (GEOMETRIC.search(transform.kind) and not KNOWN & transform.names):
+            yield f'{transform.path}.type', transform.kind, False
+
+
+def _meta_keys(parts: ConfigParts, pack: Transform, transforms: Sequence[Transform]) -> Findings:
+    keys, where = pack.node.get('meta_keys') or (), f'{pack.path}.meta_keys'
+    view = parts.semi and pack.branch in BRANCHES['unlabeled']
+    if view and parts.train_set.node.get('known_empty') and 'known_empty' not in keys:
+        what = 'no `known_empty`: the detector does not learn which images are empty'
+        yield error(where, what, "add 'known_empty'")
+    if 'homography_matrix' not in keys:
+        if view:
+            what = 'no `homography_matrix`: boxes cannot be projected from view to view'
+            yield error(where, what, "add 'homography_matrix'")
+        elif parts.penalised and any(PADDING & transform.names for transform in transforms):
+            yield warning(where, f'no `homography_matrix`: {PENALISED}', "add 'homography_matrix' and 'mosaic_tiles'")
+    elif parts.penalised and 'mosaic_tiles' not in keys and any(MIXING & one.names for one in transforms):
+        yield warning(where, f'no `mosaic_tiles`: {PENALISED}', "add 'mosaic_tiles'")
+
+
+def check_mixing(parts: ConfigParts) -> Findings:
+    """Mosaic and MixUp take their other images from the dataset of the image."""
+    for dataset in parts.train:
+        for transform in dataset.transforms:
+            # check_geometry refuses those within one view. Those of MMDetection need MultiImageMixDataset.
+            if 'BaseMixImageTransform' in transform.names and transform.branch is None:
+                yield from _mixing(parts, dataset, transform)
+
+
+def _mixing(parts: ConfigParts, dataset: Dataset, transform: Transform) -> Findings:
+    if transform.node.get('use_cached'):
+        if 'LabeledUnlabeledDataset' in parts.train_set.names:
+            what = 'the images depend on what a worker loaded before: a resumed run sees other images'
+            yield warning(f'{transform.path}.use_cached', what, 'remove it')
+        return
+    if _is_of('mmdet', dataset.node, 'DATASETS', parts) and not HANDS_ITSELF & dataset.names:
+        what = f'{dataset.kind} hands {transform.kind} no other images, which fails'
+        yield error(f'{dataset.path}.type', what, "write type='CheckedCocoDataset' or 'ImageFolderDataset'")
+    if not transform.node.get('pre_transform'):
+        what = f'no `pre_transform` loads the other images of {transform.kind}, which fails'
+        yield error(transform.path, what, 'write pre_transform=[…] with the transforms that come before')
+
+
+def check_loading(parts: ConfigParts) -> Findings:
+    for dataset in parts.train if parts.penalised else ():
+        for transform in dataset.transforms if dataset.role != 'unlabeled' else ():
+            if transform.kind == 'LoadAnnotations' and _is_of('mmyolo', transform.node, 'TRANSFORMS', parts):
+                what = 'LoadAnnotations of MMYOLO drops crowd boxes, so crowds are penalised as background'
+                yield warning(f'{transform.path}.type', what, "write type='mmdet.LoadAnnotations'")
+
+
+def _is_of(package: str, node, registry: str, parts: ConfigParts) -> bool:
+    """Whether a package defines the class of a part."""
+    return getattr(class_of(node, registry, parts.scope), '__module__', '').startswith(f'{package}.')
+
+
+CHECKS = (check_branches, check_switch, check_sizes, check_geometry, check_mixing, check_loading)

@@ -1,0 +1,167 @@
+"""Checks of the training: hooks, λ, pseudo-labels, loop and schedules."""
+
+import os
+
+from mmyolo_bgpenalty.config_check.findings import Findings, error, warning
+from mmyolo_bgpenalty.config_check.overrides import dead_names
+from mmyolo_bgpenalty.config_check.parts import ConfigParts, Part, kind_of
+from mmyolo_bgpenalty.engine.schedule import lambda_bg_at
+from mmyolo_bgpenalty.engine.settings import settings_in
+
+STAYS_IN_EPOCH_0 = 'counts epochs, but IterBasedTrainLoop stays in epoch 0: it never fires'
+
+
+def check_teacher(parts: ConfigParts) -> Findings:
+    teachers = parts.hooks_of('MeanTeacherHook')
+    if not parts.semi:
+        return
+    if not teachers:
+        add = "add mean_teacher=dict(type='BurnInMeanTeacherHook')"
+        yield error('default_hooks', 'nothing updates the teacher', add)
+    for hook in teachers[1:]:
+        yield error(hook.path, f'the teacher is updated twice, also by {teachers[0].path}', 'remove one of the hooks')
+    for hook in teachers:
+        yield from _teacher_hook(parts, hook)
+    for hook in parts.hooks_of('EMAHook'):
+        what = 'EMAHook averages student and teacher once more, and validation uses that average'
+        yield error(hook.path, what, 'remove the hook (custom_hooks = [])')
+
+
+def _teacher_hook(parts: ConfigParts, hook: Part) -> Findings:
+    if 'BurnInMeanTeacherHook' not in hook.names:
+        # Many semi-supervised detectors of MMDetection freeze batch normalization.
+        skips = hook.node.get('skip_buffer', True) and hook.node.get('skip_buffers', True)
+        if skips and 'YOLODetector' in parts.detector.names:
+            what = f'{hook.kind} skips the buffers: the batch normalization of the teacher keeps its initial statistics'
+            yield error(hook.path, what, "write type='BurnInMeanTeacherHook' (or skip_buffer=False)")
+        elif parts.plan and parts.plan['burn_in']:
+            what = f'{hook.kind} has no burn-in: an untrained teacher labels images from the first iteration on'
+            yield warning(hook.path, what, "write type='BurnInMeanTeacherHook', or burn_in=0")
+    momentum = hook.node.get('momentum', 0)
+    if momentum > 0.5:
+        what = f"{momentum} is the student's share of an update: the teacher is hardly an average"
+        yield warning(f'{hook.path}.momentum', what, f'write {1 - momentum:.4g}, or another value near 0')
+
+
+def check_lambda_hook(parts: ConfigParts) -> Findings:
+    hooks = parts.hooks_of('LambdaBgSchedulerHook')
+    for hook in hooks[1:]:
+        yield error(hook.path, f'two hooks set λ: this one and {hooks[0].path}', 'remove one of them')
+    if hooks:
+        return
+    add, settings = "add lambda_bg=dict(type='LambdaBgSchedulerHook')", settings_in(parts.cfg)
+    if settings:
+        what = f'without a LambdaBgSchedulerHook nothing reads {", ".join(sorted(settings))}'
+        yield error('default_hooks', what, add)
+    elif parts.penalised and 'bg_penalty' not in parts.head.node:
+        what = 'without a LambdaBgSchedulerHook λ is 1 from the first iteration on'
+        yield warning('default_hooks', what, add)
+
+
+def check_length(parts: ConfigParts) -> Findings:
+    """Burn-in and warm-up against the length of training."""
+    plan, length, hooks = parts.plan, parts.length, parts.hooks_of('LambdaBgSchedulerHook')
+    if not plan or not length or hooks[0].node.get('by_epoch', True) != parts.by_epoch:
+        return
+    unit = 'epochs' if parts.by_epoch else 'iterations'
+    where = 'burn_in' if 'burn_in' in settings_in(parts.cfg) else f'{hooks[0].path}.burn_in'
+    burn_in, warmup, highest = plan['burn_in'], plan['warmup'], plan['lambda_bg']
+    if burn_in >= length:
+        unused = 'no unlabeled image is used, and ' if parts.semi else ''
+        what = f'burn-in takes {burn_in} of {length} {unit}: {unused}λ stays 0'
+        yield warning(where, what, f'write less than {length}, or train longer')
+        return
+    reached = lambda_bg_at(length, **plan)
+    if burn_in + warmup > length and reached < highest:
+        what = f'burn-in and warm-up take {burn_in + warmup} of {length} {unit}: λ ends at {reached:.3g} of {highest}'
+        yield warning(where, what, 'shorten one of them, or train longer')
+    for hook in parts.hooks_of('BurnInMeanTeacherHook'):
+        if length < burn_in + hook.node.get('unsup_warmup', 1):
+            what = f'the weight of the unlabeled images still rises at the end, after {length} {unit}'
+            yield warning(f'{hook.path}.unsup_warmup', what, 'shorten it')
+
+
+def check_names(parts: ConfigParts) -> Findings:
+    if not os.path.isfile(parts.filename) or not parts.filename.endswith('.py'):
+        return
+    with open(parts.filename, encoding='utf-8') as file:
+        text = file.read()
+    for name, instead in dead_names(text, parts.text, parts.cfg):
+        yield warning(name, 'nothing reads this variable, so it changes nothing', instead)
+
+
+def check_pseudo_labels(parts: ConfigParts) -> Findings:
+    model, cfg, known_empty = parts.model, 'model.semi_train_cfg', f'{parts.train_set.path}.known_empty'
+    if parts.get(known_empty) and ('SemiYOLODetector' not in model.names or 'DenseSemiYOLODetector' in model.names):
+        yield warning(known_empty, f'{model.kind} does not read it', "write type='SemiYOLODetector', or remove it")
+    if 'SemiYOLODetector' not in model.names:
+        if 'SemiBaseDetector' in model.names and 'YOLODetector' in parts.detector.names:
+            what = f'{model.kind} makes pseudo-labels by the test_cfg of YOLOv8, and clamps them to the original image'
+            yield warning('model.type', what, "write type='SemiYOLODetector'")
+        return
+    if parts.get(f'{cfg}.unsure_thr') is not None and not parts.head.node.get('ignored_in_cls'):
+        what = 'the classification loss learns unsure boxes as background'
+        yield warning(f'{cfg}.unsure_thr', what, f'write {parts.head.path}.ignored_in_cls=True')
+    if kind_of(parts.get(f'{cfg}.class_thresholds')) == 'ClassFrequency' and not parts.hooks_of('ClassThresholdsHook'):
+        add = "add thresholds=dict(type='ClassThresholdsHook') to default_hooks"
+        yield error(f'{cfg}.class_thresholds', 'no hook counts the labeled boxes', add)
+    score_thr = parts.get(f'{cfg}.pseudo_test_cfg.score_thr', 0.4)
+    harms = [f'score_thr={score_thr} takes nearly every prior for an object'] if score_thr < 0.05 else []
+    if parts.get(f'{cfg}.pseudo_test_cfg.multi_label'):
+        harms.append('multi_label=True gives one box several classes')
+    if harms:
+        level = error if len(harms) > 1 else warning  # both are the settings of an evaluation
+        yield level(f'{cfg}.pseudo_test_cfg', ' and '.join(harms), 'write multi_label=False and score_thr=0.4')
+
+
+def check_loop(parts: ConfigParts) -> Findings:
+    sampler, epochs = parts.sampler, parts.get('train_cfg.max_epochs')
+    if parts.by_epoch and {'InfiniteSampler', 'MultiSourceSampler'} & sampler.names:
+        instead = (
+            "write sampler=dict(type='DefaultSampler', shuffle=True) with "
+            "batch_sampler=dict(type='LabeledUnlabeledBatchSampler'), or an IterBasedTrainLoop"
+        )
+        yield error(sampler.path, f'{sampler.kind} never ends, so the first epoch never ends', instead)
+    for hook in parts.hooks:
+        if 'LastEpochsPipelineHook' in hook.names:  # the hook warns itself
+            continue
+        switch = hook.node.get('switch_epoch') if 'PipelineSwitchHook' in hook.names else None
+        by_epoch = {'YOLOv5ParamSchedulerHook', 'PipelineSwitchHook', 'YOLOXModeSwitchHook'} & hook.names
+        if parts.by_epoch is False and by_epoch:
+            yield error(hook.path, f'{hook.kind} {STAYS_IN_EPOCH_0}', 'use an EpochBasedTrainLoop, or remove the hook')
+        elif parts.by_epoch and epochs and switch is not None and switch >= epochs:
+            what = f'the hook waits for epoch {switch} of {epochs}: it never fires'
+            yield warning(f'{hook.path}.switch_epoch', what, f'write less than {epochs}')
+        elif parts.by_epoch and epochs and 'YOLOv5ParamSchedulerHook' in hook.names:
+            yield from _yolo_schedule(hook, epochs)
+
+
+def _yolo_schedule(hook: Part, epochs: int) -> Findings:
+    planned, where = hook.node.get('max_epochs', 300), f'{hook.path}.max_epochs'
+    if planned < epochs:
+        linear = hook.node.get('scheduler_type', 'linear') == 'linear'
+        then = 'falls below 0' if linear else 'rises again'
+        what = f'the schedule ends after {planned} of {epochs} epochs. Then the learning rate {then}'
+        yield (error if linear else warning)(where, what, f'write {epochs}')
+    elif planned > epochs:
+        yield warning(where, f'the schedule is cut off after {epochs} of {planned} epochs', f'write {epochs}')
+
+
+def check_schedules(parts: ConfigParts) -> Findings:
+    length = parts.length
+    for where, node in parts.entries('param_scheduler'):
+        by_epoch = node.get('by_epoch', True)
+        if by_epoch and parts.by_epoch is False and not node.get('convert_to_iter_based'):
+            yield error(where, f'{kind_of(node)} {STAYS_IN_EPOCH_0}', 'write by_epoch=False and count iterations')
+        if not length or by_epoch != parts.by_epoch:
+            continue
+        unit, begin, end = 'epochs' if by_epoch else 'iterations', node.get('begin', 0), node.get('end', length)
+        if begin >= length:
+            what = f'the schedule begins after {begin} of {length} {unit}: it never fires'
+            yield warning(f'{where}.begin', what, f'write less than {length}')
+        elif length < end < 1 << 30:  # for MMEngine a larger number means the end of training
+            what = f'the schedule is cut off after {length} of {end} {unit}'
+            yield warning(f'{where}.end', what, f'write {length}')
+
+
+CHECKS = (check_teacher, check_lambda_hook, check_length, check_names, check_pseudo_labels, check_loop, check_schedules)

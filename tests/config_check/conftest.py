@@ -1,0 +1,51 @@
+"""The tiny set, and the shipped configs on it."""
+
+import copy
+
+import pytest
+
+from tests.helpers.tiny import SEMI, SUPERVISED, load, make_set
+
+
+@pytest.fixture(scope='session')
+def data(tmp_path_factory):
+    return make_set(tmp_path_factory.mktemp('set'))
+
+
+@pytest.fixture(scope='session')
+def tiny():
+    """A shipped config on a copy of the tiny set."""
+
+    def load_tiny(name, root, work_dir):
+        cfg = load(name, root, work_dir)
+        cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+        return cfg
+
+    return load_tiny
+
+
+@pytest.fixture(scope='session')
+def configs(data, tiny, tmp_path_factory):
+    return {name: tiny(name, data, tmp_path_factory.mktemp('work')) for name in (SEMI, SUPERVISED)}
+
+
+@pytest.fixture
+def cfg(configs):
+    return copy.deepcopy(configs[SEMI])
+
+
+@pytest.fixture
+def supervised(configs):
+    return copy.deepcopy(configs[SUPERVISED])
+
+
+@pytest.fixture
+def only_finding():
+    """Assert that there is one finding: its level and place, and a part of its message."""
+
+    def check(findings, level, where, what):
+        assert [(finding.level, finding.where) for finding in findings] == [(level, where)], findings
+        assert what in findings[0].what
+        assert findings[0].instead
+
+    return check

@@ -1,0 +1,185 @@
+import shutil
+
+import cv2
+import pytest
+
+from mmyolo_bgpenalty.config_check import files
+from mmyolo_bgpenalty.config_check.check import check_config
+from tests.helpers.changes import edit
+from tests.helpers.tiny import SEMI
+
+LABELED, UNLABELED = 'train_dataloader.dataset.labeled', 'train_dataloader.dataset.unlabeled'
+VAL = 'val_dataloader.dataset'
+E, W = 'error', 'warning'
+
+
+def edited(name, change):
+    return lambda root: edit(root, name, change)
+
+
+def without(name):
+    """Remove a category and its boxes."""
+
+    def change(coco):
+        (number,) = [category['id'] for category in coco['categories'] if category['name'] == name]
+        coco['categories'] = [category for category in coco['categories'] if category['id'] != number]
+        coco['annotations'] = [box for box in coco['annotations'] if box['category_id'] != number]
+
+    return change
+
+
+def relabel(coco):
+    for box in coco['annotations']:
+        box['category_id'] = {3: 2}.get(box['category_id'], box['category_id'])
+
+
+def add_a_class(coco):
+    coco['categories'].append(dict(id=9, name='ring'))
+    coco['annotations'][0]['category_id'] = 9
+
+
+def rename(coco):
+    for category in coco['categories']:
+        category['name'] += '_2'
+
+
+def spoil_boxes(coco):
+    for annotation, box in zip(coco['annotations'], ([80, 0, 9, 9], [-30, -30, 30, 40], [3, 3, 0.5, 20])):
+        annotation['bbox'] = box
+
+
+def spoil_images(root):
+    first, second, third = (root / f'images/unlabeled_00{i}.png' for i in range(3))
+    first.write_bytes(bytes(cv2.imencode('.jpg', cv2.imread(str(first)))[1])[:-9])
+    second.write_bytes(b'')
+    third.unlink()
+    third.mkdir()
+
+
+def remove(pattern):
+    return lambda root: [path.unlink() for path in root.glob(pattern)]
+
+
+MISTAKES = {
+    'no json': (remove('labeled.json'), E, f'{LABELED}.ann_file', 'no such file'),
+    'broken json': (lambda root: (root / 'val.json').write_text('{'), E, f'{VAL}.ann_file', 'no valid json'),
+    'field of a json': (
+        edited('unlabeled', lambda coco: coco['images'][3].update(width=-80)),
+        *(E, f'{UNLABELED}.ann_file', '`images[3].width` is -80'),
+    ),
+    'image missing': (remove('images/val_002.png'), E, VAL, '1 of the 4 images looked at cannot be read: '),
+    'training image missing': (remove('images/labeled_002.png'), W, LABELED, '1 of the 6 images looked at cannot be'),
+    'training images spoilt': (spoil_images, W, UNLABELED, 'unlabeled_000.png (cut off: a JPEG without its end), '),
+    'images elsewhere': (remove('images/labeled*'), E, LABELED, '6 of the 6 images looked at cannot be read: '),
+    'name that is no text': (
+        edited('labeled', lambda coco: coco['images'][0].update(file_name='\udce9.png')),
+        *(W, LABELED, r'images/\udce9.png (No such file or directory)'),
+    ),
+    'boxes that count for nothing': (edited('labeled', spoil_boxes), W, f'{LABELED}.ann_file', '3 of 8 boxes in '),
+    'none of the classes': (edited('val', rename), E, f'{VAL}.metainfo.classes', 'none of square, disc, bar'),
+    'class in the middle missing': (
+        edited('labeled', without('disc')),
+        *(E, f'{LABELED}.metainfo.classes', 'has the categories square, bar, and numbers labels in that order'),
+    ),
+    'last class missing': (edited('labeled', without('bar')), W, f'{LABELED}.metainfo.classes', 'lacks bar'),
+    'json of another order': (
+        edited('val', lambda coco: coco['categories'].reverse()),
+        *(E, f'{VAL}.metainfo.classes', 'has the categories bar, disc, square'),
+    ),
+    'class without a box': (edited('labeled', relabel), W, f'{LABELED}.ann_file', 'no box of bar'),
+    'class that the head lacks': (edited('labeled', add_a_class), W, f'{LABELED}.metainfo.classes', '1 boxes of ring'),
+    'no box': (
+        edited('labeled', lambda coco: coco['annotations'].clear()),
+        *(E, f'{LABELED}.ann_file', 'no box of square, disc, bar'),
+    ),
+    'labeled image in the unlabeled set': (
+        edited('unlabeled', lambda coco: coco['images'][4].update(file_name='./labeled_001.png')),
+        *(W, UNLABELED, '1 images are also in labeled, such as '),
+    ),
+    'validation image in the labeled set': (
+        edited('labeled', lambda coco: coco['images'][2].update(file_name='val_003.png')),
+        *(W, VAL, '1 images are also in labeled, such as '),
+    ),
+}
+
+
+def datasets(cfg):
+    train = cfg.train_dataloader.dataset
+    return train.labeled, train.unlabeled, cfg.val_dataloader.dataset
+
+
+@pytest.fixture
+def root(data, tmp_path):
+    """A copy of the tiny set."""
+    return shutil.copytree(data, tmp_path / 'set')
+
+
+@pytest.fixture
+def cfg(root, tiny, tmp_path):
+    return tiny(SEMI, root, tmp_path / 'work')
+
+
+@pytest.mark.parametrize('mistake', MISTAKES)
+def test_a_mistake_in_a_file(root, cfg, mistake, only_finding):
+    change, *expected = MISTAKES[mistake]
+    change(root)
+    found = check_config(cfg)
+    only_finding(found, *expected)
+    assert str(found[0]).encode()
+
+
+def test_a_folder_of_unlabeled_images(root, cfg, monkeypatch, only_finding):
+    pool = root / 'pool'
+    (pool / 'deep').mkdir(parents=True)
+    for file in (root / 'images').glob('unlabeled_*'):
+        file.rename(pool / 'deep' / file.name)
+    cfg.train_dataloader.dataset.unlabeled.update(type='ImageFolderDataset', ann_file='', data_prefix=dict(img='pool'))
+    assert check_config(cfg) == []
+    (pool / 'broken.jpg').write_bytes(b'')
+    what = f'1 of the 11 images looked at cannot be read: {pool}/broken.jpg'
+    only_finding(check_config(cfg), W, UNLABELED, what)
+
+    def refuse(folder):
+        raise PermissionError(13, 'Permission denied', folder)
+
+    monkeypatch.setattr(files, 'list_images', refuse)
+    only_finding(check_config(cfg), E, f'{UNLABELED}.data_prefix', f"'{pool}': Permission denied")
+
+
+def test_labeled_images_in_the_folder_of_unlabeled_images(root, cfg):
+    unlabeled = cfg.train_dataloader.dataset.unlabeled
+    unlabeled.update(type='ImageFolderDataset', ann_file='', data_prefix=dict(img='images'))
+    found = check_config(cfg)
+    assert [finding.where for finding in found] == [UNLABELED, VAL]
+    assert '6 images are also in labeled' in found[0].what and '4 images are also in unlabeled' in found[1].what
+
+
+def test_files_that_are_not_on_this_machine_are_not_looked_for(cfg):
+    for dataset in datasets(cfg):
+        dataset.backend_args = dict(backend='petrel')
+        dataset.data_root = 's3://bucket/'
+    cfg.val_evaluator.ann_file = 's3://bucket/val.json'
+    assert check_config(cfg) == []
+
+
+def test_classes_in_another_order_than_the_json_in_every_set(cfg):
+    for dataset in datasets(cfg):
+        dataset.metainfo = dict(classes=('disc', 'square', 'bar'))
+    found = check_config(cfg)
+    assert [finding[:2] for finding in found] == [(E, f'{LABELED}.metainfo.classes'), (E, f'{VAL}.metainfo.classes')]
+    assert all('has the categories square, disc, bar' in finding.what for finding in found)
+
+
+@pytest.mark.parametrize(
+    'counts, expected',
+    [
+        ([{0: 3, 1: 1}, {0: 1, 1: 2}], []),
+        ([{1: 1}, {1: 2}], []),
+        ([{0: 1, 1: 1}, {1: 2}], ['set 1 is taller']),
+        ([{0: 1}, {1: 2}], ['set 1 is taller', 'set 0 is at least as wide']),
+    ],
+)
+def test_sets_without_an_orientation(counts, expected):
+    found = list(files.orientations(counts))
+    assert len(found) == len(expected)
+    assert all(part in finding.what for part, finding in zip(expected, found))

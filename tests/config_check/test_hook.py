@@ -1,0 +1,73 @@
+"""ConfigCheckHook: misspelt settings from any tool, and one check for all processes."""
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+from mmengine.config import Config
+from mmengine.dist import get_rank
+
+from mmyolo_bgpenalty import ConfigCheckHook
+from mmyolo_bgpenalty.config_check import hook
+from tests.helpers.processes import in_two_processes
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(lamda_bg=2.0), '`lamda_bg`.*`lambda_bg` meant'),
+        (dict(bg_lambda=2.0), '`bg_lambda`.*`lambda_bg` meant'),
+        (dict(lambda_bg=2.0, work_dir='a', load_from=None, launcher='none'), None),
+        (dict(trial=7), None),
+    ],
+)
+def test_a_misspelt_setting_is_refused_from_any_tool(tmp_path, change, message):
+    """MMDetection's tools/train.py merges --cfg-options unchecked. Other names may be a tool's own."""
+    file = tmp_path / 'mine.py'
+    file.write_text('lambda_bg = 1.0\nlambda_box = 7.5\nmax_epochs = 3\ntrain_cfg = dict(max_epochs=max_epochs)\n')
+    cfg = Config.fromfile(file)
+    cfg.merge_from_dict(change)
+    with pytest.raises(ValueError, match=message) if message else nullcontext():
+        ConfigCheckHook().before_run(SimpleNamespace(cfg=cfg))
+
+
+def test_a_config_without_a_file_is_not_compared():
+    ConfigCheckHook().before_run(SimpleNamespace(cfg={}))
+
+
+@pytest.mark.parametrize('error', [None, ValueError('two mistakes'), KeyError('of any kind')])
+def test_the_main_process_checks_and_all_stop_with_its_error(tmp_path, monkeypatch, error):
+    checked = []
+
+    def check(runner):
+        checked.append(runner)
+        if error is not None:
+            raise error
+
+    def start(rank):
+        try:
+            ConfigCheckHook().before_train('the runner')
+        except Exception as problem:
+            return len(checked), str(problem)
+        return len(checked), None
+
+    monkeypatch.setattr(hook, 'check_at_start', check)
+    message = None if error is None else str(error)
+    assert in_two_processes(start, tmp_path) == [(1, message), (0, message)]
+
+
+def test_a_misspelt_setting_stops_all_processes(tmp_path):
+    file = tmp_path / 'mine.py'
+    file.write_text('lambda_bg = 1.0\n')
+    cfg = Config.fromfile(file)
+    cfg.merge_from_dict(dict(lamda_bg=2.0))
+
+    def start(rank):
+        try:
+            ConfigCheckHook().before_run(SimpleNamespace(cfg=cfg))
+        except ValueError as problem:
+            return get_rank(), '`lambda_bg` meant' in str(problem)
+
+    folder = tmp_path / 'store'
+    folder.mkdir()
+    assert in_two_processes(start, folder) == [(0, True), (1, True)]

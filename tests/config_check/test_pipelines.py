@@ -1,0 +1,178 @@
+import copy
+
+import pytest
+from mmengine.config import ConfigDict
+
+from mmyolo_bgpenalty.config_check.check import check_config
+from tests.helpers.changes import DELETED, Before, change
+from tests.helpers.tiny import INPUT
+
+LABELED, UNLABELED = (f'train_dataloader.dataset.{name}.pipeline' for name in ('labeled', 'unlabeled'))
+TEACHER_VIEW, STRONG = f'{UNLABELED}.3.unsup_teacher', f'{UNLABELED}.3.unsup_student.0'
+SINGLE = 'train_dataloader.dataset.pipeline'  # of the supervised config
+LOAD = [dict(type='LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True)]
+KEYS = ('ori_shape', 'img_shape', 'homography_matrix')
+PACK = dict(type='mmdet.PackDetInputs', meta_keys=(*KEYS, 'mosaic_tiles'))
+MOSAIC = dict(type='RecordedMosaic', img_scale=INPUT, pre_transform=LOAD)
+BARE_MOSAIC = dict(type='RecordedMosaic', img_scale=INPUT)
+LETTERBOX = dict(type='LetterResize', scale=INPUT)
+ERASING = dict(type='mmdet.RandomErasing', n_patches=(1, 5), ratio=(0, 0.2))
+SWITCH = dict(type='mmdet.PipelineSwitchHook', switch_epoch=5)
+PADDING = 'padding counts as background'
+E, W = 'error', 'warning'
+
+
+def strong(step):
+    return {STRONG: Before(step)}
+
+
+def concat(cfg):
+    """MMDetection's own way to say the sets."""
+    members = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = ConfigDict(type='ConcatDataset', datasets=[members.labeled, members.unlabeled])
+    cfg.custom_hooks = [ConfigDict(SWITCH, switch_pipeline=members.labeled.pipeline)]
+
+
+def switch_to_another_size(cfg):
+    views = cfg.train_dataloader.dataset.labeled.pipeline[-1]
+    steps = [*LOAD, dict(type='RecordedLetterResize', scale=(640, 512)), views]
+    cfg.default_hooks.last_epochs.switch_pipeline = steps
+
+
+def validate_at_another_size(cfg):
+    cfg.test_dataloader = copy.deepcopy(cfg.val_dataloader)
+    cfg.val_dataloader.dataset.pipeline[1].scale = (640, 512)
+
+
+MISTAKES = {
+    # Branches
+    'no branches': ({f'{LABELED}.6': PACK}, E, LABELED, 'no branch sup'),
+    'weak view missing': ({TEACHER_VIEW: DELETED}, E, UNLABELED, 'no branch unsup_teacher'),
+    'branch_field': (
+        {f'{LABELED}.6.branch_field': ['sup']},
+        *(E, f'{LABELED}.6.branch_field', "['unsup_teacher', 'unsup_student']"),
+    ),
+    'MultiBranch': ({f'{LABELED}.6.type': 'mmdet.MultiBranch'}, W, f'{LABELED}.6.type', 'copies the whole dataset'),
+    'switch on a ConcatDataset': (concat, E, 'custom_hooks.0', 'no effect on its members'),
+    'switch to a pipeline without branch': (
+        {'custom_hooks': [dict(SWITCH, switch_pipeline=[dict(type='LoadImageFromFile')])]},
+        *(E, 'custom_hooks.0.switch_pipeline', 'no branch `sup`'),
+    ),
+    # Sizes
+    'last images of another size': (
+        switch_to_another_size,
+        *(W, 'default_hooks.last_epochs.switch_pipeline', f'640×512, but {LABELED} has 96×64'),
+    ),
+    'unlabeled images of another size': (
+        {f'{UNLABELED}.2.scale': (640, 512)},
+        *(W, UNLABELED, f'images of 640×512, but {LABELED} has 96×64'),
+    ),
+    'validation at another size': (validate_at_another_size, W, 'val_dataloader.dataset.pipeline', '640×512, but'),
+    # Geometry
+    'letterbox in a view': (strong(LETTERBOX), E, f'{STRONG}.type', 'LetterResize does not record'),
+    'affine in a view': ({f'{STRONG}.type': 'YOLOv5RandomAffine'}, E, f'{STRONG}.type', 'pseudo-boxes land'),
+    "MMDetection's affine": (strong(dict(type='mmdet.RandomAffine')), E, f'{STRONG}.type', 'RandomAffine does not'),
+    'mosaic in a view': (strong(dict(type='Mosaic', img_scale=INPUT)), E, f'{STRONG}.type', 'Mosaic does not'),
+    'recorded mosaic in a view': (strong(BARE_MOSAIC), E, f'{STRONG}.type', 'within one view'),
+    'MixUp in a view': (strong(dict(type='YOLOv5MixUp')), E, f'{STRONG}.type', 'YOLOv5MixUp'),
+    'recorded MixUp in a view': (strong(dict(type='RecordedMixUp')), E, f'{STRONG}.type', 'within one view'),
+    'MixUp before the views': (
+        {f'{UNLABELED}.3': Before(dict(type='YOLOv5MixUp', pre_transform=LOAD[:1]))},
+        *(W, f'{UNLABELED}.3.type', PADDING),
+    ),
+    "erasing in the teacher's view": (
+        {f'{TEACHER_VIEW}.0': Before(ERASING)},
+        *(W, f'{TEACHER_VIEW}.0.type', 'get no pseudo-box'),
+    ),
+    'geometry among random augmentations': (
+        strong(
+            dict(
+                type='mmdet.RandAugment',
+                aug_space=[[dict(type='mmdet.Color')], [dict(type='mmdet.Rotate')], [dict(type='mmdet.RandomShift')]],
+            )
+        ),
+        *(E, f'{STRONG}.aug_space.2.0.type', 'RandomShift does not record'),
+    ),
+    'albumentations in a view': (
+        strong(dict(type='mmdet.Albu', transforms=[dict(type='Blur'), dict(type='ShiftScaleRotate')])),
+        *(E, f'{STRONG}.transforms.1', 'ShiftScaleRotate'),
+    ),
+    'within another transform': (
+        strong(dict(type='RandomApply', transforms=[dict(type='mmdet.MinIoURandomCrop')])),
+        *(E, f'{STRONG}.transforms.0.type', 'MinIoURandomCrop'),
+    ),
+    'unknown geometry': (strong(dict(type='MyPerspective')), W, f'{STRONG}.type', 'may not record'),
+    'letterbox before the views': ({f'{UNLABELED}.2.type': 'LetterResize'}, W, f'{UNLABELED}.2.type', PADDING),
+    'letterbox of labeled images': ({f'{LABELED}.2.type': 'LetterResize'}, W, f'{LABELED}.2.type', PADDING),
+    'weak view without its matrix': (
+        {f'{TEACHER_VIEW}.1.meta_keys': ('img_id', 'img_shape')},
+        *(E, f'{TEACHER_VIEW}.1.meta_keys', 'cannot be projected'),
+    ),
+    'labeled images without their matrix': (
+        {f'{LABELED}.6.sup.0.meta_keys': DELETED},
+        *(W, f'{LABELED}.6.sup.0.meta_keys', PADDING),
+    ),
+    # Mosaics
+    'mosaic whose images nothing loads': (
+        {f'{LABELED}.2': Before(BARE_MOSAIC)},
+        *(E, f'{LABELED}.2', 'no `pre_transform` loads'),
+    ),
+    'mosaic within another transform': (
+        {f'{UNLABELED}.2': Before(dict(type='RandomChoice', transforms=[[BARE_MOSAIC], []]))},
+        *(E, f'{UNLABELED}.2.transforms.0.0', 'no `pre_transform` loads'),
+    ),
+    'mosaic of what was loaded before': (
+        {f'{UNLABELED}.2': Before(dict(BARE_MOSAIC, use_cached=True))},
+        *(W, f'{UNLABELED}.2.use_cached', 'a resumed run sees other images'),
+    ),
+    'mosaic of a set that hands out no images': (
+        {f'{UNLABELED}.2': Before(MOSAIC), 'train_dataloader.dataset.unlabeled.type': 'mmdet.CocoDataset'},
+        *(E, 'train_dataloader.dataset.unlabeled.type', 'CocoDataset hands RecordedMosaic no other images'),
+    ),
+    'mosaic without its tiles': (
+        {f'{STRONG[:-2]}.3.meta_keys': KEYS, f'{UNLABELED}.2': Before(MOSAIC)},
+        *(W, f'{UNLABELED}.4.unsup_student.3.meta_keys', 'no `mosaic_tiles`'),
+    ),
+    "MMYOLO's LoadAnnotations": ({f'{LABELED}.1.type': 'LoadAnnotations'}, W, f'{LABELED}.1.type', 'drops crowd boxes'),
+}
+
+
+@pytest.mark.parametrize('mistake', MISTAKES)
+def test_a_mistake_in_the_semi_config(cfg, mistake, only_finding):
+    changes, *expected = MISTAKES[mistake]
+    change(cfg, changes)
+    only_finding(check_config(cfg), *expected)
+
+
+@pytest.mark.parametrize(
+    'path, value, what',
+    [
+        (f'{SINGLE}.2.type', 'Mosaic', PADDING),
+        (f'{SINGLE}.6.meta_keys', KEYS[:2], 'no `homography_matrix`'),
+        (f'{SINGLE}.6.meta_keys', KEYS, 'no `mosaic_tiles`'),
+    ],
+)
+def test_padding_of_the_supervised_config(supervised, path, value, what, only_finding):
+    change(supervised, {path: value})
+    only_finding(check_config(supervised), W, path, what)
+
+
+def test_letterboxed_tiles_of_a_mosaic(cfg):
+    """Their padding is in no matrix, but they do not move the view."""
+    change(cfg, strong(dict(type='Mosaic', img_scale=INPUT, pre_transform=[LETTERBOX])))
+    found = [(finding.level, finding.where) for finding in check_config(cfg)]
+    assert found == [(E, f'{STRONG}.type'), (W, f'{STRONG}.pre_transform.0.type')]
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        strong(ERASING),
+        {f'{LABELED}.4': Before(ERASING)},  # MMDetection drops the boxes of what it erases
+        strong(dict(type='mmdet.RandAugment', aug_space=[[dict(type='mmdet.Rotate')], [dict(type='mmdet.Color')]])),
+        {f'{LABELED}.2': Before(MOSAIC), f'{UNLABELED}.2': Before(MOSAIC)},
+    ],
+)
+def test_erasing_and_colours_for_the_student_and_mosaics_before_the_views_are_no_mistake(cfg, changes):
+    change(cfg, changes)
+    assert check_config(cfg) == []

@@ -1,0 +1,154 @@
+import pytest
+from mmengine.config import Config
+
+import mmyolo_bgpenalty as package
+from mmyolo_bgpenalty.config_check.check import check_config
+from tests.helpers.changes import DELETED, ITERATIONS, change
+from tests.helpers.tiny import CONFIGS, SEMI
+
+TEACHER, LAMBDA = 'default_hooks.mean_teacher', 'default_hooks.lambda_bg'
+YOLO = 'default_hooks.param_scheduler'
+THRESHOLDS = 'model.semi_train_cfg.class_thresholds'
+PSEUDO = 'model.semi_train_cfg.pseudo_test_cfg'
+UNSURE = 'model.semi_train_cfg.unsure_thr'
+NEVER_ENDS = dict(type='mmdet.MultiSourceSampler', batch_size=4, source_ratio=[1, 1])
+VIEWS = dict(type='Views', branch_field=['sup'], sup=[dict(type='mmdet.PackDetInputs')])
+SWITCH = dict(type='mmdet.PipelineSwitchHook', switch_epoch=5, switch_pipeline=[VIEWS])
+SWITCH_LATE = dict(SWITCH, switch_epoch=20)
+
+
+def scheduler(**arguments):
+    return {'param_scheduler.1': dict(type='CosineAnnealingLR', **arguments)}
+
+
+def yolo(**arguments):
+    return {YOLO: dict(type='YOLOv5ParamSchedulerHook', **arguments)}
+
+
+E, W = 'error', 'warning'
+MISTAKES = {
+    'teacher without buffers': ({TEACHER: dict(type='mmdet.MeanTeacherHook')}, E, TEACHER, 'skips the buffers'),
+    'teacher without burn-in': (
+        {TEACHER: dict(type='mmdet.MeanTeacherHook', skip_buffer=False)},
+        *(W, TEACHER, 'has no burn-in'),
+    ),
+    'no teacher hook': ({TEACHER: DELETED}, E, 'default_hooks', 'nothing updates the teacher'),
+    'two teacher hooks': (
+        {'custom_hooks': [dict(type='BurnInMeanTeacherHook')]},
+        *(E, 'custom_hooks.0', f'the teacher is updated twice, also by {TEACHER}'),
+    ),
+    'momentum of the teacher': ({f'{TEACHER}.momentum': 0.999}, W, f'{TEACHER}.momentum', "student's share"),
+    'EMAHook': ({'custom_hooks': [dict(type='EMAHook')]}, E, 'custom_hooks.0', 'averages student and teacher'),
+    'no λ hook': ({LAMBDA: DELETED}, E, 'default_hooks', 'nothing reads burn_in, lambda_bg'),
+    'two λ hooks': (
+        {'custom_hooks': [dict(type='LambdaBgSchedulerHook')]},
+        *(E, 'custom_hooks.0', f'two hooks set λ: this one and {LAMBDA}'),
+    ),
+    'no epoch after burn-in': ({'burn_in': 20}, W, 'burn_in', '20 of 20 epochs: no unlabeled image is used'),
+    'burn-in of the hook': ({'burn_in': DELETED, f'{LAMBDA}.burn_in': 30}, W, f'{LAMBDA}.burn_in', '30 of 20 epochs'),
+    'warm-up cut off': ({'burn_in': 10, 'lambda_bg_warmup': 40}, W, 'burn_in', 'λ ends at 0.25 of 1'),
+    'ramp of the unlabeled images cut off': (
+        {'burn_in': 10, f'{TEACHER}.unsup_warmup': 11},
+        *(W, f'{TEACHER}.unsup_warmup', 'still rises at the end, after 20 epochs'),
+    ),
+    'infinite sampler under epochs': (
+        {'train_dataloader.sampler': NEVER_ENDS, 'train_dataloader.batch_sampler': DELETED},
+        *(E, 'train_dataloader.sampler', 'the first epoch never ends'),
+    ),
+    'YOLOv5ParamSchedulerHook under iterations': (ITERATIONS | yolo(), E, YOLO, 'stays in epoch 0'),
+    'PipelineSwitchHook under iterations': (
+        ITERATIONS | {'custom_hooks': [SWITCH]},
+        *(E, 'custom_hooks.0', 'stays in epoch 0'),
+    ),
+    'switch that never comes': ({'custom_hooks': [SWITCH_LATE]}, W, 'custom_hooks.0.switch_epoch', 'epoch 20 of 20'),
+    'schedule by epochs under iterations': (
+        ITERATIONS | {'param_scheduler': [dict(type='CosineAnnealingLR')]},
+        *(E, 'param_scheduler.0', 'never fires'),
+    ),
+    'single schedule': (
+        {'param_scheduler': dict(type='LinearLR', end=30)},
+        W,
+        'param_scheduler.end',
+        '20 of 30 epochs',
+    ),
+    'schedule that begins too late': (scheduler(begin=20), W, 'param_scheduler.1.begin', 'never fires'),
+    'schedule cut off': (scheduler(end=30), W, 'param_scheduler.1.end', 'cut off after 20 of 30'),
+    'schedule below 0': (yolo(max_epochs=10), E, f'{YOLO}.max_epochs', 'falls below 0'),
+    'schedule that rises again': (
+        yolo(max_epochs=10, scheduler_type='cosine'),
+        *(W, f'{YOLO}.max_epochs', 'rises again'),
+    ),
+    "MMYOLO's schedule cut off": (yolo(), W, f'{YOLO}.max_epochs', 'cut off after 20 of 300'),
+    'evaluation config': (
+        {PSEUDO: dict(multi_label=True, score_thr=0.001)},
+        *(
+            E,
+            PSEUDO,
+            'score_thr=0.001 takes nearly every prior for an object and multi_label=True gives one box',
+        ),
+    ),
+    'several labels a box': ({f'{PSEUDO}.multi_label': True}, W, PSEUDO, 'several classes'),
+    'low threshold': ({f'{PSEUDO}.score_thr': 0.001}, W, PSEUDO, '0.001'),
+    'unsure boxes are learnt as background': ({UNSURE: 0.1}, W, UNSURE, 'learns unsure boxes as background'),
+    'nobody counts the labeled boxes': (
+        {THRESHOLDS: dict(type='ClassFrequency'), 'default_hooks.thresholds': DELETED},
+        *(E, THRESHOLDS, 'no hook counts'),
+    ),
+    "MMDetection's detector": ({'model.type': 'mmdet.SemiBaseDetector'}, W, 'model.type', 'by the test_cfg of YOLOv8'),
+}
+
+
+@pytest.mark.parametrize('mistake', MISTAKES)
+def test_a_mistake_in_the_semi_config(cfg, mistake, only_finding):
+    changes, *expected = MISTAKES[mistake]
+    change(cfg, changes)
+    only_finding(check_config(cfg), *expected)
+
+
+SETTINGS = ('lambda_bg', 'lambda_bg_warmup', 'lambda_bg_schedule', 'use_focal_bg', 'burn_in')
+
+
+@pytest.mark.parametrize(
+    'changes, expected',
+    [
+        ({LAMBDA: DELETED}, (E, 'default_hooks', 'nothing reads burn_in')),
+        (dict.fromkeys((*SETTINGS, LAMBDA), DELETED), (W, 'default_hooks', 'λ is 1 from the first iteration')),
+        ({'train_dataloader.sampler': dict(type='InfiniteSampler')}, (E, 'train_dataloader.sampler', 'never ends')),
+    ],
+)
+def test_a_mistake_in_the_supervised_config(supervised, changes, expected, only_finding):
+    change(supervised, changes)
+    only_finding(check_config(supervised), *expected)
+
+
+@pytest.mark.parametrize(
+    'thresholds',
+    [dict(type='ClassFrequency'), dict(type='Mixture', at='mean'), dict(type='Fixed', thresholds=[0.3, 0.4, 0.5])],
+)
+def test_thresholds_by_class_are_no_mistake(cfg, thresholds):
+    change(cfg, {THRESHOLDS: thresholds})
+    if thresholds['type'] != 'ClassFrequency':
+        cfg.default_hooks.pop('thresholds')
+    assert check_config(cfg) == []
+
+
+def test_subclasses_count_as_what_they_inherit_from(cfg):
+    change(
+        cfg,
+        {
+            TEACHER: dict(type=type('MyTeacherHook', (package.BurnInMeanTeacherHook,), {})),
+            LAMBDA: dict(type=type('MyLambdaHook', (package.LambdaBgSchedulerHook,), {})),
+            'model.detector.bbox_head.type': type('MyHead', (package.BgPenaltyYOLOv8Head,), {}),
+        },
+    )
+    step = cfg.train_dataloader.dataset.unlabeled.pipeline[2]
+    step.type = type('MyLetterResize', (package.RecordedLetterResize,), {})
+    assert check_config(cfg) == []
+
+
+def test_a_variable_of_the_base_that_a_child_restates(tmp_path):
+    child = tmp_path / 'child.py'
+    child.write_text(f"_base_ = '{CONFIGS / SEMI}'\nmax_epochs = 2\nlamda_bg = 0.5\nlambda_bg = 0.5\n")
+    first, second = check_config(Config.fromfile(child), data=False)
+    assert first[:2] == ('warning', 'lamda_bg') and first.instead == 'write lambda_bg'
+    assert second[:2] == ('warning', 'max_epochs') and 'train_cfg.max_epochs' in second.instead

@@ -1,0 +1,40 @@
+import inspect
+
+import pytest
+from mmengine.config import Config
+
+from mmyolo_bgpenalty import LambdaBgSchedulerHook
+from mmyolo_bgpenalty.engine.settings import HOOK_SETTINGS, SETTINGS, hook_arguments, settings_in
+from tests.helpers.tiny import CONFIGS
+
+
+def test_settings_are_what_the_top_level_states():
+    stated = {'use_focal_bg': False, 'lambda_bg': 0, 'burn_in': 0}
+    assert settings_in(stated) == stated
+    assert settings_in({'lambda_bg': 1.0, 'burn_in': None, 'max_epochs': 20}) == {'lambda_bg': 1.0}
+    assert settings_in({'model': {'lambda_bg': 3, 'lamda_bg': 3}}) == {}
+
+
+def test_the_shipped_config_states_every_setting():
+    cfg = Config.fromfile(CONFIGS / 'yolov8_semi_bgpenalty.py')
+    assert settings_in(cfg).keys() == set(SETTINGS)
+
+
+def test_every_setting_of_the_hook_is_an_argument():
+    arguments = inspect.signature(LambdaBgSchedulerHook).parameters
+    assert set(HOOK_SETTINGS.values()) == arguments.keys() - {'by_epoch'}
+    assert set(SETTINGS) == {*HOOK_SETTINGS, 'use_focal_bg'}
+
+
+@pytest.mark.parametrize('kind', ['LambdaBgSchedulerHook', 'mmyolo.LambdaBgSchedulerHook', LambdaBgSchedulerHook])
+@pytest.mark.parametrize('place', ['default_hooks', 'custom_hooks'])
+def test_the_arguments_of_the_hook(place, kind):
+    """Python-style configs state the class."""
+    hook = {'type': kind, 'burn_in': 2, 'by_epoch': False}
+    cfg = {'default_hooks': {'logger': None}, place: {'x': hook} if place == 'default_hooks' else [hook]}
+    assert hook_arguments(cfg) == {'burn_in': 2, 'by_epoch': False}
+
+
+def test_a_config_without_the_hook_has_no_arguments():
+    assert hook_arguments({}) == {}
+    assert hook_arguments({'default_hooks': {'logger': {'interval': 20}}, 'custom_hooks': [{'type': 'EMAHook'}]}) == {}
