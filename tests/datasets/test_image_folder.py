@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from mmyolo_bgpenalty import ImageFolderDataset
 from mmyolo_bgpenalty.datasets.image_folder import list_images
-from tests.engine.test_runs import assert_equal, states
+from tests.helpers.states import assert_equal, states
 from tests.helpers.tiny import CLASSES, SEMI, load, make_set
 
 LOAD = dict(type='LoadImageFromFile')

@@ -22,8 +22,8 @@ from mmyolo_bgpenalty.models.thresholds import build_thresholds
 from tests.datasets.test_transforms import PICTURES, Pictures, picture
 from tests.helpers.monitored import OBJECTS, TRUE, Listed, fake_runner
 from tests.helpers.semi import batch, build, sample, teacher_sees, total
+from tests.helpers.thresholds import images
 from tests.helpers.tiny import SEMI, load, make_set
-from tests.models.test_thresholds import images
 
 SHIPPED = 'yolov8_semi_bgpenalty.py'
 KNOWN = 'train_dataloader__dataset__known_empty'

@@ -11,6 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmyolo_bgpenalty import lambda_bg_at
+from tests.helpers.states import assert_equal, states
 from tests.helpers.tiny import SEMI, SUPERVISED, load, make_set
 
 BATCHES = 5  # an epoch: 10 unlabeled images, 2 a batch
@@ -167,29 +168,6 @@ def test_log_line_and_visualizer_show_the_settings(run):
     train_rows = [row for row in scalars if 'loss' in row]
     assert [row['semi/lambda_bg'] for row in train_rows] == [row['lambda_bg'] for row in run[1].rows]
     assert all(0 < row['loss/bg_penalty_mean'] < row['loss/bg_penalty_max'] <= 1 for row in train_rows)
-
-
-def states(runner):
-    return {
-        'model': runner.model.state_dict(),
-        'optimizer': runner.optim_wrapper.state_dict(),
-        'schedulers': [scheduler.state_dict() for scheduler in runner.param_schedulers],
-    }
-
-
-def assert_equal(a, b, path=''):
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), path
-        for key in a:
-            assert_equal(a[key], b[key], f'{path}.{key}')
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), path
-        for i, (x, y) in enumerate(zip(a, b)):
-            assert_equal(x, y, f'{path}[{i}]')
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), path
-    else:
-        assert a == b or callable(a), path
 
 
 def test_tensorboard_holds_the_same(run):

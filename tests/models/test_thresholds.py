@@ -1,36 +1,20 @@
-"""Thresholds by class: the two rules, their window, and real runs."""
-
-import copy
-import json
 import math
-import multiprocessing
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mmengine.hooks import Hook, LoggerHook
-from mmengine.runner import Runner
-from mmengine.structures import InstanceData
 
-from mmyolo_bgpenalty import ClassThresholdsHook
 from mmyolo_bgpenalty.models.thresholds import build_thresholds, class_frequency_thresholds, mixture_thresholds
-from tests.helpers.semi import SHAPE, batch, build, sample
-from tests.helpers.tiny import CLASSES, SEMI, load, make_images, make_set
+from tests.helpers.thresholds import frequency, images
 
-BATCHES = 5  # an epoch: 10 unlabeled images, 2 a batch
 BOXES = st.lists(st.tuples(st.floats(0, 1, width=32), st.integers(0, 3)), max_size=40)
 
 
 def columns(boxes):
     scores, labels = zip(*boxes) if boxes else ((), ())
     return torch.tensor(scores, dtype=torch.float32), torch.tensor(labels, dtype=torch.long)
-
-
-# Class frequency
 
 
 def naive_frequency(boxes, wanted, floor, ceiling):
@@ -55,9 +39,6 @@ def test_class_frequency_keeps_as_many_as_wanted():
     thresholds = class_frequency_thresholds(scores, labels, wanted, 0.0, 1.0)
     kept = torch.bincount(labels[scores >= thresholds[labels]], minlength=3)
     assert kept.tolist() == [0, 37, 1200]
-
-
-# Mixture
 
 
 def naive_mixture(scores, floor, ceiling, fallback, min_scores, at):
@@ -157,27 +138,6 @@ def test_mixture_is_in_range_and_knows_neither_order_nor_other_classes(boxes, ra
     torch.testing.assert_close(found, torch.stack(alone), rtol=0, atol=1e-9)
 
 
-# The window
-
-
-def images(number, seed=0, most=6):
-    rng = np.random.default_rng(seed)
-    return [
-        (
-            torch.tensor(np.sort(rng.random(n))[::-1].copy(), dtype=torch.float32),
-            torch.from_numpy(rng.integers(0, 3, n)),
-        )
-        for n in rng.integers(0, most + 1, number)
-    ]
-
-
-def frequency(objects=(1.0, 0.5, 0.0), **options):
-    options = {'window': 8, 'min_images': 4, 'floor': 0.05, 'share': 1.0, **options}
-    module = build_thresholds(dict(type='ClassFrequency', **options), 3, 5, 0.4)
-    module.objects_per_image = None if objects is None else torch.tensor(objects)
-    return module
-
-
 @pytest.mark.parametrize('size, share', [(1, 1.0), (3, 0.5), (10, 1.0)])
 def test_the_window_holds_the_latest_images(size, share):
     """Until there are ``min_images`` score_thr holds; of an image the surest five boxes count."""
@@ -272,295 +232,3 @@ def test_labeled_boxes_that_nobody_counted_are_asked_for():
     module(images(3))
     with pytest.raises(ValueError, match='`objects_per_image` to be set.*ClassThresholdsHook'):
         module(images(1))
-
-
-# The detector
-
-
-def teacher_scores(model, found, least=0.1):
-    """Make the teacher find boxes of these scores and labels, asked for those above ``least``."""
-
-    def predict_by_feat(*args, batch_img_metas, cfg, **kwargs):
-        assert cfg.score_thr == least
-        return [
-            InstanceData(bboxes=torch.tensor([[10.0, 10, 50, 50]]).repeat(len(s), 1), scores=s, labels=labels)
-            for s, labels in found
-        ]
-
-    model.teacher.bbox_head.predict_by_feat = predict_by_feat
-
-
-@pytest.mark.parametrize('unsure_thr, unsure', [(None, None), (0.05, [0.6, 0.2, 0.07]), (0.2, [0.6]), (0.45, [0.6])])
-def test_a_box_is_sure_by_its_classs_threshold(unsure_thr, unsure):
-    fixed = dict(type='Fixed', thresholds=[0.5, 0.3, 0.9])
-    model = build(class_thresholds=fixed, unsure_thr=unsure_thr)
-    scores, labels = torch.tensor([0.9, 0.6, 0.5, 0.4, 0.2, 0.07]), torch.tensor([0, 2, 0, 1, 1, 1])
-    nothing = (torch.zeros(0), torch.zeros(0, dtype=torch.int32))  # as MMYOLO's head says it
-    teacher_scores(model, [(scores, labels), nothing], least=min(0.1, unsure_thr or 1))
-    inputs, samples = batch(2)
-    losses = model.loss(inputs, samples)
-    for views in (model.pseudo_labels, samples['unsup_student']):
-        assert views[0].gt_instances.scores.tolist() == pytest.approx([0.9, 0.5, 0.4])
-        assert len(views[1].gt_instances) == 0
-        if unsure is not None:
-            assert views[0].ignored_instances.scores.tolist() == pytest.approx(unsure)
-            assert len(views[1].ignored_instances) == 0
-    assert losses['semi/pseudo_boxes'] == 1.5
-
-
-def test_the_unsure_zone_does_not_move_thresholds():
-    found = []
-    for unsure_thr in (None, 0.01):
-        thresholds = dict(type='ClassFrequency', floor=0.1, share=1.0, window=4, min_images=1)
-        model = build(class_thresholds=thresholds, unsure_thr=unsure_thr)
-        model.class_thresholds.objects_per_image = torch.tensor([1.0, 2.0, 0.0])
-        scores = torch.tensor([0.9, 0.6, 0.05, 0.04][: 2 if unsure_thr is None else 4])
-        teacher_scores(model, [(scores, torch.tensor([0, 1, 1, 1])[: len(scores)])], least=unsure_thr or 0.1)
-        model.get_pseudo_instances(torch.zeros(1, 3, *SHAPE), [sample()])
-        found.append((model.class_thresholds.current.tolist(), model.class_thresholds.window.tolist()))
-    assert found[0] == found[1] and found[0][0] == pytest.approx([0.9, 0.1, 0.9])
-
-
-def test_equal_thresholds_are_one_threshold():
-    """What NMS keeps above a threshold does not depend on what is below it."""
-    shapes = [(8, 12), (4, 6), (2, 3)]
-    cls_scores = [torch.randn(2, 3, *shape) - 1.5 for shape in shapes]
-    bbox_preds = [torch.full((2, 4, *shape), 1.5) for shape in shapes]
-    results = []
-    for options in (dict(), dict(class_thresholds=dict(type='Fixed', thresholds=[0.4] * 3), unsure_thr=0.1)):
-        model = build(**options)
-        model.teacher.extract_feat = lambda inputs: None
-        model.teacher.bbox_head.forward = lambda features: (cls_scores, bbox_preds)
-        results.append(model.get_pseudo_instances(torch.zeros(2, 3, *SHAPE), [sample(), sample()])[0])
-    single, fixed = results
-    assert all(len(one.gt_instances) > 2 and len(two.ignored_instances) > 2 for one, two in zip(single, fixed))
-    for one, two in zip(single, fixed):
-        for name in ('bboxes', 'scores', 'labels'):
-            assert torch.equal(one.gt_instances[name], two.gt_instances[name])
-
-
-def test_the_option_alone_adds_to_a_checkpoint():
-    plain = build().state_dict()
-    state = build(class_thresholds=dict(type='Mixture', window=7)).state_dict()
-    assert state.keys() - plain.keys() == {'class_thresholds.window'}
-    assert state['class_thresholds.window'].shape == (7, 300, 2)
-    assert build(class_thresholds=dict(type='Fixed', thresholds=[0.4] * 3)).state_dict().keys() == plain.keys()
-
-
-def test_the_detector_names_a_bad_argument():
-    with pytest.raises(ValueError, match='`semi_train_cfg.class_thresholds`: .*`at`'):
-        build(class_thresholds=dict(type='Mixture', at='high'))
-    fixed = dict(type='Fixed', thresholds=[0.5, 0.3, 0.6])
-    assert build(class_thresholds=fixed, unsure_thr=0.6).semi_train_cfg.unsure_thr == 0.6
-    with pytest.raises(
-        ValueError, match='`semi_train_cfg.unsure_thr`.*highest of `class_thresholds`.*0.6, but got 0.7'
-    ):
-        build(class_thresholds=fixed, unsure_thr=0.7)
-
-
-OPTIONS = dict(type='ClassFrequency', share=1.0, window=6, min_images=2)
-
-
-def found_by(rank, step):
-    return images(2, seed=2 * step + rank)
-
-
-def worker(rank, store, queue):
-    torch.distributed.init_process_group('gloo', store=torch.distributed.FileStore(store, 2), rank=rank, world_size=2)
-    try:
-        model = build(class_thresholds=OPTIONS)
-        model.class_thresholds.objects_per_image = torch.tensor([1.0, 0.5, 0.25])
-        for step in range(5):
-            teacher_scores(model, found_by(rank, step))
-            model.get_pseudo_instances(torch.zeros(2, 3, *SHAPE), [sample(), sample()])
-        queue.put((model.class_thresholds.current.tolist(), model.class_thresholds.window.tolist()))
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-def test_two_processes_have_the_thresholds_of_one_with_all_images(tmp_path):
-    fork = multiprocessing.get_context('fork')
-    queue = fork.Queue()
-    children = [fork.Process(target=worker, args=(rank, str(tmp_path / 'store'), queue)) for rank in (0, 1)]
-    for child in children:
-        child.start()
-    answers = [queue.get(timeout=120) for _ in children]
-    for child in children:
-        child.join()
-    one = build_thresholds(OPTIONS, 3, 300, 0.4)
-    one.objects_per_image = torch.tensor([1.0, 0.5, 0.25])
-    for step in range(5):
-        one([image for rank in (0, 1) for image in found_by(rank, step)])
-    assert len(set(one.current.tolist())) == 3
-    assert answers == [(one.current.tolist(), one.window.tolist())] * 2
-
-
-# Runs
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    root = make_set(tmp_path_factory.mktemp('set'))
-    make_images(root, 'crowd', 12, seed=5, crowd=True)
-    return root
-
-
-@pytest.fixture(scope='module')
-def cfg(data, tmp_path_factory):
-    cfg = load(
-        SEMI,
-        data,
-        tmp_path_factory.mktemp('work'),
-        burn_in=1,
-        lambda_bg_warmup=0,
-        train_cfg__max_epochs=4,
-        train_dataloader__dataset__labeled__ann_file='crowd.json',
-        default_hooks__checkpoint__interval=1,
-        default_hooks__checkpoint__save_best=None,
-        default_hooks__checkpoint__max_keep_ckpts=-1,
-        default_hooks__mean_teacher__momentum=0.25,
-        # An early teacher is sure of nothing, and all its boxes count.
-        model__semi_train_cfg__pseudo_test_cfg=dict(score_thr=0.005, max_per_img=5),
-        model__semi_train_cfg__unsure_thr=0.004,
-    )
-    cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
-    del cfg.default_hooks.pictures
-    return cfg
-
-
-class Recorder(Hook):
-    def __init__(self):
-        self.thresholds, self.losses, self.unsure = {}, {}, 0
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.losses[runner.iter] = float(outputs['loss'])
-        if runner.model.pseudo_labels and runner.model.class_thresholds is not None:
-            self.thresholds[runner.iter] = runner.model.class_thresholds.current.tolist()
-            self.unsure += sum(len(sample.ignored_instances) for sample in runner.model.pseudo_labels)
-
-
-def train(cfg, work_dir, class_thresholds, **changes):
-    cfg = copy.deepcopy(cfg)
-    cfg.visualizer.name = cfg.work_dir = str(work_dir)
-    if class_thresholds is not None:
-        cfg.model.semi_train_cfg.class_thresholds = class_thresholds
-    cfg.merge_from_dict({name.replace('__', '.'): value for name, value in changes.items()})
-    runner, recorder = Runner.from_cfg(cfg), Recorder()
-    runner.register_hook(recorder)
-    runner.train()
-    return runner, recorder
-
-
-def crowded(data):
-    """Boxes by class, crowds apart, and images."""
-    content = json.loads((data / 'crowd.json').read_text())
-    labels = [item['category_id'] - 1 for item in content['annotations'] if not item['iscrowd']]
-    assert len(labels) < len(content['annotations'])
-    return np.bincount(labels, minlength=3), len(content['images'])
-
-
-@pytest.mark.parametrize(
-    'thresholds',
-    [
-        dict(type='ClassFrequency', floor=0.004, window=12, min_images=4),
-        dict(type='Mixture', floor=0.004, window=12, min_scores=4),
-    ],
-    ids=['ClassFrequency', 'Mixture'],
-)
-def test_a_run_follows_its_teacher_and_resumes_exactly(cfg, data, tmp_path, thresholds):
-    runner, recorder = train(cfg, tmp_path / 'a', thresholds)
-    values = recorder.thresholds
-    assert sorted(values) == list(range(BATCHES + 1, 4 * BATCHES))
-    assert recorder.unsure > 0
-    if thresholds['type'] == 'ClassFrequency':
-        assert len({value for row in values.values() for value in row}) > BATCHES
-        counts, number = crowded(data)
-        assert runner.model.class_thresholds.objects_per_image.tolist() == pytest.approx(list(counts / number))
-    rows = [json.loads(row) for row in (Path(runner.log_dir) / 'vis_data/scalars.json').read_text().splitlines()]
-    rows = [row for row in rows if 'semi/threshold_bar' in row]
-    logged = {row['step'] - 1: [row[f'semi/threshold_{name}'] for name in CLASSES] for row in rows}
-    assert logged == {iteration: pytest.approx(row) for iteration, row in values.items()}
-
-    checkpoint = str(tmp_path / 'a/epoch_2.pth')
-    assert 'class_thresholds.window' in torch.load(checkpoint, weights_only=True)['state_dict']
-    resumed, after = train(cfg, tmp_path / 'b', thresholds, load_from=checkpoint, resume=True)
-    assert after.thresholds == {i: row for i, row in values.items() if i >= 2 * BATCHES}
-    assert after.losses == {i: loss for i, loss in recorder.losses.items() if i >= 2 * BATCHES}
-    state = resumed.model.state_dict()
-    assert all(torch.equal(value, state[name]) for name, value in runner.model.state_dict().items())
-
-
-def test_another_window_or_a_checkpoint_without_one_begins_anew(cfg, tmp_path):
-    thresholds = dict(type='ClassFrequency', floor=0.004, window=12, min_images=4)
-    quick = dict(train_cfg__max_epochs=2)
-    train(cfg, tmp_path / 'a', thresholds, **quick)
-    train(cfg, tmp_path / 'b', dict(type='Fixed', thresholds=[0.005] * 3, floor=0.004), **quick)
-    for source, window in (('a', 20), ('b', 12)):
-        changed = dict(thresholds, window=window)
-        options = dict(load_from=str(tmp_path / source / 'epoch_2.pth'), resume=True, train_cfg__max_epochs=3)
-        runner, recorder = train(cfg, tmp_path / f'{source}2', changed, **options)
-        # Of batches of two images the second makes four.
-        assert recorder.thresholds[2 * BATCHES] == [0.005] * 3 != recorder.thresholds[2 * BATCHES + 1]
-        assert int(runner.model.class_thresholds.images) == 2 * BATCHES
-
-
-def test_without_the_option_the_hook_does_nothing(cfg, tmp_path):
-    runner, _ = train(cfg, tmp_path, None, train_cfg__max_epochs=2)
-    assert runner.model.class_thresholds is None
-    assert not any('threshold' in name for name in runner.message_hub.log_scalars)
-
-
-class Listed:
-    def __init__(self, images, classes=CLASSES):
-        self.images, self.metainfo = images, dict(classes=classes)
-
-    def __len__(self):
-        return len(self.images)
-
-    def get_data_info(self, i):
-        return dict(instances=self.images[i])
-
-
-def started(dataset, thresholds):
-    scalars = {}
-    hub = SimpleNamespace(log_scalars=scalars, update_scalar=scalars.__setitem__)
-    model = torch.nn.Module()
-    model.class_thresholds = thresholds
-    loader = SimpleNamespace(dataset=dataset)
-    hooks = [LoggerHook(interval=1)]
-    runner = SimpleNamespace(model=model, train_dataloader=loader, message_hub=hub, hooks=hooks)
-    hook = ClassThresholdsHook()
-    hook.before_train(runner)
-    hook.after_train_iter(runner, 0)
-    return scalars
-
-
-@pytest.mark.parametrize(
-    'dataset, message',
-    [
-        (SimpleNamespace(), 'got a training set that does not tell them'),
-        (SimpleNamespace(datasets=[Listed([[], []]), Listed([])]), 'got 2 without any'),
-        (
-            SimpleNamespace(datasets=[Listed([[dict(bbox_label=0, ignore_flag=1)]]), Listed([])]),
-            'got 1 without any',
-        ),
-    ],
-)
-def test_no_labeled_boxes_are_an_error(dataset, message):
-    with pytest.raises(ValueError, match=f"type='ClassFrequency'.*labeled images with boxes, but {message}"):
-        started(dataset, frequency())
-    # Nobody asks how many there are.
-    assert started(dataset, build_thresholds(dict(type='Mixture'), 3, 5, 0.4)) == {}
-
-
-@pytest.mark.parametrize('number', [20, 21])
-def test_of_many_classes_a_summary_is_logged(number):
-    values = torch.linspace(0.2, 0.6, number).tolist()
-    names = [f'loss {i}' for i in range(number)]
-    dataset = SimpleNamespace(datasets=[Listed([], names), Listed([])])
-    logged = started(dataset, build_thresholds(dict(type='Fixed', thresholds=values), number, 5, 0.4))
-    if number == 21:
-        expected = dict(min=0.2, mean=0.4, max=0.6)
-    else:
-        expected = dict(zip(names, values))
-    assert logged == pytest.approx({f'train/semi/threshold_{name}': value for name, value in expected.items()})

@@ -8,8 +8,8 @@ from mmengine.hooks import LoggerHook
 from mmyolo.registry import HOOKS, MODELS
 
 from mmyolo_bgpenalty import LambdaBgSchedulerHook, lambda_bg_at
-from tests.engine.test_schedule import GOLDEN
 from tests.helpers.heads import head_cfg
+from tests.helpers.schedules import GOLDEN
 from tests.helpers.stand_ins import Model, Semi, plain_model, runner
 
 

@@ -1,0 +1,54 @@
+"""Options of SemiYOLODetector that are refused."""
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmyolo.registry import MODELS
+
+from tests.helpers.semi import build
+from tests.helpers.tiny import CONFIGS, SEMI, SMALL
+
+
+@pytest.mark.parametrize(
+    'bad, message',
+    [
+        (dict(unsup_wieght=1), "keys of `semi_train_cfg` among sup_weight, .*but got .'unsup_wieght'"),
+        (dict(joint_forward=False), "keys of `semi_train_cfg` among .*but got .'joint_forward'"),
+        (dict(unsup_weight=-1), '`semi_train_cfg.unsup_weight`.*-1'),
+        (dict(channels_last='yes'), "`semi_train_cfg.channels_last`.*'yes'"),
+        (dict(unsure_thr=0.5), '`semi_train_cfg.unsure_thr`.*at most.*0.4.*0.5'),
+        (dict(soft_unsure=True), '`semi_train_cfg.unsure_thr` for `semi_train_cfg.soft_unsure`'),
+        (dict(soft_unsure=1, unsure_thr=0.1), '`semi_train_cfg.soft_unsure`.*1'),
+        (dict(unsure_thr='low'), "`semi_train_cfg.unsure_thr`.*'low'"),
+        (dict(teacher_flips=['left']), "`semi_train_cfg.teacher_flips` to be one of horizontal.*'left'"),
+        (dict(sup_loss_weights=dict(loss_bg='much')), "`semi_train_cfg.sup_loss_weights.loss_bg`.*'much'"),
+        (dict(unsup_loss_weights=None), 'unsup_loss_weights` to be a dict, but got None'),
+        (dict(unsup_loss_weights=dict(loss_box=0.0)), 'unsup_loss_weights.*loss_box'),
+        (dict(unsup_loss_weights=dict(loss_dfl=-1)), 'unsup_loss_weights.loss_dfl.*-1'),
+        (dict(pseudo_test_cfg=dict(score_th=0.4)), "`semi_train_cfg.pseudo_test_cfg`.*'score_th'"),
+        (dict(pseudo_test_cfg=dict(score_thr=7.0)), r'pseudo_test_cfg.score_thr` to be in \[0, 1\], but got 7.0'),
+        (dict(pseudo_test_cfg=dict(score_thr='x')), "pseudo_test_cfg.score_thr`.*'x'"),
+        (dict(pseudo_test_cfg=dict(max_per_img=0)), 'pseudo_test_cfg.max_per_img` to be a whole number >= 1.*0'),
+        (dict(min_pseudo_bbox_wh=(1, -3)), '`semi_train_cfg.min_pseudo_bbox_wh`.*-3'),
+        (dict(min_pseudo_bbox_wh=3), '`semi_train_cfg.min_pseudo_bbox_wh` to be two numbers, but got 3'),
+    ],
+)
+def test_bad_config_is_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
+        build(**bad)
+
+
+def test_a_teacher_or_a_student_predicts():
+    init_default_scope('mmyolo')
+    cfg = Config.fromfile(CONFIGS / SEMI)
+    cfg.merge_from_dict({**SMALL, 'model.semi_test_cfg.predict_on': 'both'})
+    with pytest.raises(ValueError, match="`semi_test_cfg.predict_on` to be one of teacher, student, but got 'both'"):
+        MODELS.build(cfg.model)
+
+
+def test_soft_targets_take_sparse_targets():
+    cfg = Config.fromfile(CONFIGS / SEMI)
+    cfg.merge_from_dict({**SMALL, 'model.detector.bbox_head.sparse_targets': False})
+    cfg.model.semi_train_cfg.update(soft_unsure=True, unsure_thr=0.1)
+    with pytest.raises(ValueError, match='`sparse_targets` for `semi_train_cfg.soft_unsure`'):
+        MODELS.build(cfg.model)
