@@ -104,20 +104,18 @@ class FixedThresholds(nn.Module):
     """Thresholds that the config states.
 
     Args:
+        num_classes: C. ``per_image`` and ``score_thr`` are not used.
         thresholds: one per class, in [floor, 1].
         floor: lowest threshold, in [0, 1].
-        num_classes: C.
-        per_image, score_thr: not used.
 
     Attributes:
         current: the thresholds, (C,).
     """
 
-    def __init__(
-        self, num_classes: int, per_image: int, score_thr: float, thresholds: Sequence[float] = (), floor: float = 0.1
-    ):
+    current: Tensor
+
+    def __init__(self, num_classes: int, per_image: int, score_thr: float, thresholds: Sequence[float] = (), floor=0.1):
         super().__init__()
-        self.current: Tensor
         self.floor = fraction('floor', floor)
         if not isinstance(thresholds, (list, tuple)) or len(thresholds) != num_classes:
             raise ValueError(f'Expected `thresholds` to be {num_classes} numbers, one a class, but got {thresholds!r}')
@@ -150,17 +148,10 @@ class AdaptiveThresholds(nn.Module):
         current: latest thresholds, (C,), or None before the first.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        per_image: int,
-        score_thr: float,
-        floor: float = 0.1,
-        ceiling: float = 0.9,
-        window: int = 500,
-    ):
+    window: Tensor
+
+    def __init__(self, num_classes: int, per_image: int, score_thr: float, floor=0.1, ceiling=0.9, window=500):
         super().__init__()
-        self.window: Tensor
         self.num_classes = num_classes
         self.floor, self.ceiling = fraction('floor', floor), fraction('ceiling', ceiling)
         if not floor <= fraction('score_thr', score_thr) <= ceiling:
@@ -242,12 +233,7 @@ class ClassFrequencyThresholds(AdaptiveThresholds):
 
 
 class MixtureThresholds(AdaptiveThresholds):
-    """``mixture_thresholds`` with ``score_thr`` as ``fallback``.
-
-    Args:
-        min_scores: number of scores of a class, >= 1, from which on its threshold is fitted.
-        at: 'crossing' or 'mean'.
-    """
+    """``mixture_thresholds`` with ``score_thr`` as ``fallback``; ``min_scores`` and ``at`` are its arguments."""
 
     def __init__(self, *args, min_scores: int = 32, at: str = 'crossing', **kwargs):
         super().__init__(*args, **kwargs)
@@ -268,9 +254,6 @@ TYPES: dict[str, type[Thresholds]] = dict(
 
 def build_thresholds(cfg: dict, num_classes: int, per_image: int, score_thr: float) -> Thresholds:
     """The module that ``semi_train_cfg.class_thresholds`` describes.
-
-    Args:
-        cfg: ``type``, 'Fixed', 'ClassFrequency' or 'Mixture', and arguments of that class.
 
     Raises:
         ValueError: ``type`` or an argument is unknown, or an argument is out of range.

@@ -42,8 +42,7 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
             63 %, see ``ema_momentum``. It falls from the first average on. 0: ``momentum`` at once.
 
     Raises:
-        ValueError: an argument is out of range, the model has no student and teacher, or there is no
-            LambdaBgSchedulerHook.
+        ValueError: an argument is out of range; no student and teacher in the model; no LambdaBgSchedulerHook.
     """
 
     def __init__(
