@@ -16,8 +16,8 @@ from mmyolo_bgpenalty.utils.coco_json import numbered_classes
 from mmyolo_bgpenalty.utils.files import NAMED
 from mmyolo_bgpenalty.utils.image_files import image_fault
 
-LOOKED_AT = 20_000  # images of a set
-OPENED = 500  # of these
+LOOKED_AT = 20_000  # images of a set at most
+OPENED = 500  # of these, images that are opened
 
 
 class ImageSet(NamedTuple):
@@ -125,13 +125,13 @@ def image_findings(sets: Sequence[ImageSet]) -> Findings:
         common = {*map(osp.normpath, one.paths)} & {*map(osp.normpath, other.paths)}
         if common and {one.role, other.role} != {'val', 'test'}:
             labeled = other.role == 'unlabeled'
-            harm = 'labels images whose labels it knows' if labeled else 'is measured on what it learnt'
-            what = f'{len(common)} images are also in {one.role}, such as {min(common)}: the detector {harm}'
+            harm = 'the teacher labels labeled images' if labeled else 'validation measures what was learnt'
+            what = f'{len(common)} images are also in {one.role}, such as {min(common)}: {harm}'
             yield warning(other.where, what, 'remove them from one of the sets')
 
 
 def image_faults(where: str, paths: Sequence[str], skips: bool) -> Findings:
-    """Images that cannot be read. In a large set ``LOOKED_AT`` images, spread over it, are looked at."""
+    """Images that cannot be read. Of a large set, ``LOOKED_AT`` images are looked at, evenly spread."""
     paths = [path for path in _spread(paths, LOOKED_AT) if '://' not in path]
     opened = set(_spread(paths, OPENED))
     found = [(path, image_fault(path, look_inside=path in opened)) for path in paths]
@@ -153,7 +153,7 @@ CHECKS = (check_json, check_categories, check_boxes, check_images)
 
 
 def check_built_sets(runner: Runner) -> Findings:
-    """The datasets of a Runner. In a large set ``LOOKED_AT`` images, spread over it, are looked at."""
+    """The datasets of a Runner. Of a large set, ``LOOKED_AT`` images are looked at, evenly spread."""
     loader, where = runner.train_dataloader, 'train_dataloader.dataset'
     yield from orientations(getattr(loader.sampler, 'group2size_per_source', ()))
     members = getattr(loader.dataset, 'datasets', None)

@@ -61,8 +61,8 @@ def why_dead(cfg: Mapping, name: str) -> str:
 def dead_names(text: str, with_bases: str, cfg: Mapping) -> Iterator[tuple[str, str]]:
     """Variables of a config file that nothing reads, and what to write instead.
 
-    These are variables of a base that the file states again, after the base has used them, and names that look like a
-    setting. A variable is not named if the entry of the config with its name has its value.
+    The file may state a variable of a base again, after the base has used it. Or it may misspell a setting. A variable
+    is fine if an entry of the config has the same name and value.
 
     Args:
         text: the text of the file.
@@ -90,7 +90,7 @@ def _entries(cfg: Mapping, name: str) -> dict[str, Any]:
 
 
 def _similar_path(cfg: Mapping, keys: Sequence[str]) -> str | None:
-    """The dotted name that may be meant if a key is new to its dict but looks like one of its keys."""
+    """The dotted name that may be meant, if a key is new to its dict and looks like one that is there."""
     node: Any = cfg
     for depth, key in enumerate(keys):
         if isinstance(node, Mapping) and key not in node:

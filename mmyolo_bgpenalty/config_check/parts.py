@@ -49,7 +49,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Transform(Part):
-    """``branch`` of MultiBranch holds the transform, if any. ``inner``: a ``pre_transform`` of another holds it."""
+    """``branch``: the branch of MultiBranch that it is in, or None. ``inner``: whether it is in a ``pre_transform``."""
 
     branch: str | None
     inner: bool
@@ -77,7 +77,7 @@ class Dataset(Part):
         return name if osp.isabs(name) or '://' in name else osp.join(self.node.get('data_root') or '', name)
 
     def is_local(self, path: str) -> bool:
-        """Whether the disk must have a path. SolarPanelDataset makes its files on first use."""
+        """Whether a path must exist on this machine. SolarPanelDataset makes its files on first use."""
         to_be_made = 'SolarPanelDataset' in self.names and not osp.exists(self.joined('solar.json'))
         return not to_be_made and '://' not in path and not self.node.get('backend_args')
 
@@ -160,7 +160,7 @@ class ConfigParts:
         self._read: dict[str, dict | ValueError] = {}
 
     def get(self, path: str, default: Any = None) -> Any:
-        """What stands at a dotted path."""
+        """The value at a dotted path."""
         node: Any = self.cfg
         for key in path.split('.'):
             if isinstance(node, (list, tuple)) and key.isdigit() and int(key) < len(node):
@@ -177,7 +177,7 @@ class ConfigParts:
         return Part(path, node, names_of(node, registry, self.scope))
 
     def entries(self, path: str) -> list[tuple[str, Mapping]]:
-        """Path and content of the dicts in a list. A dict stands for a list of one."""
+        """Path and content of each dict in the list at a path. There may be one dict instead of a list."""
         node = self.get(path) or []
         found = [(path, node)] if isinstance(node, Mapping) else [(f'{path}.{i}', one) for i, one in enumerate(node)]
         return [(where, one) for where, one in found if isinstance(one, Mapping)]
@@ -204,7 +204,7 @@ class ConfigParts:
         return self._read[file]
 
     def coco_of(self, dataset: Dataset) -> dict | ValueError | None:
-        """The same for the json file of a dataset. None if it has none on this machine."""
+        """The same for the json file of a dataset. None if this machine does not have the file."""
         file = dataset.ann_file
         return self.coco(file) if file.endswith('.json') and dataset.is_local(file) else None
 

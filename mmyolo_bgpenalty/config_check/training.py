@@ -78,7 +78,7 @@ def check_length(parts: ConfigParts) -> Findings:
     for hook in parts.hooks_of('BurnInMeanTeacherHook'):
         if length < burn_in + hook.node.get('unsup_warmup', 1):
             what = f'the weight of the unlabeled images still rises at the end, after {length} {unit}'
-            yield warning(f'{hook.path}.unsup_warmup', what, 'shorten it')
+            yield warning(f'{hook.path}.unsup_warmup', what, 'write a smaller number')
 
 
 def check_names(parts: ConfigParts) -> Findings:
