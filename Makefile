@@ -15,7 +15,7 @@ help:
 	@echo 'make matrix     runs the tests with each set of versions; ARGS="..." goes to nox, as ARGS="-s fork"'
 	@echo 'make smoke      trains the shipped config for a minute, and resumes it'
 	@echo 'make benchmark  times this package beside MMYOLO; ARGS="..." goes to tools/benchmark.py'
-	@echo 'make lint       checks style with ruff'
+	@echo 'make lint       checks style with ruff, and the direction of imports with import-linter'
 	@echo 'make types      checks types with mypy'
 	@echo 'make clean      removes build outputs and caches; the next set-up checks $(ENV) again'
 	@echo
@@ -48,6 +48,7 @@ benchmark: env
 lint: env
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(ENV)/bin/lint-imports --no-logo --no-cache
 
 types: env
 	$(RUN) -m mypy
