@@ -37,14 +37,6 @@ def test_lambda_rises_from_0_to_the_maximum(plan, progress):
     assert lambda_bg_at(plan['burn_in'] + 2 * plan['warmup'] + 1, **plan) == plan['lambda_bg']
 
 
-@given(plan=plans, progress=st.floats(0, 4e6), before=st.lists(st.floats(0, 4e6), max_size=3))
-def test_trap_18_lambda_depends_on_progress_alone(plan, progress, before):
-    fresh = lambda_bg_at(progress, **plan)
-    for p in before:
-        lambda_bg_at(p, **plan)
-    assert lambda_bg_at(progress, **plan) == fresh
-
-
 @pytest.mark.parametrize('schedule', SCHEDULES)
 def test_ramp_is_a_share(schedule):
     assert ramp(-1e-9, 3, schedule) == 0

@@ -105,19 +105,6 @@ def test_weights_scale_the_unlabeled_losses():
         assert torch.allclose(weighed[name], plain[name] * 0.25)
 
 
-def test_trap_25_a_loss_that_is_turned_off_is_0_even_where_it_is_not_finite(monkeypatch):
-    model = build_dense(unsup_loss_weights=dict(loss_cls=0.0))
-    distil = type(model.student.bbox_head).distil
-
-    def infinite(head, *args, **kwargs):
-        losses = distil(head, *args, **kwargs)
-        return dict(losses, loss_cls=losses['loss_cls'] * float('inf'))
-
-    monkeypatch.setattr(type(model.student.bbox_head), 'distil', infinite)
-    losses = model.loss(*views())
-    assert losses['unsup_loss_cls'] == 0 and torch.isfinite(losses['unsup_loss_bbox'])
-
-
 def test_a_duplicated_batch_doubles_every_loss():
     """As YOLOv8's losses, which are multiplied by the number of images."""
     inputs, samples = views()

@@ -30,8 +30,10 @@ def test_trap_3_labelling_leaves_the_teachers_buffers_alone(model):
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.teacher.named_buffers())
 
 
-def test_burn_in_runs_no_teacher_and_needs_no_unlabeled_images(model):
-    model.unsup_ramp = 0.0
+@pytest.mark.parametrize('ramp', [0.0, 1.0])
+def test_burn_in_runs_no_teacher_and_needs_no_unlabeled_images(model, ramp):
+    """A batch without unlabeled images is burn-in, too."""
+    model.unsup_ramp = ramp
     model.teacher.forward = model.teacher.extract_feat = None
     inputs, samples = batch()
     losses = model.loss({'sup': inputs['sup']}, {'sup': samples['sup']})
@@ -211,29 +213,16 @@ def test_a_weight_of_a_loss_that_the_head_lacks_has_no_effect():
 
 
 def test_trap_25_no_pseudo_box_weighs_nothing(model):
-    """Values and gradients are those of the labeled images; the graph stays, as SyncBN needs it on every process."""
+    """Also where the loss is NaN. The graph stays, since the backward pass of SyncBN needs it in every process."""
     inputs, samples = batch()
     teacher_sees(model, [0, 0, 0, 0])
+    nan = model.loss(dict(inputs, unsup_student=torch.full_like(inputs['sup'], torch.nan)), copy.deepcopy(samples))
+    assert all(nan[f'unsup_loss_{n}'] == 0 for n in ('cls', 'bbox', 'dfl', 'bg')) and total(nan).isfinite()
     losses = model.loss(inputs, samples)
     unsup = [losses[f'unsup_loss_{n}'] for n in ('cls', 'bbox', 'dfl', 'bg')]
     assert all(loss == 0 for loss in unsup) and unsup[0].requires_grad
     gradients = torch.autograd.grad(sum(unsup[:3]), list(model.student.parameters()), allow_unused=True)
     assert all(g is None or (g == 0).all() for g in gradients)
-
-
-def test_trap_25_no_pseudo_box_is_zero_even_where_the_loss_is_nan(model):
-    teacher_sees(model, [0, 0, 0, 0])
-    inputs, samples = batch()
-    inputs['unsup_student'].fill_(float('nan'))
-    losses = model.loss(inputs, samples)
-    assert all(losses[f'unsup_loss_{n}'] == 0 for n in ('cls', 'bbox', 'dfl', 'bg'))
-    assert total(losses).isfinite()
-
-
-def test_a_batch_without_unlabeled_images_is_burn_in(model):
-    inputs, samples = batch()
-    losses = model.loss({'sup': inputs['sup']}, {'sup': samples['sup']})
-    assert losses['semi/unsup_weight'] == 0 and 'unsup_loss_cls' not in losses
 
 
 def test_trap_29_the_statistics_are_no_losses(model):
