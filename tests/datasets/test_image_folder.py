@@ -132,18 +132,6 @@ def paint(root, number, broken=()):
     return root
 
 
-@pytest.fixture
-def warnings():
-    """Messages of MMEngine's logger."""
-    messages = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: messages.append(record.getMessage())
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(handler)
-    yield messages
-    logger.removeHandler(handler)
-
-
 def shown(results):
     return int(results['img'][0, 0, 0])
 

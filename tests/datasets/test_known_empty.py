@@ -19,8 +19,8 @@ from mmyolo_bgpenalty import ClassThresholdsHook, CollapseMonitorHook
 from mmyolo_bgpenalty.config_check.check import check_config
 from mmyolo_bgpenalty.datasets.known_empty import places_of, read_names
 from mmyolo_bgpenalty.models.thresholds import build_thresholds
-from tests.datasets.test_transforms import PICTURES, Pictures, picture
 from tests.helpers.monitored import OBJECTS, TRUE, Listed, fake_runner
+from tests.helpers.pictures import PICTURES, Pictures, picture
 from tests.helpers.semi import batch, build, sample, teacher_sees, total
 from tests.helpers.thresholds import images
 from tests.helpers.tiny import SEMI, load, make_set

@@ -16,6 +16,7 @@ from mmengine.logging import MMLogger
 
 from tests.helpers import fuzz_json
 from tests.helpers.fuzz_json import BASES, READERS, check, mutated
+from tests.helpers.tiny import ROOT
 
 MINUTE = 60
 
@@ -67,7 +68,7 @@ def test_a_minute_of_hypothesis(folder, capsys):
 @pytest.fixture
 def atheris(tmp_path):
     """PYTHONPATH of an interpreter with atheris: the environment's, or one that is installed for this test alone."""
-    path, target = str(fuzz_json.ROOT), str(tmp_path / 'atheris')
+    path, target = str(ROOT), str(tmp_path / 'atheris')
     if subprocess.run([sys.executable, '-c', 'import atheris'], capture_output=True).returncode == 0:
         return path
     install = [sys.executable, '-m', 'pip', 'install', '--quiet', '--retries', '1', '--target', target, 'atheris']

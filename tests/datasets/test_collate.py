@@ -9,13 +9,24 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from mmdet.registry import DATASETS
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
+from mmengine.registry import FUNCTIONS, init_default_scope
+from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from torch.multiprocessing import reductions
 from torch.utils.data import DataLoader
 
 from mmyolo_bgpenalty.datasets.collate import ALIGNMENT, SharedBatch
+from tests.helpers.tiny import SEMI, SUPERVISED, load, make_images
+
+
+@pytest.fixture
+def cfg(tiny_set, tmp_path):
+    init_default_scope('mmyolo')
+    return load(SEMI, tiny_set, tmp_path)
+
 
 DTYPES = (torch.uint8, torch.bool, torch.int64, torch.float16, torch.float32, torch.float64, torch.bfloat16)
 
@@ -100,3 +111,41 @@ def test_parts_are_aligned_and_one_may_be_written_without_the_others():
     assert (second.data_ptr() - first.data_ptr()) == ALIGNMENT
     first.zero_()
     assert second.tolist() == [1] * 5
+
+
+def boxes_of(sample):
+    boxes = sample.gt_instances.bboxes  # of the labeled images HorizontalBoxes
+    return getattr(boxes, 'tensor', boxes)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_batches_are_the_same_from_workers_in_one_piece_and_in_many(cfg, workers):
+    def loaded(**changes):
+        loader = Runner.build_dataloader(dict(cfg.train_dataloader, **changes), seed=4)
+        return list(loader)
+
+    batches = loaded(num_workers=workers)
+    expected = loaded(collate_fn=dict(type='pseudo_collate'))
+    assert len(batches) == len(expected) == 5
+    for batch, one in zip(batches, expected):
+        for branch, images in one['inputs'].items():
+            for image, other in zip(images, batch['inputs'][branch]):
+                assert (image is None) == (other is None) and (image is None or torch.equal(image, other))
+            for sample, other in zip(one['data_samples'][branch], batch['data_samples'][branch]):
+                assert (sample is None) == (other is None)
+                if sample is not None:
+                    assert sample.img_path == other.img_path
+                    assert np.array_equal(sample.homography_matrix, other.homography_matrix)
+                    assert torch.equal(boxes_of(sample), boxes_of(other))
+                    assert torch.equal(sample.gt_instances.labels, other.gt_instances.labels)
+
+
+def test_ignored_objects_may_have_no_labels(tmp_path):
+    init_default_scope('mmyolo')
+    make_images(tmp_path, 'labeled', 2, seed=5, crowd=True)
+    loader = load(SUPERVISED, tmp_path, tmp_path).train_dataloader
+    items = [DATASETS.build(loader.dataset)[i] for i in range(2)]
+    for item in items:
+        del item['data_samples'].ignored_instances.labels
+    regions = FUNCTIONS.get(loader.collate_fn.type)(items)['data_samples']['regions']
+    assert all('ignored_bboxes' in meta and 'ignored_labels' not in meta for meta in regions)

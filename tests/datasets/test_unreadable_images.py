@@ -1,9 +1,8 @@
-"""Images that cannot be read and sets with mistakes, from the check before training to its last line."""
+"""Images that cannot be read, from the check before training to its last line."""
 
 import copy
 import errno
 import json
-import logging
 import os
 import shutil
 import threading
@@ -13,88 +12,13 @@ import cv2
 import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset
-from mmengine.logging import MMLogger
-from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmyolo.datasets import YOLOv5CocoDataset
 from mmyolo.registry import DATASETS
 
-from mmyolo_bgpenalty import CheckedCocoDataset
 from mmyolo_bgpenalty.config_check.files import image_faults
-from tests.helpers.tiny import CLASSES, SEMI, SUPERVISED, load, make_set
-
-LOAD = [dict(type='LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True)]
-PACK = dict(type='mmdet.PackDetInputs', meta_keys=('img_path', 'img_id', 'ori_shape'))
-PLAIN = [*LOAD, PACK]
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    return make_set(tmp_path_factory.mktemp('set'))
-
-
-@pytest.fixture
-def root(data, tmp_path):
-    """A set to spoil."""
-    init_default_scope('mmyolo')
-    return shutil.copytree(data, tmp_path / 'set')
-
-
-@pytest.fixture
-def warnings():
-    messages = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: messages.append(record.getMessage())
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(handler)
-    yield messages
-    logger.removeHandler(handler)
-
-
-def edit(root, name, change):
-    coco = json.loads((root / f'{name}.json').read_text())
-    change(coco)
-    (root / f'{name}.json').write_text(json.dumps(coco))
-
-
-def member(root, name, type='CheckedCocoDataset', pipeline=PLAIN, **kwargs):
-    return dict(
-        type=type,
-        data_root=f'{root}/',
-        ann_file=f'{name}.json',
-        data_prefix=dict(img='images/'),
-        metainfo=dict(classes=CLASSES),
-        filter_cfg=dict(filter_empty_gt=False),
-        pipeline=pipeline,
-        **kwargs,
-    )
-
-
-def pair(root, **kwargs):
-    return DATASETS.build(
-        dict(
-            type='LabeledUnlabeledDataset',
-            labeled=member(root, 'labeled', **kwargs),
-            unlabeled=member(root, 'unlabeled', **kwargs),
-        )
-    )
-
-
-def spoil(root):
-    """One labeled image after the other broken in its own way, the last not; and some unlabeled ones."""
-    images = root / 'images'
-    picture = cv2.imread(str(images / 'labeled_000.png'))
-    (images / 'labeled_000.png').write_bytes(b'')
-    # In the middle: OpenCV before 5 would decode the upper half, and leave the rest grey.
-    jpeg = bytes(cv2.imencode('.jpg', cv2.imread(str(images / 'labeled_001.png')))[1])
-    (images / 'labeled_001.png').write_bytes(jpeg[: len(jpeg) // 2])
-    (images / 'labeled_002.png').write_bytes((images / 'labeled_002.png').read_bytes()[:300])
-    (images / 'labeled_003.png').unlink()
-    cv2.imwrite(str(images / 'labeled_004.png'), np.ascontiguousarray(picture.transpose(1, 0, 2)))
-    (images / 'unlabeled_003.png').write_text('<html>404</html>')
-    (images / 'unlabeled_004.png').unlink()
-    return {f'labeled_00{i}' for i in range(5)} | {'unlabeled_003', 'unlabeled_004'}
-
+from tests.helpers.spoilt import LOAD, PACK, edit, member, pair, spoil
+from tests.helpers.tiny import SEMI, SUPERVISED, load
 
 REASONS = {
     'labeled_000': '(empty)',
@@ -263,117 +187,12 @@ def test_subsets_and_testing(root):
         testing[3]
 
 
-# Mistakes in the json
-
-
-def repeat(name):
-    return lambda coco: coco[name].append(dict(coco[name][0]))
-
-
-MISTAKES = {
-    'image twice': (repeat('images'), '`images` has the id 0 2 times'),
-    'category twice': (repeat('categories'), '`categories` has the id 1 2 times'),
-    'annotation twice': (repeat('annotations'), '`annotations` has the id 1 2 times'),
-    'unknown category': (
-        lambda coco: [a.update(category_id=7) for a in coco['annotations'][2:4]],
-        '`annotations[2].category_id` is 7, which is not there (and 1 more: 3)',
-    ),
-    'unknown image': (
-        lambda coco: coco['annotations'][0].update(image_id='0'),
-        "`annotations[0].image_id` is '0', which is not there",
-    ),
-    'negative size': (
-        lambda coco: coco['annotations'][0].update(bbox=[1, 1, -5, 5]),
-        '`annotations[0].bbox` is [1, 1, -5, 5]; expected [x, y, width, height]',
-    ),
-    'no number': (
-        lambda coco: coco['annotations'][0].update(bbox=[1, 1, float('nan'), 5]),
-        '`annotations[0].bbox` is [1, 1, nan, 5]; expected',
-    ),
-    'endless': (
-        lambda coco: coco['annotations'][0].update(bbox=[1, float('-inf'), 5, 5]),
-        '`annotations[0].bbox` is [1, -inf, 5, 5]; expected',
-    ),
-    'crowd in words': (
-        lambda coco: coco['annotations'][0].update(iscrowd='false'),
-        "`annotations[0].iscrowd` is 'false'; expected 0 or 1",
-    ),
-    'no images': (lambda coco: coco.update(images=[], annotations=[]), '`images` is empty'),
-}
-
-
-@pytest.mark.parametrize('name', ['labeled', 'unlabeled'])
-@pytest.mark.parametrize('mistake', MISTAKES)
-def test_a_set_with_a_mistake_is_not_built(root, mistake, name):
-    change, message = MISTAKES[mistake]
-    edit(root, name, change)
-    file = f'{root}/{name}.json'
-    for build in (lambda: pair(root, type='YOLOv5CocoDataset'), lambda: DATASETS.build(member(root, name))):
-        with pytest.raises(ValueError) as caught:
-            build()
-        assert f'{file}: {message}' in str(caught.value)
-    with pytest.raises(ValueError, match=f'`{name}` set: {file}: '):
-        pair(root)
-
-
-def test_classes_that_would_be_counted_otherwise_are_refused(root):
-    """Without disc bar would have its label, silently."""
-
-    def drop(coco):
-        coco['categories'].pop(1)
-        coco['annotations'] = [a for a in coco['annotations'] if a['category_id'] != 2]
-
-    assert len(CheckedCocoDataset(**{k: v for k, v in member(root, 'val').items() if k != 'type'})) == 4
-    edit(root, 'val', drop)
-    with pytest.raises(
-        ValueError, match=r"val.json to have the categories .*lacks \['disc'\]: the labels of the classes"
-    ):
-        DATASETS.build(member(root, 'val'))
-    # The last one may be lacking, and all of them where there are no boxes.
-    edit(root, 'val', lambda coco: coco['annotations'].clear())
-    assert len(DATASETS.build(member(root, 'val'))) == 4
-    edit(root, 'unlabeled', lambda coco: [c.update(name=f'{c["id"]}') for c in coco['categories']])
-    assert len(pair(root)) == 16
-
-
-@pytest.mark.parametrize('name', ['labeled', 'unlabeled'])
-def test_classes_in_another_order_are_refused(root, name):
-    """MMDetection numbers labels by the json: discs would be called squares, or, in one set, be learnt as squares."""
-    edit(root, name, lambda coco: coco['categories'].insert(0, coco['categories'].pop(1)))
-    message = rf"{name}.json to have the categories .*in the order \['disc', 'square', 'bar'\], by which"
-    with pytest.raises(ValueError, match=message):
-        pair(root, type='YOLOv5CocoDataset')
-    with pytest.raises(ValueError, match=message):
-        DATASETS.build(member(root, name))
-    ordered = DATASETS.build(dict(member(root, name), metainfo=dict(classes=('disc', 'square', 'bar'))))
-    coco = json.loads((root / f'{name}.json').read_text())
-    first = next(a for a in coco['annotations'] if a['image_id'] == 0)
-    assert ordered.get_data_info(0)['instances'][0]['bbox_label'] == [2, 1, 3].index(first['category_id'])
-    edit(root, 'unlabeled', lambda coco: coco['annotations'].clear())  # nothing can be wrong then
-    assert name == 'labeled' or len(pair(root)) == 16
-
-
-def test_a_filter_that_leaves_nothing_is_named(root):
-    with pytest.raises(ValueError, match=r"images in .*labeled.json, but filter_cfg={'min_size': 99} leaves none"):
-        DATASETS.build(dict(member(root, 'labeled'), filter_cfg=dict(min_size=99)))
-
-
 def test_a_file_whose_name_is_no_text_can_be_warned_of(root, warnings):
     edit(root, 'labeled', lambda coco: coco['images'][0].update(file_name='\udce9.png'))
     dataset = pair(root)
     assert Path(dataset[0]['data_samples'].img_path).name == 'labeled_001.png'
     assert r'images/\udce9.png cannot be read and is skipped' in warnings[0]
     assert r'images/\udce9.png' in dataset.datasets[0].first_readable.summary()
-
-
-def test_a_json_in_another_encoding_is_read(root):
-    """pycocotools reads as the locale says."""
-    text = (root / 'val.json').read_text()
-    (root / 'val.json').write_bytes(text.encode('utf-8-sig'))
-    assert len(DATASETS.build(member(root, 'val'))) == 4
-
-
-# Runs
 
 
 def train(cfg):

@@ -1,0 +1,108 @@
+"""Batches of labeled and unlabeled images."""
+
+import pickle
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+
+from mmyolo_bgpenalty import LabeledUnlabeledBatchSampler
+from mmyolo_bgpenalty.datasets.samplers import SeededIndex
+
+
+def batches(labeled, unlabeled, *, epoch=0, rank=0, world_size=1, shuffle=True, seed=3, **kwargs):
+    dataset = SimpleNamespace(datasets=[range(labeled), range(unlabeled)])
+    sampler = SimpleNamespace(
+        dataset=dataset, seed=seed, epoch=epoch, rank=rank, world_size=world_size, shuffle=shuffle
+    )
+    return LabeledUnlabeledBatchSampler(sampler, **{'batch_size': 4, **kwargs})
+
+
+@given(
+    labeled=st.integers(1, 9),
+    unlabeled=st.integers(1, 30),
+    world_size=st.integers(1, 3),
+    epoch=st.integers(0, 3),
+)
+def test_an_epoch_is_one_pass_over_the_unlabeled_set(labeled, unlabeled, world_size, epoch):
+    ranks = [
+        list(batches(labeled, unlabeled, epoch=epoch, rank=rank, world_size=world_size)) for rank in range(world_size)
+    ]
+    per_global_batch = 2 * world_size
+    assert {len(rank) for rank in ranks} == {-(-unlabeled // per_global_batch)}
+    for rank in ranks:
+        for batch in rank:
+            assert [index < labeled for index in batch] == [True, True, False, False]
+    seen = [index - labeled for rank in ranks for batch in rank for index in batch[2:]]
+    assert set(seen) == set(range(unlabeled))
+    # Only what rounding up to whole batches needs is seen again.
+    assert len(seen) - unlabeled < per_global_batch
+
+
+@given(world_size=st.integers(1, 4))
+def test_the_global_batch_does_not_depend_on_the_number_of_processes(world_size):
+    def in_order(number, batch_size):
+        per_rank = [list(batches(50, 96, rank=r, world_size=number, batch_size=batch_size)) for r in range(number)]
+        half = batch_size // 2
+        order = []
+        for step in zip(*per_rank):
+            for part in (slice(0, half), slice(half, None)):
+                # Ranks take turns.
+                order += [i for group in zip(*[batch[part] for batch in step]) for i in group]
+        return [(int(i), i.seed) for i in order]
+
+    assert in_order(world_size, 24 // world_size // 2 * 2) == in_order(1, 24 // world_size // 2 * 2 * world_size)
+
+
+def test_epoch_of_the_labeled_set():
+    sampler = batches(10, 100, epoch_of='labeled')
+    assert len(sampler) == 5
+    assert {index for batch in sampler for index in batch[:2]} == set(range(10))
+
+
+def test_epochs_differ_and_a_resumed_epoch_is_the_same():
+    first, again, second = (list(batches(7, 20, epoch=epoch)) for epoch in (0, 0, 1))
+    assert first == again and first != second
+    assert [[i.seed for i in b] for b in first] == [[i.seed for i in b] for b in again]
+    seeds = [i.seed for b in first + second for i in b]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_burn_in_leaves_out_the_unlabeled_part_and_keeps_the_order():
+    plain, burn_in = batches(6, 20, epoch=1), batches(6, 20, epoch=1)
+    burn_in.labeled_only = len(plain) + 3
+    for number, (whole, batch) in enumerate(zip(plain, burn_in)):
+        assert batch == (whole[:2] if number < 3 else whole)
+
+
+@pytest.mark.parametrize(
+    'bad, message',
+    [
+        (dict(batch_size=5), '`batch_size` to be a multiple of 2.*got 5'),
+        (dict(source_ratio=[1]), '`source_ratio`.*got'),
+        (dict(source_ratio=[1, 0]), '`source_ratio`.*got'),
+        (dict(epoch_of='all'), "`epoch_of`.*got 'all'"),
+    ],
+)
+def test_bad_batches_are_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
+        batches(4, 8, **bad)
+
+
+@pytest.mark.parametrize(
+    'sampler, message',
+    [
+        (InfiniteSampler(range(4)), 'DefaultSampler, but got InfiniteSampler'),
+        (DefaultSampler(range(4)), 'LabeledUnlabeledDataset, but got a range'),
+    ],
+)
+def test_batches_of_what_is_no_pair_of_sets_are_refused(sampler, message):
+    with pytest.raises(ValueError, match=message):
+        LabeledUnlabeledBatchSampler(sampler, 4)
+
+
+def test_seeded_index_survives_the_way_to_a_worker():
+    index = pickle.loads(pickle.dumps(SeededIndex(7, 123)))
+    assert index == 7 and index.seed == 123

@@ -1,0 +1,197 @@
+import copy
+import json
+import math
+
+import pytest
+
+from mmyolo_bgpenalty.utils.coco_json import numbered_classes, read_coco
+from mmyolo_bgpenalty.utils.files import printable
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / 'set.json'
+
+
+COCO = dict(
+    info=dict(year=2024),
+    images=[dict(id=7, file_name='a.jpg'), dict(id='x', file_name='b.jpg', width=4, height=3)],
+    annotations=[dict(id=1, image_id=7, category_id=9, bbox=[0, 0.5, 2, 0], iscrowd=1)],
+    categories=[dict(id=9, name='cat'), dict(id=2.5, name='dog')],
+)
+
+
+def test_a_good_set_is_returned_as_it_is(file):
+    file.write_text(json.dumps(COCO))
+    assert read_coco(file) == COCO == read_coco(str(file))
+
+
+def test_annotations_may_be_absent(file):
+    file.write_text(json.dumps({name: COCO[name] for name in ('images', 'categories')}))
+    assert read_coco(file)['annotations'] == []
+
+
+@pytest.mark.parametrize(
+    'path, value, message',
+    [
+        (['images'], None, 'expected a list `images`, but got nothing'),
+        (['images'], {}, 'expected a list `images`, but got dict'),
+        (['images'], [], '`images` is empty'),
+        (['categories'], [], '`categories` is empty'),
+        (['annotations'], 'none', 'expected a list `annotations`, but got str'),
+        (['images', 0], 3, '`images[0]` has no `id`'),
+        (['images', 1], dict(id=3), '`images[1]` has no `file_name`'),
+        (['annotations', 0], dict(image_id=7, bbox=[0, 0, 1, 1]), '`annotations[0]` has no `category_id`'),
+        (['images', 0, 'id'], None, '`images[0].id` is None; expected a number'),
+        (['images', 0, 'file_name'], 'a\ud800.jpg', r"`images[0].file_name` is 'a\ud800.jpg'; expected a name"),
+        (['images', 0, 'file_name'], '', "`images[0].file_name` is ''; expected a name"),
+        (['categories', 0, 'name'], '\udce9', r"`categories[0].name` is '\udce9'; expected a name"),
+        (['images', 0, 'id'], True, '`images[0].id` is True; expected a number'),
+        (['images', 0, 'id'], float('nan'), '`images[0].id` is nan; expected a number'),
+        (['images', 0, 'id'], [1], '`images[0].id` is [1]; expected a number'),
+        (['images', 0, 'file_name'], '', "`images[0].file_name` is ''; expected a name"),
+        (['categories', 0, 'name'], 5, '`categories[0].name` is 5; expected a name'),
+        (['images', 0, 'id'], 'x', "`images` has the id 'x' 2 times"),
+        (['images', 0, 'file_name'], 'b.jpg', "`images` has the file_name 'b.jpg' 2 times"),
+        (['categories', 0, 'id'], 2.5, '`categories` has the id 2.5 2 times'),
+        (['categories', 0, 'name'], 'dog', "`categories` has the name 'dog' 2 times"),
+        (['annotations'], COCO['annotations'] * 3, '`annotations` has the id 1 3 times'),
+        (['annotations', 0, 'image_id'], '7', "`annotations[0].image_id` is '7', which is not there"),
+        (['annotations', 0, 'category_id'], 1, '`annotations[0].category_id` is 1, which is not there'),
+        (['annotations', 0, 'bbox'], [0, 0, 1], '`annotations[0].bbox` is [0, 0, 1]; expected [x, y, width, height]'),
+        (['annotations', 0, 'bbox'], None, '`annotations[0].bbox` is None; expected'),
+        (['annotations', 0, 'bbox'], [0, 0, -1, 1], '`annotations[0].bbox` is [0, 0, -1, 1]; expected'),
+        (['annotations', 0, 'bbox'], [0, 0, 1, '1'], "`annotations[0].bbox` is [0, 0, 1, '1']; expected"),
+        (['annotations', 0, 'bbox'], [0, 0, 1, True], '`annotations[0].bbox` is [0, 0, 1, True]; expected'),
+        (['annotations', 0, 'bbox'], [float('nan'), 0, 1, 1], '`annotations[0].bbox` is [nan, 0, 1, 1]; expected'),
+        (['annotations', 0, 'bbox'], [0, float('inf'), 1, 1], '`annotations[0].bbox` is [0, inf, 1, 1]; expected'),
+        (['annotations', 0, 'bbox'], [0, 10**400, 1, 1], '; expected [x, y, width, height]'),
+        (['annotations', 0, 'bbox'], [0, 0, 1e39, 1], '`annotations[0].bbox` is [0, 0, 1e+39, 1]; expected'),
+        (['annotations', 0, 'bbox'], [0, 3e38, 1, 3e38], '`annotations[0].bbox` is [0, 3e+38, 1, 3e+38]; expected'),
+        (['annotations', 0, 'bbox'], [0, 0, 10**308, 1], '; expected [x, y, width, height]'),
+        (['annotations', 0, 'iscrowd'], '0', "`annotations[0].iscrowd` is '0'; expected 0 or 1"),
+        (['annotations', 0, 'ignore'], [], '`annotations[0].ignore` is []; expected 0 or 1'),
+    ],
+)
+def test_a_bad_set_is_refused_with_file_and_field(file, path, value, message):
+    coco = copy.deepcopy(COCO)
+    node = coco
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = value
+    file.write_text(json.dumps(coco))
+    with pytest.raises(ValueError) as caught:
+        read_coco(file)
+    assert str(caught.value).startswith(f'{file}: ') and message in str(caught.value)
+
+
+TRAINED = dict(
+    images=[dict(id=i, file_name=f'{i}.jpg', width=40, height=30.0) for i in range(3)],
+    annotations=[dict(id=i, image_id=i % 3, category_id=1, bbox=[0, 0, 4, 3], area=12) for i in range(30)],
+    categories=[dict(id=1, name='cat')],
+)
+
+
+@pytest.mark.parametrize(
+    'path, value, message',
+    [
+        (['images', 1, 'width'], ..., '`images[1]` has no `width`'),
+        (['images', 2, 'height'], 0, '`images[2].height` is 0; expected a finite number >= 1'),
+        (['images', 2, 'height'], -3, '`images[2].height` is -3; expected a finite number >= 1'),
+        (['images', 2, 'height'], 1e-320, '`images[2].height` is 1e-320; expected a finite number >= 1'),
+        (['annotations', 3, 'id'], 'a', "`annotations[3].id` is 'a'; expected a number, as `annotations[0].id`"),
+        (['annotations', 0, 'id'], 'a', '`annotations[1].id` is 1; expected a text, as `annotations[0].id`'),
+        (['images', 0, 'width'], math.inf, '`images[0].width` is inf; expected a finite number >= 1'),
+        (['annotations', 4, 'area'], ..., '`annotations[4]` has no `area`'),
+        (['annotations', 4, 'area'], math.nan, '`annotations[4].area` is nan; expected a finite number >= 0'),
+        (['annotations', 4, 'area'], '12', "`annotations[4].area` is '12'; expected a finite number >= 0"),
+        (['annotations', 4, 'area'], -1, '`annotations[4].area` is -1; expected a finite number >= 0'),
+        (['annotations', 4, 'id'], ..., '`annotations[4]` has no `id`'),
+        (['annotations', 4, 'id'], {}, '`annotations[4].id` is {}; expected a number'),
+    ],
+)
+def test_for_training_there_must_be_more(file, path, value, message):
+    coco = copy.deepcopy(TRAINED)
+    name, place, field = path
+    if value is ...:
+        del coco[name][place][field]
+    else:
+        coco[name][place][field] = value
+    file.write_text(json.dumps(coco))
+    assert read_coco(file)
+    with pytest.raises(ValueError) as caught:
+        read_coco(file, training=True)
+    assert str(caught.value) == f'{file}: {message}'
+    file.write_text(json.dumps(TRAINED))
+    assert read_coco(file, training=True) == TRAINED
+
+
+@pytest.mark.parametrize('inner, levels', [('[{0}]', 1), ('{{"a": {0}}}', 1), ('[1, {{"[": [], "b": [ {0} ]}}]', 3)])
+def test_what_is_nested_too_deep_for_others_is_refused(file, inner, levels):
+    """json reads it, but copying, pickling or printing it may end in a RecursionError."""
+
+    def nested(depth):
+        text = '0'
+        for _ in range(depth // levels):
+            text = inner.format(text)
+        file.write_text(json.dumps(TRAINED)[:-1] + f', "more": {text}' + '}')
+
+    nested(99)  # in the set itself
+    assert read_coco(file)['more'] == json.loads(file.read_text())['more']
+    for depth in (99 + levels, 600):
+        nested(depth)
+        with pytest.raises(ValueError) as caught:
+            read_coco(file)
+        assert str(caught.value) == f'{file}: is no valid json: it is nested deeper than 100 levels'
+
+
+def test_brackets_in_names_are_no_nesting(file):
+    coco = dict(TRAINED, categories=[dict(id=1, name='[{' * 300)])
+    for encoding in ('utf-8', 'utf-16'):
+        file.write_bytes(json.dumps(coco).encode(encoding))
+        assert read_coco(file, training=True) == coco
+
+
+def test_names_that_are_no_text_can_be_printed(file):
+    coco = copy.deepcopy(COCO)
+    coco['images'][0]['file_name'] = '\udce9.jpg'  # what os.fsdecode makes of a name in Latin-1
+    file.write_text(json.dumps(coco))
+    assert read_coco(file) == coco
+    assert printable('λ\udce9') == 'λ\\udce9'
+
+
+def test_mistakes_are_counted_and_the_first_ten_named(file):
+    coco = copy.deepcopy(TRAINED)
+    for place in range(3, 18):
+        coco['annotations'][place]['bbox'] = [0, 0, -4, 3]
+    file.write_text(json.dumps(coco))
+    with pytest.raises(ValueError) as caught:
+        read_coco(file)
+    expected = '`annotations[3].bbox` is [0, 0, -4, 3]; expected [x, y, width, height]'
+    assert str(caught.value) == f'{file}: {expected} (and 14 more: 4, 5, 6, 7, 8, 9, 10, 11, 12, …)'
+    coco = copy.deepcopy(TRAINED)
+    for place in range(6):
+        coco['annotations'][place]['id'] = place // 2
+    for place in (7, 9):
+        coco['annotations'][place]['category_id'] = 'x' * 300
+    file.write_text(json.dumps(coco))
+    with pytest.raises(ValueError, match='`annotations` has the id 0 2 times, and 2 others more than once'):
+        read_coco(file)
+    for place in range(6):
+        coco['annotations'][place]['id'] = place
+    file.write_text(json.dumps(coco))
+    with pytest.raises(ValueError, match=r"`annotations\[7\].category_id` is '(x{199})…, which is not .* 1 more: 9\)$"):
+        read_coco(file)
+
+
+def test_labels_that_mmdetection_would_count_otherwise():
+    coco = dict(categories=[dict(id=5, name='b'), dict(id=1, name='d'), dict(id=2, name='a')])
+    assert numbered_classes(coco, ['a', 'b', 'c']) == (['b', 'a'], ['c'])
+    assert numbered_classes(coco, ['b', 'd']) == (['b', 'd'], [])
+
+
+@pytest.mark.parametrize('content', ['[]', '3', '"images"', 'null'])
+def test_something_else_is_no_set(file, content):
+    file.write_text(content)
+    with pytest.raises(ValueError, match=r'set\.json: expected an object with `images`'):
+        read_coco(file)

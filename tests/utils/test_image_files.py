@@ -1,0 +1,50 @@
+import os
+
+import cv2
+import numpy as np
+import pytest
+
+from mmyolo_bgpenalty.utils.image_files import image_fault
+
+
+@pytest.fixture(scope='module')
+def jpegs():
+    """A JPEG, a progressive one with restart markers, and one with a preview before the picture."""
+    picture = cv2.resize(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8), (200, 160))
+
+    def encode(picture, *options):
+        return bytes(cv2.imencode('.jpg', picture, list(options))[1])
+
+    plain, preview = encode(picture), encode(picture[:32, :40])
+    progressive = encode(picture, cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_RST_INTERVAL, 4)
+    header = b'\xff\xd8\xff\xe1' + (len(preview) + 2).to_bytes(2, 'big')
+    return [plain, progressive, header + preview + plain[2:]]
+
+
+def test_jpegs_that_are_cut_off(jpegs, tmp_path):
+    file = tmp_path / 'a.jpg'
+    for content in jpegs:
+        for behind in (b'', b'\0\0\n', b'\xff\xda\xff\xc0 a film' * 99, content[:3000]):
+            file.write_bytes(content + behind)
+            assert image_fault(file) == ''
+        for length in {len(content) - 1, len(content) - 2, *np.linspace(2, len(content) - 3, 60).astype(int).tolist()}:
+            file.write_bytes(content[:length])
+            assert image_fault(file) == 'cut off: a JPEG without its end', length
+        assert image_fault(file, look_inside=False) == ''
+
+
+def test_what_is_no_image_file(tmp_path):
+    (tmp_path / 'empty.png').touch()
+    os.mkfifo(tmp_path / 'pipe.png')  # which would be waited at for ever
+    for name, fault in (
+        ('empty.png', 'empty'),
+        ('pipe.png', 'no file'),
+        ('', 'no file'),
+        ('none.png', 'No such file or directory'),
+        ('a\0b.png', 'embedded null'),
+        ('\ud800.png', 'surrogates not allowed'),
+    ):
+        assert fault in image_fault(f'{tmp_path}/{name}')
+        assert image_fault(f'{tmp_path}/{name}', look_inside=False)
+    (tmp_path / 'text.png').write_text('any')
+    assert image_fault(tmp_path / 'text.png') == ''  # which is for the decoder to say
