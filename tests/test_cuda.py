@@ -18,20 +18,15 @@ from mmengine.structures import InstanceData
 from mmyolo.registry import MODELS
 
 from mmyolo_bgpenalty import BurnInMeanTeacherHook
-from mmyolo_bgpenalty.models.losses import (
-    background_penalty,
-    background_statistics,
-    dense_distillation,
-    ranking_penalty,
-)
+from mmyolo_bgpenalty.models.losses import background_penalty, background_statistics
+from mmyolo_bgpenalty.models.sparse_losses import dense_distillation
 from mmyolo_bgpenalty.utils.geometry import priors_on_image, project_boxes
-from tests.helpers.heads import head_cfg
+from tests.helpers.finite_runs import PLAN, train
+from tests.helpers.heads import ASSIGNERS, NO_OBJECTS, PENALTIES, batch, build, features, head_cfg
 from tests.helpers.semi import batch as semi_batch
 from tests.helpers.semi import build as semi_model
 from tests.helpers.semi import build_dense, views
 from tests.helpers.tiny import SEMI, load, make_set
-from tests.models.test_bg_penalty_head import NO_OBJECTS, batch, build, features
-from tests.models.test_numerics import ASSIGNERS, PENALTIES, PLAN, train
 
 DEVICE = 'cuda'
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
@@ -127,12 +122,8 @@ def losses_on(device, head, logits, boxes, labels):
     return to(losses, 'cpu'), to(gradients, 'cpu'), head.get_bg_penalty_stats()
 
 
-CODES = [
-    (name, penalty) for name in ASSIGNERS for penalty in PENALTIES if name == ASSIGNERS[1] or 'rank' not in penalty
-]
-
-
-@pytest.mark.parametrize('assigner, penalty', CODES, ids=str)
+@pytest.mark.parametrize('penalty', PENALTIES, ids=str)
+@pytest.mark.parametrize('assigner', ASSIGNERS)
 def test_losses_and_gradients_are_those_of_the_cpu(assigner, penalty):
     sparse = assigner == ASSIGNERS[1]
     head = MODELS.build(head_cfg(assigner=assigner, bg_penalty=penalty, ignored_in_cls=sparse))
@@ -173,7 +164,7 @@ STRENGTHS = [
     dict(lambda_bg=1.0),
     dict(lambda_bg=1.0, focal=True),
     dict(lambda_bg=1.0, normalizer='hard', region='outside'),
-    dict(lambda_bg=1.0, normalizer='hard', hard_score=0.05, rank=True),
+    dict(lambda_bg=1.0, normalizer='hard', hard_score=0.05),
 ]
 
 
@@ -189,12 +180,8 @@ def losses_and_gradients(head, samples, device, dtype=None):
     return losses, gradients
 
 
-# The ranking takes the sparse assigner.
-CASES = [('SparseTaskAlignedAssigner', options) for options in STRENGTHS]
-CASES += [('BatchTaskAlignedAssigner', options) for options in STRENGTHS if not options.get('rank')]
-
-
-@pytest.mark.parametrize('assigner, options', CASES, ids=str)
+@pytest.mark.parametrize('options', STRENGTHS, ids=str)
+@pytest.mark.parametrize('assigner', ASSIGNERS)
 def test_a_batch_without_objects_is_as_on_the_cpu(options, assigner):
     ignored = [torch.tensor([[4.0, 4, 20, 20]]), torch.zeros(0, 4)]
     results = []
@@ -228,17 +215,14 @@ def test_the_penalty_waits_for_nothing():
     logits = torch.randn(4, 336, 3, device=DEVICE, requires_grad=True)
     background = torch.rand(4, 336, device=DEVICE) < 0.9
     positives, teacher = torch.full((), 7.0, device=DEVICE), torch.rand(4, 336, 3, device=DEVICE)
-    weight = torch.rand(4, 336, device=DEVICE)
-    labels = torch.randint(3, (60,), device=DEVICE)
     with never_waiting():
         for options in (
             {},
             dict(focal=True),
             dict(normalizer='positives', positives=positives),
-            dict(normalizer='hard', hard_top=20, weight=weight),
+            dict(normalizer='hard'),
         ):
             background_penalty(logits, background, **options).backward()
-        ranking_penalty(logits[0, :50, 0], labels[:50], logits[1, :10, 0], labels[50:], weight[0, :10]).backward()
         background_statistics(logits, background)
         dense_distillation(logits, teacher, 0.01, 2.0)[0].backward()
     assert logits.grad.isfinite().all()

@@ -1,6 +1,10 @@
-"""MMYOLO's task-aligned assignment, computed only where it can matter."""
+"""Task-aligned assignment of MMYOLO, computed only for priors inside a box.
 
-from typing import Callable, List, NamedTuple, Optional, Tuple
+Shapes: B images, N priors, G boxes of an image (padded), C classes, P pairs of a prior and a box.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,47 +18,32 @@ from mmyolo_bgpenalty.utils.geometry import Grid, as_grids, priors_in_boxes
 
 
 class Positives(NamedTuple):
-    """The P priors that are given an object, by image, then by prior; each once.
+    """The P priors that get an object, sorted by image, then by prior. No prior occurs twice."""
 
-    Attributes:
-        image, prior, box: (P,), int64; ``box`` is the object's place among its image's boxes.
-        score: (P,), target of the object's class, the normalised alignment metric, in [0, 1].
-    """
-
-    image: Tensor
-    prior: Tensor
-    box: Tensor
-    score: Tensor
+    image: Tensor  # (P,), int64
+    prior: Tensor  # (P,), int64
+    box: Tensor  # (P,), int64, the index of the object among the boxes of its image
+    score: Tensor  # (P,), the normalized alignment metric, in [0, 1], the target of the class of the object
 
 
 @TASK_UTILS.register_module()
 class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
-    r"""BatchTaskAlignedAssigner with the same result, for the pairs of box and prior that can be positive.
+    r"""BatchTaskAlignedAssigner with the same result, in less time and memory.
 
-    Only priors inside a box are ever given to it, so the alignment metric :math:`s^\alpha u^\beta` (score of the
-    box's class and overlap) is computed for these pairs alone, in place of all B · G · N. Where the best ``topk`` of
-    a box are not unique, the choice is the one that ``torch.topk`` makes for the original. Without any box
-    ``fg_mask_pre_prior`` is bool, as with boxes; the original's is float then.
-
-    Arguments are BatchTaskAlignedAssigner's. Shapes: B images, N priors, G boxes (padded), C classes.
+    A box can only get priors inside it. The alignment metric :math:`s^\alpha u^\beta` (score of the class of the box,
+    and overlap) is computed for these pairs alone, not for all B · G · N. If the best ``topk`` priors of a box are not
+    unique, it chooses as ``torch.topk`` does in the original. One difference: ``fg_mask_pre_prior`` is bool also
+    without any box.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._priors: Optional[Tensor] = None
-        self._grids: Optional[List[Grid]] = None
+        self._priors: Tensor | None = None
+        self._grids: list[Grid] | None = None
 
     @torch.no_grad()
-    def forward(
-        self,
-        pred_bboxes: Tensor,
-        pred_scores: Tensor,
-        priors: Tensor,
-        gt_labels: Tensor,
-        gt_bboxes: Tensor,
-        pad_bbox_flag: Tensor,
-    ) -> dict:
-        """Arguments and result are BatchTaskAlignedAssigner's."""
+    def forward(self, pred_bboxes, pred_scores, priors, gt_labels, gt_bboxes, pad_bbox_flag) -> dict:
+        """Arguments and result are those of BatchTaskAlignedAssigner."""
         images, number, classes = pred_scores.shape
         fg_mask = torch.zeros((images, number), dtype=torch.bool, device=gt_bboxes.device)
         scores = gt_bboxes.new_zeros(pred_scores.shape)
@@ -75,7 +64,7 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
             pad_bbox_flag,
         )
         label = gt_labels[..., 0].long().clamp(min=0)
-        # Background has label and box of its image's first object, as with the original.
+        # Background has the label and the box of the first object of its image, as in the original.
         labels, bboxes = label[:, :1].repeat(1, number), gt_bboxes[:, :1].repeat(1, number, 1)
         labels[image, prior] = label[image, box]
         bboxes[image, prior] = gt_bboxes[image, box]
@@ -93,35 +82,34 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
         gt_bboxes: Tensor,
         pad_bbox_flag: Tensor,
     ) -> Positives:
-        """The positives alone, from predictions that are read only where they are needed.
+        """The positives. Predictions are read only where they are needed.
 
         Args:
-            boxes_at: of (image, prior), two index tensors (P,), the predicted boxes, (P, 4), xyxy in pixels.
-            scores_at: of (image, prior, label) the predicted scores, (P,), in [0, 1].
-            priors: (N, >= 2), x and y first, pixels.
+            boxes_at: maps image and prior, (P,) each, to predicted boxes, (P, 4), xyxy in pixels.
+            scores_at: maps image, prior and label, (P,) each, to predicted scores, (P,), in [0, 1].
+            priors: (N, >= 2), x and y first, in pixels.
             gt_labels: (B, G, 1).
             gt_bboxes: (B, G, 4), xyxy in pixels, G >= 1.
-            pad_bbox_flag: (B, G, 1), 1 where there is a box, 0 where there is none.
+            pad_bbox_flag: (B, G, 1), 1 for a box, 0 for padding.
         """
         images, boxes = gt_bboxes.shape[:2]
         number, labels = len(priors), gt_labels[..., 0].long()
 
-        def align(image: Tensor, prior: Tensor, box: Tensor) -> Tuple[Tensor, Tensor]:
+        def align(image: Tensor, prior: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
             number = len(image)
             if number:
-                # On the CPU torch computes a tensor's last few powers by other code, which may round otherwise: pad,
-                # or of equal alignments one would be above the others.
+                # On a CPU torch computes the last few powers of a tensor by other code, which may round differently.
+                # Padding keeps equal alignments equal.
                 image, prior, box = (torch.cat([x, x[-1:].expand(-number % 1024)]) for x in (image, prior, box))
             overlap = self._overlaps(boxes_at(image, prior), gt_bboxes[image, box])
             metric = scores_at(image, prior, labels[image, box]).pow(self.alpha) * overlap.pow(self.beta)
             return metric[:number], overlap[:number]
 
-        # Candidates: priors inside a box, by row (box of an image), then by prior.
+        # Candidates are priors inside a box, sorted by row (a box of an image), then by prior.
         row, prior, counts = priors_in_boxes(
             priors[:, :2], gt_bboxes.reshape(-1, 4), pad_bbox_flag.reshape(-1) > 0, self._grids_of(priors)
         )
-        image = row.div(boxes, rounding_mode='floor')
-        box = row - image * boxes
+        image, box = row // boxes, row % boxes
         metric, overlap = align(image, prior, box)
         chosen = self._best(metric, row, prior, counts, number)
         image, prior, box, metric, overlap = (x[chosen] for x in (image, prior, box, metric, overlap))
@@ -129,43 +117,46 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
         key, order = (image * number + prior).sort(stable=True)
         box, metric, overlap = box[order], metric[order], overlap[order]
 
-        # A prior that several boxes claim goes to the one of all its image's boxes that it overlaps most.
+        # Several boxes may claim a prior.
         again = F.pad(key[1:] == key[:-1], (1, 0))
         first = ~again
         contested = (first & F.pad(again[1:], (0, 1))).nonzero()[:, 0]
         if len(contested):
-            image = key[contested].div(number, rounding_mode='floor')
-            prior = key[contested] - image * number
-            each = torch.arange(boxes, device=key.device).repeat(len(contested))
-            overlaps = self._overlaps(
-                boxes_at(image, prior).repeat_interleave(boxes, dim=0),
-                gt_bboxes[image.repeat_interleave(boxes), each],
-            )
-            box[contested] = overlaps.reshape(-1, boxes).argmax(dim=1)
+            image, prior = key[contested] // number, key[contested] % number
+            box[contested] = self._most_overlapping(boxes_at(image, prior), image, gt_bboxes)
             metric[contested], overlap[contested] = align(image, prior, box[contested])
             key, box, metric, overlap = (x[first] for x in (key, box, metric, overlap))
 
-        image = key.div(number, rounding_mode='floor')
+        image, prior = key // number, key % number
         row = image * boxes + box
         best_metric, best_overlap = (
             torch.zeros(images * boxes, dtype=x.dtype, device=x.device).scatter_reduce_(0, row, x, 'amax')
             for x in (metric, overlap)
         )
         score = metric * best_overlap[row] / (best_metric[row] + self.eps)
-        return Positives(image, key - image * number, box, score)
+        return Positives(image, prior, box, score)
+
+    def _most_overlapping(self, predicted: Tensor, image: Tensor, gt_bboxes: Tensor) -> Tensor:
+        """For each of P predicted boxes: the box of its image, (P,), that it overlaps most."""
+        boxes = gt_bboxes.shape[1]
+        each = torch.arange(boxes, device=image.device).repeat(len(image))
+        overlaps = self._overlaps(
+            predicted.repeat_interleave(boxes, dim=0), gt_bboxes[image.repeat_interleave(boxes), each]
+        )
+        return overlaps.reshape(-1, boxes).argmax(dim=1)
 
     def _best(self, metric: Tensor, row: Tensor, prior: Tensor, counts: Tensor, number: int) -> Tensor:
-        """Places of the candidates among their row's ``topk``."""
+        """Indices of the candidates that are among the best ``topk`` of their row."""
         starts = counts.cumsum(0) - counts
         width = max(int(counts.max()), self.topk + 1)
         place = torch.arange(len(row), device=row.device) - starts[row]
-        # Where there is no candidate the metric is below every candidate's.
+        # Places without a candidate have a metric below that of every candidate.
         compact = metric.new_full((len(counts), width), -1)
         compact[row, place] = metric
         values, places = compact.topk(self.topk + 1, dim=1)
         last, next_ = values[:, self.topk - 1], values[:, self.topk]
         chosen = values[:, : self.topk] >= 0
-        # Ties, and priors inside that align with nothing, which compete with all those outside.
+        # Unclear rows: ties, and candidates with metric 0, which compete with all priors outside.
         unclear = ((last == next_) & (last >= 0)) | ((values[:, : self.topk] == 0).any(1))
         chosen[unclear] = False
         places = (starts[:, None] + places[:, : self.topk])[chosen]
@@ -177,7 +168,7 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
     def _best_as_original(
         self, rows: Tensor, metric: Tensor, row: Tensor, prior: Tensor, all_rows: int, number: int
     ) -> Tensor:
-        """Places of the candidates that ``torch.topk`` chooses among all priors, in some of the rows."""
+        """Indices of the candidates that ``torch.topk`` chooses among all priors in the given rows."""
         line = rows.new_full((all_rows,), -1)
         line[rows] = torch.arange(len(rows), device=row.device)
         own = (line[row] >= 0).nonzero()[:, 0]
@@ -188,14 +179,14 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
         return best[best >= 0]
 
     def _overlaps(self, pred_bboxes: Tensor, gt_bboxes: Tensor) -> Tensor:
-        """As the original's, for P pairs: (P, 4), (P, 4) -> (P,)."""
+        """Overlaps of P pairs as in the original: (P, 4), (P, 4) -> (P,)."""
         if not self.use_ciou:
             return yolov6_iou_calculator(gt_bboxes[:, None], pred_bboxes[:, None])[:, 0, 0]
-        # By coordinate in memory, since the coordinates are what is computed with.
+        # Each coordinate becomes contiguous in memory, which is faster.
         pred_bboxes, gt_bboxes = (x.T.contiguous().T for x in (pred_bboxes, gt_bboxes))
         return bbox_overlaps(pred_bboxes, gt_bboxes, iou_mode='ciou', bbox_format='xyxy').clamp(0)
 
-    def _grids_of(self, priors: Tensor) -> Optional[List[Grid]]:
+    def _grids_of(self, priors: Tensor) -> list[Grid] | None:
         if self._priors is not priors:
             self._priors, self._grids = priors, as_grids(priors[:, :2])
         return self._grids

@@ -1,3 +1,5 @@
+"""The background penalty against naive loops, known limits and values by hand."""
+
 import ast
 import math
 import sys
@@ -12,11 +14,10 @@ from hypothesis import strategies as st
 
 import mmyolo_bgpenalty
 from mmyolo_bgpenalty.models.losses import (
+    NORMALIZERS,
     BackgroundPenaltyOptions,
     background_penalty,
     background_statistics,
-    hard_background,
-    ranking_penalty,
 )
 
 FORMS = [{'focal': False}, *({'focal': True, 'gamma': gamma} for gamma in (0.0, 1.5, 2.0))]
@@ -34,24 +35,33 @@ def batches(draw):
     return logits.to(draw(st.sampled_from(DTYPES))), mask
 
 
-def naive_penalty(logits, mask, lambda_bg=1.0, focal=False, gamma=2.0):
+def naive_penalty(logits, mask, lambda_bg, focal, gamma, normalizer, positives, hard_score):
     total = number = 0
     for z, background in zip(logits.double().flatten(0, -2).tolist(), mask.flatten().tolist()):
-        if background:
-            p = max(1 / (1 + math.exp(-value)) for value in z)
+        p = max(1 / (1 + math.exp(-value)) for value in z)
+        if background and (normalizer != 'hard' or p > hard_score):
             total += p**gamma * -math.log(1 - p) if focal else p
             number += 1
-    return lambda_bg * total / number if number else 0.0
+    return lambda_bg * total / max(1, positives if normalizer == 'positives' else number)
 
 
-@given(batch=batches(), lambda_bg=st.floats(0, 10), focal=st.booleans(), gamma=st.floats(0, 4))
-def test_penalty_is_the_naive_loop(batch, lambda_bg, focal, gamma):
-    value = background_penalty(*batch, lambda_bg=lambda_bg, focal=focal, gamma=gamma)
+@given(
+    batch=batches(),
+    lambda_bg=st.floats(0, 10),
+    focal=st.booleans(),
+    gamma=st.floats(0, 4),
+    normalizer=st.sampled_from(NORMALIZERS),
+    positives=st.floats(0, 9),
+    hard_score=st.floats(0, 0.9),
+)
+def test_penalty_is_the_naive_loop(batch, positives, **options):
+    value = background_penalty(*batch, positives=torch.tensor(positives), **options)
     assert value.shape == ()
     assert value.dtype == (torch.float64 if batch[0].dtype == torch.float64 else torch.float32)
-    expected = naive_penalty(*batch, lambda_bg, focal, gamma)
+    expected = naive_penalty(*batch, positives=positives, **options)
     assert value.item() == pytest.approx(expected, rel=2e-5, abs=1e-9)
-    assert focal or 0 <= value.item() <= lambda_bg * (1 + 1e-6)
+    bounded = not options['focal'] and options['normalizer'] != 'positives'
+    assert not bounded or 0 <= value.item() <= options['lambda_bg'] * (1 + 1e-6)
 
 
 def test_by_hand():
@@ -61,6 +71,10 @@ def test_by_hand():
     assert background_penalty(logits, mask, lambda_bg=4.0).item() == pytest.approx(2.5)
     focal = (0.25 * math.log(2) + 0.5625 * math.log(4)) / 2
     assert background_penalty(logits, mask, focal=True).item() == pytest.approx(focal)
+    assert background_penalty(logits, mask, normalizer='hard', hard_score=0.6).item() == pytest.approx(0.75)
+    for positives, number in ((5.0, 5), (0.2, 1)):
+        value = background_penalty(logits, mask, normalizer='positives', positives=torch.tensor(positives))
+        assert value.item() == pytest.approx(1.25 / number)
 
 
 @forms
@@ -70,95 +84,12 @@ def test_gradcheck(form):
     assert torch.autograd.gradcheck(lambda z: background_penalty(z, mask, lambda_bg=1.7, **form), logits)
 
 
-@given(
-    batch=batches(),
-    score=st.floats(0, 0.9),
-    top=st.none() | st.integers(1, 5),
-    lambda_bg=st.floats(0, 10),
-    focal=st.booleans(),
-)
-def test_the_hard_normalizer_is_the_naive_loop(batch, score, top, lambda_bg, focal):
-    logits, mask = batch
-    options = dict(normalizer='hard', hard_score=score, hard_top=top)
-    # No two alike, so that there is one way to choose.
-    logits = logits.double() + torch.arange(logits.numel()).view(logits.shape) * 1e-7
-    hard, images = torch.zeros_like(mask), logits.amax(-1).sigmoid()
-    for place in np.ndindex(mask.shape[:-1]):
-        p, background = images[place].tolist(), mask[place].tolist()
-        rank = sorted((-p[i], i) for i in range(len(p)) if background[i] and p[i] > score)
-        for _, i in rank[:top]:
-            hard[place][i] = True
-    assert torch.equal(hard_background(logits.amax(-1), mask, score, top), hard)
-    value = background_penalty(logits, mask, lambda_bg=lambda_bg, focal=focal, **options)
-    assert value.item() == pytest.approx(naive_penalty(logits, hard, lambda_bg, focal), rel=2e-5, abs=1e-9)
-
-
-def test_divided_by_positives_and_weighted_by_hand():
-    logits = torch.tensor([[0.0], [math.log(3)], [50.0]])
-    mask = torch.tensor([True, True, False])
-    by_positives = dict(normalizer='positives', positives=torch.tensor(5.0))
-    assert background_penalty(logits, mask, **by_positives).item() == pytest.approx(1.25 / 5)
-    few = dict(by_positives, positives=torch.tensor(0.2))
-    assert background_penalty(logits, mask, **few).item() == pytest.approx(1.25)
-    weight = torch.tensor([0.2, 1.0, 1.0])
-    assert background_penalty(logits, mask, weight=weight).item() == pytest.approx(0.85 / 2)
+def test_refuses_bad_arguments():
+    logits, mask = torch.zeros(2, 1), torch.ones(2, dtype=torch.bool)
     with pytest.raises(ValueError, match='`positives`'):
         background_penalty(logits, mask, normalizer='positives')
     with pytest.raises(ValueError, match="`normalizer`.*'mean'"):
         background_penalty(logits, mask, normalizer='mean')
-
-
-def pairs(seed=0, background=7, objects=5, classes=3):
-    generator = torch.Generator().manual_seed(seed)
-    return (
-        torch.randn(background, generator=generator, dtype=torch.float64),
-        torch.randint(classes, (background,), generator=generator),
-        torch.randn(objects, generator=generator, dtype=torch.float64),
-        torch.randint(classes, (objects,), generator=generator),
-        torch.rand(objects, generator=generator, dtype=torch.float64),
-    )
-
-
-@given(seed=st.integers(0, 99), background=st.integers(0, 6), objects=st.integers(0, 5), classes=st.integers(1, 4))
-def test_ranking_is_the_naive_loop(seed, background, objects, classes):
-    z, of, object_z, label, weight = pairs(seed, background, objects, classes)
-    terms = []
-    for i in range(background):
-        same = [p for p in range(objects) if label[p] == of[i]]
-        if same:
-            total = sum(weight[p].item() for p in same)
-            terms.append(sum(weight[p].item() * math.log1p(math.exp(z[i] - object_z[p])) for p in same) / total)
-    value = ranking_penalty(z, of, object_z, label, weight, lambda_bg=3.0)
-    assert value.item() == pytest.approx(3 * sum(terms) / max(len(terms), 1))
-
-
-def test_ranking_gradients():
-    z, of, object_z, label, weight = pairs()
-    z, object_z = z.requires_grad_(), object_z.requires_grad_()
-    assert torch.autograd.gradcheck(lambda a, b: ranking_penalty(a, of, b, label, weight), (z, object_z))
-    ranking_penalty(z, of, object_z, label, weight).backward()
-    # What pushes background down lifts objects as much: no threshold does that.
-    assert z.grad.min() >= 0 and object_z.grad.max() <= 0
-    assert z.grad.sum().item() == pytest.approx(-object_z.grad.sum().item())
-
-
-@pytest.mark.parametrize('dtype', DTYPES, ids=str)
-def test_ranking_of_extremes(dtype):
-    """Where σ of the most confident mistake has no gradient left, its rank still has all of it."""
-    z = torch.tensor([1e4, -1e4], dtype=dtype, requires_grad=True)
-    objects = torch.tensor([0.0], dtype=dtype)
-    value = ranking_penalty(z, torch.zeros(2).long(), objects, torch.zeros(1).long(), torch.ones(1))
-    value.backward()
-    assert value.isfinite() and z.grad.tolist() == [0.5, 0]
-
-
-@given(batches())
-def test_largest_confidence_is_that_of_the_largest_logit(batch):
-    logits, mask = batch
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    confidence = logits.sigmoid().amax(-1)[mask]
-    expected = confidence.sum() / max(1, len(confidence))
-    torch.testing.assert_close(background_penalty(logits, mask), expected)
 
 
 @pytest.mark.parametrize('dtype', DTYPES, ids=str)
@@ -225,83 +156,73 @@ def test_what_is_no_background_does_not_matter(form, value):
     assert torch.equal(logits.grad[3:], torch.zeros(2, 2))
 
 
-@forms
-def test_linear_in_lambda(form):
-    logits, mask = torch.randn(2, 6, 3), torch.rand(2, 6) < 0.5
-    one = background_penalty(logits, mask, **form)
-    for lambda_bg in (0, 0.25, 3):
-        torch.testing.assert_close(background_penalty(logits, mask, lambda_bg=lambda_bg, **form), lambda_bg * one)
-
-
 def test_inputs_are_left_as_they_are():
     logits, mask = torch.randn(2, 6, 3), torch.rand(2, 6) < 0.5
     before = logits.clone(), mask.clone()
     background_penalty(logits, mask, focal=True)
-    background_statistics(logits, mask)
+    background_statistics(logits[..., 0], mask)
     assert torch.equal(logits, before[0]) and torch.equal(mask, before[1])
 
 
 @given(batches())
 def test_statistics_are_those_of_numpy(batch):
     logits, mask = batch
-    stats = background_statistics(logits.requires_grad_(), mask)
+    stats = background_statistics(logits.amax(-1).requires_grad_(), mask)
     assert stats.shape == (4,) and stats.dtype == torch.float32 and not stats.requires_grad
-    confidence = 1 / (1 + np.exp(-logits.detach().double().numpy()))
-    confidence = np.stack([row.max(-1) for row in confidence]) if len(confidence) else confidence[..., 0]
-    some = confidence[mask.numpy()]
+    some = 1 / (1 + np.exp(-logits.amax(-1)[mask].double().numpy()))
     expected = [some.mean(), some.max(), some.min(), len(some)] if len(some) else [0, 0, 0, 0]
     np.testing.assert_allclose(stats.numpy(), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize('bad', [-1, math.nan, math.inf, True, '1', None], ids=repr)
-@pytest.mark.parametrize('name', ['lambda_bg', 'gamma'])
+@pytest.mark.parametrize('name', ['gamma', 'hard_score'])
 def test_options_refuse_bad_numbers(name, bad):
     with pytest.raises(ValueError, match=f'`{name}`') as error:
         BackgroundPenaltyOptions(**{name: bad})
     assert repr(bad) in str(error.value)
 
 
-@pytest.mark.parametrize('bad', ['yes', 1, 0.0, None], ids=repr)
-def test_options_refuse_a_focal_that_is_no_bool(bad):
-    with pytest.raises(ValueError, match='`focal`') as error:
-        BackgroundPenaltyOptions(focal=bad)
-    assert repr(bad) in str(error.value)
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(focal=1), '`focal` to be True or False, but got 1'),
+        (dict(normalizer='mean'), "`normalizer`.*'mean'"),
+        (dict(normalizer='hard', hard_score=1.0), '`hard_score` to be in .*1.0'),
+        (dict(normalizer='positives', hard_score=0.2), "normalizer='hard' for `hard_score`, but got 'positives'"),
+        (dict(region='inside'), "`region`.*'inside'"),
+    ],
+    ids=str,
+)
+def test_options_refuse_bad_values(options, message):
+    with pytest.raises(ValueError, match=message):
+        BackgroundPenaltyOptions(**options)
 
 
 def test_options_hold_python_floats():
-    options = BackgroundPenaltyOptions(lambda_bg=np.float64(2), gamma=1)
-    assert type(options.lambda_bg) is type(options.gamma) is float
-    assert (options.lambda_bg, options.gamma) == (2, 1)
+    options = BackgroundPenaltyOptions(gamma=np.float64(1), normalizer='hard', hard_score=0)
+    assert type(options.gamma) is type(options.hard_score) is float
+    assert (options.gamma, options.hard_score) == (1, 0)
 
 
-def imports_of(module: str):
-    """Names of the modules that it and what it imports of the package import, at any depth of the source."""
-    found, todo, seen = set(), [module], set()
-    while todo:
-        name = todo.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        file = Path(mmyolo_bgpenalty.__file__).parents[1] / f'{name.replace(".", "/")}.py'
-        for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
-            if isinstance(node, ast.Import):
-                found |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module.startswith('mmyolo_bgpenalty.'):
-                todo.append(node.module)
-            elif isinstance(node, ast.ImportFrom):
-                found.add(node.module)
-    return {name.split('.')[0] for name in found}
+def imports_of(module):
+    """Packages that the module imports, itself or through other modules of this package."""
+    file = Path(mmyolo_bgpenalty.__file__).parent / f'{module.replace(".", "/")}.py'
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) else []
+        for name in names:
+            package, _, rest = name.partition('.')
+            found |= imports_of(rest) if package == 'mmyolo_bgpenalty' else {package}
+    return found - set(sys.stdlib_module_names)
 
 
-@pytest.mark.parametrize('module', ['models.losses', 'utils.geometry'])
+@pytest.mark.parametrize('module', ['models.losses', 'models.sparse_losses', 'utils.geometry'])
 def test_tensor_modules_import_torch_alone(module):
-    assert imports_of(f'mmyolo_bgpenalty.{module}') - sys.stdlib_module_names == {'torch'}
+    assert imports_of(module) == {'torch'}
+    assert imports_of('models.sparse_yolov8_head') >= {'mmdet', 'mmengine', 'torch'}
 
 
 @pytest.mark.parametrize('module', ['engine.schedule', 'engine.settings', 'utils.arguments'])
 def test_pure_modules_import_nothing(module):
-    assert imports_of(f'mmyolo_bgpenalty.{module}') <= sys.stdlib_module_names
-
-
-def test_imports_of_sees_the_frameworks():
-    assert {'mmdet', 'mmengine', 'torch'} <= imports_of('mmyolo_bgpenalty.models.semi_detector')
+    assert not imports_of(module)

@@ -1,144 +1,34 @@
-"""YOLOv8's losses from the positives alone, against MMYOLO's own, from dense targets."""
+"""YOLOv8's losses from the positives alone, against MMYOLO's own from dense targets."""
 
 import itertools
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
+from mmengine.config import ConfigDict
+from mmyolo.registry import MODELS
 
-from mmyolo_bgpenalty.models.losses import bce_and_max_logits, split_by_level
-from tests.models.test_bg_penalty_head import (
+from tests.helpers.heads import (
     NO_OBJECTS,
     OBJECTS,
+    PRIORS,
+    assert_near,
     batch,
+    both_paths,
     build,
     features,
     foreground,
+    head_cfg,
+    in_boxes,
     losses_and_gradients,
     losses_of,
 )
 
 SPARSE = 'SparseTaskAlignedAssigner'
-SHAPES = ((4, 3), (2, 2), (1, 2))
-
-
-def naive(levels, image, prior, label, score, unsure=None):
-    logits = torch.cat([level.flatten(2) for level in levels], 2)
-    targets, weights = torch.zeros_like(logits), torch.ones_like(logits)
-    targets[image, label, prior] = score.to(logits.dtype)
-    if unsure is not None:
-        weights[unsure[0], unsure[2], unsure[1]] = 0
-    return F.binary_cross_entropy_with_logits(logits, targets, weights, reduction='sum'), logits.amax(1)
-
-
-def case(seed, positives, images=2, classes=3, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    levels = [
-        torch.randn(images, classes, *shape, generator=generator, dtype=torch.float64).mul(6).to(dtype)
-        for shape in SHAPES
-    ]
-    priors = sum(h * w for h, w in SHAPES)
-    key = torch.randperm(images * priors, generator=generator)[:positives]
-    label = torch.randint(classes, (len(key),), generator=generator)
-    score = torch.rand(len(key), generator=generator, dtype=torch.float64)
-    return [level.requires_grad_() for level in levels], (key // priors, key % priors, label, score)
-
-
-@given(seed=st.integers(0, 10**6), positives=st.integers(0, 18), classes=st.integers(1, 4), images=st.integers(1, 3))
-def test_sum_and_maximum_are_the_naive_ones(seed, positives, classes, images):
-    levels, target = case(seed, positives, images, classes)
-    results = []
-    for function in (bce_and_max_logits, naive):
-        bce, largest = function(levels, *target)
-        weights = torch.linspace(-1, 2, largest.numel(), dtype=largest.dtype).view_as(largest)
-        results.append((bce, largest, *torch.autograd.grad(0.7 * bce + (weights * largest).sum(), levels)))
-    for found, expected in zip(*results):
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-
-
-@given(seed=st.integers(0, 10**6), positives=st.integers(0, 9), unsure=st.integers(0, 9))
-def test_unsure_logits_are_left_out_of_the_sum(seed, positives, unsure):
-    levels, target = case(seed, positives + unsure)
-    target, left_out = zip(*((x[:positives], x[positives:]) for x in target))
-    results = []
-    for function in (bce_and_max_logits, naive):
-        bce, largest = function(levels, *target, left_out[:3])
-        results.append((bce, largest, *torch.autograd.grad(0.7 * bce + largest.sum(), levels)))
-    for found, expected in zip(*results):
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-
-
-def test_gradients():
-    levels, target = case(0, 7)
-    assert torch.autograd.gradcheck(lambda *levels: bce_and_max_logits(levels, *target), levels)
-
-
-@pytest.mark.parametrize('use', ['bce', 'largest'])
-def test_gradients_of_one_output_alone(use):
-    levels, target = case(1, 7)
-    results = []
-    for function in (bce_and_max_logits, naive):
-        bce, largest = function(levels, *target)
-        results.append(torch.autograd.grad(bce if use == 'bce' else largest.sum(), levels))
-    for found, expected in zip(*results):
-        torch.testing.assert_close(found, expected)
-
-
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_half_precision_sums_in_fp32(dtype):
-    levels, (*where, score) = case(2, 7, dtype=dtype)
-    target = (*where, score.float())
-    bce, largest = bce_and_max_logits(levels, *target)
-    expected, most = naive([level.double() for level in levels], *target)
-    assert bce.dtype == largest.dtype == torch.float32
-    torch.testing.assert_close(bce.double(), expected, rtol=1e-5, atol=0)
-    assert torch.equal(largest.double(), most)
-    assert all(g.dtype == dtype for g in torch.autograd.grad(bce + largest.sum(), levels))
-
-
-def test_large_logits_are_finite():
-    for value in (-1e4, 1e4):
-        level = torch.full((1, 2, 2, 2), value, requires_grad=True)
-        none = torch.zeros(0, dtype=torch.long)
-        bce, _ = bce_and_max_logits([level], none, none, none, torch.zeros(0))
-        bce.backward()
-        assert bce.item() == max(value, 0) * 8 and torch.equal(level.grad, torch.full_like(level, float(value > 0)))
-
-
-def test_memory_layout_changes_nothing():
-    levels, target = case(3, 7)
-    results = []
-    for layout in (torch.contiguous_format, torch.channels_last):
-        laid = [level.detach().contiguous(memory_format=layout).requires_grad_() for level in levels]
-        bce, largest = bce_and_max_logits(laid, *target)
-        results.append((bce, *torch.autograd.grad(bce + largest.sum(), laid)))
-    assert all(torch.equal(a, b) for a, b in zip(*results))
-
-
-@given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4), data=st.data())
-def test_each_prior_is_in_one_level(sizes, data):
-    prior = data.draw(st.lists(st.integers(0, sum(sizes) - 1), max_size=8))
-    where = [(level, place) for level, size in enumerate(sizes) for place in range(size)]
-    found = {}
-    for level, (chosen, places) in enumerate(split_by_level(torch.tensor(prior, dtype=torch.long), sizes)):
-        found.update({i: (level, place) for i, place in zip(chosen.tolist(), places.tolist())})
-    assert [found[i] for i in range(len(prior))] == [where[p] for p in prior]
 
 
 def sparse(**kwargs):
     return build(**kwargs, sparse_targets=True, assigner=SPARSE)
-
-
-def assert_near(found, expected, tolerance=2e-5):
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        if value is None or found[name] is None:
-            assert found[name] is value, name
-        else:
-            scale = value.abs().max().clamp(min=1e-6)
-            assert (found[name] - value).abs().max() <= tolerance * scale, name
 
 
 @pytest.mark.parametrize('path', ['list', 'fast'])
@@ -173,7 +63,7 @@ def test_the_penalty_is_the_same(focal, objects):
 
 @pytest.mark.parametrize(
     'options',
-    [{'normalizer': 'positives'}, {'normalizer': 'hard', 'hard_top': 9}, {'region': 'outside', 'focal': True}],
+    [{'normalizer': 'positives'}, {'normalizer': 'hard'}, {'region': 'outside', 'focal': True}],
     ids=str,
 )
 @pytest.mark.parametrize('objects', [OBJECTS, NO_OBJECTS], ids=['all', 'none'])
@@ -182,49 +72,6 @@ def test_the_options_of_the_penalty_are_the_same(options, objects):
     results = [losses_and_gradients(head, batch('list', objects)) for head in heads]
     for found, expected in zip(results[1], results[0]):
         assert_near(found, expected)
-
-
-@pytest.mark.parametrize('path', ['list', 'fast'])
-def test_the_ranking_is_the_naive_one(path):
-    """Of the hard background against the objects of its class, both with their gradients."""
-    head = sparse(bg_penalty={'lambda_bg': 2.0, 'normalizer': 'hard', 'hard_score': 0.12, 'rank': True})
-    outs = head(features())
-    levels = [level.detach().requires_grad_() for level in outs[0]]
-    loss = losses_of(head, (levels, *outs[1:]), batch(path))['loss_bg']
-    gradients = torch.autograd.grad(loss, levels)
-
-    logits = torch.cat([level.flatten(2) for level in levels], 2)
-    found = foreground(head, outs)
-    seen = {}
-    head.assigner.match, match = lambda *a, **k: seen.setdefault('positives', match(*a, **k)), head.assigner.match
-    losses_of(head, outs, batch(path))
-    image, prior, box, score = seen['positives']
-    label = torch.tensor([OBJECTS[i][1][k] for i, k in zip(image, box)])
-    assert torch.equal(found.nonzero(), torch.stack([image, prior], 1).unique(dim=0))
-    terms = []
-    for i, n in (~found).nonzero().tolist():
-        z, c = logits[i, :, n].max(0)
-        same = label == c
-        if z.sigmoid() > 0.12 and same.any():
-            objects = logits[image[same], label[same], prior[same]]
-            terms.append((score[same] * F.softplus(z - objects)).sum() / score[same].sum())
-    assert 1 < len(terms) < int((~found).sum())
-    expected = 2 * torch.stack(terms).mean() * 2 * head.loss_cls.loss_weight
-    torch.testing.assert_close(loss, expected)
-    assert_near(dict(enumerate(gradients)), dict(enumerate(torch.autograd.grad(expected, levels))))
-
-
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize('objects', [OBJECTS, NO_OBJECTS], ids=['all', 'none'])
-def test_the_ranking_is_finite_under_autocast(dtype, objects):
-    head = sparse(bg_penalty={'normalizer': 'hard', 'hard_score': 0.0, 'rank': True})
-    for predictor in head.head_module.cls_preds:
-        torch.nn.init.normal_(predictor[-1].weight, std=20)
-    with torch.autocast('cpu', dtype=dtype):
-        losses, gradients = losses_and_gradients(head, batch('list', objects))
-    assert losses['loss_bg'].dtype == torch.float32
-    assert (losses['loss_bg'] > 0) == (objects is OBJECTS)
-    assert all(x.isfinite().all() for x in (*losses.values(), *gradients.values()) if x is not None)
 
 
 def test_box_weights_weigh_the_boxes_losses_alone():
@@ -261,16 +108,19 @@ def test_score_weights_multiply_the_targets():
         assign = head._assign
         head._assign = lambda *args, assign=assign, name=name: assigned.setdefault(name, assign(*args))
         outs = head(features())
-        losses = losses_of(head, outs, samples)
+        losses, _, score_sum, _ = head._compute_losses(*outs, [one.gt_instances for one in samples], [{}] * 2)
         if name == 'plain':
-            parts = {loss: losses[loss] * head.assigned_score_sum.clamp(min=1) for loss in losses}
+            parts = {loss: losses[loss] * score_sum.clamp(min=1) for loss in losses}
     image, prior, box, score = assigned['plain']
     assert all(torch.equal(a, b) for a, b in zip(*assigned.values()))  # who is assigned does not change
     soft = score * weights[image, box]
-    assert head.assigned_score_sum.item() == pytest.approx(soft.sum().item(), rel=1e-6)
+    assert score_sum.item() == pytest.approx(soft.sum().item(), rel=1e-6)
     assert 0 < soft.sum() < 0.9 * score.sum()
     label = torch.tensor([[int(one) for one in [*sample.gt_instances.labels, 0]][:2] for sample in samples])[image, box]
-    bce, _ = naive(outs[0], image, prior, label, soft)
+    logits = torch.cat([level.flatten(2) for level in outs[0]], 2)
+    targets = torch.zeros_like(logits)
+    targets[image, label, prior] = soft
+    bce = F.binary_cross_entropy_with_logits(logits, targets, reduction='sum')
     number = len(samples) * head.loss_cls.loss_weight / soft.sum().clamp(min=1)
     assert losses['loss_cls'].item() == pytest.approx((bce * number).item(), rel=1e-5)
     for loss in ('loss_bbox', 'loss_dfl'):
@@ -310,7 +160,6 @@ def test_nothing_as_large_as_the_logits_is_kept_but_the_logits():
     assert own <= {t.data_ptr() for t in kept}
     # Of the rest the largest are (B, N), for the penalty.
     assert max(sizes) <= max(2 * 84, smallest)
-    assert head.num_classes == 3
 
 
 def test_what_is_shipped_takes_it():
@@ -371,3 +220,82 @@ def test_fifty_steps_of_training_are_the_same():
         runs.append(losses)
     assert runs[1] == pytest.approx(runs[0], rel=1e-6)
     assert runs[0][-1] < 0.8 * runs[0][0]
+
+
+def classified(head, data):
+    """(images, 84, classes): where loss_cls has a gradient to the logits."""
+    outs = head(features())
+    logits = [level.detach().requires_grad_() for level in outs[0]]
+    losses_of(head, (logits, *outs[1:]), data)['loss_cls'].backward()
+    return torch.cat([level.grad.flatten(2) for level in logits], 2).transpose(1, 2) != 0
+
+
+@both_paths
+@pytest.mark.parametrize('labels', [None, [0, 2], [-1, 3], [1, 3]])
+def test_ignored_objects_are_left_out_of_the_classification_loss(path, labels):
+    """Their class, or all classes where it is not known, at the background inside; objects are learnt everywhere."""
+    boxes = torch.tensor([[0.0, 30, 40, 64], [34, 0, 64, 30]])  # x = 40 is an edge with priors on it
+    data = batch(path, ignored=[boxes, torch.zeros(0, 4)])
+    for one, meta in zip(data if path == 'list' else data['img_metas'], range(2)):
+        if labels is not None and not meta:
+            if path == 'list':
+                one.ignored_instances.labels = torch.tensor(labels)
+            else:
+                one['ignored_labels'] = torch.tensor(labels)
+    head = build(assigner='SparseTaskAlignedAssigner', ignored_in_cls=True)
+    found = classified(head, data)
+    expected = torch.ones_like(found)
+    for place, box in enumerate(boxes.numpy()):
+        inside = torch.from_numpy(in_boxes(PRIORS, [box])) & ~foreground(head, head(features()))[0]
+        assert inside.any()
+        known = labels is not None and 0 <= labels[place] < 3
+        expected[0, inside] &= torch.arange(3) != labels[place] if known else torch.zeros(3, dtype=torch.bool)
+    assert torch.equal(found, expected)
+    assert classified(build(assigner='SparseTaskAlignedAssigner'), data).all()
+
+
+def test_leaving_ignored_objects_out_takes_sparse_targets():
+    with pytest.raises(ValueError, match='Expected `sparse_targets` for `ignored_in_cls=True`.*BatchTaskAligned'):
+        build(ignored_in_cls=True)
+    with pytest.raises(ValueError, match='`ignored_in_cls` to be True or False, but got 1'):
+        build(ignored_in_cls=1)
+
+
+@pytest.mark.parametrize('sparse_targets', [False, True])
+def test_priors_follow_the_model_to_another_dtype_and_device(sparse_targets):
+    """YOLOv8Head keeps them as long as the sizes of the feature maps stay."""
+    head = build(assigner=SPARSE, sparse_targets=sparse_targets)
+    head.loss(features(), batch('list'))
+    expected = build(assigner=SPARSE, sparse_targets=sparse_targets).double()
+    wide = [feature.double() for feature in features()]
+    results = [one.double().loss(wide, batch('list', dtype=torch.float64)) for one in (head, expected)]
+    for name, loss in results[1].items():
+        assert torch.equal(results[0][name], loss), name
+    assert head.flatten_priors_train.dtype == torch.float64
+    head._update_priors([feature.to('meta') for feature in wide])
+    assert head.flatten_priors_train.device.type == 'meta'
+
+
+def test_priors_of_predictions_follow_the_model():
+    head = build(assigner=SPARSE)
+    options = dict(batch_img_metas=[dict(ori_shape=(64, 64), scale_factor=(1.0, 1.0))] * 2, rescale=False)
+    options['cfg'] = ConfigDict(
+        multi_label=False, score_thr=0.0, nms_pre=10, nms=dict(type='nms', iou_threshold=0.9), max_per_img=5
+    )
+    head.eval()
+    first = head.predict_by_feat(*head(features()), **options)
+    head.double()
+    none = dict(options, cfg=ConfigDict(options['cfg'], score_thr=1.0))  # the NMS of MMCV takes no fp64
+    head.predict_by_feat(*head([feature.double() for feature in features()]), **none)
+    assert head.mlvl_priors[0].dtype == torch.float64
+    again = head.float().predict_by_feat(*head(features()), **options)
+    assert all(torch.equal(a.bboxes, b.bboxes) and len(a.bboxes) for a, b in zip(first, again))
+
+
+def test_the_head_without_a_penalty_has_the_same_losses():
+    head = MODELS.build(head_cfg('SparseYOLOv8Head', assigner=SPARSE))
+    ours = build('BgPenaltyYOLOv8Head', assigner=SPARSE)
+    head.load_state_dict(ours.state_dict())
+    losses, expected = head.loss(features(), batch('list')), ours.loss(features(), batch('list'))
+    assert expected.keys() - losses.keys() == {'loss_bg'}
+    assert all(torch.equal(expected[name], loss) for name, loss in losses.items())

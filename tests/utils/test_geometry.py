@@ -5,18 +5,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mmdet.structures.bbox import bbox_overlaps
 
 from mmyolo_bgpenalty.utils.geometry import (
     FLIPS,
-    as_grids,
-    box_agreement,
     flipped_back,
     mean_predictions,
     priors_inside,
     priors_on_image,
     project_boxes,
-    sample_scores,
 )
 
 seeds = st.integers(0, 999)
@@ -153,55 +149,6 @@ def test_boxes_of_nan_hold_nothing():
     assert not priors_on_image(points, torch.eye(3).expand(2, 3, 3), hollow).any()
     hollow[1, 2] = torch.tensor([0, 0, torch.inf, torch.inf])
     assert priors_on_image(points, torch.eye(3).expand(2, 3, 3), hollow).tolist() == [[False] * 5, [True] * 5]
-
-
-@given(seed=st.integers(0, 10**6), boxes=st.integers(0, 4))
-def test_box_agreement_is_the_naive_one(seed, boxes):
-    generator = torch.Generator().manual_seed(seed)
-    y, x = torch.meshgrid(torch.arange(4.0, 64, 8), torch.arange(4.0, 96, 8), indexing='ij')
-    points = torch.stack([x, y], -1).reshape(-1, 2)
-
-    def some(number):
-        corner = torch.rand(number, 2, generator=generator) * torch.tensor([60.0, 40])
-        return torch.cat([corner, corner + 3 + 30 * torch.rand(number, 2, generator=generator)], 1)
-
-    found, predicted = some(boxes), some(len(points))
-    scores = torch.rand(len(points), 3, generator=generator)
-    labels = torch.randint(3, (boxes,), generator=generator)
-    expected = []
-    for box, label in zip(found, labels):
-        shares, weights = [], []
-        for point, other, score in zip(points, predicted, scores):
-            if (point > box[:2]).all() and (point < box[2:]).all():
-                weights.append(float(score[label]) ** 2)
-                shares.append(weights[-1] * float(bbox_overlaps(box[None], other[None])))
-        expected.append(sum(shares) / max(sum(weights), 1e-9))
-    q = box_agreement(found, labels, predicted, scores, points, as_grids(points))
-    assert q.tolist() == pytest.approx(expected, abs=1e-5)
-
-
-def test_box_agreement_of_one_mind_and_of_none():
-    points = torch.tensor([[10.0, 10], [20, 10], [90, 90]])
-    box, label = torch.tensor([[0.0, 0, 30, 20]]), torch.tensor([1])
-    scores = torch.tensor([[0.9, 0.5], [0.9, 0.5], [0.9, 0.9]])
-    assert box_agreement(box, label, box.repeat(3, 1), scores, points).item() == pytest.approx(1)
-    half = torch.tensor([[0.0, 0, 30, 20], [0, 0, 15, 20], [0, 0, 1, 1]])
-    assert box_agreement(box, label, half, scores, points).item() == pytest.approx(0.75)
-    scores[0, 1] = 0.0  # does not speak for the class
-    assert box_agreement(box, label, half, scores, points).item() == pytest.approx(0.5)
-    assert box_agreement(torch.tensor([[40.0, 40, 41, 41]]), label, half, scores, points).item() == 0
-    assert box_agreement(box[:0], label[:0], half, scores, points).shape == (0,)
-
-
-def test_scores_are_sampled_where_the_other_view_has_the_point():
-    """A map of 2 x 3 cells over a view of 20 x 30 pixels, seen by a view of half the scale."""
-    scores = torch.tensor([[0.0, 0.2, 0.4], [0.6, 0.8, 1.0]])
-    twice = torch.diag(torch.tensor([2.0, 2.0, 1.0]))
-    points = torch.tensor([[2.5, 2.5], [7.5, 7.5], [5.0, 5.0], [0.0, 0.0], [14.9, 9.9], [15.1, 5.0], [-0.1, 5.0]])
-    found = sample_scores(points, [scores], (20, 30), twice)
-    torch.testing.assert_close(found, torch.tensor([0, 0.8, 0.4, 0, 1.0, 0, 0]))
-    higher = sample_scores(points, [scores, torch.full((1, 1), 0.5)], (20, 30), twice)
-    torch.testing.assert_close(higher, torch.tensor([0.5, 0.8, 0.5, 0.5, 1.0, 0, 0]))
 
 
 @pytest.mark.parametrize('direction', FLIPS)

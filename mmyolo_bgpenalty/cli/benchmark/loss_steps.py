@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from mmyolo_bgpenalty.cli.benchmark.detectors import build_head
 from mmyolo_bgpenalty.cli.benchmark.scenes import STRIDES, Scene
 from mmyolo_bgpenalty.cli.benchmark.timing import Task
-from mmyolo_bgpenalty.models.losses import background_penalty, bce_and_max_logits
+from mmyolo_bgpenalty.models.losses import background_penalty
+from mmyolo_bgpenalty.models.sparse_losses import bce_and_max_logits
 
 LOSSES = ('loss_cls', 'loss_bbox', 'loss_dfl')
 

@@ -1,6 +1,7 @@
 """LambdaBgSchedulerHook: reads progress, sets λ_bg and logs."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from mmengine.hooks import Hook, LoggerHook
@@ -86,8 +87,7 @@ class LambdaBgSchedulerHook(Hook):
                         '`use_focal_bg` is stated twice: False at the top level of the config and True as `focal` of '
                         "the head's `bg_penalty`; remove one"
                     )
-                head.bg_penalty.focal = settings['use_focal_bg']
-                head.bg_penalty.check()
+                head.bg_penalty = replace(head.bg_penalty, focal=settings['use_focal_bg'])
 
     def before_train(self, runner: Runner) -> None:
         if not self._heads:

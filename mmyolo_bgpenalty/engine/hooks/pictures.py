@@ -17,12 +17,11 @@ from mmengine.runner import Runner
 from mmyolo.registry import HOOKS
 from torch import Tensor, nn
 
-from mmyolo_bgpenalty.models.bg_penalty_head import picture_frame
 from mmyolo_bgpenalty.models.semi_detector import SemiYOLODetector, UnlabeledBatch
 from mmyolo_bgpenalty.utils.arguments import non_negative, whole_number
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 from mmyolo_bgpenalty.utils.files import write_whole
-from mmyolo_bgpenalty.utils.geometry import priors_inside, priors_on_image
+from mmyolo_bgpenalty.utils.geometry import picture_frame, priors_inside, priors_on_image
 
 LABEL, BACKGROUND = '#00e676', '#ff4df8'
 PANEL, MARGIN, HEADER, TITLE = 640, 10, 26, 74  # pixels: width of a view, and the space around the views

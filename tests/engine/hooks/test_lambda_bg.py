@@ -1,5 +1,6 @@
 """The hook's arithmetic and refusals; tests/engine/test_runs.py has it in real runs."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -84,7 +85,7 @@ def test_a_setting_stated_twice_is_refused():
 
 def test_focal_stated_twice_is_refused():
     model = plain_model()
-    model.bbox_head.bg_penalty.focal = True
+    model.bbox_head.bg_penalty = replace(model.bbox_head.bg_penalty, focal=True)
     with pytest.raises(ValueError, match='`use_focal_bg` is stated twice'):
         LambdaBgSchedulerHook().before_run(runner(model, cfg=dict(use_focal_bg=False)))
 

@@ -1,0 +1,315 @@
+"""YOLOv8's head with losses that are computed from the positives alone.
+
+Shapes: B images, N priors, C classes, G boxes of an image (padded), P positives, R bins of a distribution (reg_max).
+"""
+
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from mmdet.models.losses import CrossEntropyLoss
+from mmengine.dist import get_world_size
+from mmyolo.models.dense_heads import YOLOv8Head
+from mmyolo.models.utils import gt_instances_preprocess
+from mmyolo.registry import MODELS
+from torch import Tensor
+
+from mmyolo_bgpenalty.models.assigner import Positives, SparseTaskAlignedAssigner
+from mmyolo_bgpenalty.models.sparse_losses import bce_and_max_logits, dense_distillation, split_by_level
+from mmyolo_bgpenalty.utils.arguments import flag
+from mmyolo_bgpenalty.utils.distributed import sum_over_processes
+from mmyolo_bgpenalty.utils.geometry import priors_in_boxes
+
+
+class HeadLosses(NamedTuple):
+    """The losses of a batch, and what was found on the way."""
+
+    losses: dict[str, Tensor]  # loss_cls, loss_bbox and loss_dfl, scaled as MMYOLO scales them
+    foreground: Tensor  # (B, N), bool, True where the prior has an object
+    score_sum: Tensor  # the sum of the assigned scores. If it is at least 1, the losses are divided by it
+    max_logits: Tensor  # (B, N), max_c z, with its gradient
+
+
+@MODELS.register_module()
+class SparseYOLOv8Head(YOLOv8Head):
+    """YOLOv8Head with the same losses and gradients in less time and memory.
+
+    It makes neither dense targets nor copies of the predictions. Objects of data samples may have two more fields:
+    ``box_weights``, (G,), >= 0, multiply their box and DFL losses. ``score_weights``, (G,), in [0, 1], multiply their
+    assigned scores, which are the targets of classification.
+
+    Args:
+        sparse_targets: compute the losses from the positives alone. It needs a SparseTaskAlignedAssigner and the
+            classification loss of YOLOv8. None: True where these are given. False: the losses of YOLOv8Head.
+        ignored_in_cls: leave the class of an ignored object (``ignored_instances``) out of the classification loss, at
+            background priors in its box. Without a class: all classes. It needs ``sparse_targets``.
+        sync_avg_factor: divide losses by the sum over the images of all processes, which then train as one process
+            with the same global batch. False: each process divides by its own sum, as in YOLOv8Head.
+
+    Raises:
+        ValueError: ``sparse_targets`` or ``ignored_in_cls`` without what it needs; a switch that is no bool.
+    """
+
+    featmap_sizes_train: list | None
+
+    def __init__(
+        self,
+        *args,
+        sparse_targets: bool | None = None,
+        ignored_in_cls: bool = False,
+        sync_avg_factor: bool = False,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        needed = self._needed_for_sparse_targets()
+        if sparse_targets and needed:
+            raise ValueError(f'Expected {needed} for `sparse_targets=True`')
+        self.sparse_targets = not needed if sparse_targets is None else sparse_targets
+        self.ignored_in_cls = flag('ignored_in_cls', ignored_in_cls)
+        self.sync_avg_factor = flag('sync_avg_factor', sync_avg_factor)
+        if ignored_in_cls and not self.sparse_targets:
+            raise ValueError(f'Expected `sparse_targets` for `ignored_in_cls=True`, which needs {needed or "it"}')
+        self._cached_place: tuple | None = None
+        self._priors_key: tuple | None = None
+
+    def _needed_for_sparse_targets(self) -> str:
+        """What ``sparse_targets`` needs and does not have, or ''."""
+        loss = self.loss_cls
+        if self.train_cfg and not isinstance(self.assigner, SparseTaskAlignedAssigner):
+            return f'a SparseTaskAlignedAssigner, but got {type(self.assigner).__name__},'
+        if type(loss) is not CrossEntropyLoss or not loss.use_sigmoid or loss.class_weight or loss.reduction != 'none':
+            return "CrossEntropyLoss(use_sigmoid=True, reduction='none') without `class_weight` as `loss_cls`"
+        if self.head_module.reg_max < 2 or not hasattr(self.head_module, 'proj'):
+            return 'distributions (reg_max > 1) of the boxes'
+        return ''
+
+    def loss_by_feat(self, *args, **kwargs) -> dict[str, Tensor]:
+        """As in YOLOv8Head."""
+        losses, _, score_sum, _ = self._compute_losses(*args, **kwargs)
+        if self._synced:
+            (factor,) = self._global_factors(score_sum)
+            losses = {name: loss * factor for name, loss in losses.items()}
+        return losses
+
+    def predict_by_feat(self, cls_scores, *args, **kwargs):
+        """As in YOLOv8Head."""
+        self._drop_moved_priors(cls_scores[0])
+        return super().predict_by_feat(cls_scores, *args, **kwargs)
+
+    def _compute_losses(self, cls_scores, *args, **kwargs) -> HeadLosses:
+        """Losses of this process, not yet synced. The arguments are those of ``loss_by_feat``."""
+        if self.sparse_targets:
+            return self._losses_by_positives(cls_scores, *args, **kwargs)
+        self._drop_moved_priors(cls_scores[0])
+        assigned: dict = {}
+        with self.assigner.register_forward_hook(lambda module, args, output: assigned.update(output)):
+            losses = super().loss_by_feat(cls_scores, *args, **kwargs)
+        # Without any object the assigner of MMYOLO returns its mask as floats.
+        foreground = assigned['fg_mask_pre_prior'].bool()
+        max_logits = torch.cat([scores.max(dim=1).values.flatten(1) for scores in cls_scores], dim=1)
+        return HeadLosses(losses, foreground, assigned['assigned_scores'].sum(), max_logits)
+
+    def _losses_by_positives(
+        self,
+        cls_scores,
+        bbox_preds,
+        bbox_dist_preds,
+        batch_gt_instances,
+        batch_img_metas,
+        batch_gt_instances_ignore=None,
+    ) -> HeadLosses:
+        self._update_priors(cls_scores)
+        images = len(batch_img_metas)
+        boxes = gt_instances_preprocess(batch_gt_instances, images)
+        image, prior, box, score = self._assign(cls_scores, bbox_preds, boxes)
+        label = boxes[image, box, 0].long()
+        score_weights = self._object_weights('score_weights', batch_gt_instances, boxes)
+        if score_weights is not None:
+            score = score * score_weights[image, box]
+
+        score_sum = score.sum()
+        normalizer = score_sum.clamp(min=1)
+        number = len(self.flatten_priors_train)
+        foreground = torch.zeros((images, number), dtype=torch.bool, device=prior.device)
+        foreground[image, prior] = True
+        left_out = None
+        if self.ignored_in_cls:
+            left_out = self._ignored_logits(batch_img_metas, batch_gt_instances_ignore, foreground)
+        bce, max_logits = bce_and_max_logits(cls_scores, image, prior, label, score, left_out)
+        losses = dict(loss_cls=self.loss_cls.loss_weight * bce / normalizer)
+
+        weights = self._object_weights('box_weights', batch_gt_instances, boxes)
+        weight = score if weights is None else score * weights[image, box]
+        losses.update(self._box_losses(bbox_dist_preds, image, prior, boxes[image, box, 1:], weight, normalizer))
+        losses = {name: loss * images * get_world_size() for name, loss in losses.items()}
+        return HeadLosses(losses, foreground, score_sum, max_logits)
+
+    def _box_losses(
+        self, bbox_dist_preds, image: Tensor, prior: Tensor, bboxes: Tensor, weight: Tensor, normalizer: Tensor
+    ) -> dict[str, Tensor]:
+        """``loss_bbox`` and ``loss_dfl`` of P priors against ``bboxes``, (P, 4), xyxy in pixels.
+
+        The boxes are decoded from the distributions. ``bbox_preds`` needs no gradient.
+        """
+        parts = split_by_level(prior, self.num_level_priors)
+        # (B, HW, 4, R) as a view of (B, 4 · R, HW), so that nothing is copied.
+        levels = [level.permute(0, 2, 3, 1).flatten(1, 2) for level in bbox_dist_preds]
+        distributions = torch.cat([level[image[chosen], :, place] for level, (chosen, place) in zip(levels, parts)])
+        if not len(prior):
+            return dict.fromkeys(('loss_bbox', 'loss_dfl'), distributions.sum() * 0)
+        # The distributions are gathered level by level. The others follow this order.
+        order = torch.cat([chosen for chosen, _ in parts])
+        prior, bboxes, weight = prior[order], bboxes[order], weight[order]
+        module = self.head_module
+        distributions = distributions.view(len(prior), 4, module.reg_max)
+        # A sum, as autocast would round the result of a matmul.
+        distances = (distributions.float().softmax(2) * module.proj).sum(2)
+        stride = self.stride_tensor[prior]
+        targets, points = bboxes / stride, self.flatten_priors_train[prior, :2] / stride
+        loss_bbox = self.loss_bbox(self._decode(prior, distances) / stride, targets, weight=weight[:, None])
+        loss_dfl = self.loss_dfl(
+            distributions.flatten(0, 1),
+            self.bbox_coder.encode(points[None], targets[None], max_dis=module.reg_max - 1, eps=0.01).flatten(),
+            weight=weight.repeat_interleave(4),
+            avg_factor=normalizer,
+        )
+        return dict(loss_bbox=loss_bbox / normalizer, loss_dfl=loss_dfl)
+
+    @staticmethod
+    def _object_weights(name: str, batch_gt_instances, boxes: Tensor) -> Tensor | None:
+        """The field ``name`` of the objects as (B, G), 1 for images without it. None if no image has it."""
+        if isinstance(batch_gt_instances, Tensor) or not any(name in one for one in batch_gt_instances):
+            return None
+        weights = boxes.new_ones(boxes.shape[:2])
+        for row, instances in zip(weights, batch_gt_instances):
+            if name in instances:
+                row[: len(instances)] = instances[name]
+        return weights
+
+    @torch.no_grad()
+    def _assign(self, cls_scores, bbox_preds, boxes: Tensor) -> Positives:
+        """Positives for ``boxes``, (B, G, 5), class and xyxy, padded with zeros."""
+        if not boxes.shape[1]:
+            none = torch.zeros(0, dtype=torch.int64, device=boxes.device)
+            return Positives(none, none, none, boxes.new_zeros(0))
+        distances = torch.cat([level.flatten(2) for level in bbox_preds], dim=2)
+        logits = [level.flatten(2) for level in cls_scores]
+
+        def boxes_at(image, prior):
+            return self._decode(prior, distances[image, :, prior]).type(boxes.dtype)
+
+        def scores_at(image, prior, label):
+            scores = logits[0].new_empty(len(prior))
+            for level, (chosen, place) in zip(logits, split_by_level(prior, self.num_level_priors)):
+                scores[chosen] = level[image[chosen], label[chosen], place]
+            return scores.sigmoid()
+
+        exists = boxes[..., 1:].sum(-1, keepdim=True) > 0
+        return self.assigner.match(
+            boxes_at, scores_at, self.flatten_priors_train, boxes[..., :1], boxes[..., 1:], exists
+        )
+
+    def _ignored_logits(self, metas: list[dict], ignored, foreground: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Image, prior and label, (U,) each, of ignored objects at the background priors inside. No triple twice."""
+        points, classes = self.flatten_priors_train[:, :2].float(), self.num_classes
+        every = torch.arange(classes, device=points.device)
+        keys = []
+        for i, meta in enumerate(metas):
+            boxes, labels = ignored_objects(meta, ignored, i, points.device)
+            if len(boxes):
+                # Edges are inside, as they are for the penalty.
+                box, prior, _ = priors_in_boxes(points, boxes, torch.ones_like(labels, dtype=torch.bool), eps=-1e-6)
+                box, prior = (x[~foreground[i, prior]] for x in (box, prior))
+                label, prior = labels[box], (i * len(points) + prior) * classes
+                known = (label >= 0) & (label < classes)
+                keys += [prior[known] + label[known], (prior[~known, None] + every).flatten()]
+        if not keys:
+            return None
+        key = torch.cat(keys).unique()
+        prior, label = key // classes, key % classes
+        return prior // len(points), prior % len(points), label
+
+    def distil(self, outs: tuple, taught: tuple, share: float, gamma: float) -> dict[str, Tensor]:
+        """Losses against the predictions of a teacher at the same priors. They are not scaled by images and processes.
+
+        Args:
+            outs: what this head returns in training.
+            taught: class logits and distances of the teacher, as ``outs[:2]``.
+            share, gamma: see ``dense_distillation``.
+        """
+        cls_scores, _, bbox_dist_preds = outs
+        self._update_priors(cls_scores)
+        logits, *taught = (torch.cat([level.flatten(2) for level in out], dim=2).mT for out in (cls_scores, *taught))
+        scores, distances = (out.detach().float() for out in taught)
+        loss_cls, image, prior, weight = dense_distillation(logits, scores.sigmoid(), share, gamma)
+        losses = dict(loss_cls=self.loss_cls.loss_weight * loss_cls)
+        normalizer = weight.sum().clamp(min=1)
+        boxes = self._decode(prior, distances[image, prior])
+        losses.update(self._box_losses(bbox_dist_preds, image, prior, boxes, weight, normalizer))
+        if self._synced:
+            (factor,) = self._global_factors(weight.sum())
+            losses = {name: loss * factor for name, loss in losses.items()}
+        return losses
+
+    def _decode(self, prior: Tensor, distances: Tensor) -> Tensor:
+        """Boxes, (P, 4), xyxy in pixels, of priors with their distances in strides."""
+        points, stride = self.flatten_priors_train[prior, :2], self.flatten_priors_train[prior, 2]
+        return self.bbox_coder.decode(points[None], distances[None], stride)[0]
+
+    def _drop_moved_priors(self, like: Tensor) -> None:
+        """Drop the priors that YOLOv8Head caches, if the device or the dtype is new. It compares sizes alone."""
+        place = like.device, like.dtype
+        if place != self._cached_place:
+            self._cached_place = place
+            self.featmap_sizes = self.featmap_sizes_train = None
+
+    def _update_priors(self, cls_scores) -> None:
+        """Make new priors if the sizes of the feature maps, the device or the dtype are new. They are in fp32 at least.
+
+        In bf16 a box of 20 px would be off by some pixels, which is an IoU of 0.93 or less.
+        """
+        sizes = [level.shape[2:] for level in cls_scores]
+        place = dict(dtype=torch.promote_types(cls_scores[0].dtype, torch.float32), device=cls_scores[0].device)
+        if (sizes, place) != self._priors_key:
+            self._priors_key = sizes, place
+            levels = self.prior_generator.grid_priors(sizes, **place, with_stride=True)
+            self.num_level_priors = [len(level) for level in levels]
+            self.flatten_priors_train = torch.cat(levels)
+            self.stride_tensor = self.flatten_priors_train[..., [2]]
+
+    @property
+    def _synced(self) -> bool:
+        return self.sync_avg_factor and get_world_size() > 1
+
+    @contextmanager
+    def alone(self):
+        """Within the ``with`` block losses are not synced. Other processes do not compute them."""
+        synced, self.sync_avg_factor = self.sync_avg_factor, False
+        try:
+            yield
+        finally:
+            self.sync_avg_factor = synced
+
+    @staticmethod
+    def _global_factors(*divisors: Tensor) -> Tensor:
+        r"""Factors that turn means over the images of this process into means over the images of all processes.
+
+        The losses of process r are :math:`W \cdot T_r / \max(1, N_r)`. DDP averages the gradients of the W processes.
+        Times :math:`W \max(1, N_r) / \max(1, \sum_r N_r)` they average to
+        :math:`W \sum_r T_r / \max(1, \sum_r N_r)`, as in one process.
+        """
+        own = torch.stack([divisor.detach().float() for divisor in divisors])
+        return get_world_size() * own.clamp(min=1) / sum_over_processes(own).clamp(min=1)
+
+
+def ignored_objects(meta: dict, ignored, i: int, device) -> tuple[Tensor, Tensor]:
+    """Boxes of ignored objects of image i, (K, 4), fp32, and their labels, (K,), -1 where they have none."""
+    instances = None if ignored is None else ignored[i]
+    if instances is None:
+        boxes, labels = meta.get('ignored_bboxes'), meta.get('ignored_labels')
+    else:
+        boxes, labels = instances.get('bboxes'), instances.get('labels')
+    boxes = torch.zeros(0, 4) if boxes is None else boxes
+    boxes = torch.as_tensor(getattr(boxes, 'tensor', boxes), dtype=torch.float32)
+    labels = torch.full((len(boxes),), -1) if labels is None else torch.as_tensor(labels)
+    return boxes.to(device, non_blocking=True), labels.to(device, non_blocking=True)

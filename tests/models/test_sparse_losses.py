@@ -1,0 +1,114 @@
+"""Losses of sparse targets against a naive reference with dense targets."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmyolo_bgpenalty.models.sparse_losses import bce_and_max_logits, split_by_level
+
+SHAPES = ((4, 3), (2, 2), (1, 2))
+
+
+def naive(levels, image, prior, label, score, unsure=None):
+    logits = torch.cat([level.flatten(2) for level in levels], 2)
+    targets, weights = torch.zeros_like(logits), torch.ones_like(logits)
+    targets[image, label, prior] = score.to(logits.dtype)
+    if unsure is not None:
+        weights[unsure[0], unsure[2], unsure[1]] = 0
+    return F.binary_cross_entropy_with_logits(logits, targets, weights, reduction='sum'), logits.amax(1)
+
+
+def case(seed, positives, images=2, classes=3, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    levels = [
+        torch.randn(images, classes, *shape, generator=generator, dtype=torch.float64).mul(6).to(dtype)
+        for shape in SHAPES
+    ]
+    priors = sum(h * w for h, w in SHAPES)
+    key = torch.randperm(images * priors, generator=generator)[:positives]
+    label = torch.randint(classes, (len(key),), generator=generator)
+    score = torch.rand(len(key), generator=generator, dtype=torch.float64)
+    return [level.requires_grad_() for level in levels], (key // priors, key % priors, label, score)
+
+
+@given(seed=st.integers(0, 10**6), positives=st.integers(0, 18), classes=st.integers(1, 4), images=st.integers(1, 3))
+def test_sum_and_maximum_are_the_naive_ones(seed, positives, classes, images):
+    levels, target = case(seed, positives, images, classes)
+    results = []
+    for function in (bce_and_max_logits, naive):
+        bce, largest = function(levels, *target)
+        weights = torch.linspace(-1, 2, largest.numel(), dtype=largest.dtype).view_as(largest)
+        results.append((bce, largest, *torch.autograd.grad(0.7 * bce + (weights * largest).sum(), levels)))
+    for found, expected in zip(*results):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@given(seed=st.integers(0, 10**6), positives=st.integers(0, 9), unsure=st.integers(0, 9))
+def test_unsure_logits_are_left_out_of_the_sum(seed, positives, unsure):
+    levels, target = case(seed, positives + unsure)
+    target, left_out = zip(*((x[:positives], x[positives:]) for x in target))
+    results = []
+    for function in (bce_and_max_logits, naive):
+        bce, largest = function(levels, *target, left_out[:3])
+        results.append((bce, largest, *torch.autograd.grad(0.7 * bce + largest.sum(), levels)))
+    for found, expected in zip(*results):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_gradients():
+    levels, target = case(0, 7)
+    assert torch.autograd.gradcheck(lambda *levels: bce_and_max_logits(levels, *target), levels)
+
+
+@pytest.mark.parametrize('use', ['bce', 'largest'])
+def test_gradients_of_one_output_alone(use):
+    levels, target = case(1, 7)
+    results = []
+    for function in (bce_and_max_logits, naive):
+        bce, largest = function(levels, *target)
+        results.append(torch.autograd.grad(bce if use == 'bce' else largest.sum(), levels))
+    for found, expected in zip(*results):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_precision_sums_in_fp32(dtype):
+    levels, (*where, score) = case(2, 7, dtype=dtype)
+    target = (*where, score.float())
+    bce, largest = bce_and_max_logits(levels, *target)
+    expected, most = naive([level.double() for level in levels], *target)
+    assert bce.dtype == largest.dtype == torch.float32
+    torch.testing.assert_close(bce.double(), expected, rtol=1e-5, atol=0)
+    assert torch.equal(largest.double(), most)
+    assert all(g.dtype == dtype for g in torch.autograd.grad(bce + largest.sum(), levels))
+
+
+def test_large_logits_are_finite():
+    for value in (-1e4, 1e4):
+        level = torch.full((1, 2, 2, 2), value, requires_grad=True)
+        none = torch.zeros(0, dtype=torch.long)
+        bce, _ = bce_and_max_logits([level], none, none, none, torch.zeros(0))
+        bce.backward()
+        assert bce.item() == max(value, 0) * 8 and torch.equal(level.grad, torch.full_like(level, float(value > 0)))
+
+
+def test_memory_layout_changes_nothing():
+    levels, target = case(3, 7)
+    results = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        laid = [level.detach().contiguous(memory_format=layout).requires_grad_() for level in levels]
+        bce, largest = bce_and_max_logits(laid, *target)
+        results.append((bce, *torch.autograd.grad(bce + largest.sum(), laid)))
+    assert all(torch.equal(a, b) for a, b in zip(*results))
+
+
+@given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4), data=st.data())
+def test_each_prior_is_in_one_level(sizes, data):
+    prior = data.draw(st.lists(st.integers(0, sum(sizes) - 1), max_size=8))
+    where = [(level, place) for level, size in enumerate(sizes) for place in range(size)]
+    found = {}
+    for level, (chosen, places) in enumerate(split_by_level(torch.tensor(prior, dtype=torch.long), sizes)):
+        found.update({i: (level, place) for i, place in zip(chosen.tolist(), places.tolist())})
+    assert [found[i] for i in range(len(prior))] == [where[p] for p in prior]
