@@ -17,8 +17,20 @@ from mmengine.runner import Runner
 from mmyolo_bgpenalty.config_check.overrides import check_overrides
 
 # The code of any other package counts as the user's own.
-LIBRARIES = {'mmyolo_bgpenalty', 'mmengine', 'mmcv', 'mmdet', 'mmyolo', 'torch', 'numpy', 'yaml'}
-LIBRARIES |= sys.stdlib_module_names
+LIBRARIES = {'mmyolo_bgpenalty', 'mmengine', 'mmcv', 'mmdet', 'mmyolo', *sys.stdlib_module_names}
+LIBRARIES |= {
+    'torch',
+    'torchvision',
+    'numpy',
+    'scipy',
+    'cv2',
+    'PIL',
+    'pycocotools',
+    'addict',
+    'yaml',
+    'onnx',
+    'onnxruntime',
+}
 
 
 class InputError(ValueError):

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         runs = plan_runs(args.config, variants, args.seeds, work_dir, args.cfg_options)
         todo = [run for run in runs if run.result is None]
         for run in runs:
-            iterations = f', {count_iterations(run)} iterations' if args.dry_run and run in todo else ''
+            iterations = _iterations(run) if args.dry_run and run in todo else ''
             print(f'{run}: {run.folder}{iterations} {run.state}')
     print(f'{len(todo)} of {len(runs)} runs to do, {args.jobs} at a time')
     if args.dry_run:
@@ -66,6 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     for run in failed:
         print(f'failed: {run}: {run.failure}', file=sys.stderr)
     return 1 if failed else 0
+
+
+def _iterations(run: Run) -> str:
+    try:
+        with InputCheck():
+            return f', {count_iterations(run)} iterations'
+    except InputError as error:
+        return f', unknown iterations ({error})'
 
 
 def _execute(run: Run, threads: int | None) -> None:

@@ -128,6 +128,12 @@ def test_a_dry_run_prints_the_plan_and_trains_nothing(stage, capsys):
     assert not stage.calls() and not stage.work.exists()
 
 
+def test_a_dry_run_names_missing_data(stage, capsys):
+    assert stage('--seeds', '0', '--dry-run', '--cfg-options', 'train_dataloader.dataset.ann_file=none.json') == 0
+    printed = capsys.readouterr().out
+    assert 'λ=0, seed 0: ' in printed and 'unknown iterations (' in printed and 'none.json' in printed
+
+
 def test_time_is_estimated_from_finished_runs(stage, capsys):
     assert stage('--seeds', '0') == 0
     for name, seconds in (('lambda_0', 600), ('long', 1200), ('lambda_1.5', 60)):
