@@ -21,8 +21,8 @@ def check_classes(parts: ConfigParts) -> Findings:
     assigned = parts.get(where)
     if None not in (number, assigned) and number != assigned:
         yield error(where, f'{assigned}, but the head has {number} classes', f'write {number}')
-    train = [(one, parts.classes_of(one)) for one in parts.train if one.role != 'unlabeled']
-    train = [(dataset, classes) for dataset, classes in train if classes]
+    labeled = [(one, parts.classes_of(one)) for one in parts.train if one.role != 'unlabeled']
+    train = [(dataset, classes) for dataset, classes in labeled if classes]
     for dataset, classes in train:
         if number is None or len(classes) == number:
             continue
@@ -32,11 +32,11 @@ def check_classes(parts: ConfigParts) -> Findings:
         level = warning if len(classes) < number and not parts.val else error
         yield level(f'{head.path}.num_classes', what, f'write {len(classes)}, here and in the assigner')
     for dataset in parts.datasets if train else ():
-        (first, expected), classes = train[0], parts.classes_of(dataset)
-        if classes is None or classes == expected:
+        (first, expected), found = train[0], parts.classes_of(dataset)
+        if found is None or found == expected:
             continue
-        moved = any(name in expected and expected.index(name) != place for place, name in enumerate(classes))
-        what = f'{first_of(classes)}, but {first.path} has {first_of(expected)}: labels have other names'
+        moved = any(name in expected and expected.index(name) != place for place, name in enumerate(found))
+        what = f'{first_of(found)}, but {first.path} has {first_of(expected)}: labels have other names'
         level = error if moved and dataset.role != 'unlabeled' else warning
         yield level(f'{dataset.path}.metainfo.classes', what, 'write one list in one order for all sets')
 

@@ -90,8 +90,8 @@ def _switched(parts: ConfigParts, hook) -> list[Transform]:
 def _sizes(transforms: Sequence[Transform]) -> set[str]:
     """The sizes that transforms state, as width×height."""
     stated = [transform.node.get(key) for transform in transforms for key in ('scale', 'img_scale')]
-    stated = [size for size in stated if isinstance(size, (list, tuple)) and len(size) == 2]
-    return {'×'.join(map(str, size)) for size in stated if all(isinstance(side, int) for side in size)}
+    sizes = [size for size in stated if isinstance(size, (list, tuple)) and len(size) == 2]
+    return {'×'.join(map(str, size)) for size in sizes if all(isinstance(side, int) for side in size)}
 
 
 def check_geometry(parts: ConfigParts) -> Findings:

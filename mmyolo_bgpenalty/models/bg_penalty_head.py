@@ -117,7 +117,7 @@ class BgPenaltyYOLOv8Head(SparseYOLOv8Head):
         points = self.flatten_priors_train[:, :2].float()
         to_image, image_boxes = zip(*map(picture_frame, metas))
         # No point lies in a box of NaN.
-        frames = torch.stack(to_image), pad_sequence(image_boxes, batch_first=True, padding_value=torch.nan)
+        frames = torch.stack(to_image), pad_sequence(list(image_boxes), batch_first=True, padding_value=torch.nan)
         mask = priors_on_image(points, *(frame.to(points.device, non_blocking=True) for frame in frames))
         for i, meta in enumerate(metas):
             boxes, _ = ignored_objects(meta, ignored, i, points.device)

@@ -239,8 +239,8 @@ class SparseYOLOv8Head(YOLOv8Head):
         """
         cls_scores, _, bbox_dist_preds = outs
         self._update_priors(cls_scores)
-        logits, *taught = (torch.cat([level.flatten(2) for level in out], dim=2).mT for out in (cls_scores, *taught))
-        scores, distances = (out.detach().float() for out in taught)
+        logits, *predicted = (torch.cat([level.flatten(2) for level in out], dim=2).mT for out in (cls_scores, *taught))
+        scores, distances = (out.detach().float() for out in predicted)
         loss_cls, image, prior, weight = dense_distillation(logits, scores.sigmoid(), share, gamma)
         losses = dict(loss_cls=self.loss_cls.loss_weight * loss_cls)
         normalizer = weight.sum().clamp(min=1)

@@ -137,7 +137,7 @@ def defects(
     if rng.random() < settings.P_EMPTY:
         return []
     blocked = np.maximum(glare, plants)
-    cells = [tuple(int(c) for c in row) for row in scene.cells()]
+    cells = [(int(a), int(b), int(c), int(d)) for a, b, c, d in scene.cells()]
     wanted = min(1 + int(rng.poisson(settings.MEAN_EXTRA)), settings.MAX_DEFECTS)
     taken: set[Cell] = set()
     out: list[tuple[int, ...]] = []

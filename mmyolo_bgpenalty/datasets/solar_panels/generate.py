@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -85,7 +85,7 @@ def generate(
     num_train: int = 600,
     num_val: int = 150,
     percent: float = 10,
-    size: Sequence[int] = (320, 256),
+    size: tuple[int, int] = (320, 256),
     progress: bool = True,
     workers: int | None = None,
 ) -> None:

@@ -1,6 +1,7 @@
 """The camera and the layout of the modules in one picture."""
 
 import math
+from functools import reduce
 
 import cv2
 import numpy as np
@@ -28,7 +29,7 @@ def value_noise(rng: np.random.Generator, h: int, w: int, grain: float) -> np.nd
 
 def texture(rng: np.random.Generator, h: int, w: int, *octaves: tuple[float, float]) -> np.ndarray:
     """Sum of value noises; each octave is (grain in pixels, weight)."""
-    return sum(weight * value_noise(rng, h, w, grain) for grain, weight in octaves)
+    return reduce(np.add, (weight * value_noise(rng, h, w, grain) for grain, weight in octaves))
 
 
 class Scene:
@@ -106,7 +107,8 @@ class Scene:
 
     def project(self, points: ArrayLike) -> np.ndarray:
         """Pixels, (n, 2), of points in the plane, (n, 2)."""
-        p = np.c_[np.asarray(points, float), np.ones(len(points))] @ self.matrix.T
+        known = np.asarray(points, float)
+        p = np.c_[known, np.ones(len(known))] @ self.matrix.T
         return p[:, :2] / p[:, 2:]
 
     def window(self, points: ArrayLike, pad: float) -> tuple[slice, slice, float]:
