@@ -17,6 +17,7 @@ from mmyolo.datasets import YOLOv5CocoDataset
 from mmyolo.registry import DATASETS
 
 from mmyolo_bgpenalty.config_check.files import image_faults
+from mmyolo_bgpenalty.datasets import unreadable_images
 from tests.helpers.spoilt import LOAD, PACK, edit, member, pair, spoil
 from tests.helpers.tiny import SEMI, SUPERVISED, load
 
@@ -69,6 +70,15 @@ def test_a_jpeg_that_is_cut_off_is_not_learnt_though_it_decodes(root, warnings, 
     monkeypatch.setattr('mmcv.imfrombytes', lambda content, **kwargs: picture)
     assert Path(pair(root)[1]['data_samples'].img_path).name == 'labeled_002.png'
     assert 'labeled_001.png cannot be read and is skipped (cut off: a JPEG without its end)' in warnings[0]
+
+
+def test_a_file_is_examined_before_its_first_load_alone(root, monkeypatch):
+    dataset, examined = pair(root), []
+    monkeypatch.setattr(unreadable_images, 'image_fault', lambda path: examined.append(path) or '')
+    for _ in range(2):
+        for place in range(len(dataset)):
+            dataset[place]
+        assert len(examined) == len(set(examined)) == 16
 
 
 def test_sizes_do_not_matter_where_there_are_no_boxes(root, warnings):

@@ -221,18 +221,21 @@ def test_training_on_a_folder(data, pool, tmp_path):
     assert np.isfinite(watch.rows).all() and runner.train_dataloader.dataset.datasets[1].unreadable == 10
 
 
-def test_quality_is_measured_on_single_images_alone(run):
-    """Of a mosaic the hook would know the first image's boxes alone."""
+def test_quality_is_measured_on_single_images_alone(run, monkeypatch):
+    """In a mosaic the hook would know the boxes of the first image alone."""
     runner, _ = run
     hook = PseudoLabelQualityHook()
+    hook.before_train(runner)
     hook._truth = {'a.png': np.array([[10, 10, 30, 30, 0, 0]], np.float32)}
     hook._counts = np.zeros((3, 3))
-    sample = runner.model.pseudo_labels[0].new()
-    metainfo = dict(img_path='a.png', homography_matrix=np.eye(3, dtype=np.float32), img_shape=(64, 96))
-    sample.set_metainfo(metainfo)
-    sample.gt_instances = runner.model.pseudo_labels[0].gt_instances[:0]
-    hook._count([sample])
-    assert hook._counts[2].tolist() == [1, 0, 0]
-    sample.set_metainfo(dict(mosaic_tiles=np.zeros((4, 4), np.float32)))
-    hook._count([sample])
-    assert hook._counts[2].tolist() == [1, 0, 0]
+    single, mosaic = (runner.model.pseudo_labels[0].new() for _ in range(2))
+    for sample in (single, mosaic):
+        sample.set_metainfo(dict(img_path='a.png', homography_matrix=np.eye(3, dtype=np.float32), img_shape=(64, 96)))
+        sample.gt_instances = runner.model.pseudo_labels[0].gt_instances[:0]
+        sample.pop('mosaic_tiles', None)
+    mosaic.set_metainfo(dict(mosaic_tiles=np.zeros((4, 4), np.float32)))
+    for samples in ([single], [mosaic]):
+        monkeypatch.setattr(runner.model, 'pseudo_labels', samples)
+        hook.after_train_iter(runner, 0)
+        hook._count()
+        assert hook._counts[2].tolist() == [1, 0, 0]
