@@ -87,10 +87,7 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
         Args:
             boxes_at: maps image and prior, (P,) each, to predicted boxes, (P, 4), xyxy in pixels.
             scores_at: maps image, prior and label, (P,) each, to predicted scores, (P,), in [0, 1].
-            priors: (N, >= 2), x and y first, in pixels.
-            gt_labels: (B, G, 1).
-            gt_bboxes: (B, G, 4), xyxy in pixels, G >= 1.
-            pad_bbox_flag: (B, G, 1), 1 for a box, 0 for padding.
+            priors, gt_labels, gt_bboxes, pad_bbox_flag: as in BatchTaskAlignedAssigner, with G >= 1.
         """
         images, boxes = gt_bboxes.shape[:2]
         number, labels = len(priors), gt_labels[..., 0].long()

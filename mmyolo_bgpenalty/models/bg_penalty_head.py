@@ -45,9 +45,6 @@ class BgPenaltyYOLOv8Head(SparseYOLOv8Head):
         bg_penalty: ``lambda_bg`` (>= 0; 1.0), the weight λ, and the options of ``BackgroundPenaltyOptions``.
         **kwargs: see ``SparseYOLOv8Head``.
 
-    Attributes:
-        latest: the ``LatestLoss``, or None before the first loss.
-
     Raises:
         ValueError: ``bg_penalty`` has an unknown key or a value out of range.
     """
@@ -58,7 +55,7 @@ class BgPenaltyYOLOv8Head(SparseYOLOv8Head):
         known_keys('bg_penalty', given, ['lambda_bg', *(field.name for field in fields(BackgroundPenaltyOptions))])
         self.lambda_bg = given.pop('lambda_bg', 1.0)
         self.bg_penalty = BackgroundPenaltyOptions(**given)
-        self.latest: LatestLoss | None = None
+        self.latest: LatestLoss | None = None  # None before the first loss
 
     @property
     def lambda_bg(self) -> float:

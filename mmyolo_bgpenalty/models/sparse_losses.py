@@ -9,14 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Entries = tuple[Tensor, Tensor, Tensor]  # image, prior and label of single logits
+
 
 def bce_and_max_logits(
-    levels: Sequence[Tensor],
-    image: Tensor,
-    prior: Tensor,
-    label: Tensor,
-    score: Tensor,
-    left_out: tuple[Tensor, Tensor, Tensor] | None = None,
+    levels: list[Tensor], image: Tensor, prior: Tensor, label: Tensor, score: Tensor, left_out: Entries | None = None
 ) -> tuple[Tensor, Tensor]:
     r"""Sum of binary cross-entropies against targets that are 0 except for P entries, and the largest logits.
 

@@ -15,7 +15,7 @@ from mmyolo.registry import MODELS
 from torch import Tensor
 
 from mmyolo_bgpenalty.models.assigner import Positives, SparseTaskAlignedAssigner
-from mmyolo_bgpenalty.models.sparse_losses import bce_and_max_logits, dense_distillation, split_by_level
+from mmyolo_bgpenalty.models.sparse_losses import Entries, bce_and_max_logits, dense_distillation, split_by_level
 from mmyolo_bgpenalty.utils.arguments import flag
 from mmyolo_bgpenalty.utils.distributed import sum_over_processes
 from mmyolo_bgpenalty.utils.geometry import priors_in_boxes
@@ -129,8 +129,7 @@ class SparseYOLOv8Head(YOLOv8Head):
 
         score_sum = score.sum()
         normalizer = score_sum.clamp(min=1)
-        number = len(self.flatten_priors_train)
-        foreground = torch.zeros((images, number), dtype=torch.bool, device=prior.device)
+        foreground = torch.zeros((images, len(self.flatten_priors_train)), dtype=torch.bool, device=prior.device)
         foreground[image, prior] = True
         left_out = None
         if self.ignored_in_cls:
@@ -204,12 +203,11 @@ class SparseYOLOv8Head(YOLOv8Head):
                 scores[chosen] = level[image[chosen], label[chosen], place]
             return scores.sigmoid()
 
-        exists = boxes[..., 1:].sum(-1, keepdim=True) > 0
-        return self.assigner.match(
-            boxes_at, scores_at, self.flatten_priors_train, boxes[..., :1], boxes[..., 1:], exists
-        )
+        labels, bboxes = boxes.split((1, 4), dim=2)
+        exists = bboxes.sum(-1, keepdim=True) > 0
+        return self.assigner.match(boxes_at, scores_at, self.flatten_priors_train, labels, bboxes, exists)
 
-    def _ignored_logits(self, metas: list[dict], ignored, foreground: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    def _ignored_logits(self, metas: list[dict], ignored, foreground: Tensor) -> Entries | None:
         """Image, prior and label, (U,) each, of ignored objects at the background priors inside. No triple twice."""
         points, classes = self.flatten_priors_train[:, :2].float(), self.num_classes
         every = torch.arange(classes, device=points.device)
