@@ -1,4 +1,4 @@
-"""Checks of single arguments. Pure Python."""
+"""Checks of single arguments. The messages name the argument. Pure Python."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -7,21 +7,21 @@ from typing import Any
 
 
 def non_negative(name: str, value: Any) -> float:
-    """Return ``value`` as a Python float; a ValueError names an argument that is no finite number >= 0."""
+    """Return ``value`` as a Python float; raise a ValueError if it is no finite number >= 0."""
     if isinstance(value, bool) or not isinstance(value, Real) or value < 0 or not value < math.inf:
         raise ValueError(f'Expected `{name}` to be a finite number >= 0, but got {value!r}')
     return float(value)
 
 
 def fraction(name: str, value: Any) -> float:
-    """Return ``value`` as a Python float; a ValueError names an argument that is not in [0, 1]."""
+    """Return ``value`` as a Python float; raise a ValueError if it is not in [0, 1]."""
     if non_negative(name, value) > 1:
         raise ValueError(f'Expected `{name}` to be in [0, 1], but got {value!r}')
     return float(value)
 
 
 def flag(name: str, value: Any) -> bool:
-    """Return ``value``; a ValueError names an argument that is neither True nor False."""
+    """Return ``value``; raise a ValueError if it is neither True nor False."""
     if not isinstance(value, bool):
         raise ValueError(f'Expected `{name}` to be True or False, but got {value!r}')
     return value
@@ -37,17 +37,14 @@ def known_keys(name: str, value: Any, known: Collection[str]) -> None:
 
 
 def one_of(name: str, value: Any, choices: Sequence[str]) -> str:
-    """Return ``value``; a ValueError names an argument that is not in ``choices``."""
+    """Return ``value``; raise a ValueError if it is not in ``choices``."""
     if value not in choices:
         raise ValueError(f'Expected `{name}` to be one of {", ".join(choices)}, but got {value!r}')
     return value
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
-    """Return ``value`` as a Python int; a ValueError names an argument that is no whole number >= ``least``."""
+    """Return ``value`` as a Python int; raise a ValueError if it is no whole number >= ``least``."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f'Expected `{name}` to be a whole number >= {least}, but got {value!r}')
     return int(value)
-
-
-whole = whole_number  # until its callers have the new name

@@ -1,13 +1,13 @@
-"""Reading COCO json. Standard library only."""
+"""Read and check COCO json files. Standard library only."""
 
 import os
 import sys
 from collections import Counter
-from typing import List, Mapping, Sequence, Tuple
+from collections.abc import Mapping, Sequence
 
 from mmyolo_bgpenalty.utils.files import NAMED, printable, read_json
 
-MOST_IN_FP32 = 3.4e38  # of which models have their boxes
+MOST_IN_FP32 = 3.4e38  # models hold boxes in float32
 
 
 def read_coco(path, training: bool = False) -> dict:
@@ -15,14 +15,18 @@ def read_coco(path, training: bool = False) -> dict:
 
     Args:
         path: the json file.
-        training: check also what MMDetection and pycocotools read: an image's ``width`` and ``height``, an annotation's
-            ``id`` and ``area``, and that the ids of a list, which are sorted, are all numbers or all texts.
+        training: also check the fields that MMDetection and pycocotools read: ``width`` and ``height`` of the images,
+            ``id`` and ``area`` of the annotations. Also check that the ids of a list are all numbers or all texts,
+            since they are sorted.
 
     Raises:
-        ValueError: names the file and the field, and counts: no json, a list that is missing or empty (``images``,
-            ``categories``), an entry without its fields, an id or file name that comes twice, an annotation of
-            an unknown image or category, a box or area that is not of finite numbers with a size >= 0, an image's
-            size that is not of finite numbers >= 1, or a flag (``iscrowd``, ``ignore``) that is neither 0 nor 1.
+        ValueError: the message names the file, the field and the number of faults. These are faults:
+
+            - the file is no json, or ``images`` or ``categories`` is missing or empty;
+            - an entry lacks a field, or an id or a file name comes twice;
+            - an annotation has an unknown image or category;
+            - a box or an area is not finite or has a size below 0, or the size of an image is not finite or below 1;
+            - ``iscrowd`` or ``ignore`` is neither 0 nor 1.
     """
     coco = read_json(path)
     if not isinstance(coco, dict):
@@ -79,16 +83,16 @@ def read_coco(path, training: bool = False) -> dict:
         if unknown:
             value = coco['annotations'][unknown[0]][field]
             raise ValueError(
-                f'{path}: `annotations[{unknown[0]}].{field}` is {_shown(value)}, which is not there'
-                f'{_and_more(unknown)}'
+                f'{path}: `annotations[{unknown[0]}].{field}` is {_shown(value)}, which is unknown{_and_more(unknown)}'
             )
     return coco
 
 
-def numbered_classes(coco: Mapping, classes: Sequence[str]) -> Tuple[List[str], List[str]]:
-    """Those of ``classes`` that a set's categories have, by label, as MMDetection numbers them; and what they lack.
+def numbered_classes(coco: Mapping, classes: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The names in ``classes`` that are categories of the set, in the order of the file, and the names that are not.
 
-    Labels are wrong where something is lacking and the first are not the first of ``classes``, too.
+    MMDetection numbers labels in the order of the file. The labels are right if the first list is a prefix of
+    ``classes``.
     """
     found = [category['name'] for category in coco['categories'] if category['name'] in classes]
     return found, [name for name in classes if name not in found]
@@ -104,7 +108,7 @@ def _is_name(value) -> bool:
 
 def _is_file_name(value) -> bool:
     try:
-        return isinstance(value, str) and os.fsencode(value) != b''  # it may be no text, as the system's names
+        return isinstance(value, str) and os.fsencode(value) != b''  # a file name of the system may be no text
     except UnicodeEncodeError:
         return False
 
@@ -143,7 +147,7 @@ def _kind(value) -> str:
 
 
 def _shown(value) -> str:
-    """A value in a message, cut where it is long."""
+    """A value for a message, at most 200 characters of it."""
     try:
         text = repr(value)
     except RecursionError:
@@ -152,7 +156,7 @@ def _shown(value) -> str:
 
 
 def _and_more(places: Sequence[int]) -> str:
-    """Of the first of ``places`` a message speaks already."""
+    """The places after the first, which the message already names."""
     if len(places) == 1:
         return ''
     rest = ', '.join(map(str, places[1:NAMED]))

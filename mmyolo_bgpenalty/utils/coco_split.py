@@ -1,17 +1,18 @@
 """Labeled and unlabeled parts of a COCO set: exact counts, stratified by class. NumPy only.
 
-An image's strata are the classes of its objects, or "no object". Rarest class first, as in iterative stratification
-(K. Sechidis et al., *On the Stratification of Multi-Label Data*, 2011), each class receives its share of the labeled
-images; then images are added or removed, those first that bring the shares nearest to the percent, until the number
-is exact.
+The strata of an image are the classes of its objects, or "no object". Each class receives its share of the labeled
+images, and the rarest class chooses first, as in iterative stratification (K. Sechidis et al., *On the Stratification
+of Multi-Label Data*, 2011). Then single images are added or removed until the number is exact. Each step takes the
+image that brings the shares nearest to the percent.
 """
 
 import json
+from collections.abc import Callable, Collection
 from decimal import Decimal
 from fractions import Fraction
 from itertools import compress
 from numbers import Real
-from typing import Any, Callable, Collection, List, Sequence, Tuple
+from typing import Any
 
 import numpy as np
 
@@ -19,19 +20,19 @@ from mmyolo_bgpenalty.utils.arguments import whole_number
 
 
 def percent_name(percent) -> str:
-    """A percent as file names have it: '10' for 10.0, '0.5' for 0.50."""
+    """A percent as in the names of the files: '10' for 10.0, '0.5' for 0.50."""
     text = format(_decimal(percent), 'f')
     return text.rstrip('0').rstrip('.') if '.' in text else text
 
 
-def semi_names(stem: str, fold: int, percent) -> Tuple[str, str]:
-    """The names MMDetection gives the two files: train.1@10.json and train.1@10-unlabeled.json."""
+def semi_names(stem: str, fold: int, percent) -> tuple[str, str]:
+    """The names that MMDetection gives the two files: train.1@10.json and train.1@10-unlabeled.json."""
     name = f'{stem}.{fold}@{percent_name(percent)}'
     return f'{name}.json', f'{name}-unlabeled.json'
 
 
 def labeled_count(number: int, percent) -> int:
-    """``percent`` of ``number`` images, rounded as Python's ``round`` does (halves to even), without its float error.
+    """``percent`` of ``number`` images. The product is exact. Halves are rounded to the even number.
 
     Raises:
         ValueError: the percent is not in (0, 100), or one of the two parts would have no image.
@@ -39,7 +40,7 @@ def labeled_count(number: int, percent) -> int:
     count = round(Fraction(_decimal(percent)) * number / 100)
     if not 0 < count < number:
         raise ValueError(
-            f'Expected `percent` to leave an image in either part, but {percent_name(percent)} % of {number} images '
+            f'Expected `percent` to leave an image in each part, but {percent_name(percent)} % of {number} images '
             f'is {count}'
         )
     return count
@@ -52,7 +53,7 @@ def _decimal(percent: Any) -> Decimal:
 
 
 def part(coco: dict, ids: Collection) -> dict:
-    """The set restricted to the images with these ids; everything else stays as it is."""
+    """The set with only the images of these ids and their annotations."""
     return {
         **coco,
         'images': [image for image in coco['images'] if image['id'] in ids],
@@ -61,7 +62,10 @@ def part(coco: dict, ids: Collection) -> dict:
 
 
 def part_writer(coco: dict) -> Callable[[np.ndarray], str]:
-    """A function of a mask over the images that gives the json of ``part``; each entry is made text only once."""
+    """A function that takes a mask over the images and returns the json of that part.
+
+    Each entry is converted to text only once, for all parts.
+    """
     names = ('images', 'annotations')
     texts = {name: [json.dumps(entry) for entry in coco[name]] for name in names}
     others = {name: json.dumps(value) for name, value in coco.items() if name not in names}
@@ -76,8 +80,8 @@ def part_writer(coco: dict) -> Callable[[np.ndarray], str]:
     return write
 
 
-def objects(coco: dict) -> Tuple[np.ndarray, np.ndarray]:
-    """Image and class of every object, as places in ``images`` and ``categories``; two arrays of one length.
+def objects(coco: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Image and class of every object, two arrays (objects,) of indices into ``images`` and ``categories``.
 
     Objects are the boxes that MMDetection's CocoDataset trains on: no crowd, not ignored, at least one pixel wide
     and high.
@@ -96,20 +100,20 @@ def objects(coco: dict) -> Tuple[np.ndarray, np.ndarray]:
 def draw(
     image_of: np.ndarray, class_of: np.ndarray, number: int, labeled: int, seed: int = 0, fold: int = 1
 ) -> np.ndarray:
-    """Which images are labeled: a mask, (number,), with exactly ``labeled`` of them.
+    """Choose the labeled images: a mask (number,) with exactly ``labeled`` images.
 
-    Each class has its share of images, and at least one of them wherever there is room for all classes. With fewer
-    labeled images than classes, as many classes as a greedy search finds room for. The draw is a function of the
-    arguments alone: no generator's algorithm but PCG64's raw stream, which NumPy keeps as it is, takes part.
+    Each class has its share of images, and at least one image if there is room for all classes. Otherwise a greedy
+    search covers as many classes as it can. The same arguments give the same draw with every version of NumPy: the
+    only random numbers are the raw stream of PCG64, which NumPy does not change.
 
     Args:
-        image_of, class_of: of every object, as ``objects`` gives them.
-        number: images in all.
-        labeled: images to choose, in (0, number).
-        seed, fold: whole numbers >= 0; every pair is another draw.
+        image_of, class_of: image and class of every object, as ``objects`` returns them.
+        number: number of all images.
+        labeled: number of images to choose, in (0, number).
+        seed, fold: whole numbers >= 0. Every pair is another draw.
 
     Raises:
-        ValueError: an argument as described above is not met.
+        ValueError: an argument is out of range.
     """
     whole_number('seed', seed, least=0)
     whole_number('fold', fold, least=0)
@@ -120,11 +124,11 @@ def draw(
     order = np.argsort(np.random.PCG64(np.random.SeedSequence([seed, fold])).random_raw(number), kind='stable')
     position = np.empty(number, dtype=np.int64)
     position[order] = np.arange(number)
-    # From here on images are known by their place in the random order: the first that will do is a random one.
+    # Below, the index of an image is its place in the random order. So the first of equal images is a random one.
     strata = _Strata(position[image_of], class_of, number, labeled)
     best, kept = None, -1
-    for cover in (_no_cover, _rarest_first, _most_first):
-        chosen = strata.choose(cover(strata))
+    for first in (None, 'rarest class', 'most classes'):
+        chosen = strata.choose(_cover(strata, first))
         covered = strata.covered(chosen)
         if covered > kept:
             best, kept = chosen, covered
@@ -136,7 +140,7 @@ def draw(
 
 
 class _Strata:
-    """Pairs of image and stratum, each once; the last stratum is of the images without objects."""
+    """Distinct pairs of image and stratum. The last stratum holds the images without objects."""
 
     def __init__(self, image_of: np.ndarray, class_of: np.ndarray, number: int, labeled: int):
         self.number, self.labeled = number, labeled
@@ -148,23 +152,23 @@ class _Strata:
         self.members = np.split(self.image, np.cumsum(self.sizes)[:-1])
         self.rarest_first = [s for s in np.argsort(self.sizes, kind='stable') if self.sizes[s]]
         share = labeled / number * self.sizes
-        # At least one image of each class; "no object" may do without.
+        # At least one image of each class. The stratum "no object" may have none.
         self.targets = np.where(np.arange(len(share)) < self.empty, np.maximum(share, 1), np.maximum(share, 1e-9))
 
     def count(self, chosen: np.ndarray) -> np.ndarray:
-        """Chosen images of each stratum."""
+        """Number of chosen images in each stratum."""
         return np.bincount(self.stratum, weights=chosen[self.image], minlength=len(self.sizes))
 
     def covered(self, chosen: np.ndarray) -> int:
-        """Number of classes that a chosen image has."""
+        """Number of classes with a chosen image."""
         return int((self.count(chosen)[: self.empty] > 0).sum())
 
     def per_image(self, weights: np.ndarray) -> np.ndarray:
-        """Sum over each image's strata."""
+        """The sum of the weights of each image's strata."""
         return np.bincount(self.image, weights=weights[self.stratum], minlength=self.number)
 
     def choose(self, kept: np.ndarray) -> np.ndarray:
-        """A mask of ``labeled`` images, with those of the mask ``kept`` among them."""
+        """A mask of ``labeled`` images, which include the mask ``kept``."""
         chosen, decided = kept.copy(), kept.copy()
         for stratum in self.rarest_first:
             members = self.members[stratum]
@@ -184,48 +188,26 @@ class _Strata:
         chosen[np.argmin(np.where(candidates, cost, np.inf))] = sign > 0
 
 
-def _no_cover(strata: _Strata) -> np.ndarray:
-    return np.zeros(strata.number, dtype=bool)
+def _cover(strata: _Strata, first: str | None) -> np.ndarray:
+    """Images that cover all classes, or as many as there is room for. With None no images.
 
-
-def _rarest_first(strata: _Strata) -> np.ndarray:
-    """Images with all classes, or as many as there is room for: for the rarest one that is missing, its image with
-    most missing ones."""
-    chosen, missing = _no_cover(strata), _classes(strata)
-    for stratum in strata.rarest_first:
-        if missing[stratum] and chosen.sum() < strata.labeled:
-            members = strata.members[stratum]
-            _take(strata, int(members[np.argmax(strata.per_image(missing)[members])]), chosen, missing)
+    Each step takes the image with the most missing classes, with 'rarest class' among the images of the rarest of them.
+    """
+    chosen, missing = np.zeros(strata.number, dtype=bool), (strata.sizes > 0).astype(float)
+    missing[strata.empty] = 0
+    while first and missing.any() and chosen.sum() < strata.labeled:
+        members = np.arange(strata.number)
+        if first == 'rarest class':
+            members = strata.members[next(stratum for stratum in strata.rarest_first if missing[stratum])]
+        image = members[np.argmax(strata.per_image(missing)[members])]
+        chosen[image] = True
+        missing[strata.stratum[strata.image == image]] = 0
     return chosen
-
-
-def _most_first(strata: _Strata) -> np.ndarray:
-    """The same, but always the image with most missing classes."""
-    chosen, missing = _no_cover(strata), _classes(strata)
-    while missing.any() and chosen.sum() < strata.labeled:
-        _take(strata, int(np.argmax(strata.per_image(missing))), chosen, missing)
-    return chosen
-
-
-def _classes(strata: _Strata) -> np.ndarray:
-    present = (strata.sizes > 0).astype(float)
-    present[strata.empty] = 0
-    return present
-
-
-def _take(strata: _Strata, image: int, chosen: np.ndarray, missing: np.ndarray) -> None:
-    chosen[image] = True
-    missing[strata.stratum[strata.image == image]] = 0
 
 
 def class_counts(image_of: np.ndarray, class_of: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarray:
-    """Of each class the images that have it and its objects, among the images of the mask; (classes, 2)."""
+    """For each class, the numbers of its images and of its objects in the images of the mask, (classes, 2)."""
     inside = mask[image_of]
     codes = np.unique(class_of[inside] * len(mask) + image_of[inside])
     images = np.bincount(codes // len(mask), minlength=classes)
     return np.stack([images, np.bincount(class_of[inside], minlength=classes)], axis=1)
-
-
-def lost_classes(names: Sequence[str], counts: np.ndarray, labeled: np.ndarray) -> List[str]:
-    """Names of the classes of which there are images, but no labeled one; counts as of ``class_counts``."""
-    return [name for name, there, here in zip(names, counts[:, 0], labeled[:, 0]) if there and not here]

@@ -1,4 +1,4 @@
-"""Looking at image files without decoding them. Standard library only."""
+"""Check image files without decoding them. Standard library only."""
 
 import os
 import re
@@ -6,15 +6,15 @@ import stat
 
 from mmyolo_bgpenalty.utils.files import reason
 
-NO_FILE = 'no file'  # but a folder, a pipe or the like
+NO_FILE = 'no file'  # a folder or a pipe, for example
 
 
 def image_fault(path, look_inside: bool = True) -> str:
-    """Why an image cannot be read or is not whole, so far as that is known without decoding it; '' if it seems good.
+    """Why an image cannot be read or is not complete. '' if no fault is seen without decoding it.
 
     Args:
-        path: of a local file.
-        look_inside: open it too, which takes longer where the disk does not know it yet.
+        path: a local file.
+        look_inside: also open the file, which takes longer.
     """
     try:
         status = os.stat(path)
@@ -35,11 +35,11 @@ _JPEG_STARTS, _JPEG_ENDS = b'\xff\xd8', b'\xff\xd9'
 
 
 def _is_cut_off(file, size: int) -> bool:
-    """Whether a JPEG's last scan does not end. OpenCV before 5 decodes such a file, and leaves the rest grey."""
+    """Whether the last scan of a JPEG has no end. OpenCV before 5 decodes such a file and leaves the rest grey."""
     file.seek(max(0, size - 64))
     if file.read().rstrip(b'\0\r\n').endswith(_JPEG_ENDS):
         return False
-    # Something may follow the image; a preview before it has an end of its own.
+    # Other data may follow the image. A preview before the image has its own end. So go from segment to segment.
     file.seek(0)
     content, place = file.read(), 2
     while 0 <= place < len(content) - 1:

@@ -19,11 +19,11 @@ MISTAKES = {
     'annotation twice': (repeat('annotations'), '`annotations` has the id 1 2 times'),
     'unknown category': (
         lambda coco: [a.update(category_id=7) for a in coco['annotations'][2:4]],
-        '`annotations[2].category_id` is 7, which is not there (and 1 more: 3)',
+        '`annotations[2].category_id` is 7, which is unknown (and 1 more: 3)',
     ),
     'unknown image': (
         lambda coco: coco['annotations'][0].update(image_id='0'),
-        "`annotations[0].image_id` is '0', which is not there",
+        "`annotations[0].image_id` is '0', which is unknown",
     ),
     'negative size': (
         lambda coco: coco['annotations'][0].update(bbox=[1, 1, -5, 5]),

@@ -56,8 +56,8 @@ def test_annotations_may_be_absent(file):
         (['categories', 0, 'id'], 2.5, '`categories` has the id 2.5 2 times'),
         (['categories', 0, 'name'], 'dog', "`categories` has the name 'dog' 2 times"),
         (['annotations'], COCO['annotations'] * 3, '`annotations` has the id 1 3 times'),
-        (['annotations', 0, 'image_id'], '7', "`annotations[0].image_id` is '7', which is not there"),
-        (['annotations', 0, 'category_id'], 1, '`annotations[0].category_id` is 1, which is not there'),
+        (['annotations', 0, 'image_id'], '7', "`annotations[0].image_id` is '7', which is unknown"),
+        (['annotations', 0, 'category_id'], 1, '`annotations[0].category_id` is 1, which is unknown'),
         (['annotations', 0, 'bbox'], [0, 0, 1], '`annotations[0].bbox` is [0, 0, 1]; expected [x, y, width, height]'),
         (['annotations', 0, 'bbox'], None, '`annotations[0].bbox` is None; expected'),
         (['annotations', 0, 'bbox'], [0, 0, -1, 1], '`annotations[0].bbox` is [0, 0, -1, 1]; expected'),
@@ -180,7 +180,7 @@ def test_mistakes_are_counted_and_the_first_ten_named(file):
     for place in range(6):
         coco['annotations'][place]['id'] = place
     file.write_text(json.dumps(coco))
-    with pytest.raises(ValueError, match=r"`annotations\[7\].category_id` is '(x{199})…, which is not .* 1 more: 9\)$"):
+    with pytest.raises(ValueError, match=r"`annotations\[7\].category_id` is '(x{199})…, which is unk.* 1 more: 9\)$"):
         read_coco(file)
 
 

@@ -98,7 +98,7 @@ def test_other_contents_are_replaced_only_on_request(tmp_path):
     write_together([(tmp_path / 'a', 'A'), (tmp_path / 'b', 'B')])
     write_together([(tmp_path / 'a', 'A'), (tmp_path / 'b', 'B'), (tmp_path / 'c', 'C')])
     # Of the same length, so that it is not the size that tells.
-    with pytest.raises(ValueError, match='b: is there with other contents'):
+    with pytest.raises(ValueError, match='b: exists with other contents'):
         write_together([(tmp_path / 'd', 'D'), (tmp_path / 'b', 'X')])
     assert sorted(os.listdir(tmp_path)) == ['a', 'b', 'c'] and (tmp_path / 'b').read_text() == 'B'
     write_together([(tmp_path / 'd', 'D'), (tmp_path / 'b', 'X')], overwrite=True)

@@ -23,7 +23,6 @@ from mmyolo_bgpenalty.utils.coco_split import (
     class_counts,
     draw,
     labeled_count,
-    lost_classes,
     objects,
     part_writer,
     percent_name,
@@ -94,7 +93,7 @@ def show(
     table.add_row('all', str(number), str(len(image_of)), *('{} ({})'.format(*total) for total in totals))
     console.print(table)
     for (name, mask), count in zip(labeled.items(), counts, strict=True):
-        lost = lost_classes(names, every, count)
+        lost = [names[row] for row in np.flatnonzero((every[:, 0] > 0) & (count[:, 0] == 0))]
         if lost:
             print(
                 f'warning: {name} has no object of {", ".join(lost)}: its {mask.sum()} images are too few for all '

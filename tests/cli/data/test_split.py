@@ -92,7 +92,7 @@ def test_other_files_are_not_overwritten(split, annotations):
     assert split(annotations, '--folds', 2)[0] == 0
     code, out, err = split(annotations, '--folds', 3, '--seed', 1)
     assert (code, out) == (2, '') and len(err.splitlines()) == 1
-    assert 'train.1@10.json: is there with other contents' in err and '--force' in err
+    assert 'train.1@10.json: exists with other contents' in err and '--force' in err
     assert contents(folder) == first
     assert split(annotations, '--folds', 2, '--seed', 1, '--force')[0] == 0
     assert contents(folder).keys() == first.keys() and not set(contents(folder).values()) & set(first.values())
@@ -147,7 +147,7 @@ def test_a_class_without_room_is_named(split, tmp_path):
     [
         (('--percent', 0), '`percent`'),
         (('--percent', 10, 'nan'), '`percent`'),
-        (('--percent', 10, 1), 'leave an image in either part, but 1 % of 40 images is 0'),
+        (('--percent', 10, 1), 'leave an image in each part, but 1 % of 40 images is 0'),
         (('--folds', 0), '`--folds` to be a whole number >= 1, but got 0'),
         (('--seed', -1), '`seed`'),
     ],
