@@ -1,4 +1,4 @@
-"""The versions that this package works with, and the types that torch may load from MMEngine's checkpoints."""
+"""Check the versions of the packages, import MMYOLO, and let torch load MMEngine's checkpoints."""
 
 import re
 import sys
@@ -8,13 +8,13 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 REQUIRED = {  # module: (lowest version, first version that does not work)
-    'torch': ('1.13', None),
+    'torch': ('2.1', None),
     'mmengine': ('0.10', '1.0'),
     'mmcv': ('2.0.0', '2.1.0'),
     'mmdet': ('3.0.0', '4.0.0'),
     'mmyolo': ('0.6.0', '1.0'),
 }
-FORK = {  # module: its distribution in OpenMMLab's maintained fork, and the versions of it
+FORK = {  # the maintained fork of OpenMMLab. module: (distribution, lowest version, first that does not work)
     'mmengine': ('onedl-mmengine', '0.10.8', '1.0'),
     'mmcv': ('onedl-mmcv', '2.3', '2.4'),
     'mmdet': ('onedl-mmdetection', '3.4', '4.0'),
@@ -41,10 +41,10 @@ def installed(distribution: str) -> str | None:
 
 
 def check_versions() -> None:
-    """Check that all packages are there, in versions that work, and that MMCV has its compiled operators.
+    """Check that all packages are installed in versions that work, and that MMCV has its compiled operators.
 
     Raises:
-        ImportError: names every package at fault, what was found and what is needed.
+        ImportError: the message names every wrong package, its version, and the versions that work.
     """
     faults = []
     for module, bounds in REQUIRED.items():
@@ -75,9 +75,9 @@ def check_versions() -> None:
 def import_mmyolo() -> None:
     """Import MMYOLO, also beside the fork's MMCV.
 
-    ``mmyolo/__init__.py`` asserts that MMCV is older than 2.1. With the fork this one file is executed without its
-    assertions, as ``python -O`` does. They are all about versions, which ``check_versions`` has checked. No file and no
-    version is changed. If MMYOLO is imported before this package, its assertion still fails.
+    ``mmyolo/__init__.py`` asserts that MMCV is older than 2.1. With the fork, this function executes that file without
+    its assertions, as ``python -O`` does. All of them are about versions, which ``check_versions`` has checked. No file
+    and no version is changed. If MMYOLO is imported before this package, its assertion still fails.
     """
     if 'mmyolo' in sys.modules or not installed(FORK['mmcv'][0]):
         return
@@ -93,8 +93,8 @@ def import_mmyolo() -> None:
 
 
 def safe_loading() -> bool:
-    """Whether ``torch.load`` executes nothing in a file by default: from torch 2.6 on."""
-    import torch  # here, since check_versions must report a missing torch
+    """Whether ``torch.load`` executes nothing in a file by default. This is so from torch 2.6 on."""
+    import torch  # not at the top, since check_versions must report a missing torch
 
     return _release(torch.__version__) >= (2, 6)
 
@@ -102,9 +102,9 @@ def safe_loading() -> bool:
 def allow_checkpoint_types() -> None:
     """Let ``torch.load(weights_only=True)``, the default from torch 2.6 on, read MMEngine's own checkpoints.
 
-    MMEngine stores its message hub in them, that is, HistoryBuffer objects with NumPy arrays. These refer to their own
-    statistics methods by ``getattr``. Only these types are allowed. ``getattr`` is replaced by a function that finds
-    only those methods. Everything else is still refused.
+    The checkpoints hold MMEngine's message hub: HistoryBuffer objects with NumPy arrays. A HistoryBuffer refers to its
+    own statistics methods by ``getattr``. Only these types are allowed, and ``getattr`` is replaced by a function that
+    finds only those methods. Everything else is still refused.
     """
     import numpy as np
     import torch

@@ -169,7 +169,7 @@ def versions(monkeypatch, **found):
     'found',
     [
         {},
-        {'torch': '1.13.1+cu117'},
+        {'torch': '2.1.0+cu118'},
         {'torch': '2.14.0a0+git123'},
         {'torch': '10.0', 'mmcv': '2.0.0+cu118'},
         {'mmengine': '0.11.0rc1', 'mmdet': '3.0.0', 'mmyolo': '0.6.1.dev0', 'mmcv': '2.0.0.post1'},
@@ -185,7 +185,7 @@ def test_good_versions_pass(found, monkeypatch):
 
 
 ORIGINAL = [
-    ('torch', '1.12.1'),
+    ('torch', '2.0.1'),
     ('mmengine', '0.9.1'),
     ('mmcv', '1.7.2'),
     ('mmcv', '2.1.0'),
