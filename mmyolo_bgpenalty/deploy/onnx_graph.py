@@ -1,4 +1,4 @@
-"""ONNX files of plain detectors, compared with torch by onnxruntime."""
+"""ONNX files of plain detectors. onnxruntime must give the same results as torch."""
 
 import inspect
 import io
@@ -17,26 +17,26 @@ from torch import Tensor, nn
 from mmyolo_bgpenalty.deploy.plain_detector import Export, block_pictures
 
 TOLERANCE = dict(boxes=0.05, scores=1e-3)  # pixels of the input; scores in [0, 1]
-OPSET = 17  # the highest that torch 1.13 writes; runtimes have read it for years
+OPSET = 17  # all supported versions of torch write it, and most runtimes read it
 
 
 def input_shape(cfg: Config) -> tuple[int, int]:
     """(height, width) to which the test pipeline resizes. Raises ValueError if no step has a ``scale``."""
     scales = [step['scale'] for step in cfg.test_dataloader.dataset.pipeline if 'scale' in step]
     if not scales:
-        raise ValueError('Expected a `scale` in the test pipeline, but there is none: state the shape of the input')
+        raise ValueError('Expected a `scale` in the test pipeline, but there is none: give --shape')
     width, height = np.broadcast_to(scales[-1], 2).tolist()
     return height, width
 
 
 class OnnxGraph(nn.Module):
-    """A YOLOv8 detector with normalization and without NMS.
+    """A YOLOv8 detector with normalization, but without NMS.
 
     Forward takes BGR images (B, 3, H, W), uint8, as the test pipeline packs them. It returns boxes (B, N, 4), x1, y1,
     x2, y2 in pixels of the input, not clipped, and scores (B, N, C) in [0, 1]. The model must be in eval mode.
 
     Raises:
-        ValueError: the head is not a YOLOv8Head, or ``shape`` (H, W) is not in multiples of the largest stride.
+        ValueError: the head is not a YOLOv8Head, or ``shape`` (H, W) is no multiple of the largest stride.
     """
 
     priors: Tensor
@@ -73,14 +73,14 @@ class OnnxGraph(nn.Module):
 def export_onnx(export: Export, shape: Sequence[int]) -> tuple[bytes, dict[str, float]]:
     """The ``OnnxGraph`` of a detector as an ONNX file, for images of ``shape`` (H, W) and batches of any size.
 
-    The metadata of the file hold ``classes`` and ``test_cfg`` as json, and describe input and outputs.
+    The metadata of the file contain ``classes`` and ``test_cfg`` as json, and describe the input and the outputs.
 
     Returns:
         The file, and the largest absolute differences of ``boxes`` and ``scores`` between onnxruntime and torch.
 
     Raises:
         ImportError: onnx or onnxruntime is missing.
-        ValueError: as OnnxGraph, or a difference exceeds ``TOLERANCE``.
+        ValueError: OnnxGraph raises it, or a difference exceeds ``TOLERANCE``.
     """
     try:  # optional packages
         import onnx
@@ -90,7 +90,7 @@ def export_onnx(export: Export, shape: Sequence[int]) -> tuple[bytes, dict[str, 
     graph = OnnxGraph(export.model, shape).eval()
     model = onnx.load_from_string(_traced(graph, shape))
     classes = export.checkpoint['meta']['dataset_meta']['classes']
-    # The exporter leaves the sizes of the outputs open.
+    # The exporter does not write the sizes of the outputs.
     for output, last in zip(model.graph.output, (4, len(classes))):
         _, number, values = output.type.tensor_type.shape.dim
         number.dim_value, values.dim_value = len(graph.priors), last
@@ -118,7 +118,7 @@ def _traced(graph: OnnxGraph, shape: Sequence[int]) -> bytes:
         options['dynamo'] = False
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # about the age of this exporter, and about branches on shapes
+        warnings.simplefilter('ignore')  # this exporter is deprecated, and branches depend on shapes
         torch.onnx.export(graph, (block_pictures(2, shape),), buffer, **options)  # type: ignore[arg-type]  # a buffer
     return buffer.getvalue()
 

@@ -1,4 +1,4 @@
-"""A plain detector from a training checkpoint: config and weights that do not need this package."""
+"""Plain detectors: config and weights from a training checkpoint that work without this package."""
 
 import copy
 import inspect
@@ -37,21 +37,26 @@ class Export(NamedTuple):
 
 
 def export_detector(cfg: Config, path: str, student: bool = False) -> Export:
-    """Take the teacher, or the student, out of a semi-supervised checkpoint of MMEngine.
+    """Extract the teacher or the student from a semi-supervised checkpoint, or the detector of a supervised one.
 
-    The plain detector and the trained one predict on a picture, both in the contiguous memory format (channels_last
-    rounds differently). Their boxes, scores and labels must be equal bit for bit.
+    The plain detector and the trained one predict on one picture. Their boxes, scores and labels must be equal bit for
+    bit. Both use the contiguous memory format, since channels_last rounds differently.
+
+    Args:
+        cfg: the config of the training.
+        path: the checkpoint.
+        student: extract the student instead of the teacher.
 
     Raises:
-        ValueError: the file is no checkpoint, or does not fit ``cfg``, the config of the training.
-        FileNotFoundError: no such checkpoint.
+        ValueError: the file is no checkpoint, or does not fit ``cfg``.
+        FileNotFoundError: the checkpoint does not exist.
     """
     missing = [key for key in ('model', 'test_dataloader') if not cfg.get(key)]
     if missing:
         raise ValueError(f'{cfg.filename}: expected `{missing[0]}` in the config, but there is none')
     semi = 'detector' in cfg.model
     if student and not semi:
-        raise ValueError(f'{cfg.filename}: is no semi-supervised config, so it has no student')
+        raise ValueError(f'{cfg.filename}: expected a semi-supervised config, because others have no student')
     role = ('student' if student else 'teacher') if semi else 'detector'
     weights, meta = _read_checkpoint(path, role)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
@@ -66,7 +71,7 @@ def export_detector(cfg: Config, path: str, student: bool = False) -> Export:
             trained.semi_test_cfg = ConfigDict(predict_on=role)
         found, expected = _predictions(model, plain), _predictions(trained, cfg)
     if len(found) != len(expected) or not all(torch.equal(found[key], expected[key]) for key in expected.keys()):
-        raise ValueError(f'{cfg.filename}: the plain detector predicts otherwise than the trained one')
+        raise ValueError(f'{cfg.filename}: expected the plain detector to predict as the trained one, but it does not')
     model.cfg, model.dataset_meta = copy.deepcopy(plain), metainfo
     kept = {key: meta[key] for key in ('epoch', 'iter', 'mmengine_version') if key in meta}
     kept |= dict(cfg=plain.pretty_text, dataset_meta=metainfo)
@@ -74,7 +79,7 @@ def export_detector(cfg: Config, path: str, student: bool = False) -> Export:
 
 
 def plain_config(cfg: Config) -> Config:
-    """The part of a config that testing and inference need, with parents in place of this package's classes."""
+    """The part of a config that testing and inference need. Each class of this package is replaced by its parent."""
     plain = {key: copy.deepcopy(cfg[key]) for key in KEPT if cfg.get(key) is not None}
     scope = plain.setdefault('default_scope', 'mmdet')
     if 'detector' in plain['model']:
@@ -92,7 +97,7 @@ def plain_config(cfg: Config) -> Config:
     evaluators = _listed(plain.pop('test_evaluator', None))
     own = [evaluator for evaluator in evaluators if _own_class(evaluator)]
     evaluators = [evaluator for evaluator in evaluators if not _own_class(evaluator)]
-    # Our metric becomes a CocoMetric, which must not come twice.
+    # PrecisionRecallMetric becomes a CocoMetric. There must not be two of these.
     if not any(str(evaluator['type']).endswith('CocoMetric') for evaluator in evaluators):
         evaluators += own[:1]
     if evaluators:
@@ -106,14 +111,14 @@ def plain_config(cfg: Config) -> Config:
 
 
 def checkpoint_bytes(checkpoint: dict) -> bytes:
-    """The file that torch.save would write."""
+    """The content of the file that torch.save would write."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     return buffer.getvalue()
 
 
 def block_pictures(number: int, shape: Sequence[int]) -> Tensor:
-    """Coloured blocks of 8 pixels, (number, 3, H, W), uint8. A detector finds objects in them, unlike in noise."""
+    """Coloured blocks of 8 pixels, (number, 3, H, W), uint8. Detectors find objects in them, but not in noise."""
     generator = torch.Generator().manual_seed(number)
     grid = torch.randint(0, 256, (number, 3, -(-shape[0] // 8), -(-shape[1] // 8)), generator=generator)
     return grid.to(torch.uint8).repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
@@ -127,7 +132,9 @@ def _read_checkpoint(path: str, role: str) -> tuple[dict[str, Tensor], dict]:
         raise ValueError(f'{path}: expected a `state_dict` of tensors, as MMEngine writes it, but there is none')
     prefixes = {key.partition('.')[0] for key in weights}
     if role == 'detector' and prefixes >= {'teacher', 'student'}:
-        raise ValueError(f'{path}: is a checkpoint of student and teacher: give the config it was trained with')
+        raise ValueError(
+            f'{path}: expected weights of one detector, but got student and teacher: give the config of the training'
+        )
     if role != 'detector':
         if role not in prefixes:
             raise ValueError(f'{path}: expected weights `{role}.…` of a semi-supervised run, but there are none')
@@ -146,7 +153,7 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
 
 
 def _predictions(detector: nn.Module, cfg: Config) -> DetDataSample:
-    """All boxes on one picture that the test pipeline letterboxes, also those with low scores."""
+    """All boxes on one picture, also those with low scores. The test pipeline must letterbox the picture."""
     detector = copy.deepcopy(detector)
     detector.cfg = copy.deepcopy(cfg)
     for module in detector.modules():
@@ -158,12 +165,12 @@ def _predictions(detector: nn.Module, cfg: Config) -> DetDataSample:
 
 
 def _metainfo(plain: Config, trained: Mapping, path: str) -> dict:
-    """The classes of the test set, which must be those of the training, and a colour for each."""
+    """The classes of the test set and their colours. The training must have had the same classes."""
     dataset = _build(DATASETS, {**plain.test_dataloader.dataset, 'lazy_init': True}, 'test_dataloader.dataset')
     classes = tuple(dataset.metainfo.get('classes') or ())
     stored = tuple({key.lower(): value for key, value in trained.items()}.get('classes') or classes)
     if stored != classes:
-        raise ValueError(f'{path}: was trained for the classes {stored}, but `test_dataloader.dataset` has {classes}')
+        raise ValueError(f'{path}: expected the classes of `test_dataloader.dataset`, {classes}, but got {stored}')
     palette = dataset.metainfo.get('palette')
     if not isinstance(palette, (list, tuple)) or len(palette) < len(classes):
         palette = get_palette('random', len(classes))
@@ -171,7 +178,7 @@ def _metainfo(plain: Config, trained: Mapping, path: str) -> dict:
 
 
 def _own_class(node) -> type | None:
-    """The class of this package that a dict of a config names, or None."""
+    """The class of this package that ``type`` names, or None."""
     kind = node.get('type') if isinstance(node, Mapping) else None
     scope, _, name = str(getattr(kind, '__name__', kind)).rpartition('.')
     if scope.partition('.')[0] not in ('', 'mmyolo', PACKAGE):
@@ -181,7 +188,7 @@ def _own_class(node) -> type | None:
 
 
 def _replace(node) -> None:
-    """Below ``node``, name parents in place of our classes, and drop arguments that they do not know. In place."""
+    """In a config, replace the classes of this package by their parents, and drop the arguments of these classes."""
     if isinstance(node, (list, tuple)):
         for child in node:
             _replace(child)

@@ -1,4 +1,4 @@
-"""Matching of detections to objects, image by image. Needs NumPy and pycocotools.
+"""Match detections to objects, image by image. Needs NumPy and pycocotools.
 
 Shapes: N detections and G annotated boxes of one image; D detections of all images; K classes.
 Boxes are x, y, width, height in pixels, as in a COCO file.
@@ -23,7 +23,7 @@ class Detections(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """The annotated boxes of one image. Ignored boxes are regions, like crowds of COCO. The others are objects."""
+    """The annotated boxes of one image. Ignored boxes are regions, as crowds in COCO. The others are objects."""
 
     boxes: np.ndarray  # (G, 4)
     labels: np.ndarray  # (G,)
@@ -31,7 +31,7 @@ class Truth(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """The matched detections of a set of images, and the counts of its objects. Ignored detections are left out."""
+    """The matched detections of a set of images without the ignored ones, and the numbers of objects."""
 
     scores: np.ndarray  # (D,), highest first
     labels: np.ndarray  # (D,)
@@ -81,15 +81,15 @@ def match_boxes(found: Detections, truth: Truth, iou_thr: float = 0.5) -> tuple[
 
 
 def kinds_of_mistakes(found: Detections, truth: Truth, iou_thr: float = 0.5) -> np.ndarray:
-    """The kind of mistake that each detection of an image is, if it is a false positive.
+    """The kind of mistake of each detection of an image. Only the values of false positives have a meaning.
 
-    The first line that holds decides:
+    The first condition that is true decides:
 
     - 'duplicate': IoU >= ``iou_thr`` with an object of its class, which another detection has taken.
     - 'class': IoU >= ``iou_thr`` with an object of another class.
     - 'place': IoU >= 0.1 with an object of its class.
     - 'class': IoU >= 0.1 with an object of another class.
-    - 'background': none of these.
+    - 'background': none of them is true.
 
     Returns:
         (N,) int, indices into ``MISTAKES``.

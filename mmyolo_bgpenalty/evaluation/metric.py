@@ -1,4 +1,4 @@
-"""Precision and recall as a metric of MMEngine's loops."""
+"""PrecisionRecallMetric: precision and recall as a metric for the loops of MMEngine."""
 
 import json
 import math
@@ -34,12 +34,12 @@ class PrecisionRecallMetric(CocoMetric):
     are ignored regions. An image is empty if it has no annotation of the evaluated classes.
 
     Args:
-        ann_file: the set, a COCO file. With None the set is ``instances`` of the data samples, a meta key to pack.
+        ann_file: COCO file of the set. With None, the objects are ``instances`` of the data samples. PackDetInputs
+            must list this meta key.
         iou_thr: in (0, 1].
-        score_thr: the fixed confidence, in [0, 1].
-        recalls: where to report precision and false positives, each in (0, 1].
-        coco: also evaluate as CocoMetric does, with its arguments, and report ``coco/bbox_mAP`` …. These are 0 if
-            nothing is detected in the whole set.
+        score_thr: a fixed confidence to report, in [0, 1].
+        recalls: recalls at which precision and false positives are reported, each in (0, 1].
+        coco: also report the values of CocoMetric, ``coco/bbox_mAP`` …. They are 0 without any detection.
         prefix: replaces ``pr``.
         kwargs: further arguments of CocoMetric. ``classwise`` prints each class, and reports ``pr/{class}_precision``,
             ``_recall`` and ``_f1`` at the best confidence and ``_ap`` at ``iou_thr`` for each class with objects.
@@ -94,7 +94,7 @@ class PrecisionRecallMetric(CocoMetric):
             return numbers
         coco = super().compute_metrics(results)
         if not any(len(prediction['bboxes']) for _, prediction in results):
-            # CocoMetric reports nothing here, and `save_best` of CheckpointHook would end the run.
+            # CocoMetric reports nothing in this case, and then `save_best` of CheckpointHook ends the run.
             for metric in {'bbox', 'segm'}.intersection(self.metrics):
                 coco |= {f'{metric}_{item}': 0.0 for item in self.metric_items or COCO_ITEMS}
         coco = {f'{CocoMetric.default_prefix}/{key}': value for key, value in coco.items()}
@@ -127,7 +127,7 @@ class PrecisionRecallMetric(CocoMetric):
         missing = sorted(set(wanted) - set(names))
         if missing:
             raise ValueError(f'{self.ann_file}: `categories` has no {", ".join(map(repr, missing))}')
-        if not self._truth:  # kept, as pycocotools overwrites `ignore` of the annotations
+        if not self._truth:  # kept, because pycocotools overwrites `ignore` of the annotations
             for image in coco.get_img_ids():
                 objects = [a for a in coco.imgToAnns.get(image, ()) if a['category_id'] in ids]
                 self._truth[image] = Truth(
@@ -138,7 +138,7 @@ class PrecisionRecallMetric(CocoMetric):
         return names, self._truth
 
     def _pairs(self, results: list, truth: dict[Any, Truth]) -> Iterator[tuple[Detections, Truth]]:
-        """What ``match_images`` takes, for each image of the set."""
+        """The detections and the objects of each image of the set."""
         predictions = {prediction['img_id']: prediction for _, prediction in results}
         unknown = [image for image in predictions if image not in truth]
         if unknown:

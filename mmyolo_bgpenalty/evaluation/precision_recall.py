@@ -1,8 +1,8 @@
-"""Precision, recall and false positives of a set of matched detections. Pure NumPy.
+"""Precision, recall and false positives of matched detections. Pure NumPy.
 
 Shapes: D detections; K classes; R recalls.
 
-A detection counts at a confidence c if its score is >= c. It is a true positive (tp) if it has an object of its class,
+A detection counts at a confidence c if its score is >= c. It is a true positive (tp) if it was matched to an object,
 and otherwise a false positive (fp). With num_gt, the number of objects,
 
     precision = tp / (tp + fp),    recall = tp / num_gt,    f1 = 2 · tp / (tp + fp + num_gt),
@@ -21,11 +21,11 @@ The report of ``precision_recall`` is a dict of Python numbers and lists:
       image without any box; nan without such images.
     - ``fp_background``, ``fp_place``, ``fp_class``, ``fp_duplicate``: the parts of ``fp_per_image`` by
       ``kinds_of_mistakes``.
-    - ``precision_at_0.25``, … ``fp_per_empty_image_at_0.25``: the ratios and false positives above, at ``score_thr``.
+    - ``precision_at_0.25``, …, ``fp_per_empty_image_at_0.25``: the same five numbers at ``score_thr``.
     - ``precision_at_recall_0.6``, …: COCO's interpolated precision, mean over classes. For one class this is the
       highest precision at any confidence that reaches the recall, and 0 if none does.
-    - ``fp_per_image_at_recall_0.6``, …: at the highest confidence at which all classes together reach the recall;
-      nan if none does.
+    - ``fp_per_image_at_recall_0.6``, …: false positives per image at the highest confidence at which all classes
+      together reach the recall; nan if none does.
 ``classes``
     For each class ``objects``, ``detections``, its own precision, recall and f1 as above, and ``ap``, the mean of the
     interpolated precision over COCO's 101 recalls.
@@ -124,12 +124,12 @@ class _Counts:
         return stop - self._tp[stop], self._in_empty[stop]
 
     def false_positives_at_recalls(self, recalls: Sequence[float]) -> np.ndarray:
-        """(R,), nan where no confidence reaches the recall of all objects."""
+        """Numbers (R,) of false positives; nan if no confidence reaches the recall."""
         reached = self._tp[self.ends] / max(self.num_gt.sum(), 1)
         return np.append(self.ends - self._tp[self.ends], np.nan)[np.searchsorted(reached, recalls)]
 
     def interpolated_precision(self, recalls: Sequence[float] | np.ndarray) -> np.ndarray:
-        """(K, R)."""
+        """COCO's interpolated precision of each class at each recall, (K, R)."""
         rows = np.zeros((len(self.places), len(recalls)))
         for row, places, counts, num_gt in zip(rows, self.places, self._class_tp, self.num_gt):
             ends = _ends(self.scores[places])

@@ -7,7 +7,7 @@ from terminaltables import AsciiTable
 
 
 def report_table(report: dict, iou_thr: float, score_thr: float, recalls: Sequence[float], classwise: bool) -> str:
-    """A table with the mean over classes, and with ``classwise`` each class, and a line with all false positives."""
+    """A table of the mean over classes and, with ``classwise``, of each class. Then a line with the false positives."""
     metrics, fixed = report['metrics'], f'{score_thr:g}'
     columns = {'P': 'precision', 'R': 'recall', 'F1': 'f1'}
     columns |= {f'{title}@{fixed}': f'{key}_at_{fixed}' for title, key in columns.items()}

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 from mmengine.config import Config
-from mmengine.dist import get_rank
 
 from mmyolo_bgpenalty import ConfigCheckHook
 from mmyolo_bgpenalty.config_check import hook
@@ -36,38 +35,22 @@ def test_a_config_without_a_file_is_not_compared():
 
 
 @pytest.mark.parametrize('error', [None, ValueError('two mistakes'), KeyError('of any kind')])
-def test_the_main_process_checks_and_all_stop_with_its_error(tmp_path, monkeypatch, error):
+@pytest.mark.parametrize('point, name', [('before_run', '_check_dead_names'), ('before_train', 'check_at_start')])
+def test_the_main_process_checks_and_all_stop_with_its_error(tmp_path, monkeypatch, point, name, error):
     checked = []
 
-    def check(runner):
-        checked.append(runner)
+    def check(subject):
+        checked.append(subject)
         if error is not None:
             raise error
 
     def start(rank):
         try:
-            ConfigCheckHook().before_train('the runner')
+            getattr(ConfigCheckHook(), point)(SimpleNamespace(cfg={}))
         except Exception as problem:
             return len(checked), str(problem)
         return len(checked), None
 
-    monkeypatch.setattr(hook, 'check_at_start', check)
+    monkeypatch.setattr(hook, name, check)
     message = None if error is None else str(error)
     assert in_two_processes(start, tmp_path) == [(1, message), (0, message)]
-
-
-def test_a_misspelt_setting_stops_all_processes(tmp_path):
-    file = tmp_path / 'mine.py'
-    file.write_text('lambda_bg = 1.0\n')
-    cfg = Config.fromfile(file)
-    cfg.merge_from_dict(dict(lamda_bg=2.0))
-
-    def start(rank):
-        try:
-            ConfigCheckHook().before_run(SimpleNamespace(cfg=cfg))
-        except ValueError as problem:
-            return get_rank(), '`lambda_bg` meant' in str(problem)
-
-    folder = tmp_path / 'store'
-    folder.mkdir()
-    assert in_two_processes(start, folder) == [(0, True), (1, True)]

@@ -69,12 +69,15 @@ MISTAKES = {
     ),
     'validation at another size': (validate_at_another_size, W, 'val_dataloader.dataset.pipeline', '640×512, but'),
     # Geometry
-    'letterbox in a view': (strong(LETTERBOX), E, f'{STRONG}.type', 'LetterResize does not record'),
-    'affine in a view': ({f'{STRONG}.type': 'YOLOv5RandomAffine'}, E, f'{STRONG}.type', 'pseudo-boxes land'),
+    'letterbox in a view': (
+        strong(LETTERBOX),
+        E,
+        f'{STRONG}.type',
+        'pseudo-boxes land',
+    ),
     "MMDetection's affine": (strong(dict(type='mmdet.RandomAffine')), E, f'{STRONG}.type', 'RandomAffine does not'),
     'mosaic in a view': (strong(dict(type='Mosaic', img_scale=INPUT)), E, f'{STRONG}.type', 'Mosaic does not'),
     'recorded mosaic in a view': (strong(BARE_MOSAIC), E, f'{STRONG}.type', 'within one view'),
-    'MixUp in a view': (strong(dict(type='YOLOv5MixUp')), E, f'{STRONG}.type', 'YOLOv5MixUp'),
     'recorded MixUp in a view': (strong(dict(type='RecordedMixUp')), E, f'{STRONG}.type', 'within one view'),
     'MixUp before the views': (
         {f'{UNLABELED}.3': Before(dict(type='YOLOv5MixUp', pre_transform=LOAD[:1]))},
@@ -103,7 +106,6 @@ MISTAKES = {
     ),
     'unknown geometry': (strong(dict(type='MyPerspective')), W, f'{STRONG}.type', 'may not record'),
     'letterbox before the views': ({f'{UNLABELED}.2.type': 'LetterResize'}, W, f'{UNLABELED}.2.type', PADDING),
-    'letterbox of labeled images': ({f'{LABELED}.2.type': 'LetterResize'}, W, f'{LABELED}.2.type', PADDING),
     'weak view without its matrix': (
         {f'{TEACHER_VIEW}.1.meta_keys': ('img_id', 'img_shape')},
         *(E, f'{TEACHER_VIEW}.1.meta_keys', 'cannot be projected'),

@@ -17,10 +17,6 @@ SWITCH = dict(type='mmdet.PipelineSwitchHook', switch_epoch=5, switch_pipeline=[
 SWITCH_LATE = dict(SWITCH, switch_epoch=20)
 
 
-def scheduler(**arguments):
-    return {'param_scheduler.1': dict(type='CosineAnnealingLR', **arguments)}
-
-
 def yolo(**arguments):
     return {YOLO: dict(type='YOLOv5ParamSchedulerHook', **arguments)}
 
@@ -65,14 +61,14 @@ MISTAKES = {
         ITERATIONS | {'param_scheduler': [dict(type='CosineAnnealingLR')]},
         *(E, 'param_scheduler.0', 'never fires'),
     ),
-    'single schedule': (
+    'single schedule cut off': (
         {'param_scheduler': dict(type='LinearLR', end=30)},
-        W,
-        'param_scheduler.end',
-        '20 of 30 epochs',
+        *(W, 'param_scheduler.end', 'cut off after 20 of 30 epochs'),
     ),
-    'schedule that begins too late': (scheduler(begin=20), W, 'param_scheduler.1.begin', 'never fires'),
-    'schedule cut off': (scheduler(end=30), W, 'param_scheduler.1.end', 'cut off after 20 of 30'),
+    'schedule that begins too late': (
+        {'param_scheduler.1': dict(type='CosineAnnealingLR', begin=20)},
+        *(W, 'param_scheduler.1.begin', 'never fires'),
+    ),
     'schedule below 0': (yolo(max_epochs=10), E, f'{YOLO}.max_epochs', 'falls below 0'),
     'schedule that rises again': (
         yolo(max_epochs=10, scheduler_type='cosine'),
@@ -81,11 +77,7 @@ MISTAKES = {
     "MMYOLO's schedule cut off": (yolo(), W, f'{YOLO}.max_epochs', 'cut off after 20 of 300'),
     'evaluation config': (
         {PSEUDO: dict(multi_label=True, score_thr=0.001)},
-        *(
-            E,
-            PSEUDO,
-            'score_thr=0.001 takes nearly every prior for an object and multi_label=True gives one box',
-        ),
+        *(E, PSEUDO, 'score_thr=0.001 takes nearly every prior for an object and multi_label=True gives one box'),
     ),
     'several labels a box': ({f'{PSEUDO}.multi_label': True}, W, PSEUDO, 'several classes'),
     'low threshold': ({f'{PSEUDO}.score_thr': 0.001}, W, PSEUDO, '0.001'),

@@ -247,19 +247,9 @@ def test_arguments_are_checked(kwargs, message):
 
 def test_files_are_checked(crowd, coco, samples, tmp_path):
     path = tmp_path / 'set.json'
-    for text, message in (
-        ('{', 'is no valid json: Expecting'),
-        ('[]', 'expected an object with `images`'),
-        (json.dumps(dict(coco, categories=[])), '`categories` is empty'),
-        (json.dumps(dict(coco, images=[])), '`images` is empty'),
-        (json.dumps(dict(coco, annotations=[dict(image_id=0, category_id=1, bbox=[0] * 4, area=0)])), '.* has no `id`'),
-        (json.dumps(dict(coco, images=coco['images'] * 2)), '`images` has the id 0 2 times, and 8 others'),
-    ):
-        path.write_text(text)
-        with pytest.raises(ValueError, match=f'set.json: {message}'):
-            PrecisionRecallMetric(ann_file=str(path))
-    with pytest.raises(ValueError, match='absent.json: no such file'):
-        PrecisionRecallMetric(ann_file=str(tmp_path / 'absent.json'))
+    path.write_text(json.dumps(dict(coco, annotations=[dict(image_id=0, category_id=1, bbox=[0] * 4, area=0)])))
+    with pytest.raises(ValueError, match='set.json: .* has no `id`'):
+        PrecisionRecallMetric(ann_file=str(path))
     with pytest.raises(ValueError, match="crowd.json: `categories` has no 'cell'"):
         evaluate(samples, classes=('square', 'cell'), ann_file=crowd)
     path.write_text(json.dumps(dict(coco, images=coco['images'][1:], annotations=[])))
@@ -267,13 +257,6 @@ def test_files_are_checked(crowd, coco, samples, tmp_path):
         evaluate(samples, ann_file=str(path))
     with pytest.raises(ValueError, match=r'`labels` to be in \[0, 1\)'):
         evaluate(samples, classes=('square',), ann_file=crowd)
-
-
-@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
-def test_a_file_in_another_encoding_gives_the_same_figures(numbers, coco, samples, tmp_path, encoding):
-    path = tmp_path / 'set.json'
-    path.write_bytes(json.dumps(coco).encode(encoding))
-    assert evaluate(samples, ann_file=str(path)) == pytest.approx(numbers, nan_ok=True)
 
 
 @pytest.mark.parametrize('with_file', [True, False])
