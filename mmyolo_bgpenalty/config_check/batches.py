@@ -37,7 +37,7 @@ def _semi_preprocessor(parts: ConfigParts, collate: str, outer: Part, inner: Par
     if collate in COLLATES:
         what = f'{collate} mixes the branches'
         yield error('train_dataloader.collate_fn', what, "write dict(type='branch_collate')")
-    # In burn-in, batches have no unlabeled part.
+    # During burn-in, batches have no unlabeled images.
     partial = 'LabeledUnlabeledBatchSampler' in parts.batch_sampler.names and parts.plan and parts.plan['burn_in']
     if outer.node and ('SemiDataPreprocessor' if partial else 'MultiBranchDataPreprocessor') not in outer.names:
         what = f'{outer.kind} fails on batches with branches' + ', or on those of burn-in' * bool(partial)
@@ -48,7 +48,7 @@ def _semi_preprocessor(parts: ConfigParts, collate: str, outer: Part, inner: Par
 
 
 def _fast_path(parts: ConfigParts, collate: str, outer: Part) -> Findings:
-    """The data path of MMYOLO, where one tensor holds the boxes of all images."""
+    """The batches of MMYOLO, in which one tensor holds the boxes of all images."""
     fast = 'YOLOv5DetDataPreprocessor' in outer.names
     where = 'train_dataloader.collate_fn'
     instead = "write collate_fn=dict(type='bg_penalty_collate') and type='BgPenaltyDetDataPreprocessor'"

@@ -1,4 +1,4 @@
-"""The checks together: of a config, and of a Runner that starts to train."""
+"""All checks of a config, and of a Runner that starts to train."""
 
 import logging
 from collections.abc import Mapping
@@ -14,9 +14,7 @@ WIRING = (*training.CHECKS, *batches.CHECKS, *pipelines.CHECKS, *evaluation.CHEC
 
 
 def check_config(cfg: Mapping, data: bool = True) -> list[Finding]:
-    """The mistakes in a config, errors first. It is read as data, and nothing is built.
-
-    Mistakes in what only testing reads are warnings.
+    """The mistakes in a config, errors first. Nothing is built. Mistakes in the settings of testing are warnings.
 
     Args:
         cfg: the config, with its ``--cfg-options``.

@@ -13,7 +13,7 @@ PREFIXES = dict(CocoMetric='coco', PrecisionRecallMetric='pr')
 def check_classes(parts: ConfigParts) -> Findings:
     """Number and order of the classes in the head, the assigner and the datasets."""
     module = parts.part(f'{parts.head.path}.head_module', 'MODELS')
-    if not (module.node or parts.semi):  # the detector may have several lists of classes
+    if not (module.node or parts.semi):  # a detector of this kind may have several lists of classes
         return
     head = module if 'num_classes' in module.node else parts.head
     number = head.node.get('num_classes')

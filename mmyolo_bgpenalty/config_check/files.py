@@ -21,7 +21,7 @@ OPENED = 500  # of these, images that are opened
 
 
 class ImageSet(NamedTuple):
-    """The images of a dataset. ``skips``: it takes other images in place of those that cannot be read."""
+    """The images of a dataset. ``skips``: the dataset replaces images that cannot be read by others."""
 
     role: str
     where: str
@@ -37,7 +37,7 @@ def check_json(parts: ConfigParts) -> Findings:
 
 
 def _json_sets(parts: ConfigParts) -> Iterator[tuple[Dataset, dict]]:
-    """The datasets whose json file can be read, and its content."""
+    """Datasets with a readable json file, and the content of that file."""
     for dataset in parts.datasets:
         coco = parts.coco_of(dataset)
         if isinstance(coco, dict):
@@ -45,7 +45,7 @@ def _json_sets(parts: ConfigParts) -> Iterator[tuple[Dataset, dict]]:
 
 
 def check_categories(parts: ConfigParts) -> Findings:
-    """MMDetection numbers the labels of a set in the order of the categories in its json file."""
+    """MMDetection numbers the labels of a set in the order of the categories in the json file."""
     stated = next(map(parts.classes_of, parts.train), None)
     for dataset, coco in _json_sets(parts):
         classes, file = parts.classes_of(dataset), dataset.ann_file
@@ -81,7 +81,7 @@ def _boxes_by_class(dataset: Dataset, coco: dict, classes: list[str], found: lis
 
 
 def check_boxes(parts: ConfigParts) -> Findings:
-    """The boxes that MMDetection drops without a word."""
+    """Boxes that MMDetection drops without a message."""
     for dataset, coco in _json_sets(parts):
         sizes = {image['id']: (image['width'], image['height']) for image in coco['images']}
         dropped = []
@@ -118,7 +118,7 @@ def check_images(parts: ConfigParts) -> Findings:
 
 
 def image_findings(sets: Sequence[ImageSet]) -> Findings:
-    """Images that cannot be read, and images that are in two sets."""
+    """Images that cannot be read, and images in two sets."""
     for one in sets:
         yield from image_faults(one.where, one.paths, one.skips)
     for one, other in combinations(sets, 2):
@@ -131,7 +131,7 @@ def image_findings(sets: Sequence[ImageSet]) -> Findings:
 
 
 def image_faults(where: str, paths: Sequence[str], skips: bool) -> Findings:
-    """Images that cannot be read. Of a large set, ``LOOKED_AT`` images are looked at, evenly spread."""
+    """Images that cannot be read. At most about ``LOOKED_AT`` images are checked, evenly spread."""
     paths = [path for path in _spread(paths, LOOKED_AT) if '://' not in path]
     opened = set(_spread(paths, OPENED))
     found = [(path, image_fault(path, look_inside=path in opened)) for path in paths]
@@ -153,7 +153,7 @@ CHECKS = (check_json, check_categories, check_boxes, check_images)
 
 
 def check_built_sets(runner: Runner) -> Findings:
-    """The datasets of a Runner. Of a large set, ``LOOKED_AT`` images are looked at, evenly spread."""
+    """Mistakes in the datasets of a Runner."""
     loader, where = runner.train_dataloader, 'train_dataloader.dataset'
     yield from orientations(getattr(loader.sampler, 'group2size_per_source', ()))
     members = getattr(loader.dataset, 'datasets', None)
@@ -174,7 +174,7 @@ def check_built_sets(runner: Runner) -> Findings:
 
 
 def orientations(counts: Sequence[Mapping[int, int]]) -> Findings:
-    """``counts``: for each set the numbers of images that are taller than wide (0) and of the others (1)."""
+    """``counts``: for each set, the number of images that are taller than wide (key 0) and of the others (key 1)."""
     for group, name in ((0, 'taller than wide'), (1, 'at least as wide as tall')):
         numbers = [sizes.get(group, 0) for sizes in counts]
         if any(numbers) and not all(numbers):
@@ -184,7 +184,7 @@ def orientations(counts: Sequence[Mapping[int, int]]) -> Findings:
 
 
 def _has_boxes(dataset) -> bool:
-    """Whether an image has a box. True if the dataset does not tell."""
+    """Whether any image has a box. True if the dataset does not say."""
     if not hasattr(dataset, 'get_data_info'):
         return True
     return any(dataset.get_data_info(place).get('instances', True) for place in range(len(dataset)))

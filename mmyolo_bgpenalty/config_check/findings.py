@@ -1,4 +1,4 @@
-"""Findings: mistakes in a config, and what to write instead."""
+"""Findings: mistakes in a config, and their corrections."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -9,8 +9,8 @@ from mmyolo_bgpenalty.utils.files import printable
 class Finding(NamedTuple):
     """A mistake in a config.
 
-    ``level`` is 'error' or 'warning'. An error stops training or leaves a setting without effect. What a warning names
-    may be meant. ``where`` is the dotted name of the setting. ``what`` states the mistake, ``instead`` what to write.
+    ``level`` is 'error' or 'warning'. An error stops training or makes a setting useless. A warning may be intended.
+    ``where`` is the dotted name of the setting, ``what`` the mistake, and ``instead`` the correction.
     """
 
     level: str
@@ -40,7 +40,7 @@ def run_checks(checks: Iterable[Callable[[Any], Iterable[Finding]]], subject: An
         try:
             findings += check(subject)
         except (TypeError, AttributeError, KeyError, IndexError, ValueError, SyntaxError) as problem:
-            # A config may hold any value. A strange one must neither end the other checks nor a training.
+            # A config may hold any value. An unexpected one must not stop the other checks or the training.
             what = f'this was not checked: {type(problem).__name__}: {problem}'
             findings.append(warning(check.__name__.replace('_', ' '), what, 'see the value'))
     return sorted(dict.fromkeys(findings), key=lambda finding: finding.level)

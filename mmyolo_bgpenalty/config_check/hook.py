@@ -20,7 +20,7 @@ from mmyolo_bgpenalty.engine.settings import SETTINGS
 class ConfigCheckHook(Hook):
     """Checks the config and the datasets before training, see ``check_at_start``.
 
-    The main process checks. If it finds an error, all processes stop with that error.
+    Only the main process checks. If it finds an error, all processes stop with this error.
 
     Raises:
         ValueError: an error was found, or a setting is misspelt.
@@ -41,7 +41,7 @@ def _on_main_process(check: Callable, subject) -> None:
     if is_main_process():
         try:
             check(subject)
-        except Exception as error:  # of any kind: the other processes wait for the outcome
+        except Exception as error:  # of any kind, since the other processes wait for the result
             problem, failure = error, [str(error)]
     broadcast_object_list(failure)
     if problem is not None:
@@ -51,9 +51,9 @@ def _on_main_process(check: Callable, subject) -> None:
 
 
 def _check_dead_names(cfg: Config) -> None:
-    """Find top-level names that were added or changed since the config was read, and that nothing reads.
+    """Find top-level names that were added or changed after the config was read, but that nothing reads.
 
-    A name that looks like a setting is refused. For other names there is a warning, as tools add names of their own.
+    A name that looks like a setting is an error. Other names are warnings, because tools add their own names.
     """
     filename = getattr(cfg, 'filename', None)
     if not filename or not os.path.isfile(filename):

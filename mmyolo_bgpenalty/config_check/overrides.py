@@ -1,7 +1,8 @@
-"""Names that change nothing: overrides and variables that nothing reads.
+"""Overrides and variables that nothing reads.
 
-MMEngine merges ``--cfg-options`` after the variables of a config were used. So ``max_epochs=3`` there changes a
-variable that nothing reads any more. The hooks read the names in ``SETTINGS`` when training starts.
+MMEngine merges ``--cfg-options`` after the config has used its variables. So ``--cfg-options max_epochs=3`` changes a
+variable that nothing reads afterwards. The names in ``SETTINGS`` have an effect: the hooks read them when training
+starts.
 """
 
 import ast
@@ -43,31 +44,31 @@ def check_overrides(cfg: Mapping, options: Iterable[str]) -> None:
 
 
 def similar(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The name that looks most like ``name``, if one does."""
+    """The name that is most similar to ``name``, or None if no name is similar."""
     return next(iter(get_close_matches(name, names, n=1, cutoff=cutoff)), None)
 
 
 def why_dead(cfg: Mapping, name: str) -> str:
-    """Why a top-level name changes nothing, and what may be meant."""
+    """The reason why a top-level name changes nothing, and the names that may be meant."""
     paths = [*_entries(cfg, name)][:3]
     if name in cfg:
         hint = f'; override {" or ".join(paths)}' if paths else ''
-        return f'`{name}` is a variable of the config whose value is in use already, so this would change nothing{hint}'
+        return f'the config has already used its variable `{name}`, so this would change nothing{hint}'
     meant = [f'`{found}`' for found in [similar(name, SETTINGS) or similar(name, LIVE_NAMES)] if found]
     hint = f'; is {" or ".join(paths or meant)} meant?' if paths or meant else ''
     return f'nothing reads `{name}`, so this would change nothing{hint}'
 
 
 def dead_names(text: str, with_bases: str, cfg: Mapping) -> Iterator[tuple[str, str]]:
-    """Variables of a config file that nothing reads, and what to write instead.
+    """Variables of a config file that nothing reads, and their corrections.
 
-    The file may state a variable of a base again, after the base has used it. Or it may misspell a setting. A variable
-    is fine if an entry of the config has the same name and value.
+    The file may repeat a variable of a base, but the base has already used its own value. Or the file may misspell a
+    setting. A variable is right if an entry of the config has the same name and value.
 
     Args:
         text: the text of the file.
-        with_bases: the same with its bases, as mmengine's ``Config.text``.
-        cfg: the config that it makes.
+        with_bases: the text of the file and its bases, as mmengine's ``Config.text``.
+        cfg: the config of the file.
     """
     tree = ast.parse(text)
     targets = (target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets)
@@ -90,11 +91,11 @@ def _entries(cfg: Mapping, name: str) -> dict[str, Any]:
 
 
 def _similar_path(cfg: Mapping, keys: Sequence[str]) -> str | None:
-    """The dotted name that may be meant, if a key is new to its dict and looks like one that is there."""
+    """The dotted name that may be meant, if its dict lacks a key but has a similar one."""
     node: Any = cfg
     for depth, key in enumerate(keys):
         if isinstance(node, Mapping) and key not in node:
-            # sup_weight is no misspelt unsup_weight.
+            # sup_weight is not a misspelt unsup_weight.
             others = [name for name in map(str, node) if not name.endswith(key) and not key.endswith(name)]
             meant = similar(key, others, 0.8)
             return '.'.join([*keys[:depth], meant, *keys[depth + 1 :]]) if meant else None

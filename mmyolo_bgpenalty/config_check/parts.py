@@ -1,4 +1,4 @@
-"""The parts of a config: hooks, datasets, pipelines, loop. A part that is missing is empty.
+"""The parts of a config: hooks, datasets, pipelines, loop. A missing part is an empty dict.
 
 Paths are dotted as in ``--cfg-options``: ``train_dataloader.dataset.labeled.pipeline.1``.
 """
@@ -16,13 +16,13 @@ from mmyolo_bgpenalty.utils.coco_json import read_coco
 
 
 def kind_of(node) -> str:
-    """The name of the class of a part, without its scope. '' if the part states none."""
+    """The class name of a part without its scope, or '' if there is no ``type``."""
     kind = node.get('type') if isinstance(node, Mapping) else None
     return '' if kind is None else str(getattr(kind, '__name__', kind)).rpartition('.')[2]
 
 
 def class_of(node, registry: str, scope: str | None = None) -> type | None:
-    """The class that ``type`` names in the registry of MMYOLO or MMDetection."""
+    """The class of a part, from the registry of MMYOLO or MMDetection. None if it is unknown."""
     kind = node.get('type') if isinstance(node, Mapping) else None
     if not isinstance(kind, str):
         return kind if isinstance(kind, type) else None
@@ -49,7 +49,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Transform(Part):
-    """``branch``: the branch of MultiBranch that it is in, or None. ``inner``: whether it is in a ``pre_transform``."""
+    """``branch``: its branch of MultiBranch, or None. ``inner``: whether it belongs to a ``pre_transform``."""
 
     branch: str | None
     inner: bool
@@ -91,7 +91,7 @@ def names_of(node, registry: str, scope: str | None = None) -> frozenset[str]:
 def transforms_in(
     pipeline, path: str, scope: str | None = None, branch: str | None = None, inner: bool = False
 ) -> Iterator[Transform]:
-    """The transforms of a pipeline. A transform that holds others comes before them."""
+    """The transforms of a pipeline. A transform that contains others comes before them."""
     nodes = enumerate(pipeline) if isinstance(pipeline, (list, tuple)) else [(None, pipeline)]
     for place, node in nodes:
         here = path if place is None else f'{path}.{place}'
@@ -100,7 +100,7 @@ def transforms_in(
         if not kind_of(node):
             continue
         yield Transform(here, node, names_of(node, 'TRANSFORMS', scope), branch, inner)
-        if kind_of(node) == 'Albu':  # holds transforms of albumentations
+        if kind_of(node) == 'Albu':  # contains transforms of albumentations
             continue
         for key, value in node.items():
             if 'branch_field' in node and key not in ('type', '_scope_', 'branch_field'):
@@ -110,7 +110,7 @@ def transforms_in(
 
 
 def datasets_in(node, path: str, role: str, scope: str | None = None, outer: tuple = ()) -> Iterator[Dataset]:
-    """The datasets that read files, also those in wrappers. ``outer`` holds the transforms of the wrappers."""
+    """The datasets that read files, also inside wrappers. ``outer``: the transforms of the wrappers."""
     if not isinstance(node, Mapping):
         return
     transforms = (*transforms_in(node.get('pipeline') or [], f'{path}.pipeline', scope), *outer)
@@ -132,7 +132,7 @@ class ConfigParts:
 
     Args:
         cfg: the config, a mapping or mmengine's Config.
-        hooks: hooks of a Runner. Those that the config does not name count as its own.
+        hooks: hooks of a Runner. They are added if the config does not name them.
     """
 
     def __init__(self, cfg: Mapping, hooks: Iterable = ()):
@@ -177,7 +177,7 @@ class ConfigParts:
         return Part(path, node, names_of(node, registry, self.scope))
 
     def entries(self, path: str) -> list[tuple[str, Mapping]]:
-        """Path and content of each dict in the list at a path. There may be one dict instead of a list."""
+        """Path and content of each dict in the list at a path. One dict counts as a list of one."""
         node = self.get(path) or []
         found = [(path, node)] if isinstance(node, Mapping) else [(f'{path}.{i}', one) for i, one in enumerate(node)]
         return [(where, one) for where, one in found if isinstance(one, Mapping)]
@@ -187,7 +187,7 @@ class ConfigParts:
         return [hook for hook in self.hooks if name in hook.names]
 
     def classes_of(self, dataset: Dataset) -> list[str] | None:
-        """The class names of a dataset by label. None if the config does not tell them."""
+        """The class names of a dataset, in the order of the labels. None if the config does not name them."""
         meta = dataset.node.get('metainfo') or {}
         found = meta.get('classes', meta.get('CLASSES')) if isinstance(meta, Mapping) else None
         if found is None:
@@ -204,7 +204,7 @@ class ConfigParts:
         return self._read[file]
 
     def coco_of(self, dataset: Dataset) -> dict | ValueError | None:
-        """The same for the json file of a dataset. None if this machine does not have the file."""
+        """The content of the json file of a dataset, or the error. None if the file is not on this machine."""
         file = dataset.ann_file
         return self.coco(file) if file.endswith('.json') and dataset.is_local(file) else None
 

@@ -16,13 +16,13 @@ RECORDED = dict(
     YOLOv5RandomAffine='RecordedYOLOv5RandomAffine',
     YOLOv5MixUp='RecordedMixUp',
 )
-# They move or add pixels and do not enter it in homography_matrix.
+# These transforms move or add pixels, but do not change homography_matrix.
 UNRECORDED = {
     *RECORDED,
     *('CachedMosaic', 'Mosaic9', 'MixUp', 'CachedMixUp', 'YOLOXMixUp', 'CopyPaste', 'YOLOv5CopyPaste'),
     *('Expand', 'MinIoURandomCrop', 'RandomCenterCropPad', 'PPYOLOERandomCrop', 'RandomShift', 'CenterCrop'),
 }
-# They record what they do, or have nothing to record.
+# These transforms change homography_matrix, or do not need to.
 KNOWN = {*('Resize', 'RandomFlip', 'RandomCrop', 'GeomTransform', 'Pad'), *('CutOut', 'RandomErasing')}
 KNOWN |= {'RandomResize', 'RandomChoiceResize', 'ResizeShortestEdge', 'RandomChoice', 'TransformBroadcaster'}
 PADDING = {*RECORDED, 'Pad', 'Expand', 'RandomCenterCropPad', 'GeomTransform', 'Mosaic9', 'RandomShift'}
@@ -31,7 +31,7 @@ GEOMETRIC = re.compile(
     '|OpticalDistortion|GridDistortion|Elastic|Zoom|^Pad|Paste'
 )
 MIXING = {'RecordedMosaic', 'RecordedMixUp'}
-# Their images come with the dataset, from which a mosaic takes other images.
+# These datasets add themselves to each image, so that a mosaic can take other images from them.
 HANDS_ITSELF = {'BatchShapePolicyDataset', 'ImageFolderDataset'}
 
 
@@ -70,7 +70,7 @@ def check_switch(parts: ConfigParts) -> Findings:
 
 
 def check_sizes(parts: ConfigParts) -> Findings:
-    """Pipelines without a common size, as when one of several was changed."""
+    """Pipelines with different sizes, for example if only one of several was changed."""
     pipelines = [(f'{dataset.path}.pipeline', dataset.transforms) for dataset in parts.datasets]
     for hook in parts.hooks_of('PipelineSwitchHook'):
         pipelines.append((f'{hook.path}.switch_pipeline', _switched(parts, hook)))
@@ -88,7 +88,7 @@ def _switched(parts: ConfigParts, hook) -> list[Transform]:
 
 
 def _sizes(transforms: Sequence[Transform]) -> set[str]:
-    """The sizes that transforms state, as width×height."""
+    """The sizes of the transforms, as width×height."""
     stated = [transform.node.get(key) for transform in transforms for key in ('scale', 'img_scale')]
     sizes = [size for size in stated if isinstance(size, (list, tuple)) and len(size) == 2]
     return {'×'.join(map(str, size)) for size in sizes if all(isinstance(side, int) for side in size)}
@@ -99,7 +99,7 @@ def check_geometry(parts: ConfigParts) -> Findings:
     pipelines += [_switched(parts, hook) for hook in parts.hooks_of('PipelineSwitchHook')]
     for transforms in pipelines:
         for transform in transforms:
-            # The projection from view to view does not depend on what the views share.
+            # Only transforms within one view change the projection between the views.
             view = parts.semi and transform.branch in BRANCHES['unlabeled'] and not transform.inner
             if view:
                 yield from _within_view(parts, transform)
@@ -134,7 +134,7 @@ def _recording(transform: Transform, view: bool) -> Findings:
 
 
 def _unrecorded(transform: Transform) -> Iterator[tuple[str, str, bool]]:
-    """Path, name and certainty of what moves pixels and does not enter it in homography_matrix."""
+    """Transforms that move pixels without changing homography_matrix: path, name, and whether this is certain."""
     if transform.kind == 'Albu':
         for place, node in enumerate(transform.node.get('transforms') or []):
             if GEOMETRIC.search(kind_of(node)):
@@ -166,7 +166,7 @@ def check_mixing(parts: ConfigParts) -> Findings:
     """Mosaic and MixUp take their other images from the dataset of the image."""
     for dataset in parts.train:
         for transform in dataset.transforms:
-            # check_geometry refuses those within one view. Those of MMDetection need MultiImageMixDataset.
+            # check_geometry refuses mosaics within one view. The mosaics of MMDetection need MultiImageMixDataset.
             if 'BaseMixImageTransform' in transform.names and transform.branch is None:
                 yield from _mixing(parts, dataset, transform)
 

@@ -59,7 +59,7 @@ def check_lambda_hook(parts: ConfigParts) -> Findings:
 
 
 def check_length(parts: ConfigParts) -> Findings:
-    """Burn-in and warm-up against the length of training."""
+    """Burn-in and warm-up must fit into the length of training."""
     plan, length, hooks = parts.plan, parts.length, parts.hooks_of('LambdaBgSchedulerHook')
     if not plan or not length or hooks[0].node.get('by_epoch', True) != parts.by_epoch:
         return
@@ -110,7 +110,7 @@ def check_pseudo_labels(parts: ConfigParts) -> Findings:
     if parts.get(f'{cfg}.pseudo_test_cfg.multi_label'):
         harms.append('multi_label=True gives one box several classes')
     if harms:
-        level = error if len(harms) > 1 else warning  # both are the settings of an evaluation
+        level = error if len(harms) > 1 else warning  # both together are the settings of an evaluation
         yield level(f'{cfg}.pseudo_test_cfg', ' and '.join(harms), 'write multi_label=False and score_thr=0.4')
 
 

@@ -80,7 +80,7 @@ def test_an_unknown_name_like_no_other():
 )
 def test_variables_that_were_used_are_refused(name, cfg, live):
     found = refusal(name, cfg=cfg)
-    assert f'`{name.partition(".")[0]}` is a variable' in found and live in found
+    assert f'variable `{name.partition(".")[0]}`' in found and live in found
 
 
 @pytest.mark.parametrize(
