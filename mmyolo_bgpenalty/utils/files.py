@@ -72,7 +72,7 @@ def read_json(path):
 
 
 def _is_deep(value) -> bool:
-    level = [[value]]
+    level: list = [[value]]
     for _ in range(MOST_NESTED + 1):
         inside = (inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer))
         level = [inner for inner in inside if isinstance(inner, (list, dict))]
