@@ -106,11 +106,11 @@ def run(what: str, *command, **env: str) -> None:
             print(f'{time.monotonic() - begin:.0f} s', flush=True)
         if code:
             log.seek(start)
-            lines = [line.strip() for line in log if line.strip()] or [f'exit code {code}']
+            lines = [line.strip() for line in log if line.strip()] or ['no output']
             if 'install' in command and not any(line.startswith('Installing collected') for line in lines):
                 CHANGING.unlink()  # pip changed nothing before it failed
             reason = next((line for line in lines if re.search('error: ', line, re.IGNORECASE)), lines[-1])
-            fail(f'the last step failed ({reason[:300]}); all of its output: {LOG}')
+            fail(f'the last step failed with code {code} ({reason[:300]}); all of its output: {LOG}')
 
 
 def install(what: str, *arguments) -> None:

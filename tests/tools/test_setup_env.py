@@ -151,7 +151,7 @@ def checkout(tmp_path, packages, template) -> Checkout:
 
 def test_a_set_up_is_done_once(template):
     reason, log = 'a.cpp:1:2: fatal error: no such luck', template.venv / 'bgpenalty-setup.log'
-    assert template.first == f'the last step failed ({reason}); all of its output: {log}'
+    assert template.first == f'the last step failed with code 1 ({reason}); all of its output: {log}'
     assert 'makes' not in template.second and 'mmyolo_bgpenalty 0.1.0' in template.second
     assert len(template.compiled()) == 2 and all(' -std=c++17 -c a.cpp' in line for line in template.compiled())
     assert template.succeed() == ''
