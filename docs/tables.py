@@ -10,8 +10,8 @@ made the same run, the latest of the named sessions counts.
 
 import argparse
 import csv
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 from mmyolo_bgpenalty.cli.ablation.comparison import mean_and_std, paired_difference
 

@@ -6,7 +6,7 @@ Exit code 0: no error, but maybe warnings. 1: errors. 2: the config cannot be re
 import contextlib
 import io
 import traceback
-from typing import Sequence
+from collections.abc import Sequence
 
 from mmengine.config import Config
 from rich.console import Console

@@ -4,8 +4,9 @@ import copy
 import math
 import tempfile
 import uuid
+from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Iterator, NamedTuple, Sequence
+from typing import NamedTuple
 
 import torch
 from mmengine.config import Config

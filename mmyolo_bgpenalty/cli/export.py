@@ -7,8 +7,8 @@ package. They fit mmdet.apis.init_detector, mmdet.apis.DetInferencer, tools/test
 supervised config is exported in the same way, as …_detector.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 from mmyolo_bgpenalty.cli.run import InputCheck, InputError, command, config_parser, read_config
 from mmyolo_bgpenalty.deploy.onnx_graph import export_onnx, input_shape

@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 import warnings
-from typing import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook

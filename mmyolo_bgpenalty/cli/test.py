@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from typing import Sequence
+from collections.abc import Sequence
 
 from mmyolo_bgpenalty.cli.run import InputCheck, build_runner, command, config_parser, read_config, work_dir_of
 from mmyolo_bgpenalty.engine.checkpoint_files import check_loadable

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from typing import Sequence
+from collections.abc import Sequence
 
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config

@@ -1,7 +1,7 @@
 """CheckedCocoDataset: a COCO set without mistakes."""
 
+from collections.abc import Sequence
 from functools import partial
-from typing import List, Sequence
 
 from mmdet.datasets.api_wrappers import COCO
 from mmengine.dataset import BaseDataset
@@ -52,11 +52,11 @@ class CheckedCocoDataset(SkipUnreadable, YOLOv5CocoDataset):
         ValueError: as CheckedCOCO; ``filter_cfg`` leaves no image; in training, too many unreadable images in a row.
     """
 
-    def load_data_list(self) -> List[dict]:
+    def load_data_list(self) -> list[dict]:
         read_checked(self)
         return super().load_data_list()
 
-    def filter_data(self) -> List[dict]:
+    def filter_data(self) -> list[dict]:
         left = super().filter_data()
         if not left:  # MMEngine fails to serialise an empty list with "need at least one array to concatenate".
             raise ValueError(f'Expected images in {self.ann_file}, but filter_cfg={self.filter_cfg} leaves none')

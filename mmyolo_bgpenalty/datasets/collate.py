@@ -7,7 +7,7 @@ up.
 
 import io
 import pickle
-from typing import List, Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 from mmengine.dataset import pseudo_collate
@@ -26,7 +26,7 @@ class SharedBatch(dict):
 
     def __reduce__(self):
         file = io.BytesIO()
-        arrays: List[pickle.PickleBuffer] = []
+        arrays: list[pickle.PickleBuffer] = []
         _Pickler(file, protocol=5, buffer_callback=arrays.append).dump(dict(self))
         spans, end = [], 0
         for array in arrays:
@@ -39,7 +39,7 @@ class SharedBatch(dict):
         return _unpickle, (file.getvalue(), block, spans)
 
 
-def _unpickle(structure: bytes, block: torch.Tensor, spans: List[Tuple[int, int]]) -> dict:
+def _unpickle(structure: bytes, block: torch.Tensor, spans: list[tuple[int, int]]) -> dict:
     content = block.numpy().data
     return pickle.loads(structure, buffers=[content[start:stop] for start, stop in spans])
 

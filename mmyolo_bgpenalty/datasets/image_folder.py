@@ -2,8 +2,8 @@
 
 import array
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, List, Set, Tuple
 
 import numpy as np
 from mmdet.datasets import BaseDetDataset
@@ -15,7 +15,7 @@ EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 _SUFFIXES = tuple(extension.encode() for extension in EXTENSIONS)
 
 
-def list_images(folder: str) -> Tuple[np.ndarray, np.ndarray]:
+def list_images(folder: str) -> tuple[np.ndarray, np.ndarray]:
     """Paths of the images below ``folder``, relative to it and in order, as one run of bytes.
 
     Links are followed, but no folder is entered twice; what begins with a dot is left out. The order is that of the
@@ -47,7 +47,7 @@ def list_images(folder: str) -> Tuple[np.ndarray, np.ndarray]:
     return np.frombuffer(paths, dtype=np.uint8), np.frombuffer(ends, dtype=np.int64)
 
 
-def _entries(folder: bytes, entered: Set[Tuple[int, int]]) -> List[bytes]:
+def _entries(folder: bytes, entered: set[tuple[int, int]]) -> list[bytes]:
     """Names of a folder's images and, with '/', of its folders, last first; none if it was entered before."""
     identity, names = _identity(folder), []
     if identity not in entered:
@@ -71,7 +71,7 @@ def _is(test: Callable[[], bool]) -> bool:
         return False
 
 
-def _identity(path) -> Tuple[int, int]:
+def _identity(path) -> tuple[int, int]:
     status = os.stat(path)
     return status.st_dev, status.st_ino
 

@@ -2,13 +2,13 @@
 
 import codecs
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Iterable, List, Sequence, Set
 
 from mmyolo_bgpenalty.utils.files import NAMED, printable
 
 
-def read_names(path) -> List[str]:
+def read_names(path) -> list[str]:
     """The file's lines, less blank ones; '/' at the end is a folder, of which all images are meant.
 
     Raises:
@@ -33,7 +33,7 @@ def is_known_empty(sample) -> bool:
     return bool(sample.metainfo.get('known_empty', False))
 
 
-def places_of(names: Sequence[str], paths: Iterable[str], folder: str = '') -> List[int]:
+def places_of(names: Sequence[str], paths: Iterable[str], folder: str = '') -> list[int]:
     """Which of ``paths`` are among ``names``.
 
     Args:
@@ -46,8 +46,8 @@ def places_of(names: Sequence[str], paths: Iterable[str], folder: str = '') -> L
     whole = {name: os.path.normpath(os.path.join(folder, name)) for name in names}
     files = {path for name, path in whole.items() if not name.endswith('/')}
     folders = {path for name, path in whole.items() if name.endswith('/')}
-    found: List[int] = []
-    met: Set[str] = set()
+    found: list[int] = []
+    met: set[str] = set()
     for place, path in enumerate(map(os.path.normpath, paths)):
         hits = {path} & files
         if folders:

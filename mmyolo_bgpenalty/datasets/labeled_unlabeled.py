@@ -1,7 +1,6 @@
 """LabeledUnlabeledDataset: labeled and unlabeled images as one dataset."""
 
 import os
-from typing import Optional
 
 import torch
 from mmengine.dataset import BaseDataset, ConcatDataset
@@ -34,7 +33,7 @@ class LabeledUnlabeledDataset(ConcatDataset):
             read, names what is no image of the set, or one that has boxes there.
     """
 
-    def __init__(self, labeled: dict, unlabeled: dict, known_empty: Optional[str] = None, **kwargs):
+    def __init__(self, labeled: dict, unlabeled: dict, known_empty: str | None = None, **kwargs):
         if known_empty is not None and (not isinstance(known_empty, str) or not known_empty):
             raise ValueError(f'Expected `known_empty` to be the path of a text file, but got {known_empty!r}')
         self.known_empty = known_empty

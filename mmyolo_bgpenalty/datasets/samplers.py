@@ -2,9 +2,9 @@
 
 import math
 import random
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count, islice
-from typing import Iterator, List, Sequence
 
 import numpy as np
 import torch
@@ -82,7 +82,7 @@ class SeededBatchSampler(Sampler):
     def __len__(self) -> int:
         return math.ceil(len(self.sampler) / self.batch_size)
 
-    def __iter__(self) -> Iterator[List[int]]:
+    def __iter__(self) -> Iterator[list[int]]:
         first, self.first_batch = self.first_batch, 0
         sampler, size = self.sampler, self.batch_size
         indices = list(sampler)
@@ -143,7 +143,7 @@ class LabeledUnlabeledBatchSampler(Sampler):
     def __len__(self) -> int:
         return self._length
 
-    def __iter__(self) -> Iterator[List[int]]:
+    def __iter__(self) -> Iterator[list[int]]:
         skipped, self.first_batch = self.first_batch, 0
         labeled, unlabeled = (self._indices(source, skipped * self.shares[source]) for source in (0, 1))
         first = self.sampler.epoch * self._length

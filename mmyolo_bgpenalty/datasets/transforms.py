@@ -6,7 +6,8 @@ one also ``results['mosaic_tiles']``, where there is picture and not padding. An
 too, before padding takes the place of what was cut off.
 """
 
-from typing import Any, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -47,7 +48,7 @@ def _map_upright(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return np.concatenate([corners.min(1), corners.max(1)], axis=1)
 
 
-def _shown(results: dict) -> Tuple[np.ndarray, bool]:
+def _shown(results: dict) -> tuple[np.ndarray, bool]:
     """What the image shows of the pictures, boxes (K, 4) in its own pixels; whether a pixel or more is cut off."""
     height, width = results['img'].shape[:2]
     whole = _map_upright(_pictures(results), np.asarray(results.get('homography_matrix', np.eye(3)), np.float64))
@@ -114,7 +115,7 @@ class _PreTransform(Compose):
 class _PartnerImages(BaseMixImageTransform):
     """For MMYOLO's transforms of several images: also of images without boxes, and of ImageFolderDataset."""
 
-    pre_transform: Optional[Compose]
+    pre_transform: Compose | None
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -145,7 +146,7 @@ class RecordedMosaic(_PartnerImages, Mosaic):
         return paste, crop
 
     def mix_img_transform(self, results: dict) -> dict:
-        self._tiles: List[Tuple[int, int, int, int]] = []
+        self._tiles: list[tuple[int, int, int, int]] = []
         results = super().mix_img_transform(results)
         results['mosaic_tiles'] = np.array(self._tiles, dtype=np.float32)
         results['homography_matrix'] = np.eye(3, dtype=np.float32)
@@ -191,7 +192,7 @@ class RandomGaussianBlur(BaseTransform):
         ValueError: an argument as described above is not met.
     """
 
-    def __init__(self, prob: float = 0.5, sigma: Tuple[float, float] = (0.1, 2.0)):
+    def __init__(self, prob: float = 0.5, sigma: tuple[float, float] = (0.1, 2.0)):
         if not non_negative('prob', prob) <= 1:
             raise ValueError(f'Expected `prob` to be in [0, 1], but got {prob!r}')
         if len(sigma) != 2 or not 0 < non_negative('sigma[0]', sigma[0]) <= non_negative('sigma[1]', sigma[1]):
@@ -200,7 +201,7 @@ class RandomGaussianBlur(BaseTransform):
         self.sigma = (sigma[0], sigma[1])
 
     @cache_randomness
-    def _draw(self) -> Tuple[bool, float]:
+    def _draw(self) -> tuple[bool, float]:
         return np.random.rand() < self.prob, np.random.uniform(*self.sigma)
 
     def transform(self, results: dict) -> dict:
@@ -225,7 +226,7 @@ def _mixes(transform: Any) -> bool:
     return isinstance(transform, BaseMixImageTransform) or any(map(_mixes, inner if isinstance(inner, list) else ()))
 
 
-def single_images(transforms: Sequence[Any]) -> List[Any]:
+def single_images(transforms: Sequence[Any]) -> list[Any]:
     """A pipeline's transforms without those that mix images.
 
     MixUp is left out, and of a RandomChoice the candidates that mix; of those that stay the probabilities keep their
@@ -238,7 +239,7 @@ def single_images(transforms: Sequence[Any]) -> List[Any]:
         ValueError: a transform whose place in the pipeline nothing can take: a mosaic, after which the image is of
             another size, or candidates that all mix.
     """
-    kept: List[Any] = []
+    kept: list[Any] = []
     for transform in transforms:
         if isinstance(transform, RandomChoice) and _mixes(transform):
             places = [place for place, candidate in enumerate(transform.transforms) if not _mixes(candidate)]
@@ -255,7 +256,7 @@ def single_images(transforms: Sequence[Any]) -> List[Any]:
     return kept
 
 
-def _chosen_among(choice: RandomChoice, places: List[int]) -> BaseTransform:
+def _chosen_among(choice: RandomChoice, places: list[int]) -> BaseTransform:
     if len(places) == 1:
         return choice.transforms[places[0]]
     weights = [choice.prob[place] if choice.prob else 1.0 for place in places]

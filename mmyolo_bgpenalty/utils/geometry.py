@@ -5,6 +5,7 @@ point of the original image to the input of the network: (x', y', w')ᵀ = H (x,
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -168,8 +169,7 @@ def priors_in_boxes(
         # In a grid the lines inside a box are neighbours. The first one follows those that are not beyond the low edge.
         beyond, before = line - low > eps, high - line > eps
         first, end = (
-            torch.stack([flags[:, a:b].sum(1) for a, b in zip(bounds, bounds[1:])], dim=1)
-            for flags in (~beyond, before)
+            torch.stack([flags[:, a:b].sum(1) for a, b in pairwise(bounds)], dim=1) for flags in (~beyond, before)
         )
         firsts.append(first)
         sizes.append((end - first).clamp(min=0) * valid[:, None])

@@ -15,14 +15,14 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Callable, Dict
 
 from tests.helpers.mutations import BASE, NAMES, SEEDS, mutated
 
-READERS: Dict[str, Callable[[Path], None]] = {}
-BASES: Dict[str, dict] = {}
+READERS: dict[str, Callable[[Path], None]] = {}
+BASES: dict[str, dict] = {}
 
 
 def reader(function, base=BASE):

@@ -3,7 +3,7 @@
 import copy
 import json
 import math
-from typing import Callable
+from collections.abc import Callable
 
 NAMES = ('square', 'disc', 'bar')
 BASE = dict(

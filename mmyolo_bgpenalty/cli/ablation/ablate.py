@@ -9,9 +9,9 @@ result.json. A second call skips finished runs and continues the others.
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Sequence
 
 from mmyolo_bgpenalty.cli.ablation.report import write_report
 from mmyolo_bgpenalty.cli.ablation.runs import Run, count_iterations, estimate_seconds, plan_runs, read_variants

@@ -1,6 +1,7 @@
 """Mean, spread and paired differences over seeds. NumPy and SciPy only."""
 
-from typing import Mapping, NamedTuple, Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats

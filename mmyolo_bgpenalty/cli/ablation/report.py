@@ -7,7 +7,7 @@ lists ``recall`` and ``precision``.
 import csv
 import io
 import json
-from typing import Sequence
+from collections.abc import Sequence
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure

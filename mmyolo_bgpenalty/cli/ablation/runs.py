@@ -8,10 +8,11 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import Any, Iterable
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import init_default_scope

@@ -11,9 +11,10 @@ import json
 import os
 import platform
 import time
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 import torch
 from mmengine.logging import MMLogger

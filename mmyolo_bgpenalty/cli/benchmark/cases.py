@@ -1,7 +1,8 @@
 """What is compared: our loss, assigner and training steps with those of MMYOLO, MMDetection and Ultralytics."""
 
 import warnings
-from typing import Iterator, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 
