@@ -16,6 +16,7 @@ import mmyolo_bgpenalty  # before MMYOLO, which by itself refuses the fork's MMC
 from mmyolo.utils import register_all_modules
 
 from mmyolo_bgpenalty.compat import FORK, REQUIRED, installed
+from tests.helpers.tiny import make_set
 
 register_all_modules()
 torch.set_num_threads(1)
@@ -41,6 +42,12 @@ def plain_config_text():
             if hasattr(owner, 'FormatCode'):
                 patch.setattr(owner, 'FormatCode', lambda text, **kwargs: (text, False))
         yield
+
+
+@pytest.fixture(scope='session')
+def data(tmp_path_factory):
+    """The tiny set of ``make_set``. No test may write into it."""
+    return make_set(tmp_path_factory.mktemp('set'))
 
 
 @pytest.fixture(autouse=True)

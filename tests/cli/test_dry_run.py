@@ -14,12 +14,7 @@ from torch import nn
 
 from mmyolo_bgpenalty import BurnInMeanTeacherHook, LambdaBgSchedulerHook, lambda_bg_at
 from mmyolo_bgpenalty.cli.dry_run import _gradients, _plan, dry_run
-from tests.helpers.tiny import SEMI, SUPERVISED, load, make_set
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    return make_set(tmp_path_factory.mktemp('set'))
+from tests.helpers.tiny import SEMI, SUPERVISED, load
 
 
 @pytest.fixture(scope='module')

@@ -13,7 +13,7 @@ import pytest
 from mmyolo_bgpenalty import lambda_bg_at
 from mmyolo_bgpenalty.cli import test as test_command
 from mmyolo_bgpenalty.cli import train as train_command
-from tests.helpers.tiny import CLASSES, INPUT, ROOT, SEMI, SIZE, load, make_set
+from tests.helpers.tiny import CLASSES, INPUT, ROOT, SEMI, SIZE, load
 
 OURS = ROOT / 'tools/train.py'
 MMDET = Path(find_spec('mmdet').origin).parent / '.mim/tools/train.py'
@@ -24,11 +24,6 @@ OVERRIDES = (
     'use_focal_bg=True',
     'burn_in=3',
 )
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    return make_set(tmp_path_factory.mktemp('set'))
 
 
 @pytest.fixture(scope='module')

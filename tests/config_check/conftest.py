@@ -4,12 +4,7 @@ import copy
 
 import pytest
 
-from tests.helpers.tiny import SEMI, SUPERVISED, load, make_set
-
-
-@pytest.fixture(scope='session')
-def data(tmp_path_factory):
-    return make_set(tmp_path_factory.mktemp('set'))
+from tests.helpers.tiny import SEMI, SUPERVISED, load
 
 
 @pytest.fixture(scope='session')

@@ -7,20 +7,12 @@ import pytest
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
-from tests.helpers.tiny import make_set
-
-
-@pytest.fixture(scope='session')
-def tiny_set(tmp_path_factory):
-    """``make_set``'s files; no test may change them."""
-    return make_set(tmp_path_factory.mktemp('set'))
-
 
 @pytest.fixture
-def root(tiny_set, tmp_path):
-    """A set to spoil."""
+def root(data, tmp_path):
+    """A copy of the tiny set. A test may change it."""
     init_default_scope('mmyolo')
-    return shutil.copytree(tiny_set, tmp_path / 'set')
+    return shutil.copytree(data, tmp_path / 'set')
 
 
 @pytest.fixture

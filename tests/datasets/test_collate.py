@@ -23,9 +23,9 @@ from tests.helpers.tiny import SEMI, SUPERVISED, load, make_images
 
 
 @pytest.fixture
-def cfg(tiny_set, tmp_path):
+def cfg(data, tmp_path):
     init_default_scope('mmyolo')
-    return load(SEMI, tiny_set, tmp_path)
+    return load(SEMI, data, tmp_path)
 
 
 DTYPES = (torch.uint8, torch.bool, torch.int64, torch.float16, torch.float32, torch.float64, torch.bfloat16)

@@ -15,9 +15,9 @@ from tests.helpers.tiny import SEMI, load, make_images
 
 
 @pytest.fixture
-def cfg(tiny_set, tmp_path):
+def cfg(data, tmp_path):
     init_default_scope('mmyolo')
-    return load(SEMI, tiny_set, tmp_path)
+    return load(SEMI, data, tmp_path)
 
 
 def test_a_sample_depends_on_its_seed_alone(cfg):
@@ -54,9 +54,9 @@ def test_an_empty_set_is_named(cfg, tmp_path, name):
         DATASETS.build(cfg.train_dataloader.dataset)
 
 
-def test_the_unlabeled_json_needs_no_boxes(cfg, tiny_set, tmp_path):
+def test_the_unlabeled_json_needs_no_boxes(cfg, data, tmp_path):
     """As the README says."""
-    content = json.loads((tiny_set / 'unlabeled.json').read_text())
+    content = json.loads((data / 'unlabeled.json').read_text())
     del content['annotations']
     (tmp_path / 'bare.json').write_text(json.dumps(content))
     cfg.train_dataloader.dataset.unlabeled.ann_file = str(tmp_path / 'bare.json')

@@ -14,12 +14,7 @@ from mmyolo_bgpenalty.cli.export import main
 from mmyolo_bgpenalty.deploy.onnx_graph import export_onnx
 from mmyolo_bgpenalty.deploy.plain_detector import export_detector
 from tests.helpers.exported import tiny_config
-from tests.helpers.tiny import CLASSES, INPUT, SEMI, make_set
-
-
-@pytest.fixture(scope='session')
-def data(tmp_path_factory):
-    return make_set(tmp_path_factory.mktemp('set'))
+from tests.helpers.tiny import CLASSES, INPUT, SEMI
 
 
 @pytest.fixture(scope='session')

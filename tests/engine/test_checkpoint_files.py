@@ -21,7 +21,7 @@ from mmyolo_bgpenalty import ResumableCheckpointHook
 from mmyolo_bgpenalty.cli.train import main
 from mmyolo_bgpenalty.engine.checkpoint_files import CheckpointError, check_loadable, check_resumable, read_checkpoint
 from tests.helpers.child_runs import ended, start
-from tests.helpers.tiny import SEMI, load, make_set
+from tests.helpers.tiny import SEMI, load
 
 
 class Touches:
@@ -39,11 +39,6 @@ class Gets:
 
     def __reduce__(self):
         return getattr, (HistoryBuffer, '__init__')
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    return make_set(tmp_path_factory.mktemp('set'))
 
 
 @pytest.fixture(scope='module')

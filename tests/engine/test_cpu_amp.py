@@ -7,7 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmyolo_bgpenalty.cli import train
-from tests.helpers.tiny import SEMI, load, make_set
+from tests.helpers.tiny import SEMI, load
 
 WRAPPER = 'CpuBf16OptimWrapper'
 
@@ -34,11 +34,6 @@ class Watch(Hook):
         kept = [*runner.model.state_dict().values(), *runner.optim_wrapper.optimizer.state.values()]
         tensors = [value for one in kept for value in (one.values() if isinstance(one, dict) else [one])]
         assert {x.dtype for x in tensors if x.is_floating_point()} == {torch.float32}
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    return make_set(tmp_path_factory.mktemp('set'))
 
 
 def trained(data, work_dir, **options):

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from mmyolo_bgpenalty import lambda_bg_at
 from tests.helpers.states import assert_equal, states
-from tests.helpers.tiny import SEMI, SUPERVISED, load, make_set
+from tests.helpers.tiny import SEMI, SUPERVISED, load
 
 BATCHES = 5  # an epoch: 10 unlabeled images, 2 a batch
 
@@ -53,11 +53,6 @@ class Recorder(Hook):
 
     def after_val_epoch(self, runner, metrics=None):
         self.metrics.append(metrics)
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    return make_set(tmp_path_factory.mktemp('set'))
 
 
 def train(cfg, **changes):

@@ -8,12 +8,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import FUNCTIONS, init_default_scope
 
-from tests.helpers.tiny import CONFIGS, SEMI, SUPERVISED, load, make_images, make_set
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    return make_set(tmp_path_factory.mktemp('set'))
+from tests.helpers.tiny import CONFIGS, SEMI, SUPERVISED, load, make_images
 
 
 @pytest.fixture

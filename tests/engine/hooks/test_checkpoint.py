@@ -19,7 +19,7 @@ from mmyolo.registry import METRICS
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 from tests.helpers import child_runs
 from tests.helpers.child_runs import Signal, SmallFilesOnly
-from tests.helpers.tiny import SEMI, SUPERVISED, load, make_set
+from tests.helpers.tiny import SEMI, SUPERVISED, load
 
 BATCHES = 5  # an epoch has 10 unlabeled images, 2 in a batch
 EPOCHS = 3  # burn-in, warm-up, and one at full weight
@@ -125,11 +125,6 @@ def assert_same_run(found, whole, batches, position=True):
         infos = content['message_hub']['runtime_info']
         content['message_hub']['runtime_info'] = {key: infos[key] for key in ('epoch', 'iter', 'best_score')}
     assert_equal(a, b)
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    return make_set(tmp_path_factory.mktemp('set'))
 
 
 def semi(data, work_dir, **changes):

@@ -12,14 +12,9 @@ from mmyolo.registry import MODELS
 
 from mmyolo_bgpenalty import SemiYOLODetector
 from tests.helpers.states import same, tensors
-from tests.helpers.tiny import SEMI, SUPERVISED, load, make_set
+from tests.helpers.tiny import SEMI, SUPERVISED, load
 
 BATCHES = 5  # an epoch has 10 unlabeled images, 2 in a batch
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    return make_set(tmp_path_factory.mktemp('set'))
 
 
 def config(name, data, work_dir, max_skips, **options):
