@@ -10,9 +10,8 @@ import datetime
 import json
 import os
 import platform
-import time
+import re
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +20,7 @@ from mmengine.logging import MMLogger
 from mmyolo.utils import register_all_modules
 
 from mmyolo_bgpenalty.cli.benchmark.cases import Pair, assigner_pairs, loss_pairs, step_pairs, traffic_pairs
-from mmyolo_bgpenalty.cli.benchmark.memory import peak_bytes
-from mmyolo_bgpenalty.cli.benchmark.timing import Spread, paired_times, spread
+from mmyolo_bgpenalty.cli.benchmark.measures import Spread, paired_times, peak_bytes, spread
 from mmyolo_bgpenalty.cli.run import InputCheck, InputError, command
 from mmyolo_bgpenalty.utils.arguments import whole_number
 from mmyolo_bgpenalty.utils.files import write_whole
@@ -40,7 +38,7 @@ class Row(NamedTuple):
     theirs: float
     unit: str
     ratio: Spread
-    notes: tuple[str, ...]
+    note: str
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -72,63 +70,47 @@ def main(argv: Sequence[str] | None = None) -> None:
     MMLogger.get_instance('benchmark', log_level='WARNING')
     machine, rows = describe(args), []
     for case in args.cases:
-        names = ('loss', 'step') if case == 'memory' else (case,)
-        for pair in chain.from_iterable(TIMED[name](args.device, args.quick) for name in names):
-            measure = memory_row if case == 'memory' else time_row
-            rows.append(measure(pair, args.device, args.pairs))
-            print(line(rows[-1]), flush=True)
+        for name in ('loss', 'step') if case == 'memory' else (case,):
+            for pair in TIMED[name](args.device, args.quick):
+                rows.append(memory_row(pair, args.device) if case == 'memory' else time_row(pair, args.pairs))
+                print(line(rows[-1]), flush=True)
     if args.out:
         content = dict(machine, rows=[dict(row._asdict(), ratio=row.ratio._asdict()) for row in rows])
         with InputCheck():
-            write_whole(f'{args.out}.md', markdown(rows, machine))
+            write_whole(f'{args.out}.md', '\n'.join([HEADER.format(**machine), *map(line, rows), '']))
             write_whole(f'{args.out}.json', json.dumps(content, indent=1, ensure_ascii=False) + '\n')
 
 
-def time_row(pair: Pair, device: str, pairs: int) -> Row:
+def time_row(pair: Pair, pairs: int) -> Row:
     """Whole steps take a hundred times as long as a small loss, and are timed half as often."""
-
-    def clock() -> float:
-        if device == 'cuda':
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    number = max(2, pairs // 2) if pair.case.endswith('step') else pairs
-    times = paired_times(pair.ours, pair.theirs, number, clock=clock)
+    times = paired_times(pair.ours, pair.theirs, max(2, pairs // 2) if pair.case.endswith('step') else pairs)
     ours, theirs = (1e3 * spread(side).median for side in zip(*times, strict=True))
-    ratio = spread([a / b for a, b in times])
-    return Row(pair.case, pair.what, str(pair.shape), ours, theirs, 'ms', ratio, pair.notes)
+    return Row(pair.case, pair.what, str(pair.shape), ours, theirs, 'ms', spread([a / b for a, b in times]), pair.note)
 
 
-def memory_row(pair: Pair, device: str, pairs: int) -> Row:
+def memory_row(pair: Pair, device: str) -> Row:
     """Memory is measured once, since it is the same in every run."""
     ours, theirs = (peak_bytes(task, device) / 2**20 for task in (pair.ours, pair.theirs))
-    case, ratio = f'memory of the {pair.case}', spread([ours / theirs])
-    return Row(case, pair.what, str(pair.shape), ours, theirs, 'MiB', ratio, ())
+    case = f'memory of the {pair.case}'
+    return Row(case, pair.what, str(pair.shape), ours, theirs, 'MiB', spread([ours / theirs]), '')
 
 
 def describe(args: argparse.Namespace) -> dict:
     """The machine and the command, without names of hosts or files."""
-    command = ['python tools/benchmark.py', '--cases', *args.cases, '--device', args.device, f'--pairs {args.pairs}']
-    command += [f'--threads {args.threads}'] if args.threads else []
+    words = ['python tools/benchmark.py', '--cases', *args.cases, '--device', args.device, '--pairs', str(args.pairs)]
+    words += ['--threads', str(args.threads)] if args.threads else []
+    cpu = Path('/proc/cpuinfo')
+    model = re.search(r'model name\s*: (.+)', cpu.read_text(encoding='utf-8') if cpu.exists() else '')
     return dict(
-        device=torch.cuda.get_device_name() if args.device == 'cuda' else _processor(),
+        device=torch.cuda.get_device_name() if args.device == 'cuda' else model[1] if model else platform.machine(),
         cores=os.cpu_count(),
         threads=torch.get_num_threads(),
         load=os.getloadavg()[0],
         torch=torch.__version__,
         python=platform.python_version(),
         date=datetime.date.today().isoformat(),
-        command=' '.join([*command, *(['--quick'] if args.quick else [])]),
+        command=' '.join(words + ['--quick'] * args.quick),
     )
-
-
-def _processor() -> str:
-    try:
-        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
-    except OSError:
-        lines = []
-    names = (line.split(':', 1)[1].strip() for line in lines if line.startswith('model name'))
-    return next(names, '') or platform.processor() or platform.machine()
 
 
 HEADER = """\
@@ -144,12 +126,7 @@ Ratios are ours / theirs, with the 95 % interval of their median in brackets. Be
 [The notes](benchmark_notes.md) explain the cases.
 
 | case | what | shape | ours | theirs | ratio | 10 – 90 %, pairs | checked |
-|---|---|---|---|---|---|---|---|
-"""
-
-
-def markdown(rows: Sequence[Row], machine: dict) -> str:
-    return HEADER.format(**machine) + ''.join(f'{line(row)}\n' for row in rows)
+|---|---|---|---|---|---|---|---|"""
 
 
 def line(row: Row) -> str:
@@ -160,4 +137,4 @@ def line(row: Row) -> str:
     if row.ratio.number > 1:
         quantiles = f'{row.ratio.low:.{digits}f} – {row.ratio.high:.{digits}f}, {row.ratio.number}'
     times = f'{row.ours:.3g}', f'{row.theirs:.3g} {row.unit}'
-    return f'| {" | ".join([row.case, row.what, row.shape, *times, ratio, quantiles, "; ".join(row.notes)])} |'
+    return f'| {" | ".join([row.case, row.what, row.shape, *times, ratio, quantiles, row.note])} |'

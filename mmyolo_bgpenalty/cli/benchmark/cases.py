@@ -1,10 +1,7 @@
 """What is compared: our loss, assigner and training steps with those of MMYOLO, MMDetection and Ultralytics."""
 
-import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
-
-import torch
 
 from mmyolo_bgpenalty.cli.benchmark.detectors import at_width, build_head, our_config, their_detector
 from mmyolo_bgpenalty.cli.benchmark.loss_steps import (
@@ -14,8 +11,8 @@ from mmyolo_bgpenalty.cli.benchmark.loss_steps import (
     classification_steps,
     disagreement,
 )
+from mmyolo_bgpenalty.cli.benchmark.measures import Task
 from mmyolo_bgpenalty.cli.benchmark.scenes import Scene, Shape
-from mmyolo_bgpenalty.cli.benchmark.timing import Task
 from mmyolo_bgpenalty.cli.benchmark.training_steps import semi_steps, supervised_steps
 
 TINY = Shape(2, 64, 64, 3, 3)
@@ -34,14 +31,14 @@ PENALTIES: dict[str, dict] = {
 
 
 class Pair(NamedTuple):
-    """Two tasks to compare, and what was found about them beforehand."""
+    """Two tasks to compare, and what was found about them before."""
 
     case: str
     what: str
     shape: Shape
     ours: Task
     theirs: Task
-    notes: tuple[str, ...] = ()
+    note: str = ''
 
 
 def loss_pairs(device: str, quick: bool) -> Iterator[Pair]:
@@ -53,11 +50,8 @@ def loss_pairs(device: str, quick: bool) -> Iterator[Pair]:
         theirs = LossStep(build_head(their_detector(shape, cfgs['penalty']), device), scene)
         without = ours.pop('no penalty')
         for name, step in ours.items():
-            notes = [f'the other losses and MMYOLO differ by {disagreement(step, theirs):.1g} (relative)']
-            if device == 'cuda':
-                counts = synchronisations(step), synchronisations(theirs)
-                notes.append('{} host synchronisations, {} in MMYOLO'.format(*counts))
-            yield Pair('loss', f'{name}, to MMYOLO', shape, step, theirs, tuple(notes))
+            note = f'the other losses and MMYOLO differ by {disagreement(step, theirs):.1g} (relative)'
+            yield Pair('loss', f'{name}, to MMYOLO', shape, step, theirs, note)
         yield Pair('loss', 'penalty, to λ = 0', shape, ours['penalty'], without)
         # Ultralytics enlarges boxes below 16 px before it assigns them, which gives another loss.
         step = LossStep(ours['penalty'].head, Scene(shape, device, smallest=16))
@@ -66,20 +60,7 @@ def loss_pairs(device: str, quick: bool) -> Iterator[Pair]:
         except ImportError:
             continue
         note = f'the other losses and Ultralytics differ by {disagreement(step, ultralytics):.1g} (relative)'
-        yield Pair('loss', 'penalty, to Ultralytics', shape, step, ultralytics, (note,))
-
-
-def synchronisations(task: Task) -> int:
-    """How often the host waits for the GPU."""
-    task()
-    torch.cuda.set_sync_debug_mode('warn')
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter('always')
-            task()
-    finally:
-        torch.cuda.set_sync_debug_mode('default')
-    return sum('synchroniz' in str(warning.message) for warning in caught)
+        yield Pair('loss', 'penalty, to Ultralytics', shape, step, ultralytics, note)
 
 
 def traffic_pairs(device: str, quick: bool) -> Iterator[Pair]:
@@ -104,4 +85,4 @@ def step_pairs(device: str, quick: bool) -> Iterator[Pair]:
         ours, theirs = semi_steps(shape, overrides, device)
         boxes = ours.pseudo_boxes(), theirs.pseudo_boxes()
         note = '{:.1f} pseudo-boxes per image, {:.1f} with SemiBaseDetector'.format(*boxes)
-        yield Pair('semi step', 'to SemiBaseDetector', shape, ours, theirs, (note,))
+        yield Pair('semi step', 'to SemiBaseDetector', shape, ours, theirs, note)

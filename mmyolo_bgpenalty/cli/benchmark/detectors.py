@@ -16,19 +16,17 @@ MMYOLO = 'mmyolo::yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py'
 def our_config(shape: Shape, overrides: dict | None = None, name: str = 'yolov8_bgpenalty.py') -> Config:
     """A shipped config for that number of classes, λ at its maximum. ``overrides`` are for its detector."""
     cfg = Config.fromfile(config(name))
-    detector = cfg.model.get('detector', cfg.model)
     # LambdaBgSchedulerHook sets these after its warm-up.
-    stated = detector.bbox_head.get('bg_penalty', {})
-    detector.bbox_head.bg_penalty = dict(stated, lambda_bg=cfg.lambda_bg, focal=cfg.use_focal_bg)
-    _adapt(detector, shape, overrides)
+    penalty = {'bbox_head.bg_penalty.lambda_bg': cfg.lambda_bg, 'bbox_head.bg_penalty.focal': cfg.use_focal_bg}
+    _merge(cfg, 'model.detector' if 'detector' in cfg.model else 'model', shape, {**penalty, **(overrides or {})})
     return cfg
 
 
 def their_detector(shape: Shape, ours: ConfigDict) -> ConfigDict:
     """MMYOLO's YOLOv8-n config, at our detector's width and number of classes."""
-    detector = get_config(MMYOLO).model
-    _adapt(detector, shape, at_width(ours.backbone.widen_factor))
-    return detector
+    cfg = get_config(MMYOLO)
+    _merge(cfg, 'model', shape, at_width(ours.backbone.widen_factor))
+    return cfg.model
 
 
 def at_width(widen_factor: float) -> dict:
@@ -36,12 +34,9 @@ def at_width(widen_factor: float) -> dict:
     return {f'{part}.widen_factor': widen_factor for part in ('backbone', 'neck', 'bbox_head.head_module')}
 
 
-def _adapt(detector: ConfigDict, shape: Shape, overrides: dict | None) -> None:
-    merged = Config(dict(detector=detector))
-    classes = {'bbox_head.head_module.num_classes': shape.classes, 'train_cfg.assigner.num_classes': shape.classes}
-    merged.merge_from_dict({f'detector.{name}': value for name, value in {**classes, **(overrides or {})}.items()})
-    detector.clear()
-    detector.update(merged.detector)
+def _merge(cfg: Config, detector: str, shape: Shape, overrides: dict) -> None:
+    classes = {f'{part}.num_classes': shape.classes for part in ('bbox_head.head_module', 'train_cfg.assigner')}
+    cfg.merge_from_dict({f'{detector}.{name}': value for name, value in {**classes, **overrides}.items()})
 
 
 def build(cfg: ConfigDict, device: str) -> Any:

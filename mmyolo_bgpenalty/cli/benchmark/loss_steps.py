@@ -11,8 +11,8 @@ from mmyolo.registry import TASK_UTILS
 from torch import Tensor, nn
 
 from mmyolo_bgpenalty.cli.benchmark.detectors import build_head
+from mmyolo_bgpenalty.cli.benchmark.measures import Task
 from mmyolo_bgpenalty.cli.benchmark.scenes import STRIDES, Scene
-from mmyolo_bgpenalty.cli.benchmark.timing import Task
 from mmyolo_bgpenalty.models.losses import background_penalty
 from mmyolo_bgpenalty.models.sparse_losses import bce_and_max_logits
 
@@ -42,7 +42,7 @@ class LossStep:
         return torch.autograd.grad(total, [*self.scene.logits, *self.scene.distributions])
 
 
-class UltralyticsLossStep:
+class UltralyticsLossStep(LossStep):
     """The same with Ultralytics' v8DetectionLoss and YOLOv8's gains.
 
     Raises:
@@ -72,10 +72,6 @@ class UltralyticsLossStep:
         )
         total, _ = self.loss(dict(boxes=distributions, scores=logits, feats=self.scene.logits), self.batch)
         return dict(zip(('loss_bbox', 'loss_cls', 'loss_dfl'), total, strict=True))
-
-    def __call__(self):
-        total = torch.stack(list(self.losses().values())).sum()
-        return torch.autograd.grad(total, [*self.scene.logits, *self.scene.distributions])
 
 
 def disagreement(a, b) -> float:

@@ -13,10 +13,11 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData
 from mmyolo.registry import HOOKS
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from mmyolo_bgpenalty.cli.benchmark.detectors import build, our_config, their_detector
+from mmyolo_bgpenalty.cli.benchmark.measures import Task
 from mmyolo_bgpenalty.cli.benchmark.scenes import Scene, Shape, meta
-from mmyolo_bgpenalty.cli.benchmark.timing import Task
 
 
 def _optimizer(model: nn.Module, cfg: Config):
@@ -102,19 +103,14 @@ def _semi_batch(half: Shape) -> dict:
     """Labeled images, and two views of as many unlabeled ones, as MMDetection's loader returns them."""
     move = np.array([[0.8, 0, 0.1 * half.width], [0, 0.8, 0.1 * half.height], [0, 0, 1]], dtype=np.float32)
     branches = dict(sup=(0, None), unsup_teacher=(1, None), unsup_student=(1, move))
-    absent = [None] * half.batch
     inputs, samples = {}, {}
     for branch, (seed, homography) in branches.items():
         scene = Scene(half, 'cpu', seed=seed)
-        views = []
+        inputs[branch], samples[branch] = list(scene.pictures(seed)), []
         for boxes, labels in zip(scene.bboxes, scene.labels, strict=True):
             view = DetDataSample(metainfo=meta(half, homography))
             view.gt_instances = InstanceData(bboxes=HorizontalBoxes(boxes), labels=labels)
-            view.ignored_instances = InstanceData(bboxes=HorizontalBoxes(boxes[:0]), labels=labels[:0])
-            views.append(view)
-        pictures = list(scene.pictures(seed))
-        inputs[branch] = pictures + absent if branch == 'sup' else absent + pictures
-        samples[branch] = views + absent if branch == 'sup' else absent + views
+            samples[branch].append(view)
     return dict(inputs=inputs, data_samples=samples)
 
 
@@ -126,14 +122,9 @@ def _make_teacher(model: Any, batch: dict, candidates: int = 60) -> None:
     """
     images = model.data_preprocessor(batch, True)['inputs']['unsup_teacher']
     student, threshold = model.student, model.semi_train_cfg.pseudo_test_cfg.score_thr
-    norms = {module: module.momentum for module in student.modules() if isinstance(module, nn.BatchNorm2d)}
-    for norm in norms:
-        norm.momentum = 1.0
-    student.bbox_head(student.extract_feat(images))
-    for norm, momentum in norms.items():
-        norm.momentum = momentum
+    update_bn([images], student)
     student.eval()
-    logits = student.bbox_head(student.extract_feat(images))[0]
+    logits = student(images)[0]
     for level, predict in zip(logits, student.bbox_head.head_module.cls_preds, strict=True):
         best = level.max(dim=1).values.flatten()
         # The threshold lies between two logits, so that rounding moves none over it.

@@ -1,0 +1,83 @@
+"""Times of two tasks side by side, the spread of their ratio, and the memory that a task takes."""
+
+import json
+import random
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from timeit import Timer
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy import stats
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.benchmark.utils.timer import timer as clock_of_device
+
+Task = Callable[[], object]
+
+
+class Spread(NamedTuple):
+    """Median of ``number`` values, their 10 % and 90 % quantiles, and the median's 95 % confidence interval.
+
+    ``interval`` is None for fewer than 6 values.
+    """
+
+    median: float
+    low: float
+    high: float
+    interval: tuple[float, float] | None
+    number: int
+
+
+def paired_times(
+    ours: Task, theirs: Task, pairs: int, warmup: int = 2, clock: Callable[[], float] = clock_of_device
+) -> list[tuple[float, float]]:
+    """Seconds that ``ours`` and ``theirs`` take in each of ``pairs`` pairs, after ``warmup`` runs of each.
+
+    The two tasks of a pair run one right after the other, in random order. A slow phase of the machine slows both, and
+    both find the caches in the same states. The garbage collector waits. The clock waits for a GPU.
+    """
+    timers = [Timer(task, timer=clock) for task in (ours, theirs)]
+    for timer in timers:
+        timer.timeit(warmup)
+    order = random.Random(0)
+    times = []
+    for _ in range(pairs):
+        seconds = {place: timers[place].timeit(1) for place in order.sample((0, 1), 2)}
+        times.append((seconds[0], seconds[1]))
+    return times
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median and spread of at least one value. The interval is made of order statistics."""
+    median, low, high = (float(quantile) for quantile in np.quantile(values, (0.5, 0.1, 0.9)))
+    test = stats.quantile_test(np.asarray(values, dtype=float), q=0, p=0.5)
+    lower, upper = map(float, test.confidence_interval(0.95))
+    return Spread(median, low, high, None if np.isnan(lower) else (lower, upper), len(values))
+
+
+def peak_bytes(task: Task, device: str) -> int:
+    """Bytes of tensors that are alive at the same time in a task, at most, above those from before it.
+
+    On a CPU they are counted from the allocations that torch's profiler records. This number is the same in every run.
+    The memory of the process is not: it depends on when the C library gives memory back.
+    """
+    task()  # fills caches and the optimizer's state
+    if device == 'cuda':
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        task()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        task()
+    with tempfile.TemporaryDirectory() as folder:
+        recorded.export_chrome_trace(f'{folder}/trace.json')
+        events = json.loads(Path(folder, 'trace.json').read_text(encoding='utf-8'))['traceEvents']
+    live = peak = 0
+    for event in sorted((event for event in events if event['name'] == '[memory]'), key=lambda event: event['ts']):
+        live += event['args']['Bytes']
+        peak = max(peak, live)
+    return peak
