@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.patheffects import withStroke
 from mmcv.ops import nms
+from mmdet.structures import DetDataSample
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -18,13 +21,13 @@ from mmyolo.registry import HOOKS
 from torch import Tensor, nn
 
 from mmyolo_bgpenalty.models.semi_detector import SemiYOLODetector, UnlabeledBatch
-from mmyolo_bgpenalty.utils.arguments import non_negative, whole_number
+from mmyolo_bgpenalty.utils.arguments import fraction, whole_number
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 from mmyolo_bgpenalty.utils.files import write_whole
 from mmyolo_bgpenalty.utils.geometry import picture_frame, priors_inside, priors_on_image
 
 LABEL, BACKGROUND = '#00e676', '#ff4df8'
-PANEL, MARGIN, HEADER, TITLE = 640, 10, 26, 74  # pixels: width of a view, and the space around the views
+PANEL = 6.5  # width of a view, in inches of 100 pixels
 
 
 class View(NamedTuple):
@@ -33,92 +36,58 @@ class View(NamedTuple):
     image: np.ndarray
     boxes: np.ndarray = np.zeros((0, 4))
     texts: Sequence[str] = ()
-    ignored: np.ndarray | None = None  # (H, W), bool
+    ignored: np.ndarray = np.zeros((1, 1), bool)  # (H, W), or (1, 1) for the whole picture
     background: np.ndarray = np.zeros((0, 4))
     background_texts: Sequence[str] = ()
 
 
-def draw_pseudo_labels(rows: Sequence[dict], title: str) -> np.ndarray:
+def draw_pseudo_labels(rows: Sequence[tuple[str, View, View]], title: str) -> Figure:
     """One sheet with a row per image: its weak view on the left, its strong view on the right.
 
     Args:
-        rows: dicts of ``name`` and of the two views ``weak`` and ``strong`` (``View``).
+        rows: name, weak view and strong view of each image. All images have views of the same sizes.
         title: first line of the sheet.
-
-    Returns:
-        (H, W, 3), RGB, uint8.
     """
-    shapes = [[row[view].image.shape[:2] for view in ('weak', 'strong')] for row in rows]
-    heights = [max(round(PANEL * height / width) for height, width in pair) for pair in shapes]
-    total = TITLE + sum(heights) + len(rows) * (HEADER + MARGIN)
-    width = 2 * PANEL + 3 * MARGIN
+    height = max(view.image.shape[0] / view.image.shape[1] for view in rows[0][1:])
     # Not by pyplot: its figures are global, and a training may have some of its own.
-    figure = Figure(figsize=(width / 100, total / 100), dpi=100, facecolor='white')
-    canvas = FigureCanvasAgg(figure)
-    figure.text(MARGIN / width, 1 - 12 / total, title, size=12, weight='bold', va='top')
-    line: dict[str, Any] = dict(facecolor='none', linewidth=2)
-    background = 'predicted on background, which the penalty lowers: confidence'
-    ignored = 'padding or ignored: no penalty'
-    figure.legend(
-        handles=[
-            Patch(edgecolor='#00a050', label='pseudo-label: class, score', **line),
-            Patch(edgecolor='#d010c8', label=background, linestyle='--', **line),
-            Patch(facecolor='0.3', edgecolor='0.6', label=ignored, hatch='////'),
-        ],
-        loc='upper left',
-        bbox_to_anchor=(0, 1 - 32 / total),
-        ncols=3,
-        frameon=False,
-        fontsize=10,
-    )
-    top = TITLE
-    for row, height in zip(rows, heights):
-        for column, (view, role) in enumerate((('weak', 'the teacher labels it'), ('strong', 'the student learns it'))):
-            left = MARGIN + column * (PANEL + MARGIN)
-            own = round(PANEL * row[view].image.shape[0] / row[view].image.shape[1])
-            place = (left / width, 1 - (top + HEADER + own) / total, PANEL / width, own / total)
-            axes = figure.add_axes(place, frameon=False)
-            axes.set_title(f'{row["name"]}: {view} view, {role}', size=10, loc='left', pad=4, parse_math=False)
-            _draw_view(axes, row[view])
-        top += height + HEADER + MARGIN
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    figure = Figure(figsize=(2 * PANEL, 0.7 + len(rows) * (0.3 + height * PANEL)), layout='constrained')
+    figure.suptitle(title, weight='bold')
+    handles = [
+        Patch(fill=False, edgecolor='#00a050', label='pseudo-label: class, score'),
+        Patch(fill=False, edgecolor='#d010c8', linestyle='--', label='prediction on background: confidence'),
+        Patch(facecolor='0.3', edgecolor='0.6', hatch='////', label='padding or ignored: no penalty'),
+    ]
+    figure.legend(handles=handles, loc='outside lower center', ncols=3, frameon=False)
+    grid = figure.subplots(len(rows), 2, squeeze=False)
+    for (name, weak, strong), (left, right) in zip(rows, grid):
+        left.set_title(f'{name}: weak view, the teacher labels it', size=10, loc='left', parse_math=False)
+        right.set_title(f'{name}: strong view, the student learns it', size=10, loc='left', parse_math=False)
+        _draw_view(left, weak)
+        _draw_view(right, strong)
+    return figure
 
 
-def _draw_view(axes, view: View) -> None:
+def _draw_view(axes: Axes, view: View) -> None:
     height, width = view.image.shape[:2]
-    image = view.image
-    if view.ignored is not None:
-        # Dark stripes.
-        stripes = np.add.outer(np.arange(height), np.arange(width)) // max(width // 60, 1) % 2
-        image = np.where(view.ignored[..., None], (image * (0.25 + 0.2 * stripes[..., None])).astype(np.uint8), image)
-    axes.imshow(image, extent=(0, width, height, 0), interpolation='nearest' if width < PANEL else 'antialiased')
-    axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
-    for boxes, texts, colour, style, side in (
-        (view.background, view.background_texts, BACKGROUND, (0, (4, 2)), 'bottom'),
-        (view.boxes, view.texts, LABEL, '-', 'top'),
+    stripes = np.add.outer(np.arange(height), np.arange(width)) // max(width // 60, 1) % 2
+    dark = view.image * (0.25 + 0.2 * stripes[..., None])
+    image = np.where(view.ignored[..., None], dark, view.image).astype(np.uint8)
+    axes.imshow(image, extent=(0, width, height, 0))
+    axes.set_axis_off()
+    outline = withStroke(linewidth=3.2, foreground='black')  # visible on any picture
+    text_height = 0.025 * width
+    for boxes, texts, colour, style in (
+        (view.background, view.background_texts, BACKGROUND, '--'),
+        (view.boxes, view.texts, LABEL, '-'),
     ):
+        line = dict(fill=False, edgecolor=colour, linewidth=1.6, linestyle=style, path_effects=[outline])
+        patch = dict(facecolor=colour, edgecolor='none', alpha=0.75, pad=1)
         for (x1, y1, x2, y2), text in zip(boxes, texts):
-            # A dark line below the coloured one is visible on any picture.
-            for line, edge in ((3.2, 'black'), (1.6, colour)):
-                axes.add_patch(
-                    Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=edge, linewidth=line, linestyle=style)
-                )
-            # Labels are above their boxes, confidences below, so that they overlap less. Without room: inside.
-            room = 16 * width / PANEL
-            above = y1 >= room if side == 'top' else y2 > height - room
-            axes.text(
-                max(x1, 0) if x1 < 0.8 * width else min(x2, width),
-                max(y1, 0) if side == 'top' else min(y2, height),
-                text,
-                size=8,
-                color='black',
-                ha='left' if x1 < 0.8 * width else 'right',
-                va='bottom' if above else 'top',
-                clip_on=True,
-                parse_math=False,
-                bbox=dict(facecolor=colour, edgecolor='none', alpha=0.75, pad=1),
-            )
+            axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **line))
+            # Labels are above their boxes, confidences below, so that they overlap less.
+            y, side = (max(y1, text_height), 'bottom') if colour == LABEL else (min(y2, height - text_height), 'top')
+            x = min(max(x1, 0), 0.85 * width)
+            axes.text(x, y, text, size=8, va=side, clip_on=True, parse_math=False, bbox=patch)
 
 
 @HOOKS.register_module()
@@ -143,79 +112,63 @@ class PseudoLabelPicturesHook(Hook):
         ValueError: an argument is out of range.
     """
 
-    NAME = 'pseudo_labels'
     priority = 'LOW'
 
     def __init__(self, interval: int = 500, max_images: int = 4, background: int = 5, score_thr: float = 0.05):
-        for name, value, least in (
-            ('interval', 1 if interval == -1 else interval, 1),
-            ('max_images', max_images, 1),
-            ('background', background, 0),
-        ):
-            whole_number(name, value, least)
-        if non_negative('score_thr', score_thr) > 1:
-            raise ValueError(f'Expected `score_thr` to be in [0, 1], but got {score_thr!r}')
-        self.interval = interval
-        self.max_images = max_images
-        self.background = background
-        self.score_thr = score_thr
+        self.interval = interval if interval == -1 else whole_number('interval', interval)
+        self.max_images = whole_number('max_images', max_images)
+        self.background = whole_number('background', background, 0)
+        self.score_thr = fraction('score_thr', score_thr)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         model = unwrapped(runner.model)
         if isinstance(model, SemiYOLODetector):
-            model.keep_latest = self._due(runner)
+            model.keep_latest = is_main_process() and self.every_n_train_iters(runner, self.interval)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         model = unwrapped(runner.model)
-        if not isinstance(model, SemiYOLODetector) or not self._due(runner):
+        if not isinstance(model, SemiYOLODetector) or model.latest is None:
             return
-        model.keep_latest = False
-        batch = model.latest
-        if batch is None:
-            return
+        batch, model.latest = model.latest, None
         step = runner.iter + 1
         try:
             # IterBasedTrainLoop stays in epoch 0, and batch_idx goes on.
             epoch = runner.epoch + batch_idx // len(runner.train_dataloader)
             classes = runner.train_dataloader.dataset.metainfo.get('classes', ())
             sheet = self._sheet(model, batch, classes, f'Iteration {step}, epoch {epoch}')
-            path = Path(runner.log_dir) / 'vis_data' / 'vis_image' / f'{self.NAME}_{step}.png'
+            path = Path(runner.log_dir) / 'vis_data' / 'vis_image' / f'pseudo_labels_{step}.png'
             write_whole(path, cv2.imencode('.png', sheet[..., ::-1])[1].tobytes())
-            runner.visualizer.add_image(self.NAME, sheet, step)
+            runner.visualizer.add_image('pseudo_labels', sheet, step)
         except Exception as error:  # a full disk or a lost backend must not end a training
             runner.logger.warning(f'PseudoLabelPicturesHook could not draw: {type(error).__name__}: {error}')
-        finally:
-            model.latest = None
-
-    def _due(self, runner: Runner) -> bool:
-        return is_main_process() and self.every_n_train_iters(runner, self.interval)
 
     @torch.no_grad()
     def _sheet(self, model: SemiYOLODetector, batch: UnlabeledBatch, classes: Sequence[str], when: str) -> np.ndarray:
+        """(H, W, 3), RGB, uint8."""
         head = model.student.bbox_head
-        weak, weak_samples, strong, strong_samples = batch
+        names = dict(enumerate(classes))
         rows = []
-        for i in range(min(self.max_images, len(strong))):
-            row: dict[str, Any] = dict(name=Path(strong_samples[i].metainfo.get('img_path') or f'image {i}').name)
-            for name, inputs, sample in (('weak', weak, weak_samples[i]), ('strong', strong, strong_samples[i])):
-                instances = sample.gt_instances
-                texts = [
-                    f'{classes[label] if label < len(classes) else label} {score:.2f}'
-                    for label, score in zip(instances.labels.tolist(), instances.scores.tolist())
-                ]
-                row[name] = View(_pixels(inputs[i], model.data_preprocessor), instances.bboxes.cpu().numpy(), texts)
-            row['strong'] = row['strong']._replace(ignored=_ignored(strong[i], strong_samples[i]))
+        for i in range(min(self.max_images, len(batch.strong))):
+            views = []
+            for inputs, sample in (batch.weak[i], batch.weak_samples[i]), (batch.strong[i], batch.strong_samples[i]):
+                found = sample.gt_instances
+                labels = zip(found.labels.tolist(), found.scores.tolist())
+                texts = [f'{names.get(label, label)} {score:.2f}' for label, score in labels]
+                image = _pixels(inputs, model.data_preprocessor.data_preprocessor)
+                views.append(View(image, found.bboxes.cpu().numpy(), texts))
+            views[1] = views[1]._replace(ignored=_ignored(sample, batch.strong.shape[-2:]))
             if self.background and hasattr(head, 'background_predictions'):
                 boxes, scores = self._background(head, i)
-                row['strong'] = row['strong']._replace(
-                    background=boxes.numpy(), background_texts=[f'{score:.2f}' for score in scores.tolist()]
-                )
-            rows.append(row)
-        boxes = sum(len(sample.gt_instances) for sample in strong_samples) / len(strong_samples)
+                texts = [f'{score:.2f}' for score in scores.tolist()]
+                views[1] = views[1]._replace(background=boxes.numpy(), background_texts=texts)
+            rows.append((Path(sample.metainfo.get('img_path') or f'image {i}').name, *views))
+        boxes = sum(len(sample.gt_instances) for sample in batch.strong_samples) / len(batch.strong_samples)
         lambda_bg = f', λ_bg = {head.lambda_bg:.3f}' if hasattr(head, 'lambda_bg') else ''
-        return draw_pseudo_labels(rows, f'{when}{lambda_bg}, {boxes:.1f} pseudo-boxes per image')
+        canvas = FigureCanvasAgg(draw_pseudo_labels(rows, f'{when}{lambda_bg}, {boxes:.1f} pseudo-boxes per image'))
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3]
 
-    def _background(self, head, image: int):
+    def _background(self, head: nn.Module, image: int) -> tuple[Tensor, Tensor]:
         """Boxes (K, 4) and scores (K,) on the CPU, K <= ``background``."""
         found = head.background_predictions(image, 1000)
         boxes, scores = found['bboxes'].cpu(), found['scores'].cpu()
@@ -225,25 +178,22 @@ class PseudoLabelPicturesHook(Hook):
 
 
 def _pixels(view: Tensor, preprocessor: nn.Module) -> np.ndarray:
-    """A pre-processed view (C, H, W) as a picture (H, W, 3), RGB, uint8. MMDetection loads pictures as BGR."""
-    own: Any = getattr(preprocessor, 'data_preprocessor', preprocessor)
-    view = view.detach().float()
-    if getattr(own, '_enable_normalize', False):
-        view = view * own.std + own.mean
-    if view.shape[0] == 3 and not getattr(own, '_channel_conversion', False):
+    """A pre-processed view (1 or 3, H, W) as a picture (H, W, 3), RGB, uint8. MMDetection loads pictures as BGR."""
+    view = view.float()
+    if preprocessor._enable_normalize:
+        view = view * preprocessor.std + preprocessor.mean
+    if not preprocessor._channel_conversion:
         view = view.flip(0)
-    pixels = view.round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
-    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+    return view.round().clamp(0, 255).byte().expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
 
 
-def _ignored(view: Tensor, sample) -> np.ndarray:
+def _ignored(sample: DetDataSample, shape: Sequence[int]) -> np.ndarray:
     """Where a prior would have no penalty: (H, W), bool, True in padding and in ignored boxes."""
-    height, width = view.shape[-2:]
-    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing='ij')
+    y, x = torch.meshgrid(*(torch.arange(side) + 0.5 for side in shape), indexing='ij')
     points = torch.stack([x.flatten(), y.flatten()], dim=-1)
     to_image, boxes = picture_frame(sample.metainfo)
     ignored = ~priors_on_image(points, to_image[None], boxes[None])[0]
-    if 'ignored_instances' in sample and 'bboxes' in sample.ignored_instances:
-        boxes = sample.ignored_instances.bboxes
-        ignored |= priors_inside(points, getattr(boxes, 'tensor', boxes).float().cpu())
-    return ignored.reshape(height, width).numpy()
+    boxes = sample.get('ignored_instances', {}).get('bboxes')
+    if boxes is not None:
+        ignored |= priors_inside(points, boxes.float().cpu())
+    return ignored.reshape(*shape).numpy()
