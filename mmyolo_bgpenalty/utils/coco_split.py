@@ -6,8 +6,6 @@ of Multi-Label Data*, 2011). Then single images are added or removed until the n
 image that brings the shares nearest to the percent.
 """
 
-import json
-from collections.abc import Callable, Collection
 from decimal import Decimal
 from fractions import Fraction
 from itertools import compress
@@ -52,32 +50,12 @@ def _decimal(percent: Any) -> Decimal:
     return Decimal(str(percent))
 
 
-def part(coco: dict, ids: Collection) -> dict:
-    """The set with only the images of these ids and their annotations."""
-    return {
-        **coco,
-        'images': [image for image in coco['images'] if image['id'] in ids],
-        'annotations': [annotation for annotation in coco['annotations'] if annotation['image_id'] in ids],
-    }
-
-
-def part_writer(coco: dict) -> Callable[[np.ndarray], str]:
-    """A function that takes a mask over the images and returns the json of that part.
-
-    Each entry is converted to text only once, for all parts.
-    """
-    names = ('images', 'annotations')
-    texts = {name: [json.dumps(entry) for entry in coco[name]] for name in names}
-    others = {name: json.dumps(value) for name, value in coco.items() if name not in names}
-    place = {image['id']: place for place, image in enumerate(coco['images'])}
-    owners = np.array([place[annotation['image_id']] for annotation in coco['annotations']], dtype=np.int64)
-
-    def write(mask: np.ndarray) -> str:
-        chosen = dict(images=mask.tolist(), annotations=mask[owners].tolist())
-        values = {name: '[' + ', '.join(compress(texts[name], chosen[name])) + ']' for name in names}
-        return '{' + ', '.join(f'{json.dumps(name)}: {others.get(name) or values[name]}' for name in coco) + '}'
-
-    return write
+def part(coco: dict, mask: np.ndarray) -> dict:
+    """The set with only the images of the mask and their annotations."""
+    images = list(compress(coco['images'], mask))
+    ids = {image['id'] for image in images}
+    annotations = [annotation for annotation in coco['annotations'] if annotation['image_id'] in ids]
+    return {**coco, 'images': images, 'annotations': annotations}
 
 
 def objects(coco: dict) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ pseudo-labels can be scored. Training does not read these boxes. One seed gives 
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Sequence
@@ -24,7 +25,7 @@ from mmyolo_bgpenalty.utils.coco_split import (
     draw,
     labeled_count,
     objects,
-    part_writer,
+    part,
     percent_name,
     semi_names,
 )
@@ -56,9 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             for percent in percents
             for fold in folds
         }
-        write = part_writer(coco)
         files = (
-            (folder / name, write(mask))
+            (folder / name, json.dumps(part(coco, mask)))
             for (percent, fold), labeled in masks.items()
             for name, mask in zip(semi_names(stem, fold, percent), (labeled, ~labeled), strict=True)
         )
