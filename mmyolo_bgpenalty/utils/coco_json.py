@@ -3,7 +3,7 @@
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from mmyolo_bgpenalty.utils.files import NAMED, printable, read_json
 
@@ -32,60 +32,52 @@ def read_coco(path, training: bool = False) -> dict:
     if not isinstance(coco, dict):
         raise ValueError(f'{path}: expected an object with `images`, `annotations` and `categories`')
     coco.setdefault('annotations', [])
-    for name, needed in _NEEDED.items():
-        entries = coco.get(name)
-        if not isinstance(entries, list):
-            raise ValueError(f'{path}: expected a list `{name}`, but got {_kind(entries)}')
-        if not entries and name != 'annotations':
-            raise ValueError(f'{path}: `{name}` is empty')
-        strange = [place for place, entry in enumerate(entries) if not isinstance(entry, dict)]
-        if strange:
-            raise ValueError(f'{path}: `{name}[{strange[0]}]` has no `{needed[0]}`{_and_more(strange)}')
-        needed = (*needed, *_READ_IN_TRAINING.get(name, ())) if training else needed
-        for field in needed:
-            lacking = [place for place, entry in enumerate(entries) if field not in entry]
-            if lacking:
-                raise ValueError(f'{path}: `{name}[{lacking[0]}]` has no `{field}`{_and_more(lacking)}')
-        for field in (*needed, *_OPTIONAL.get(name, ())):
-            valid, expected = _VALID[field]
-            wrong = [place for place, entry in enumerate(entries) if field in entry and not valid(entry[field])]
-            if wrong:
-                raise ValueError(
-                    f'{path}: `{name}[{wrong[0]}].{field}` is {_shown(entries[wrong[0]][field])}; '
-                    f'expected {expected}{_and_more(wrong)}'
-                )
-    for name, field in (
-        ('images', 'id'),
-        ('images', 'file_name'),
-        ('categories', 'id'),
-        ('categories', 'name'),
-        ('annotations', 'id'),
-    ):
-        values = [entry[field] for entry in coco[name] if _is_id(entry.get(field))]
-        if len(set(values)) < len(values):
-            repeated = [(value, times) for value, times in Counter(values).most_common() if times > 1]
-            value, times = repeated[0]
-            raise ValueError(
-                f'{path}: `{name}` has the {field} {_shown(value)} {times} times'
-                + (f', and {len(repeated) - 1} others more than once' if len(repeated) > 1 else '')
-            )
-    for name in _NEEDED if training else ():
-        texts = [isinstance(entry['id'], str) for entry in coco[name]]
-        if any(texts) and not all(texts):
-            place = texts.index(not texts[0])
-            raise ValueError(
-                f'{path}: `{name}[{place}].id` is {_shown(coco[name][place]["id"])}; expected '
-                f'a {"text" if texts[0] else "number"}, as `{name}[0].id`'
-            )
-    images, categories = ({entry['id'] for entry in coco[name]} for name in ('images', 'categories'))
-    for field, known in (('image_id', images), ('category_id', categories)):
-        unknown = [place for place, annotation in enumerate(coco['annotations']) if annotation[field] not in known]
-        if unknown:
-            value = coco['annotations'][unknown[0]][field]
-            raise ValueError(
-                f'{path}: `annotations[{unknown[0]}].{field}` is {_shown(value)}, which is unknown{_and_more(unknown)}'
-            )
+    fault = next(_faults(coco, training), None)
+    if fault:
+        raise ValueError(f'{path}: {fault}')
     return coco
+
+
+def _faults(coco: dict, training: bool) -> Iterator[str]:
+    """Each check assumes that the checks before it found no fault."""
+    for name, (needed, trained, optional) in _FIELDS.items():
+        yield from _faults_of_entries(name, coco.get(name), needed + trained if training else needed, optional)
+    for name, field in _UNIQUE:
+        counts = Counter(entry[field] for entry in coco[name] if _is_id(entry.get(field)))
+        repeated = [(value, times) for value, times in counts.most_common() if times > 1]
+        if repeated:
+            others = f', and {len(repeated) - 1} others more than once' if len(repeated) > 1 else ''
+            yield f'`{name}` has the {field} {_shown(repeated[0][0])} {repeated[0][1]} times{others}'
+    for name in _FIELDS if training else ():
+        texts = [isinstance(entry['id'], str) for entry in coco[name]]
+        if len(set(texts)) > 1:
+            place = texts.index(not texts[0])
+            expected = f'a {"text" if texts[0] else "number"}, as `{name}[0].id`'
+            yield f'`{name}[{place}].id` is {_shown(coco[name][place]["id"])}; expected {expected}'
+    for field, name in (('image_id', 'images'), ('category_id', 'categories')):
+        known = {entry['id'] for entry in coco[name]}
+        values = [annotation[field] for annotation in coco['annotations']]
+        unknown = [place for place, value in enumerate(values) if value not in known]
+        if unknown:
+            value = _shown(values[unknown[0]])
+            yield f'`annotations[{unknown[0]}].{field}` is {value}, which is unknown{_and_more(unknown)}'
+
+
+def _faults_of_entries(name: str, entries, needed: tuple, optional: tuple) -> Iterator[str]:
+    if not isinstance(entries, list):
+        yield f'expected a list `{name}`, but got {"nothing" if entries is None else type(entries).__name__}'
+    if not entries and name != 'annotations':
+        yield f'`{name}` is empty'
+    for field in needed:
+        lacking = [place for place, entry in enumerate(entries) if not isinstance(entry, dict) or field not in entry]
+        if lacking:
+            yield f'`{name}[{lacking[0]}]` has no `{field}`{_and_more(lacking)}'
+    for field in needed + optional:
+        valid, expected = _VALID[field]
+        wrong = [place for place, entry in enumerate(entries) if field in entry and not valid(entry[field])]
+        if wrong:
+            value = _shown(entries[wrong[0]][field])
+            yield f'`{name}[{wrong[0]}].{field}` is {value}; expected {expected}{_and_more(wrong)}'
 
 
 def numbered_classes(coco: Mapping, classes: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -128,9 +120,13 @@ def _is_flag(value) -> bool:
     return value is None or (isinstance(value, (int, float)) and value in (0, 1))
 
 
-_NEEDED = dict(images=('id', 'file_name'), categories=('id', 'name'), annotations=('image_id', 'category_id', 'bbox'))
-_READ_IN_TRAINING = dict(images=('width', 'height'), annotations=('id', 'area'))
-_OPTIONAL = dict(annotations=('iscrowd', 'ignore'))
+# Of each list: the fields that every set has, those that training reads, too, and those that may be absent.
+_FIELDS: dict[str, tuple[tuple, tuple, tuple]] = dict(
+    images=(('id', 'file_name'), ('width', 'height'), ()),
+    categories=(('id', 'name'), (), ()),
+    annotations=(('image_id', 'category_id', 'bbox'), ('id', 'area'), ('iscrowd', 'ignore')),
+)
+_UNIQUE = ('images', 'id'), ('images', 'file_name'), ('categories', 'id'), ('categories', 'name'), ('annotations', 'id')
 _VALID = {
     **dict.fromkeys(('id', 'image_id', 'category_id'), (_is_id, 'a number')),
     'file_name': (_is_file_name, 'a name'),
@@ -142,16 +138,9 @@ _VALID = {
 }
 
 
-def _kind(value) -> str:
-    return 'nothing' if value is None else type(value).__name__
-
-
 def _shown(value) -> str:
     """A value for a message, at most 200 characters of it."""
-    try:
-        text = repr(value)
-    except RecursionError:
-        text = f'a nested {type(value).__name__}'
+    text = repr(value)
     return text if len(text) <= 200 else f'{text[:200]}…'
 
 

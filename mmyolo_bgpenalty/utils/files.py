@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 NAMED = 10  # a message names at most so many faults
-MOST_NESTED = 100  # levels of lists and objects. Deeper values can be read, but may not be copied or pickled.
 
 
 def write_whole(path, content: str | bytes) -> None:
@@ -51,15 +50,12 @@ def read_json(path):
     """The content of a json file.
 
     Raises:
-        ValueError: the path is no file, or the file is no json or nested deeper than ``MOST_NESTED``.
+        ValueError: the path is no file, or the file is no json.
     """
     collects = gc.isenabled()
     gc.disable()  # with it, reading the annotations of COCO takes twice as long
     try:
-        value = json.loads(Path(path).read_bytes())  # bytes, so that a byte order mark and UTF-16 are read too
-        if _is_deep(value):
-            raise ValueError(f'it is nested deeper than {MOST_NESTED} levels')
-        return value
+        return json.loads(Path(path).read_bytes())  # bytes, so that a byte order mark and UTF-16 are read too
     except FileNotFoundError:
         raise ValueError(f'{path}: no such file') from None
     except (OSError, UnicodeDecodeError) as error:
@@ -69,14 +65,6 @@ def read_json(path):
     finally:
         if collects:
             gc.enable()
-
-
-def _is_deep(value) -> bool:
-    level: list = [[value]]
-    for _ in range(MOST_NESTED + 1):
-        inside = (inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer))
-        level = [inner for inner in inside if isinstance(inner, (list, dict))]
-    return bool(level)
 
 
 def printable(text) -> str:

@@ -126,32 +126,6 @@ def test_for_training_there_must_be_more(file, path, value, message):
     assert read_coco(file, training=True) == TRAINED
 
 
-@pytest.mark.parametrize('inner, levels', [('[{0}]', 1), ('{{"a": {0}}}', 1), ('[1, {{"[": [], "b": [ {0} ]}}]', 3)])
-def test_what_is_nested_too_deep_for_others_is_refused(file, inner, levels):
-    """json reads it, but copying, pickling or printing it may end in a RecursionError."""
-
-    def nested(depth):
-        text = '0'
-        for _ in range(depth // levels):
-            text = inner.format(text)
-        file.write_text(json.dumps(TRAINED)[:-1] + f', "more": {text}' + '}')
-
-    nested(99)  # in the set itself
-    assert read_coco(file)['more'] == json.loads(file.read_text())['more']
-    for depth in (99 + levels, 600):
-        nested(depth)
-        with pytest.raises(ValueError) as caught:
-            read_coco(file)
-        assert str(caught.value) == f'{file}: is no valid json: it is nested deeper than 100 levels'
-
-
-def test_brackets_in_names_are_no_nesting(file):
-    coco = dict(TRAINED, categories=[dict(id=1, name='[{' * 300)])
-    for encoding in ('utf-8', 'utf-16'):
-        file.write_bytes(json.dumps(coco).encode(encoding))
-        assert read_coco(file, training=True) == coco
-
-
 def test_names_that_are_no_text_can_be_printed(file):
     coco = copy.deepcopy(COCO)
     coco['images'][0]['file_name'] = '\udce9.jpg'  # what os.fsdecode makes of a name in Latin-1
