@@ -10,11 +10,11 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from mmyolo_bgpenalty.cli.ablation.report import write_report
-from mmyolo_bgpenalty.cli.ablation.runs import Run, count_iterations, estimate_seconds, plan_runs, read_variants
+from mmyolo_bgpenalty.cli.ablation.runs import Run, estimate_seconds, plan_runs, read_variants
 from mmyolo_bgpenalty.cli.run import InputCheck, InputError, command, config_parser
 from mmyolo_bgpenalty.utils.shipped_configs import config
 
@@ -41,8 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         runs = plan_runs(args.config, variants, args.seeds, work_dir, args.cfg_options)
         todo = [run for run in runs if run.result is None]
         for run in runs:
-            iterations = _iterations(run) if args.dry_run and run in todo else ''
-            print(f'{run}: {run.folder}{iterations} {run.state}')
+            print(f'{run}: {run.folder} {run.state}')
     print(f'{len(todo)} of {len(runs)} runs to do, {args.jobs} at a time')
     if args.dry_run:
         seconds = estimate_seconds(runs, args.jobs)
@@ -51,40 +50,31 @@ def main(argv: Sequence[str] | None = None) -> int:
             time = f'{seconds / 60:.0f} min, if parallel runs do not slow each other'
         print(f'estimated time: {time}')
         return 0
-    for run in runs:
-        if run not in todo:
-            run.ended.set()
     threads = max(1, (os.cpu_count() or 1) // args.jobs) if args.jobs > 1 else None
+    started: dict[Run | None, Future] = {}
     with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(lambda run: _execute(run, threads), todo))
+        for run in todo:
+            started[run] = pool.submit(_execute, run, threads, started.get(run.baseline))
     with InputCheck():
         results = [run.result for run in runs if run.result]
         if results:
             write_report(work_dir / 'ablation', results, list(variants))
             print((work_dir / 'ablation.md').read_text(encoding='utf-8'))
-    failed = [run for run in runs if run.failure]
-    for run in failed:
-        print(f'failed: {run}: {run.failure}', file=sys.stderr)
-    return 1 if failed else 0
+    failures = {run: future.result() for run, future in started.items() if future.result()}
+    for failed, why in failures.items():
+        print(f'failed: {failed}: {why}', file=sys.stderr)
+    return 1 if failures else 0
 
 
-def _iterations(run: Run) -> str:
+def _execute(run: Run, threads: int | None, baseline: Future | None) -> str | None:
+    """Why the run failed, or None. It begins when the run of the baseline has ended."""
+    if baseline is not None:
+        wait([baseline])
+    print(f'{run}: begun', flush=True)
     try:
-        with InputCheck():
-            return f', {count_iterations(run)} iterations'
-    except InputError as error:
-        return f', unknown iterations ({error})'
-
-
-def _execute(run: Run, threads: int | None) -> None:
-    try:
-        if run.baseline is not None:
-            run.baseline.ended.wait()
-        print(f'{run}: begun', flush=True)
-        with InputCheck():
-            run.execute(threads)
-    except InputError as error:
-        run.failure = str(error)
-    finally:
-        run.ended.set()
-    print(f'{run}: {"FAILED" if run.failure else "finished"}', flush=True)
+        run.execute(threads)
+    except (RuntimeError, OSError, ValueError) as error:
+        print(f'{run}: FAILED', flush=True)
+        return str(error)
+    print(f'{run}: finished', flush=True)
+    return None

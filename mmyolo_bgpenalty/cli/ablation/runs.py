@@ -1,22 +1,16 @@
 """The runs of an ablation: the plan, training and evaluation of a run, and its result."""
 
-import contextlib
-import io
 import json
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
-from typing import Any
+from statistics import fmean
 
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
 
 from mmyolo_bgpenalty.cli.run import read_config
 from mmyolo_bgpenalty.config_check.parts import ConfigParts
@@ -34,18 +28,16 @@ AFTER_BURN_IN_PARTS = (
 
 @dataclass(eq=False)
 class Run:
-    """One variant with one seed."""
+    """One variant with one seed. ``overrides`` are as json has them, and state the seed."""
 
     config: str
     variant: str
     seed: int
     overrides: dict
     folder: Path
+    baseline: 'Run | None' = None
     start_from: Path | None = None  # checkpoint of `baseline` at the end of burn-in
     keeps_all: bool = False  # other runs start from a checkpoint of this run
-    baseline: 'Run | None' = None
-    failure: str | None = None
-    ended: Event = field(default_factory=Event)
 
     def __str__(self) -> str:
         return f'{self.variant}, seed {self.seed}'
@@ -61,36 +53,32 @@ class Run:
         return 'to be continued' if self.begun else f'from {self.start_from}' if self.start_from else ''
 
     @property
-    def stated_overrides(self) -> dict:
-        """The overrides as json has them."""
-        return json.loads(json.dumps({**self.overrides, 'randomness.seed': self.seed}))
-
-    @property
     def result(self) -> dict | None:
         """The content of result.json, or None if the run is not finished.
 
         Raises:
-            ValueError: it is the result of another run, or no result.
+            ValueError: it is the result of other overrides, or no json.
         """
         file = self.folder / 'result.json'
         if not file.exists():
             return None
         result = read_json(file)
-        found = result.get('overrides') if isinstance(result, dict) else result
-        if found != self.stated_overrides:
+        if result['overrides'] != self.overrides:
             raise ValueError(
-                f'{file} is of other overrides: {found!r} there, {self.stated_overrides} now; remove the folder or '
-                'choose another --work-dir'
+                f'{file} is of other overrides: {result["overrides"]} there, {self.overrides} now; remove the folder '
+                'or choose another --work-dir'
             )
-        if not _is_result(result) or (result['variant'], result['seed']) != (self.variant, self.seed):
-            raise ValueError(f'{file}: is no result as this command writes it; remove the folder to run it again')
-        return result
+        return {**result, 'variant': self.variant}  # the variant may have another name now
 
     def execute(self, threads: int | None) -> None:
-        """Train and evaluate, each in its own process. If a process fails, ``failure`` says why."""
+        """Train and evaluate, each in its own process.
+
+        Raises:
+            RuntimeError: a process fails.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         start, at_once = time.time(), not self.begun
-        options = [f'{name}={_text(value)}' for name, value in self.stated_overrides.items()]
+        options = [f'{name}={value}' for name, value in self.overrides.items()]
         train = ['train', self.config, '--work-dir', str(self.folder)]
         if self.begun:
             train += ['--resume']
@@ -100,26 +88,24 @@ class Run:
         train += ['--cfg-options', 'default_hooks.checkpoint.save_best=None']
         if self.keeps_all:
             train += ['default_hooks.checkpoint.max_keep_ckpts=-1']
-        if not self._call([*train, *options], threads):
-            return
+        self._call([*train, *options], threads)
         checkpoint = (self.folder / 'last_checkpoint').read_text().strip()
         out = self.folder / 'test'
         test = ['test', self.config, checkpoint, '--work-dir', str(self.folder), '--out', str(out)]
-        if not self._call([*test, '--cfg-options', *options], threads):
-            return
+        self._call([*test, '--cfg-options', *options], threads)
         curves = out / 'test.precision_recall.json'
         result = dict(
             config=self.config,
             variant=self.variant,
             seed=self.seed,
-            overrides=self.stated_overrides,
+            overrides=self.overrides,
             seconds=time.time() - start if at_once else None,
             metrics=read_json(out / 'metrics.json'),
             curve=read_json(curves)['curve'] if curves.exists() else None,
         )
         write_whole(self.folder / 'result.json', json.dumps(result, indent=1, ensure_ascii=False) + '\n')
 
-    def _call(self, arguments: list[str], threads: int | None) -> bool:
+    def _call(self, arguments: list[str], threads: int | None) -> None:
         environment = {**os.environ, 'PYTHONIOENCODING': 'utf-8'}
         if threads:
             environment.setdefault('OMP_NUM_THREADS', str(threads))
@@ -127,35 +113,9 @@ class Run:
         with log.open('a', encoding='utf-8') as output:
             done = subprocess.run([*COMMAND, *arguments], env=environment, stdout=output, stderr=subprocess.STDOUT)
         if done.returncode:
-            lines = log.read_text(encoding='utf-8', errors='replace').strip().splitlines()
-            last = lines[-1] if lines else 'no output'
-            self.failure = f'{arguments[0]} ended with {done.returncode}: {last} (see {log})'
-        return not done.returncode
-
-
-def _text(value) -> str:
-    """A value in the syntax of --cfg-options."""
-    if isinstance(value, (list, tuple)):
-        return '[' + ','.join(map(_text, value)) + ']'
-    return str(value)
-
-
-def _is_result(content: dict) -> bool:
-    """Whether the report can use it."""
-    metrics = content.get('metrics')
-    if not isinstance(metrics, dict) or not {'variant', 'seed', 'seconds', 'curve'} <= set(content):
-        return False
-    numbers, curve = [content['seconds'], *metrics.values()], content['curve']
-    if not _are_numbers(value for value in numbers if value is not None):
-        return False
-    if curve is None:
-        return True
-    lists: list[Any] = [curve.get(name) if isinstance(curve, dict) else None for name in ('recall', 'precision')]
-    return all(isinstance(one, list) and _are_numbers(one) for one in lists) and len(lists[0]) == len(lists[1])
-
-
-def _are_numbers(values: Iterable) -> bool:
-    return all(type(value) in (int, float) and abs(value) < 1e100 for value in values)
+            lines = log.read_text(encoding='utf-8', errors='replace').split('\n')
+            last = next((line for line in reversed(lines) if line.strip()), 'no output')
+            raise RuntimeError(f'{arguments[0]} ended with {done.returncode}: {last} (see {log})')
 
 
 def folder_name(variant: str) -> str:
@@ -201,7 +161,8 @@ def plan_runs(config: str, variants: dict[str, dict], seeds: list[int], work_dir
     for name in variants:
         for seed in seeds:
             folder = work_dir / folder_name(name) / f'seed_{seed}'
-            run = Run(config, name, seed, {**common, **variants[name]}, folder)
+            overrides = json.loads(json.dumps({**common, **variants[name], 'randomness.seed': seed}))
+            run = Run(config, name, seed, overrides, folder)
             if name != baseline and shared and all(map(_after_burn_in, {*variants[name], *variants[baseline]})):
                 run.baseline = next(other for other in runs if other.variant == baseline and other.seed == seed)
                 run.baseline.keeps_all = True
@@ -225,31 +186,17 @@ def _end_of_burn_in(cfg: Config) -> str | None:
     return f'epoch_{burn_in}.pth'
 
 
-def count_iterations(run: Run) -> int:
-    """Iterations of a run. If it starts from a checkpoint of the baseline, only those after burn-in.
-
-    The training set is built to get the length of an epoch.
-    """
-    cfg = read_config(run.config, run.overrides)
-    if cfg.train_cfg.get('max_iters'):
-        return cfg.train_cfg.max_iters
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    with contextlib.redirect_stdout(io.StringIO()):  # messages of the data set
-        batches = len(Runner.build_dataloader(cfg.train_dataloader, seed=run.seed))
-    return (cfg.train_cfg.max_epochs - (cfg.burn_in if run.start_from else 0)) * batches
-
-
 def estimate_seconds(runs: list[Run], jobs: int) -> float | None:
     """Seconds for the unfinished runs, if each of ``jobs`` parallel runs is as fast as a single one.
 
     The estimate is made from the finished runs that were not interrupted. It is None if there are none.
     """
-    todo = [run for run in runs if run.result is None]
-    taken: dict[bool, list[float]] = {True: [], False: []}
-    for run in runs:
-        if run.result and run.result['seconds']:
-            taken[run.start_from is not None].append(run.result['seconds'])
-    mean = {from_burn_in: sum(seconds) / len(seconds) for from_burn_in, seconds in taken.items() if seconds}
-    if not mean:
+    taken = [(run.start_from is None, run.result['seconds']) for run in runs if run.result and run.result['seconds']]
+    if not taken:
         return None
-    return sum(mean.get(run.start_from is not None, max(mean.values())) for run in todo) / jobs
+    total = 0.0
+    for run in runs:
+        if run.result is None:
+            alike = [seconds for whole, seconds in taken if whole == (run.start_from is None)]
+            total += fmean(alike or [seconds for _, seconds in taken])
+    return total / jobs
