@@ -39,7 +39,7 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._priors: Tensor | None = None
-        self._grids: list[Grid] | None = None
+        self._grids: list[Grid] = []
 
     @torch.no_grad()
     def forward(self, pred_bboxes, pred_scores, priors, gt_labels, gt_bboxes, pad_bbox_flag) -> dict:
@@ -104,7 +104,7 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
 
         # Candidates are priors inside a box, sorted by row (a box of an image), then by prior.
         row, prior, counts = priors_in_boxes(
-            priors[:, :2], gt_bboxes.reshape(-1, 4), pad_bbox_flag.reshape(-1) > 0, self._grids_of(priors)
+            self.grids_of(priors), gt_bboxes.reshape(-1, 4), pad_bbox_flag.reshape(-1) > 0
         )
         image, box = row // boxes, row % boxes
         metric, overlap = align(image, prior, box)
@@ -183,7 +183,8 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
         pred_bboxes, gt_bboxes = (x.T.contiguous().T for x in (pred_bboxes, gt_bboxes))
         return bbox_overlaps(pred_bboxes, gt_bboxes, iou_mode='ciou', bbox_format='xyxy').clamp(0)
 
-    def _grids_of(self, priors: Tensor) -> list[Grid] | None:
+    def grids_of(self, priors: Tensor) -> list[Grid]:
+        """``as_grids``, computed once for each tensor."""
         if self._priors is not priors:
-            self._priors, self._grids = priors, as_grids(priors[:, :2])
+            self._priors, self._grids = priors, as_grids(priors)
         return self._grids

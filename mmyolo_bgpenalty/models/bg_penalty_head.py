@@ -13,13 +13,8 @@ from mmyolo.registry import MODELS
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mmyolo_bgpenalty.models.losses import (
-    BackgroundPenaltyOptions,
-    background_penalty,
-    background_statistics,
-    hard_background,
-)
-from mmyolo_bgpenalty.models.sparse_yolov8_head import SparseYOLOv8Head, ignored_objects
+from mmyolo_bgpenalty.models.losses import BackgroundPenaltyOptions, background_statistics, penalty_sum
+from mmyolo_bgpenalty.models.sparse_yolov8_head import LossInputs, SparseYOLOv8Head, ignored_objects
 from mmyolo_bgpenalty.utils.arguments import known_keys, non_negative
 from mmyolo_bgpenalty.utils.geometry import picture_frame, priors_inside, priors_on_image
 
@@ -66,48 +61,24 @@ class BgPenaltyYOLOv8Head(SparseYOLOv8Head):
     def lambda_bg(self, value: float) -> None:
         self._lambda_bg = non_negative('lambda_bg', value)
 
-    def loss_by_feat(
-        self,
-        cls_scores,
-        bbox_preds,
-        bbox_dist_preds,
-        batch_gt_instances,
-        batch_img_metas,
-        batch_gt_instances_ignore=None,
-    ) -> dict[str, Tensor]:
+    def loss_by_feat(self, *args, **kwargs) -> dict[str, Tensor]:
         """As in YOLOv8Head, with ``loss_bg``."""
-        losses, foreground, score_sum, max_logits = self._compute_losses(
-            cls_scores, bbox_preds, bbox_dist_preds, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore
-        )
-        images = len(batch_img_metas)
-        background = self._may_be_background(batch_img_metas, batch_gt_instances_ignore) & ~foreground
-        if self.bg_penalty.region == 'outside':
-            boxes = gt_instances_preprocess(batch_gt_instances, images)[..., 1:]
-            background &= ~priors_inside(self.flatten_priors_train[:, :2], boxes)
+        inputs = LossInputs(*args, **kwargs)
+        losses, foreground, score_sum, max_logits = self._compute_losses(inputs)
+        images = len(inputs.batch_img_metas)
+        background = self._may_be_background(inputs.batch_img_metas, inputs.batch_gt_instances_ignore) & ~foreground
         options = asdict(self.bg_penalty)
-        del options['region']
+        if options.pop('region') == 'outside':
+            boxes = gt_instances_preprocess(inputs.batch_gt_instances, images)[..., 1:]
+            background &= ~priors_inside(self.flatten_priors_train[:, :2], boxes)
+        self.latest = LatestLoss(max_logits.detach(), background, [level.detach() for level in inputs.bbox_preds])
         # There is no graph where λ is 0, so that 0 · NaN reaches no gradient.
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.lambda_bg > 0):
-            penalty = background_penalty(
-                max_logits[..., None], background, lambda_bg=self.lambda_bg, positives=score_sum, **options
-            )
-        max_logits = max_logits.detach()
-        if self._synced:
-            divisor = self._penalty_divisor(max_logits, background, score_sum)
-            factors = self._global_factors(score_sum, divisor)
-            losses = {name: loss * factors[0] for name, loss in losses.items()}
-            penalty = penalty * factors[1]
-        self.latest = LatestLoss(max_logits, background, [level.detach() for level in bbox_preds])
+            total, number = penalty_sum(max_logits, background, positives=score_sum, **options)
+            penalty = self.lambda_bg * total / number.clamp(min=1)
+        penalty = self._synced(dict(loss_bg=penalty), number)['loss_bg']
         scale = self.loss_cls.loss_weight * images * get_world_size()
         return {**losses, 'loss_bg': penalty.new_zeros(()) if self.lambda_bg == 0 else scale * penalty}
-
-    def _penalty_divisor(self, max_logits: Tensor, background: Tensor, score_sum: Tensor) -> Tensor:
-        """The N of ``background_penalty``."""
-        if self.bg_penalty.normalizer == 'positives':
-            return score_sum
-        if self.bg_penalty.normalizer == 'hard':
-            background = hard_background(max_logits.float(), background, self.bg_penalty.hard_score)
-        return background.sum()
 
     def _may_be_background(self, metas: list[dict], ignored) -> Tensor:
         """(B, N), bool, True where a prior lies neither in padding nor in an ignored box."""

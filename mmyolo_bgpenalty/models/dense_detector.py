@@ -69,8 +69,10 @@ class DenseSemiYOLODetector(SemiYOLODetector):
             # The pictures show the head's predictions on background, which this loss computes. Only one process draws,
             # so the loss must not wait for the others.
             gt, ignored, metas = unpack_gt_instances(batch_data_samples)
-            with torch.no_grad(), head.alone():
+            synced, head.sync_avg_factor = head.sync_avg_factor, False
+            with torch.no_grad():
                 head.loss_by_feat(*outs, gt, metas, ignored)
+            head.sync_avg_factor = synced
         options = self.semi_train_cfg
         weight = self.unsup_ramp * options.unsup_weight
         losses = head.distil(outs, batch_info['predictions'][:2], **self.dense)

@@ -73,9 +73,10 @@ def background_penalty(
         focal: take the focal form.
         gamma: exponent of the focal form, >= 0. With 0 it is binary cross-entropy against background.
         normalizer: what N is. 'background': the number of background priors. 'positives': ``positives``. 'hard': the
-            number of priors in ``hard_background``, which alone are summed. If N is below 1, it counts as 1.
+            number of background priors with a score σ(z) above ``hard_score``, which alone are summed. If N is below
+            1, it counts as 1.
         positives: scalar, the sum of the assigned scores. YOLOv8 divides its classification loss by it.
-        hard_score: see ``hard_background``.
+        hard_score: in [0, 1).
 
     Returns:
         Scalar in fp32 (fp64 for fp64 logits), 0 with a graph without background. It is at most lambda_bg, except for
@@ -84,12 +85,28 @@ def background_penalty(
     Raises:
         ValueError: ``normalizer`` is unknown, or is 'positives' without ``positives``.
     """
+    total, number = penalty_sum(
+        cls_logits.max(dim=-1).values, background_mask, focal, gamma, normalizer, positives, hard_score
+    )
+    return lambda_bg * total / number.clamp(min=1)
+
+
+def penalty_sum(
+    max_logits: Tensor,
+    background_mask: Tensor,
+    focal: bool,
+    gamma: float,
+    normalizer: str,
+    positives: Tensor | None,
+    hard_score: float,
+) -> tuple[Tensor, Tensor]:
+    """The sum and N of ``background_penalty``, two scalars. N may be below 1."""
     one_of('normalizer', normalizer, NORMALIZERS)
     if normalizer == 'positives' and positives is None:
         raise ValueError("Expected `positives`, the sum of the assigned scores, for normalizer='positives'")
-    max_logits = widened(cls_logits.max(dim=-1).values)
+    max_logits = widened(max_logits)
     if normalizer == 'hard':
-        background_mask = hard_background(max_logits, background_mask, hard_score)
+        background_mask = background_mask & (max_logits.sigmoid() > hard_score)
     # Masked before f, so that an infinite logit elsewhere does not become 0 · inf in the gradient.
     max_logits = max_logits.masked_fill(~background_mask, 0)
     if focal:
@@ -97,15 +114,8 @@ def background_penalty(
         terms = torch.exp(gamma * F.logsigmoid(max_logits)) * F.softplus(max_logits)
     else:
         terms = max_logits.sigmoid()
-    terms = terms.masked_fill(~background_mask, 0)
     number = background_mask.sum() if positives is None or normalizer != 'positives' else positives
-    return lambda_bg * terms.sum() / number.clamp(min=1)
-
-
-@torch.no_grad()
-def hard_background(max_logits: Tensor, background_mask: Tensor, hard_score: float = 0.1) -> Tensor:
-    """(..., N), bool: background priors with a score σ(z) above ``hard_score``, which is in [0, 1)."""
-    return max_logits.sigmoid().masked_fill(~background_mask, -1) > hard_score
+    return terms.masked_fill(~background_mask, 0).sum(), number
 
 
 @torch.no_grad()
@@ -115,8 +125,6 @@ def background_statistics(max_logits: Tensor, background_mask: Tensor) -> Tensor
     Returns:
         (4,), fp32, on the device of the logits. Without background all are 0.
     """
-    if not max_logits.numel():
-        return max_logits.new_zeros(4, dtype=torch.float32)
     scores = max_logits.float().sigmoid()
     background = scores.masked_fill(~background_mask, 0)
     number = background_mask.sum()

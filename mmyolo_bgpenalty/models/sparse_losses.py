@@ -82,52 +82,44 @@ def split_by_level(prior: Tensor, sizes: Sequence[int]) -> list[tuple[Tensor, Te
 class _BceAndMax(torch.autograd.Function):
     @staticmethod
     def forward(ctx, image, prior, label, score, left_out, *levels):
+        sizes = [level[0, 0].numel() for level in levels]
+        # For each level: where the entries are in the logits, (B, C, HW).
+        parts = split_by_level(prior, sizes)
+        ctx.positives = [((image[chosen], label[chosen], place), score[chosen]) for chosen, place in parts]
+        ctx.left_out = [None] * len(levels)
+        if left_out is not None:
+            image, prior, label = left_out
+            ctx.left_out = [(image[chosen], label[chosen], place) for chosen, place in split_by_level(prior, sizes)]
         total: int | Tensor = 0
         largest, winners = [], []
-        sizes = [level[0, 0].numel() for level in levels]
-        parts_left_out: list = [None] * len(sizes)
-        if left_out is not None:
-            parts = split_by_level(left_out[1], sizes)
-            parts_left_out = [(left_out[0][chosen], left_out[2][chosen], place) for chosen, place in parts]
-        for level, (chosen, place), out in zip(levels, split_by_level(prior, sizes), parts_left_out):
+        for level, (at, target), out in zip(levels, ctx.positives, ctx.left_out):
             flat = level.flatten(2)
             for logits in _by_image(flat):
                 total = total + F.softplus(widened(logits)).sum()
             values, winner = flat.max(dim=1)
             largest.append(widened(values))
             winners.append(winner)
-            positive = flat[image[chosen], label[chosen], place]
-            total = total - (score[chosen] * widened(positive)).sum()
+            total = total - (target * widened(flat[at])).sum()
             if out is not None:
                 total = total - F.softplus(widened(flat[out])).sum()
-        ctx.set_materialize_grads(False)
-        ctx.left_out = parts_left_out
-        ctx.save_for_backward(image, prior, label, score, *winners, *levels)
+        ctx.save_for_backward(*winners, *levels)
         return total, torch.cat(largest, dim=1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, by_sum, by_max):
-        image, prior, label, score, *rest = ctx.saved_tensors
-        winners, levels = rest[: len(rest) // 2], rest[len(rest) // 2 :]
-        sizes = [winner.shape[1] for winner in winners]
-        by_maxes = [None] * len(levels) if by_max is None else by_max.split(sizes, dim=1)
+        winners, levels = ctx.saved_tensors[: len(ctx.positives)], ctx.saved_tensors[len(ctx.positives) :]
+        by_maxes = by_max.split([winner.shape[1] for winner in winners], dim=1)
         gradients = []
-        parts = split_by_level(prior, sizes)
-        for level, winner, own, (chosen, place), out in zip(levels, winners, by_maxes, parts, ctx.left_out):
-            if by_sum is None:
-                gradient = torch.zeros_like(level, memory_format=torch.contiguous_format).flatten(2)
-            else:
-                logits = level.flatten(2)
-                gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
-                for source, target in zip(_by_image(logits), _by_image(gradient)):
-                    torch.sigmoid(source, out=target).mul_(by_sum)
-                if out is not None:
-                    gradient[out] = 0
-                at = (image[chosen], label[chosen], place)
-                gradient[at] -= (by_sum * score[chosen]).to(gradient.dtype)
-            if own is not None:
-                gradient.scatter_add_(1, winner[:, None], own[:, None].to(gradient.dtype))
+        for level, winner, own, (at, target), out in zip(levels, winners, by_maxes, ctx.positives, ctx.left_out):
+            logits = level.flatten(2)
+            gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
+            for source, destination in zip(_by_image(logits), _by_image(gradient)):
+                torch.sigmoid(source, out=destination).mul_(by_sum)
+            if out is not None:
+                gradient[out] = 0
+            gradient[at] -= (by_sum * target).to(gradient.dtype)
+            gradient.scatter_add_(1, winner[:, None], own[:, None].to(gradient.dtype))
             gradients.append(gradient.view_as(level))
         return (*[None] * 5, *gradients)
 

@@ -3,8 +3,7 @@
 Shapes: B images, N priors, C classes, G boxes of an image (padded), P positives, R bins of a distribution (reg_max).
 """
 
-from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmdet.models.losses import CrossEntropyLoss
@@ -21,10 +20,21 @@ from mmyolo_bgpenalty.utils.distributed import sum_over_processes
 from mmyolo_bgpenalty.utils.geometry import priors_in_boxes
 
 
+class LossInputs(NamedTuple):
+    """The arguments of YOLOv8Head's ``loss_by_feat``. The first three have an entry for each level."""
+
+    cls_scores: list[Tensor]  # logits, (B, C, H, W)
+    bbox_preds: list[Tensor]  # distances, (B, 4, H, W), in strides
+    bbox_dist_preds: list[Tensor]  # logits of the distributions, (B, HW, 4, R)
+    batch_gt_instances: Any  # InstanceData of each image, or rows of image, class and xyxy, (K, 6)
+    batch_img_metas: list[dict]
+    batch_gt_instances_ignore: Any = None
+
+
 class HeadLosses(NamedTuple):
     """The losses of a batch, and what was found on the way."""
 
-    losses: dict[str, Tensor]  # loss_cls, loss_bbox and loss_dfl, scaled as MMYOLO scales them
+    losses: dict[str, Tensor]  # loss_cls, loss_bbox and loss_dfl, as ``loss_by_feat`` returns them
     foreground: Tensor  # (B, N), bool, True where the prior has an object
     score_sum: Tensor  # the sum of the assigned scores. If it is at least 1, the losses are divided by it
     max_logits: Tensor  # (B, N), max_c z, with its gradient
@@ -85,39 +95,29 @@ class SparseYOLOv8Head(YOLOv8Head):
 
     def loss_by_feat(self, *args, **kwargs) -> dict[str, Tensor]:
         """As in YOLOv8Head."""
-        losses, _, score_sum, _ = self._compute_losses(*args, **kwargs)
-        if self._synced:
-            (factor,) = self._global_factors(score_sum)
-            losses = {name: loss * factor for name, loss in losses.items()}
-        return losses
+        return self._compute_losses(LossInputs(*args, **kwargs)).losses
 
     def predict_by_feat(self, cls_scores, *args, **kwargs):
         """As in YOLOv8Head."""
         self._drop_moved_priors(cls_scores[0])
         return super().predict_by_feat(cls_scores, *args, **kwargs)
 
-    def _compute_losses(self, cls_scores, *args, **kwargs) -> HeadLosses:
-        """Losses of this process, not yet synced. The arguments are those of ``loss_by_feat``."""
+    def _compute_losses(self, inputs: LossInputs) -> HeadLosses:
         if self.sparse_targets:
-            return self._losses_by_positives(cls_scores, *args, **kwargs)
-        self._drop_moved_priors(cls_scores[0])
-        assigned: dict = {}
-        with self.assigner.register_forward_hook(lambda module, args, output: assigned.update(output)):
-            losses = super().loss_by_feat(cls_scores, *args, **kwargs)
-        # Without any object the assigner of MMYOLO returns its mask as floats.
-        foreground = assigned['fg_mask_pre_prior'].bool()
-        max_logits = torch.cat([scores.max(dim=1).values.flatten(1) for scores in cls_scores], dim=1)
-        return HeadLosses(losses, foreground, assigned['assigned_scores'].sum(), max_logits)
+            found = self._losses_by_positives(inputs)
+        else:
+            cls_scores, assigned = inputs.cls_scores, {}
+            self._drop_moved_priors(cls_scores[0])
+            with self.assigner.register_forward_hook(lambda module, args, output: assigned.update(output)):
+                losses = super().loss_by_feat(*inputs)
+            # Without any object the assigner of MMYOLO returns its mask as floats.
+            foreground = assigned['fg_mask_pre_prior'].bool()
+            max_logits = torch.cat([scores.max(dim=1).values.flatten(1) for scores in cls_scores], dim=1)
+            found = HeadLosses(losses, foreground, assigned['assigned_scores'].sum(), max_logits)
+        return found._replace(losses=self._synced(found.losses, found.score_sum))
 
-    def _losses_by_positives(
-        self,
-        cls_scores,
-        bbox_preds,
-        bbox_dist_preds,
-        batch_gt_instances,
-        batch_img_metas,
-        batch_gt_instances_ignore=None,
-    ) -> HeadLosses:
+    def _losses_by_positives(self, inputs: LossInputs) -> HeadLosses:
+        cls_scores, bbox_preds, bbox_dist_preds, batch_gt_instances, batch_img_metas, ignored = inputs
         self._update_priors(cls_scores)
         images = len(batch_img_metas)
         boxes = gt_instances_preprocess(batch_gt_instances, images)
@@ -133,7 +133,7 @@ class SparseYOLOv8Head(YOLOv8Head):
         foreground[image, prior] = True
         left_out = None
         if self.ignored_in_cls:
-            left_out = self._ignored_logits(batch_img_metas, batch_gt_instances_ignore, foreground)
+            left_out = self._ignored_logits(batch_img_metas, ignored, foreground)
         bce, max_logits = bce_and_max_logits(cls_scores, image, prior, label, score, left_out)
         losses = dict(loss_cls=self.loss_cls.loss_weight * bce / normalizer)
 
@@ -209,23 +209,24 @@ class SparseYOLOv8Head(YOLOv8Head):
 
     def _ignored_logits(self, metas: list[dict], ignored, foreground: Tensor) -> Entries | None:
         """Image, prior and label, (U,) each, of ignored objects at the background priors inside. No triple twice."""
-        points, classes = self.flatten_priors_train[:, :2].float(), self.num_classes
-        every = torch.arange(classes, device=points.device)
+        number, classes = len(self.flatten_priors_train), self.num_classes
+        grids = self.assigner.grids_of(self.flatten_priors_train)
+        every = torch.arange(classes, device=foreground.device)
         keys = []
         for i, meta in enumerate(metas):
-            boxes, labels = ignored_objects(meta, ignored, i, points.device)
+            boxes, labels = ignored_objects(meta, ignored, i, foreground.device)
             if len(boxes):
                 # Edges are inside, as they are for the penalty.
-                box, prior, _ = priors_in_boxes(points, boxes, torch.ones_like(labels, dtype=torch.bool), eps=-1e-6)
+                box, prior, _ = priors_in_boxes(grids, boxes, torch.ones_like(labels, dtype=torch.bool), eps=-1e-6)
                 box, prior = (x[~foreground[i, prior]] for x in (box, prior))
-                label, prior = labels[box], (i * len(points) + prior) * classes
+                label, prior = labels[box], (i * number + prior) * classes
                 known = (label >= 0) & (label < classes)
                 keys += [prior[known] + label[known], (prior[~known, None] + every).flatten()]
         if not keys:
             return None
         key = torch.cat(keys).unique()
         prior, label = key // classes, key % classes
-        return prior // len(points), prior % len(points), label
+        return prior // number, prior % number, label
 
     def distil(self, outs: tuple, taught: tuple, share: float, gamma: float) -> dict[str, Tensor]:
         """Losses against the predictions of a teacher at the same priors. They are not scaled by images and processes.
@@ -244,10 +245,7 @@ class SparseYOLOv8Head(YOLOv8Head):
         normalizer = weight.sum().clamp(min=1)
         boxes = self._decode(prior, distances[image, prior])
         losses.update(self._box_losses(bbox_dist_preds, image, prior, boxes, weight, normalizer))
-        if self._synced:
-            (factor,) = self._global_factors(weight.sum())
-            losses = {name: loss * factor for name, loss in losses.items()}
-        return losses
+        return self._synced(losses, weight.sum())
 
     def _decode(self, prior: Tensor, distances: Tensor) -> Tensor:
         """Boxes, (P, 4), xyxy in pixels, of priors with their distances in strides."""
@@ -275,29 +273,18 @@ class SparseYOLOv8Head(YOLOv8Head):
             self.flatten_priors_train = torch.cat(levels)
             self.stride_tensor = self.flatten_priors_train[..., [2]]
 
-    @property
-    def _synced(self) -> bool:
-        return self.sync_avg_factor and get_world_size() > 1
+    def _synced(self, losses: dict[str, Tensor], divisor: Tensor) -> dict[str, Tensor]:
+        r"""With ``sync_avg_factor``: means over the images of this process become means over those of all processes.
 
-    @contextmanager
-    def alone(self):
-        """Within the ``with`` block losses are not synced. Other processes do not compute them."""
-        synced, self.sync_avg_factor = self.sync_avg_factor, False
-        try:
-            yield
-        finally:
-            self.sync_avg_factor = synced
-
-    @staticmethod
-    def _global_factors(*divisors: Tensor) -> Tensor:
-        r"""Factors that turn means over the images of this process into means over the images of all processes.
-
-        The losses of process r are :math:`W \cdot T_r / \max(1, N_r)`. DDP averages the gradients of the W processes.
-        Times :math:`W \max(1, N_r) / \max(1, \sum_r N_r)` they average to
+        The losses of process r are :math:`W \cdot T_r / \max(1, N_r)`, and ``divisor`` is :math:`N_r`. DDP averages the
+        gradients of the W processes. Times :math:`W \max(1, N_r) / \max(1, \sum_r N_r)` they average to
         :math:`W \sum_r T_r / \max(1, \sum_r N_r)`, as in one process.
         """
-        own = torch.stack([divisor.detach().float() for divisor in divisors])
-        return get_world_size() * own.clamp(min=1) / sum_over_processes(own).clamp(min=1)
+        if not self.sync_avg_factor or get_world_size() == 1:
+            return losses
+        own = divisor.detach().float()
+        factor = get_world_size() * own.clamp(min=1) / sum_over_processes(own).clamp(min=1)
+        return {name: loss * factor for name, loss in losses.items()}
 
 
 def ignored_objects(meta: dict, ignored, i: int, device) -> tuple[Tensor, Tensor]:

@@ -114,52 +114,31 @@ class Grid(NamedTuple):
     ys: Tensor
 
 
-def as_grids(points: Tensor, most: int = 16) -> list[Grid] | None:
-    """Split points, (N, 2), into consecutive grids. None if they are not grids, or more than ``most``."""
-    x, y = points.float().cpu().unbind(-1)
-    grids: list[Grid] = []
-    start = 0
-    while start < len(x):
-        if len(grids) == most:
-            return None
-        width = _run(y[start:] == y[start])
-        rows = (len(x) - start) // width
-        xs, ys = (values[start : start + rows * width].reshape(rows, width) for values in (x, y))
-        same = (xs == xs[0]).all(1) & (ys == ys[:, :1]).all(1)
-        same[1:] &= ys[1:, 0] > ys[:-1, 0]
-        rows = _run(same)
-        if not (xs[0, 1:] > xs[0, :-1]).all():
-            return None
-        grids.append(Grid(xs[0].to(points), ys[:rows, 0].to(points)))
-        start += rows * width
+def as_grids(priors: Tensor) -> list[Grid]:
+    """The grid of each level. ``priors``, (N, 4), are x, y and twice the stride, as MlvlPointGenerator makes them."""
+    grids = []
+    sizes = priors[:, 2].float().unique_consecutive(return_counts=True)[1].tolist()
+    for level in priors.split(sizes):
+        width = int((level[:, 1] == level[0, 1]).sum())
+        grids.append(Grid(level[:width, 0], level[::width, 1]))
     return grids
 
 
-def _run(flags: Tensor) -> int:
-    """Number of leading flags that are True."""
-    return int(flags.long().cumprod(0).sum())
-
-
 def priors_in_boxes(
-    points: Tensor, boxes: Tensor, valid: Tensor, grids: list[Grid] | None = None, eps: float = 1e-9
+    grids: list[Grid], boxes: Tensor, valid: Tensor, eps: float = 1e-9
 ) -> tuple[Tensor, Tensor, Tensor]:
     """All pairs of a box and a point inside it, at least ``eps`` away from every edge.
 
+    Only the pairs are computed, not all R · N combinations.
+
     Args:
-        points: (N, 2).
+        grids: the N points, grid by grid.
         boxes: (R, 4).
         valid: (R,), bool. Other boxes have no points.
-        grids: ``as_grids(points)``. They save time: only the pairs are computed, not all R · N.
 
     Returns:
         ``box`` and ``point``, (P,), int64, sorted by box, then by point; and ``counts``, (R,), points of each box.
     """
-    if grids is None:
-        x, y = points.unbind(-1)
-        x1, y1, x2, y2 = boxes[..., None].unbind(1)
-        inside = (x - x1 > eps) & (y - y1 > eps) & (x2 - x > eps) & (y2 - y > eps) & valid[:, None]
-        box, point = inside.nonzero(as_tuple=True)
-        return box, point, inside.sum(1)
     firsts, sizes = [], []
     for axis in (0, 1):
         low, high = boxes[:, axis, None], boxes[:, axis + 2, None]

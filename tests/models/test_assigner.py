@@ -159,17 +159,8 @@ def test_is_registered_where_mmyolo_looks():
 
 @pytest.mark.parametrize('size', [(64, 64), (96, 32), (32, 320)])
 def test_grids_are_found(size):
-    grids = as_grids(lay_priors(size)[:, :2])
+    grids = as_grids(lay_priors(size))
     assert [(len(grid.xs), len(grid.ys)) for grid in grids] == [(size[0] // s, size[1] // s) for s in (8, 16, 32)]
-
-
-@pytest.mark.parametrize(
-    'points',
-    [torch.rand(40, 2), lay_priors((64, 64))[torch.randperm(84), :2], lay_priors((64, 64))[:, :2].flip(0)],
-    ids=['random', 'shuffled', 'backwards'],
-)
-def test_no_grid(points):
-    assert as_grids(points) is None
 
 
 @settings(deadline=None)
@@ -180,19 +171,17 @@ def test_no_grid(points):
     on_grid=st.booleans(),
 )
 def test_pairs_of_box_and_prior(seed, size, offset, on_grid):
-    """With grids, without, and by a loop."""
     generator = torch.Generator().manual_seed(seed)
-    points = lay_priors(size, offset=offset)[:, :2]
+    priors = lay_priors(size, offset=offset)
     boxes = torch.rand(9, 4, generator=generator) * 1.5 * max(size) - 0.25 * max(size)
     boxes = (boxes / 4).round() * 4 if on_grid else boxes
     valid = torch.rand(9, generator=generator) > 0.2
     expected = [
         (i, j)
         for i, (x1, y1, x2, y2) in enumerate(boxes.tolist())
-        for j, (x, y) in enumerate(points.tolist())
+        for j, (x, y) in enumerate(priors[:, :2].tolist())
         if valid[i] and x1 < x < x2 and y1 < y < y2
     ]
-    for grids in (None, as_grids(points)):
-        box, point, counts = priors_in_boxes(points, boxes, valid, grids)
-        assert list(zip(box.tolist(), point.tolist())) == expected
-        assert counts.tolist() == [sum(i == row for i, _ in expected) for row in range(9)]
+    box, point, counts = priors_in_boxes(as_grids(priors), boxes, valid)
+    assert list(zip(box.tolist(), point.tolist())) == expected
+    assert counts.tolist() == [sum(i == row for i, _ in expected) for row in range(9)]

@@ -8,6 +8,7 @@ import torch
 from mmengine.structures import InstanceData
 from mmyolo.registry import MODELS
 
+from mmyolo_bgpenalty.models.sparse_yolov8_head import LossInputs
 from tests.helpers.heads import (
     ASSIGNERS,
     GRIDS,
@@ -129,7 +130,7 @@ def test_boxes_are_decoded_in_full_precision(dtype):
     data = batch('list', ((boxes.tolist(), [0] * len(boxes)),))
     head = build(assigner='SparseTaskAlignedAssigner')
     with torch.autocast('cpu', dtype):
-        losses, _, score_sum, _ = head._compute_losses(*outs, [data[0].gt_instances], [{}])
+        losses, _, score_sum, _ = head._compute_losses(LossInputs(*outs, [data[0].gt_instances], [{}]))
     assert score_sum > len(boxes)
     assert losses['loss_bbox'] / 7.5 < 1e-3  # 7.5 is its weight
 

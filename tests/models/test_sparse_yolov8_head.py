@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from mmengine.config import ConfigDict
 from mmyolo.registry import MODELS
 
+from mmyolo_bgpenalty.models.sparse_yolov8_head import LossInputs
 from tests.helpers.heads import (
     NO_OBJECTS,
     OBJECTS,
@@ -108,7 +109,8 @@ def test_score_weights_multiply_the_targets():
         assign = head._assign
         head._assign = lambda *args, assign=assign, name=name: assigned.setdefault(name, assign(*args))
         outs = head(features())
-        losses, _, score_sum, _ = head._compute_losses(*outs, [one.gt_instances for one in samples], [{}] * 2)
+        inputs = LossInputs(*outs, [one.gt_instances for one in samples], [{}] * 2)
+        losses, _, score_sum, _ = head._compute_losses(inputs)
         if name == 'plain':
             parts = {loss: losses[loss] * score_sum.clamp(min=1) for loss in losses}
     image, prior, box, score = assigned['plain']
