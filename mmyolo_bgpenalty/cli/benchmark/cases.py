@@ -4,13 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from mmyolo_bgpenalty.cli.benchmark.detectors import at_width, build_head, our_config, their_detector
-from mmyolo_bgpenalty.cli.benchmark.loss_steps import (
-    LossStep,
-    UltralyticsLossStep,
-    assigner_steps,
-    classification_steps,
-    disagreement,
-)
+from mmyolo_bgpenalty.cli.benchmark.loss_steps import LossStep, UltralyticsLossStep, assigner_steps, disagreement
 from mmyolo_bgpenalty.cli.benchmark.measures import Task
 from mmyolo_bgpenalty.cli.benchmark.scenes import Scene, Shape
 from mmyolo_bgpenalty.cli.benchmark.training_steps import semi_steps, supervised_steps
@@ -61,13 +55,6 @@ def loss_pairs(device: str, quick: bool) -> Iterator[Pair]:
             continue
         note = f'the other losses and Ultralytics differ by {disagreement(step, ultralytics):.1g} (relative)'
         yield Pair('loss', 'penalty, to Ultralytics', shape, step, ultralytics, note)
-
-
-def traffic_pairs(device: str, quick: bool) -> Iterator[Pair]:
-    """Classification loss and penalty, to the least memory traffic."""
-    for shape in (TINY,) if quick else SHAPES:
-        tasks = classification_steps(Scene(shape, device))
-        yield Pair('traffic', 'classification loss and penalty, to a read and a write', shape, *tasks)
 
 
 def assigner_pairs(device: str, quick: bool) -> Iterator[Pair]:

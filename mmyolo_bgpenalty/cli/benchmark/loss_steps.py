@@ -1,4 +1,4 @@
-"""Tasks of a detection head: its loss, its assigner, its classification loss."""
+"""Tasks of a detection head: its loss and its assigner."""
 
 import os
 from functools import partial
@@ -6,15 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from mmdet.structures.bbox import bbox_xyxy_to_cxcywh
 from mmengine.config import ConfigDict
 from mmyolo.registry import TASK_UTILS
 from torch import Tensor, nn
 
 from mmyolo_bgpenalty.cli.benchmark.detectors import build_head
 from mmyolo_bgpenalty.cli.benchmark.measures import Task
-from mmyolo_bgpenalty.cli.benchmark.scenes import STRIDES, Scene
-from mmyolo_bgpenalty.models.losses import background_penalty
-from mmyolo_bgpenalty.models.sparse_losses import bce_and_max_logits
+from mmyolo_bgpenalty.cli.benchmark.scenes import STRIDES, Scene, meta
 
 LOSSES = ('loss_cls', 'loss_bbox', 'loss_dfl')
 
@@ -27,7 +26,7 @@ class LossStep:
 
     def __init__(self, head: Any, scene: Scene):
         self.head, self.scene = head, scene
-        self.objects, self.metas = scene.objects, scene.metas
+        self.objects, self.metas = scene.objects, [meta(scene.shape)] * scene.shape.batch
 
     def losses(self) -> dict[str, Tensor]:
         module = self.head.head_module
@@ -59,11 +58,10 @@ class UltralyticsLossStep(LossStep):
         model: Any = nn.Module()
         model.args, model.model = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5), nn.ModuleList([detect])
         self.loss, self.scene = v8DetectionLoss(model), scene
-        image, label, *xyxy = scene.objects.T
-        low, high = torch.stack(xyxy[:2], dim=1), torch.stack(xyxy[2:], dim=1)
-        size = torch.tensor([scene.shape.width, scene.shape.height], device=scene.device)
-        boxes = torch.cat([(low + high) / 2 / size, (high - low) / size], dim=1)
-        self.batch = dict(batch_idx=image, cls=label, bboxes=boxes)
+        size = torch.tensor([scene.shape.width, scene.shape.height] * 2, device=scene.device)
+        image, label, boxes = scene.objects.split((1, 1, 4), dim=1)
+        boxes = bbox_xyxy_to_cxcywh(boxes) / size
+        self.batch = dict(batch_idx=image[:, 0], cls=label[:, 0], bboxes=boxes)
 
     def losses(self) -> dict[str, Tensor]:
         logits, distributions = (
@@ -101,26 +99,3 @@ def assigner_steps(ours: ConfigDict, theirs: ConfigDict, scene: Scene) -> tuple[
         if not torch.allclose(a, b, atol=1e-5):
             raise RuntimeError(f'{name} differs from MMYOLO by up to {(a - b).abs().max():.3g} at {scene.shape}')
     return our_step, their_step
-
-
-def classification_steps(scene: Scene) -> tuple[Task, Task]:
-    """Our classification loss with the penalty, forward and backward, and the least memory traffic of any such loss.
-
-    That is one read of the logits and one write of their gradient. 0.1 % of the priors are foreground.
-    """
-    images, priors = scene.shape.batch, sum(level[0, 0].numel() for level in scene.logits)
-    image = torch.arange(images, device=scene.device).repeat_interleave(max(1, priors // 1000))
-    prior = torch.arange(len(image), device=scene.device) * 7919 % priors
-    label, score = torch.zeros_like(image), torch.full(image.shape, 0.5, device=scene.device)
-    background = torch.ones((images, priors), dtype=torch.bool, device=scene.device)
-    background[image, prior] = False
-
-    def ours():
-        bce, max_logits = bce_and_max_logits(scene.logits, image, prior, label, score)
-        return torch.autograd.grad(bce + background_penalty(max_logits[..., None], background), scene.logits)
-
-    @torch.no_grad()
-    def least():
-        return [level.sum() for level in scene.logits], [torch.zeros_like(level) for level in scene.logits]
-
-    return ours, least

@@ -74,10 +74,6 @@ class Scene:
         image = torch.arange(self.shape.batch, device=self.device).repeat_interleave(self.shape.boxes)
         return torch.cat([image[:, None], self.labels.reshape(-1, 1), self.bboxes.reshape(-1, 4)], dim=1).float()
 
-    @property
-    def metas(self) -> list[dict]:
-        return [meta(self.shape) for _ in range(self.shape.batch)]
-
     def pictures(self, seed: int) -> Tensor:
         """(B, 3, H, W), uint8: boxes of one grey on noise."""
         random, shape = torch.Generator().manual_seed(seed), (self.shape.batch, 3, self.shape.height, self.shape.width)

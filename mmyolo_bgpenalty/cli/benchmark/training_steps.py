@@ -39,9 +39,8 @@ def supervised_steps(shape: Shape, overrides: dict | None, device: str) -> tuple
     theirs.load_state_dict(ours.state_dict())
     scene = Scene(shape, 'cpu')
     samples = dict(bboxes_labels=scene.objects, img_metas=[])
-    regions = [{key: one[key] for key in ('homography_matrix', 'ori_shape', 'img_shape')} for one in scene.metas]
     batch = dict(inputs=scene.pictures(0), data_samples=samples)
-    our_batch = dict(batch, data_samples=dict(samples, regions=regions))
+    our_batch = dict(batch, data_samples=dict(samples, regions=[meta(shape)] * shape.batch))
     our_step = partial(ours.train_step, our_batch, _optimizer(ours, cfg))
     return our_step, partial(theirs.train_step, batch, _optimizer(theirs, cfg))
 
