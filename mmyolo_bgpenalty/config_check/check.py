@@ -16,9 +16,7 @@ WIRING = (*training.CHECKS, *batches.CHECKS, *pipelines.CHECKS, *evaluation.CHEC
 def check_config(cfg: Mapping, data: bool = True) -> list[Finding]:
     """The mistakes in a config, errors first. Nothing is built. Mistakes in the settings of testing are warnings.
 
-    Args:
-        cfg: the config, with its ``--cfg-options``.
-        data: also read the json files and look for the images.
+    ``cfg`` includes its ``--cfg-options``. With ``data``, the json files are read and the images are looked for.
     """
     findings = run_checks((*WIRING, *files.CHECKS) if data else WIRING, ConfigParts(cfg))
     findings = [finding._replace(level='warning') if _of_test(finding) else finding for finding in findings]

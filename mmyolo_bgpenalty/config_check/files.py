@@ -3,7 +3,7 @@
 import os
 import os.path as osp
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -30,45 +30,39 @@ class ImageSet(NamedTuple):
 
 
 def check_json(parts: ConfigParts) -> Findings:
+    stated = next(map(parts.classes_of, parts.train), None)
     for dataset in parts.datasets:
-        coco = parts.coco_of(dataset)
+        coco, classes = parts.coco_of(dataset), parts.classes_of(dataset)
         if isinstance(coco, ValueError):
             yield error(f'{dataset.path}.ann_file', str(coco), 'correct the path or the file')
+        elif coco and dataset.role != 'unlabeled':
+            yield from _dropped_boxes(dataset, coco)
+            if classes:
+                yield from _categories(dataset, coco, classes, classes == stated)
+                if dataset in parts.train:
+                    yield from _boxes_by_class(dataset, coco, classes)
 
 
-def _json_sets(parts: ConfigParts) -> Iterator[tuple[Dataset, dict]]:
-    """Datasets with a readable json file, and the content of that file."""
-    for dataset in parts.datasets:
-        coco = parts.coco_of(dataset)
-        if isinstance(coco, dict):
-            yield dataset, coco
-
-
-def check_categories(parts: ConfigParts) -> Findings:
+def _categories(dataset: Dataset, coco: dict, classes: list[str], as_in_training: bool) -> Findings:
     """MMDetection numbers the labels of a set in the order of the categories in the json file."""
-    stated = next(map(parts.classes_of, parts.train), None)
-    for dataset, coco in _json_sets(parts):
-        classes, file = parts.classes_of(dataset), dataset.ann_file
-        if not classes or dataset.role == 'unlabeled':
-            continue
-        where, (found, lacking) = f'{dataset.path}.metainfo.classes', numbered_classes(coco, classes)
-        if not found:
-            names = first_of(category['name'] for category in coco['categories'])
-            what = f'{file} has none of {first_of(classes)}. Its categories are {names}'
-            yield error(where, what, 'write the categories of the json file')
-        elif found != classes[: len(found)] and classes == stated:  # otherwise check_classes warns
-            what = f'{file} has the categories {first_of(found)}, and numbers labels in that order: names are mixed up'
-            yield error(where, what, 'write the same classes in the same order here and in the json file')
-        elif lacking:
-            instead = 'add it to the categories of the json file, or remove it from `classes` and `num_classes`'
-            yield warning(where, f'{file} lacks {first_of(lacking)}', instead)
-        if found and dataset in parts.train:
-            yield from _boxes_by_class(dataset, coco, classes, found)
+    where, (found, lacking) = f'{dataset.path}.metainfo.classes', numbered_classes(coco, classes)
+    if not found:
+        names = first_of(category['name'] for category in coco['categories'])
+        what = f'{dataset.ann_file} has none of {first_of(classes)}. Its categories are {names}'
+        yield error(where, what, 'write the categories of the json file')
+    elif found != classes[: len(found)] and as_in_training:  # otherwise check_classes reports it
+        what = f'{dataset.ann_file} has the categories {first_of(found)}, and numbers labels in that order'
+        instead = 'write the same classes in the same order here and in the json file'
+        yield error(where, f'{what}: names are mixed up', instead)
+    elif lacking:
+        instead = 'add it to the categories of the json file, or remove it from `classes` and `num_classes`'
+        yield warning(where, f'{dataset.ann_file} lacks {first_of(lacking)}', instead)
 
 
-def _boxes_by_class(dataset: Dataset, coco: dict, classes: list[str], found: list[str]) -> Findings:
+def _boxes_by_class(dataset: Dataset, coco: dict, classes: list[str]) -> Findings:
     names = {category['id']: category['name'] for category in coco['categories']}
     boxes = Counter(names[annotation['category_id']] for annotation in coco['annotations'])
+    found = [name for name in classes if name in names.values()]
     empty = [name for name in found if not boxes[name]]
     if empty:
         what = f'{dataset.ann_file} has no box of {first_of(empty)}'
@@ -80,22 +74,19 @@ def _boxes_by_class(dataset: Dataset, coco: dict, classes: list[str], found: lis
         yield warning(f'{dataset.path}.metainfo.classes', what, 'add the classes to all sets and to the head')
 
 
-def check_boxes(parts: ConfigParts) -> Findings:
+def _dropped_boxes(dataset: Dataset, coco: dict) -> Findings:
     """Boxes that MMDetection drops without a message."""
-    for dataset, coco in _json_sets(parts):
-        sizes = {image['id']: (image['width'], image['height']) for image in coco['images']}
-        dropped = []
-        for annotation in coco['annotations'] if dataset.role != 'unlabeled' else ():
-            (x, y, width, height), (right, bottom) = annotation['bbox'], sizes[annotation['image_id']]
-            outside = min(x + width, right) <= max(x, 0) or min(y + height, bottom) <= max(y, 0)
-            if (outside or annotation['area'] <= 0 or min(width, height) < 1) and not annotation.get('ignore'):
-                dropped.append(annotation['id'])
-        if dropped:
-            what = (
-                f'{len(dropped)} of {len(coco["annotations"])} boxes in {dataset.ann_file} are dropped, since they lie '
-                f'outside the image or are smaller than a pixel: the annotations {first_of(dropped, NAMED)}'
-            )
-            yield warning(f'{dataset.path}.ann_file', what, 'correct the boxes, or the sizes of the images')
+    sizes = {image['id']: (image['width'], image['height']) for image in coco['images']}
+    dropped = []
+    for annotation in coco['annotations']:
+        (x, y, width, height), (right, bottom) = annotation['bbox'], sizes[annotation['image_id']]
+        outside = min(x + width, right) <= max(x, 0) or min(y + height, bottom) <= max(y, 0)
+        if (outside or annotation['area'] <= 0 or min(width, height) < 1) and not annotation.get('ignore'):
+            dropped.append(annotation['id'])
+    if dropped:
+        what = f'{len(dropped)} of {len(coco["annotations"])} boxes in {dataset.ann_file} are dropped, since they lie '
+        what += f'outside the image or are smaller than a pixel: the annotations {first_of(dropped, NAMED)}'
+        yield warning(f'{dataset.path}.ann_file', what, 'correct the boxes, or the sizes of the images')
 
 
 def check_images(parts: ConfigParts) -> Findings:
@@ -149,7 +140,7 @@ def _spread(values: Sequence, most: int) -> Sequence:
     return values[:: max(1, -(-len(values) // most))]
 
 
-CHECKS = (check_json, check_categories, check_boxes, check_images)
+CHECKS = (check_json, check_images)
 
 
 def check_built_sets(runner: Runner) -> Findings:
@@ -161,15 +152,20 @@ def check_built_sets(runner: Runner) -> Findings:
     if members is not None:
         names = ['labeled', 'unlabeled'] if len(members) == 2 else [f'datasets.{i}' for i in range(len(members))]
         datasets = [(name, f'{where}.{name}', dataset) for name, dataset in zip(names, members)]
-    if not any(_has_boxes(dataset) for name, _, dataset in datasets if name != 'unlabeled'):
-        yield error(where, 'none of its images has a box of its classes', 'see `ann_file` and `metainfo.classes`')
     val = getattr(getattr(runner.val_loop, 'dataloader', None), 'dataset', None)
-    sets = []
-    for name, place, dataset in (*datasets, ('val', 'val_dataloader.dataset', val)):
-        if hasattr(dataset, 'get_data_info') and not getattr(dataset, 'backend_args', None):
+    sets, has_boxes = [], []
+    for role, place, dataset in (*datasets, ('val', 'val_dataloader.dataset', val)):
+        if not hasattr(dataset, 'get_data_info'):
+            continue
+        if role != 'val':
+            infos = map(dataset.get_data_info, range(len(dataset)))
+            has_boxes.append(any(info.get('instances', True) for info in infos))
+        if not getattr(dataset, 'backend_args', None):
             infos = map(dataset.get_data_info, _spread(range(len(dataset)), LOOKED_AT))
             skips = hasattr(dataset, 'first_readable') and not dataset.test_mode
-            sets.append(ImageSet(name, place, [info['img_path'] for info in infos if info.get('img_path')], skips))
+            sets.append(ImageSet(role, place, [info['img_path'] for info in infos if info.get('img_path')], skips))
+    if has_boxes and not any(has_boxes):
+        yield error(where, 'none of its images has a box of its classes', 'see `ann_file` and `metainfo.classes`')
     yield from image_findings(sets)
 
 
@@ -181,10 +177,3 @@ def orientations(counts: Sequence[Mapping[int, int]]) -> Findings:
             what = f'no image of set {numbers.index(0)} is {name}: GroupMultiSourceSampler waits for one without end'
             instead = "write type='MultiSourceSampler', or use a LabeledUnlabeledBatchSampler"
             yield error('train_dataloader.sampler.type', what, instead)
-
-
-def _has_boxes(dataset) -> bool:
-    """Whether any image has a box. True if the dataset does not say."""
-    if not hasattr(dataset, 'get_data_info'):
-        return True
-    return any(dataset.get_data_info(place).get('instances', True) for place in range(len(dataset)))

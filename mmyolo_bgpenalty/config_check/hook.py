@@ -36,18 +36,15 @@ class ConfigCheckHook(Hook):
 
 
 def _on_main_process(check: Callable, subject) -> None:
-    failure: list[str | None] = [None]
-    problem = None
+    failure: list[Exception | None] = [None]
     if is_main_process():
         try:
             check(subject)
         except Exception as error:  # of any kind, since the other processes wait for the result
-            problem, failure = error, [str(error)]
+            failure = [error]
     broadcast_object_list(failure)
-    if problem is not None:
-        raise problem
     if failure[0] is not None:
-        raise ValueError(failure[0])
+        raise failure[0]
 
 
 def _check_dead_names(cfg: Config) -> None:

@@ -7,7 +7,7 @@ starts.
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from inspect import signature
 from typing import Any
@@ -23,24 +23,17 @@ LIVE_NAMES |= {'activation_checkpointing', 'efficient_conv_bn_eval', 'compile'}
 
 
 def check_overrides(cfg: Mapping, options: Iterable[str]) -> None:
-    """Refuse ``--cfg-options`` that would change nothing.
-
-    Args:
-        cfg: the config before the overrides are merged.
-        options: the dotted names overridden, such as ``train_cfg.max_epochs``.
+    """Refuse ``--cfg-options`` that would change nothing. ``cfg`` is the config without them.
 
     Raises:
         ValueError: an override changes nothing. The message names it and suggests another.
     """
     for option in options:
-        top, _, rest = option.partition('.')
+        top = option.partition('.')[0]
         if top not in LIVE_NAMES - {'launcher'}:  # --launcher overrides it
             raise ValueError(f'--cfg-options {option}: {why_dead(cfg, top)}')
         if top in SETTINGS and not any(lambda_hooks(cfg)):
             raise ValueError(f'--cfg-options {option} would change nothing: no LambdaBgSchedulerHook in the config')
-        meant = _similar_path(cfg, option.split('.')) if rest else None
-        if meant:
-            raise ValueError(f'--cfg-options {option}: no such entry in the config; is `{meant}` meant?')
 
 
 def similar(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -50,7 +43,7 @@ def similar(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
 
 def why_dead(cfg: Mapping, name: str) -> str:
     """The reason why a top-level name changes nothing, and the names that may be meant."""
-    paths = [*_entries(cfg, name)][:3]
+    paths = [path for path, _ in _entries(cfg, name)][:3]
     if name in cfg:
         hint = f'; override {" or ".join(paths)}' if paths else ''
         return f'the config has already used its variable `{name}`, so this would change nothing{hint}'
@@ -62,20 +55,15 @@ def why_dead(cfg: Mapping, name: str) -> str:
 def dead_names(text: str, with_bases: str, cfg: Mapping) -> Iterator[tuple[str, str]]:
     """Variables of a config file that nothing reads, and their corrections.
 
-    The file may repeat a variable of a base, but the base has already used its own value. Or the file may misspell a
-    setting. A variable is right if an entry of the config has the same name and value.
-
-    Args:
-        text: the text of the file.
-        with_bases: the text of the file and its bases, as mmengine's ``Config.text``.
-        cfg: the config of the file.
+    The file repeats a variable of a base, which has already used its own value, or the file misspells a setting. An
+    entry with the name and value of the variable makes it right. ``with_bases`` is the text of the file and its bases.
     """
     tree = ast.parse(text)
     targets = (target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets)
     stated = {target.id for target in targets if isinstance(target, ast.Name)}
     read = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     for name in sorted(stated - read - LIVE_NAMES - {'_base_'}):
-        entries, meant = _entries(cfg, name), similar(name, SETTINGS, 0.8)
+        entries, meant = dict(_entries(cfg, name)), similar(name, SETTINGS, 0.8)
         restated = '_base_' in stated and len(re.findall(rf'^{name}\s*=', with_bases, re.M)) > 1
         if cfg.get(name) in entries.values():
             continue
@@ -85,33 +73,11 @@ def dead_names(text: str, with_bases: str, cfg: Mapping) -> Iterator[tuple[str, 
             yield name, f'write {meant}'
 
 
-def _entries(cfg: Mapping, name: str) -> dict[str, Any]:
-    """The entries called ``name`` below the top level, by their dotted names."""
-    return {path: value for path, value in _leaves(cfg) if path.rpartition('.')[2] == name and path != name}
-
-
-def _similar_path(cfg: Mapping, keys: Sequence[str]) -> str | None:
-    """The dotted name that may be meant, if its dict lacks a key but has a similar one."""
-    node: Any = cfg
-    for depth, key in enumerate(keys):
-        if isinstance(node, Mapping) and key not in node:
-            # sup_weight is not a misspelt unsup_weight.
-            others = [name for name in map(str, node) if not name.endswith(key) and not key.endswith(name)]
-            meant = similar(key, others, 0.8)
-            return '.'.join([*keys[:depth], meant, *keys[depth + 1 :]]) if meant else None
-        if isinstance(node, (list, tuple)):
-            node = node[int(key)] if key.isdigit() and int(key) < len(node) else None
-        else:
-            node = node[key] if isinstance(node, Mapping) else None
-    return None
-
-
-def _leaves(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _leaves(value, f'{path}.{key}' if path else str(key))
-        return
-    yield path, node
-    for place, value in enumerate(node) if isinstance(node, (list, tuple)) else ():
+def _entries(node: Any, name: str, path: str = '') -> Iterator[tuple[str, Any]]:
+    """The entries called ``name`` below the top level: their dotted names and values."""
+    for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+        here = f'{path}.{key}' if path else str(key)
         if isinstance(value, (Mapping, list, tuple)):
-            yield from _leaves(value, f'{path}.{place}')
+            yield from _entries(value, name, here)
+        if path and key == name and not isinstance(value, Mapping):
+            yield here, value

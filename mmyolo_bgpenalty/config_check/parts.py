@@ -3,6 +3,7 @@
 Paths are dotted as in ``--cfg-options``: ``train_dataloader.dataset.labeled.pipeline.1``.
 """
 
+import functools
 import os.path as osp
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -127,19 +128,24 @@ def datasets_in(node, path: str, role: str, scope: str | None = None, outer: tup
         yield Dataset(path, node, names_of(node, 'DATASETS', scope), role, list(transforms))
 
 
-class ConfigParts:
-    """The parts of a config.
+def coco_or_error(file: str) -> dict | ValueError:
+    """The content of a COCO json file, or the error that says why it cannot be read."""
+    try:
+        return read_coco(file, training=True)
+    except ValueError as problem:
+        return problem
 
-    Args:
-        cfg: the config, a mapping or mmengine's Config.
-        hooks: hooks of a Runner. They are added if the config does not name them.
-    """
+
+class ConfigParts:
+    """The parts of a config. ``hooks`` of a Runner are added if the config does not name them."""
 
     def __init__(self, cfg: Mapping, hooks: Iterable = ()):
         self.cfg: Mapping = cfg.to_dict() if hasattr(cfg, 'to_dict') else cfg
         self.filename, self.text = (str(getattr(cfg, name, None) or '') for name in ('filename', 'text'))
         self.scope = self.cfg.get('default_scope')
-        self.hooks = list(self._hooks())
+        paths = [f'default_hooks.{key}' for key in self.cfg.get('default_hooks') or {}]
+        paths += [f'custom_hooks.{place}' for place in range(len(self.cfg.get('custom_hooks') or []))]
+        self.hooks = [hook for hook in (self.part(path, 'HOOKS') for path in paths) if hook.kind]
         known = {hook.kind for hook in self.hooks}
         for hook in hooks:
             if type(hook).__name__ not in known:
@@ -153,11 +159,14 @@ class ConfigParts:
         self.sampler = self.part('train_dataloader.sampler', 'DATA_SAMPLERS')
         self.batch_sampler = self.part('train_dataloader.batch_sampler', 'DATA_SAMPLERS')
         self.train_set = self.part('train_dataloader.dataset', 'DATASETS')
-        self.train = self._datasets('train')
-        self.val = self._datasets('val')
-        self.test = [] if self.get('test_dataloader') == self.get('val_dataloader') else self._datasets('test')
+        self.train, self.val, self.test = (
+            list(datasets_in(self.get(path), path, path.partition('_')[0], self.scope))
+            for path in ('train_dataloader.dataset', 'val_dataloader.dataset', 'test_dataloader.dataset')
+        )
+        if self.get('test_dataloader') == self.get('val_dataloader'):
+            self.test = []
         self.datasets = [*self.train, *self.val, *self.test]
-        self._read: dict[str, dict | ValueError] = {}
+        self.coco = functools.cache(coco_or_error)
 
     def get(self, path: str, default: Any = None) -> Any:
         """The value at a dotted path."""
@@ -194,15 +203,6 @@ class ConfigParts:
             found = getattr(class_of(dataset.node, 'DATASETS', self.scope), 'METAINFO', {}).get('classes')
         return [found] if isinstance(found, str) else list(found) if found else None
 
-    def coco(self, file: str) -> dict | ValueError:
-        """The content of a COCO json file, or the error that says why it cannot be read."""
-        if file not in self._read:
-            try:
-                self._read[file] = read_coco(file, training=True)
-            except ValueError as problem:
-                self._read[file] = problem
-        return self._read[file]
-
     def coco_of(self, dataset: Dataset) -> dict | ValueError | None:
         """The content of the json file of a dataset, or the error. None if the file is not on this machine."""
         file = dataset.ann_file
@@ -230,12 +230,3 @@ class ConfigParts:
     def length(self) -> float | None:
         """Length of training in epochs or, if the loop does not count epochs, iterations."""
         return self.get('train_cfg.max_epochs' if self.by_epoch else 'train_cfg.max_iters')
-
-    def _hooks(self) -> Iterator[Part]:
-        named = [f'default_hooks.{key}' for key in self.cfg.get('default_hooks') or {}]
-        listed = [f'custom_hooks.{place}' for place in range(len(self.cfg.get('custom_hooks') or []))]
-        return (hook for hook in (self.part(path, 'HOOKS') for path in named + listed) if hook.kind)
-
-    def _datasets(self, name: str) -> list[Dataset]:
-        path = f'{name}_dataloader.dataset'
-        return list(datasets_in(self.get(path), path, name, self.scope))

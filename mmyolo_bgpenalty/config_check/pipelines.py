@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from mmyolo_bgpenalty.config_check.findings import Findings, error, first_of, warning
-from mmyolo_bgpenalty.config_check.parts import ConfigParts, Dataset, Transform, class_of, kind_of, transforms_in
+from mmyolo_bgpenalty.config_check.parts import ConfigParts, Transform, class_of, kind_of, transforms_in
 
 BRANCHES = dict(labeled=('sup',), unlabeled=('unsup_teacher', 'unsup_student'))
 ALL_BRANCHES = [name for names in BRANCHES.values() for name in names]
@@ -31,8 +31,6 @@ GEOMETRIC = re.compile(
     '|OpticalDistortion|GridDistortion|Elastic|Zoom|^Pad|Paste'
 )
 MIXING = {'RecordedMosaic', 'RecordedMixUp'}
-# These datasets add themselves to each image, so that a mosaic can take other images from them.
-HANDS_ITSELF = {'BatchShapePolicyDataset', 'ImageFolderDataset'}
 
 
 def check_branches(parts: ConfigParts) -> Findings:
@@ -49,9 +47,6 @@ def check_branches(parts: ConfigParts) -> Findings:
         if not fields.issuperset(ALL_BRANCHES):
             what = f'it lacks {[name for name in ALL_BRANCHES if name not in fields]}'
             yield error(f'{views[0].path}.branch_field', what, f'write {ALL_BRANCHES} in every pipeline')
-        if any('Views' not in view.names for view in views) and HANDS_ITSELF & dataset.names:
-            what = f'{views[0].kind} copies the whole dataset with each image, which is slow'
-            yield warning(f'{views[0].path}.type', what, "write type='Views'")
 
 
 def check_switch(parts: ConfigParts) -> Findings:
@@ -152,50 +147,29 @@ def _meta_keys(parts: ConfigParts, pack: Transform, transforms: Sequence[Transfo
     if view and parts.train_set.node.get('known_empty') and 'known_empty' not in keys:
         what = 'no `known_empty`: the detector does not learn which images are empty'
         yield error(where, what, "add 'known_empty'")
-    if 'homography_matrix' not in keys:
-        if view:
-            what = 'no `homography_matrix`: boxes cannot be projected from view to view'
-            yield error(where, what, "add 'homography_matrix'")
-        elif parts.penalised and any(PADDING & transform.names for transform in transforms):
-            yield warning(where, f'no `homography_matrix`: {PENALISED}', "add 'homography_matrix' and 'mosaic_tiles'")
-    elif parts.penalised and 'mosaic_tiles' not in keys and any(MIXING & one.names for one in transforms):
-        yield warning(where, f'no `mosaic_tiles`: {PENALISED}', "add 'mosaic_tiles'")
-
-
-def check_mixing(parts: ConfigParts) -> Findings:
-    """Mosaic and MixUp take their other images from the dataset of the image."""
-    for dataset in parts.train:
-        for transform in dataset.transforms:
-            # check_geometry refuses mosaics within one view. The mosaics of MMDetection need MultiImageMixDataset.
-            if 'BaseMixImageTransform' in transform.names and transform.branch is None:
-                yield from _mixing(parts, dataset, transform)
-
-
-def _mixing(parts: ConfigParts, dataset: Dataset, transform: Transform) -> Findings:
-    if transform.node.get('use_cached'):
-        if 'LabeledUnlabeledDataset' in parts.train_set.names:
-            what = 'the images depend on what a worker loaded before: a resumed run sees other images'
-            yield warning(f'{transform.path}.use_cached', what, 'remove it')
-        return
-    if _is_of('mmdet', dataset.node, 'DATASETS', parts) and not HANDS_ITSELF & dataset.names:
-        what = f'{dataset.kind} hands {transform.kind} no other images, which fails'
-        yield error(f'{dataset.path}.type', what, "write type='CheckedCocoDataset' or 'ImageFolderDataset'")
-    if not transform.node.get('pre_transform'):
-        what = f'no `pre_transform` loads the other images of {transform.kind}, which fails'
-        yield error(transform.path, what, 'write pre_transform=[…] with the transforms that come before')
+    if view and 'homography_matrix' not in keys:
+        what = 'no `homography_matrix`: boxes cannot be projected from view to view'
+        yield error(where, what, "add 'homography_matrix'")
+    elif parts.penalised:
+        names = {name for transform in transforms for name in transform.names}
+        needed = dict(homography_matrix=PADDING, mosaic_tiles=MIXING)
+        lacking = ' and '.join(f'`{key}`' for key, movers in needed.items() if key not in keys and movers & names)
+        if lacking:
+            yield warning(where, f'no {lacking}: {PENALISED}', f'add {lacking}')
 
 
 def check_loading(parts: ConfigParts) -> Findings:
-    for dataset in parts.train if parts.penalised else ():
-        for transform in dataset.transforms if dataset.role != 'unlabeled' else ():
-            if transform.kind == 'LoadAnnotations' and _is_of('mmyolo', transform.node, 'TRANSFORMS', parts):
+    for dataset in parts.train:
+        for transform in dataset.transforms:
+            cached = 'BaseMixImageTransform' in transform.names and transform.node.get('use_cached')
+            if cached and 'LabeledUnlabeledDataset' in parts.train_set.names:
+                what = 'the images depend on what a worker loaded before: a resumed run sees other images'
+                yield warning(f'{transform.path}.use_cached', what, 'remove it')
+            module = getattr(class_of(transform.node, 'TRANSFORMS', parts.scope), '__module__', '')
+            drops_crowds = transform.kind == 'LoadAnnotations' and module.startswith('mmyolo.')
+            if drops_crowds and parts.penalised and dataset.role != 'unlabeled':
                 what = 'LoadAnnotations of MMYOLO drops crowd boxes, so crowds are penalised as background'
                 yield warning(f'{transform.path}.type', what, "write type='mmdet.LoadAnnotations'")
 
 
-def _is_of(package: str, node, registry: str, parts: ConfigParts) -> bool:
-    """Whether a package defines the class of a part."""
-    return getattr(class_of(node, registry, parts.scope), '__module__', '').startswith(f'{package}.')
-
-
-CHECKS = (check_branches, check_switch, check_sizes, check_geometry, check_mixing, check_loading)
+CHECKS = (check_branches, check_switch, check_sizes, check_geometry, check_loading)

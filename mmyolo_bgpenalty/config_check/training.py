@@ -1,6 +1,6 @@
 """Checks of the training: hooks, λ, pseudo-labels, loop and schedules."""
 
-import os
+from pathlib import Path
 
 from mmyolo_bgpenalty.config_check.findings import Findings, error, warning
 from mmyolo_bgpenalty.config_check.overrides import dead_names
@@ -82,12 +82,10 @@ def check_length(parts: ConfigParts) -> Findings:
 
 
 def check_names(parts: ConfigParts) -> Findings:
-    if not os.path.isfile(parts.filename) or not parts.filename.endswith('.py'):
-        return
-    with open(parts.filename, encoding='utf-8') as file:
-        text = file.read()
-    for name, instead in dead_names(text, parts.text, parts.cfg):
-        yield warning(name, 'nothing reads this variable, so it changes nothing', instead)
+    file = Path(parts.filename)
+    if file.is_file() and file.suffix == '.py':
+        for name, instead in dead_names(file.read_text(encoding='utf-8'), parts.text, parts.cfg):
+            yield warning(name, 'nothing reads this variable, so it changes nothing', instead)
 
 
 def check_pseudo_labels(parts: ConfigParts) -> Findings:
@@ -102,9 +100,6 @@ def check_pseudo_labels(parts: ConfigParts) -> Findings:
     if parts.get(f'{cfg}.unsure_thr') is not None and not parts.head.node.get('ignored_in_cls'):
         what = 'the classification loss learns unsure boxes as background'
         yield warning(f'{cfg}.unsure_thr', what, f'write {parts.head.path}.ignored_in_cls=True')
-    if kind_of(parts.get(f'{cfg}.class_thresholds')) == 'ClassFrequency' and not parts.hooks_of('ClassThresholdsHook'):
-        add = "add thresholds=dict(type='ClassThresholdsHook') to default_hooks"
-        yield error(f'{cfg}.class_thresholds', 'no hook counts the labeled boxes', add)
     score_thr = parts.get(f'{cfg}.pseudo_test_cfg.score_thr', 0.4)
     harms = [f'score_thr={score_thr} takes nearly every prior for an object'] if score_thr < 0.05 else []
     if parts.get(f'{cfg}.pseudo_test_cfg.multi_label'):
