@@ -75,7 +75,6 @@ def test_overrides_take_effect(tool, config, tmp_path):
     [
         (['lamda_bg=1.5'], '`lambda_bg` meant'),
         (['max_epochs=3'], 'train_cfg.max_epochs'),
-        (['train_cfg.max_epoch=3'], '`train_cfg.max_epochs` meant'),
         (['load_from=none.pth'], 'no such checkpoint: none.pth'),
         # These are found while the Runner is built, and just before training.
         (['train_dataloader.dataset.labeled.ann_file=none.json'], 'none.json'),

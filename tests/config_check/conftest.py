@@ -41,6 +41,6 @@ def only_finding():
     def check(findings, level, where, what):
         assert [(finding.level, finding.where) for finding in findings] == [(level, where)], findings
         assert what in findings[0].what
-        assert findings[0].instead
+        assert findings[0].instead and str(findings[0]).encode()
 
     return check

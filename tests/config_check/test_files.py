@@ -38,11 +38,6 @@ def add_a_class(coco):
     coco['annotations'][0]['category_id'] = 9
 
 
-def rename(coco):
-    for category in coco['categories']:
-        category['name'] += '_2'
-
-
 def spoil_boxes(coco):
     for annotation, box in zip(coco['annotations'], ([80, 0, 9, 9], [-30, -30, 30, 40], [3, 3, 0.5, 20])):
         annotation['bbox'] = box
@@ -56,56 +51,52 @@ def spoil_images(root):
     third.mkdir()
 
 
-def remove(pattern):
-    return lambda root: [path.unlink() for path in root.glob(pattern)]
+def name_image(place, name):
+    return lambda coco: coco['images'][place].update(file_name=name)
 
 
+CATEGORIES, JSON = f'{LABELED}.metainfo.classes', f'{LABELED}.ann_file'
 MISTAKES = {
-    'no json': (remove('labeled.json'), E, f'{LABELED}.ann_file', 'no such file'),
-    'broken json': (lambda root: (root / 'val.json').write_text('{'), E, f'{VAL}.ann_file', 'no valid json'),
     'field of a json': (
         edited('unlabeled', lambda coco: coco['images'][3].update(width=-80)),
         *(E, f'{UNLABELED}.ann_file', '`images[3].width` is -80'),
     ),
-    'image missing': (remove('images/val_002.png'), E, VAL, '1 of the 4 images looked at cannot be read: '),
-    'training image missing': (remove('images/labeled_002.png'), W, LABELED, '1 of the 6 images looked at cannot be'),
+    'image missing': (edited('val', name_image(2, 'x')), E, VAL, '1 of the 4 images looked at cannot be read: '),
     'training images spoilt': (spoil_images, W, UNLABELED, 'unlabeled_000.png (cut off: a JPEG without its end), '),
-    'images elsewhere': (remove('images/labeled*'), E, LABELED, '6 of the 6 images looked at cannot be read: '),
+    'images elsewhere': (
+        lambda root: [path.unlink() for path in root.glob('images/labeled*')],
+        *(E, LABELED, '6 of the 6 images looked at cannot be read: '),
+    ),
     'name that is no text': (
-        edited('labeled', lambda coco: coco['images'][0].update(file_name='\udce9.png')),
+        edited('labeled', name_image(0, '\udce9.png')),
         *(W, LABELED, r'images/\udce9.png (No such file or directory)'),
     ),
-    'boxes that count for nothing': (edited('labeled', spoil_boxes), W, f'{LABELED}.ann_file', '3 of 8 boxes in '),
-    'none of the classes': (edited('val', rename), E, f'{VAL}.metainfo.classes', 'none of square, disc, bar'),
+    'boxes that count for nothing': (edited('labeled', spoil_boxes), W, JSON, '3 of 8 boxes in '),
+    'none of the classes': (
+        edited('val', lambda coco: [category.update(name=f'no {category["id"]}') for category in coco['categories']]),
+        *(E, f'{VAL}.metainfo.classes', 'none of square, disc, bar'),
+    ),
     'class in the middle missing': (
         edited('labeled', without('disc')),
-        *(E, f'{LABELED}.metainfo.classes', 'has the categories square, bar, and numbers labels in that order'),
+        *(E, CATEGORIES, 'has the categories square, bar, and numbers labels in that order'),
     ),
-    'last class missing': (edited('labeled', without('bar')), W, f'{LABELED}.metainfo.classes', 'lacks bar'),
+    'last class missing': (edited('labeled', without('bar')), W, CATEGORIES, 'lacks bar'),
     'json of another order': (
         edited('val', lambda coco: coco['categories'].reverse()),
         *(E, f'{VAL}.metainfo.classes', 'has the categories bar, disc, square'),
     ),
-    'class without a box': (edited('labeled', relabel), W, f'{LABELED}.ann_file', 'no box of bar'),
-    'class that the head lacks': (edited('labeled', add_a_class), W, f'{LABELED}.metainfo.classes', '1 boxes of ring'),
-    'no box': (
-        edited('labeled', lambda coco: coco['annotations'].clear()),
-        *(E, f'{LABELED}.ann_file', 'no box of square, disc, bar'),
-    ),
+    'class without a box': (edited('labeled', relabel), W, JSON, 'no box of bar'),
+    'class that the head lacks': (edited('labeled', add_a_class), W, CATEGORIES, '1 boxes of ring'),
+    'no box': (edited('labeled', lambda coco: coco['annotations'].clear()), E, JSON, 'no box of square, disc, bar'),
     'labeled image in the unlabeled set': (
-        edited('unlabeled', lambda coco: coco['images'][4].update(file_name='./labeled_001.png')),
+        edited('unlabeled', name_image(4, './labeled_001.png')),
         *(W, UNLABELED, '1 images are also in labeled, such as '),
     ),
     'validation image in the labeled set': (
-        edited('labeled', lambda coco: coco['images'][2].update(file_name='val_003.png')),
+        edited('labeled', name_image(2, 'val_003.png')),
         *(W, VAL, '1 images are also in labeled, such as '),
     ),
 }
-
-
-def datasets(cfg):
-    train = cfg.train_dataloader.dataset
-    return train.labeled, train.unlabeled, cfg.val_dataloader.dataset
 
 
 @pytest.fixture
@@ -123,9 +114,7 @@ def cfg(root, tiny, tmp_path):
 def test_a_mistake_in_a_file(root, cfg, mistake, only_finding):
     change, *expected = MISTAKES[mistake]
     change(root)
-    found = check_config(cfg)
-    only_finding(found, *expected)
-    assert str(found[0]).encode()
+    only_finding(check_config(cfg), *expected)
 
 
 def test_a_folder_of_unlabeled_images(root, cfg, monkeypatch, only_finding):
@@ -146,40 +135,18 @@ def test_a_folder_of_unlabeled_images(root, cfg, monkeypatch, only_finding):
     only_finding(check_config(cfg), E, f'{UNLABELED}.data_prefix', f"'{pool}': Permission denied")
 
 
-def test_labeled_images_in_the_folder_of_unlabeled_images(root, cfg):
-    unlabeled = cfg.train_dataloader.dataset.unlabeled
-    unlabeled.update(type='ImageFolderDataset', ann_file='', data_prefix=dict(img='images'))
-    found = check_config(cfg)
-    assert [finding.where for finding in found] == [UNLABELED, VAL]
-    assert '6 images are also in labeled' in found[0].what and '4 images are also in unlabeled' in found[1].what
-
-
 def test_files_that_are_not_on_this_machine_are_not_looked_for(cfg):
-    for dataset in datasets(cfg):
-        dataset.backend_args = dict(backend='petrel')
-        dataset.data_root = 's3://bucket/'
+    train = cfg.train_dataloader.dataset
+    for dataset in (train.labeled, train.unlabeled, cfg.val_dataloader.dataset):
+        dataset.update(backend_args=dict(backend='petrel'), data_root='s3://bucket/')
     cfg.val_evaluator.ann_file = 's3://bucket/val.json'
     assert check_config(cfg) == []
 
 
 def test_classes_in_another_order_than_the_json_in_every_set(cfg):
-    for dataset in datasets(cfg):
+    train = cfg.train_dataloader.dataset
+    for dataset in (train.labeled, train.unlabeled, cfg.val_dataloader.dataset):
         dataset.metainfo = dict(classes=('disc', 'square', 'bar'))
     found = check_config(cfg)
-    assert [finding[:2] for finding in found] == [(E, f'{LABELED}.metainfo.classes'), (E, f'{VAL}.metainfo.classes')]
+    assert [finding[:2] for finding in found] == [(E, CATEGORIES), (E, f'{VAL}.metainfo.classes')]
     assert all('has the categories square, disc, bar' in finding.what for finding in found)
-
-
-@pytest.mark.parametrize(
-    'counts, expected',
-    [
-        ([{0: 3, 1: 1}, {0: 1, 1: 2}], []),
-        ([{1: 1}, {1: 2}], []),
-        ([{0: 1, 1: 1}, {1: 2}], ['set 1 is taller']),
-        ([{0: 1}, {1: 2}], ['set 1 is taller', 'set 0 is at least as wide']),
-    ],
-)
-def test_sets_without_an_orientation(counts, expected):
-    found = list(files.orientations(counts))
-    assert len(found) == len(expected)
-    assert all(part in finding.what for part, finding in zip(expected, found))

@@ -8,7 +8,6 @@ from tests.helpers.tiny import CONFIGS, SEMI
 
 TEACHER, LAMBDA = 'default_hooks.mean_teacher', 'default_hooks.lambda_bg'
 YOLO = 'default_hooks.param_scheduler'
-THRESHOLDS = 'model.semi_train_cfg.class_thresholds'
 PSEUDO = 'model.semi_train_cfg.pseudo_test_cfg'
 UNSURE = 'model.semi_train_cfg.unsure_thr'
 NEVER_ENDS = dict(type='mmdet.MultiSourceSampler', batch_size=4, source_ratio=[1, 1])
@@ -82,10 +81,6 @@ MISTAKES = {
     'several labels a box': ({f'{PSEUDO}.multi_label': True}, W, PSEUDO, 'several classes'),
     'low threshold': ({f'{PSEUDO}.score_thr': 0.001}, W, PSEUDO, '0.001'),
     'unsure boxes are learnt as background': ({UNSURE: 0.1}, W, UNSURE, 'learns unsure boxes as background'),
-    'nobody counts the labeled boxes': (
-        {THRESHOLDS: dict(type='ClassFrequency'), 'default_hooks.thresholds': DELETED},
-        *(E, THRESHOLDS, 'no hook counts'),
-    ),
     "MMDetection's detector": ({'model.type': 'mmdet.SemiBaseDetector'}, W, 'model.type', 'by the test_cfg of YOLOv8'),
 }
 
@@ -111,17 +106,6 @@ SETTINGS = ('lambda_bg', 'lambda_bg_warmup', 'lambda_bg_schedule', 'use_focal_bg
 def test_a_mistake_in_the_supervised_config(supervised, changes, expected, only_finding):
     change(supervised, changes)
     only_finding(check_config(supervised), *expected)
-
-
-@pytest.mark.parametrize(
-    'thresholds',
-    [dict(type='ClassFrequency'), dict(type='Mixture', at='mean'), dict(type='Fixed', thresholds=[0.3, 0.4, 0.5])],
-)
-def test_thresholds_by_class_are_no_mistake(cfg, thresholds):
-    change(cfg, {THRESHOLDS: thresholds})
-    if thresholds['type'] != 'ClassFrequency':
-        cfg.default_hooks.pop('thresholds')
-    assert check_config(cfg) == []
 
 
 def test_subclasses_count_as_what_they_inherit_from(cfg):
