@@ -14,15 +14,12 @@ def program(monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['__main__.py'])
 
 
-def test_help_has_a_line_for_each_command(capsys):
-    assert main(['--help']) == 0
-    lines = capsys.readouterr().out.splitlines()
+@pytest.mark.parametrize('arguments, code', [(['--help'], 0), ([], 2)])
+def test_help_has_a_line_for_each_command(arguments, code, capsys):
+    assert main(arguments) == code
+    usage, *lines = capsys.readouterr().out.splitlines()
+    assert usage.startswith('usage: python -m mmyolo_bgpenalty COMMAND')
     assert all(any(line.startswith(f'  {name} ') for line in lines) for name in COMMANDS)
-
-
-def test_without_a_command_the_list_is_shown(capsys):
-    assert main([]) == 2
-    assert 'usage: python -m mmyolo_bgpenalty COMMAND' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('name, meant', [('trian', 'train?'), ('xyz', 'check, split, ')])

@@ -6,7 +6,8 @@ import pytest
 from mmyolo.registry import DATASETS
 
 from mmyolo_bgpenalty import CheckedCocoDataset
-from tests.helpers.spoilt import edit, member, pair
+from tests.helpers.changes import edit
+from tests.helpers.spoilt import member, pair
 
 
 def repeat(name):

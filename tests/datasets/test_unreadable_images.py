@@ -18,7 +18,8 @@ from mmyolo.registry import DATASETS
 
 from mmyolo_bgpenalty.config_check.files import image_faults
 from mmyolo_bgpenalty.datasets import unreadable_images
-from tests.helpers.spoilt import LOAD, PACK, edit, member, pair, spoil
+from tests.helpers.changes import edit
+from tests.helpers.spoilt import LOAD, PACK, member, pair, spoil
 from tests.helpers.tiny import SEMI, SUPERVISED, load
 
 REASONS = {

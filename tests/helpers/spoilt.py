@@ -1,7 +1,5 @@
 """Datasets of the tiny set, and mistakes in its files."""
 
-import json
-
 import cv2
 import numpy as np
 from mmyolo.registry import DATASETS
@@ -11,12 +9,6 @@ from tests.helpers.tiny import CLASSES
 LOAD = [dict(type='LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True)]
 PACK = dict(type='mmdet.PackDetInputs', meta_keys=('img_path', 'img_id', 'ori_shape'))
 PLAIN = [*LOAD, PACK]
-
-
-def edit(root, name, change):
-    coco = json.loads((root / f'{name}.json').read_text())
-    change(coco)
-    (root / f'{name}.json').write_text(json.dumps(coco))
 
 
 def member(root, name, type='CheckedCocoDataset', pipeline=PLAIN, **kwargs):
