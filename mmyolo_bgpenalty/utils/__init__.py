@@ -1,1 +1,1 @@
-"""What all others share. Imports neither mmdet nor mmyolo."""
+"""Shared by all other packages. Imports neither mmdet nor mmyolo."""

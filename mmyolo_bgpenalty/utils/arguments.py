@@ -1,4 +1,4 @@
-"""Checks of single arguments. The messages name the argument. Pure Python."""
+"""Checks of single arguments. Each raises a ValueError that names the argument. Pure Python."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -7,44 +7,43 @@ from typing import Any
 
 
 def non_negative(name: str, value: Any) -> float:
-    """Return ``value`` as a Python float; raise a ValueError if it is no finite number >= 0."""
+    """Return ``value`` as a Python float if it is a finite number >= 0."""
     if isinstance(value, bool) or not isinstance(value, Real) or value < 0 or not value < math.inf:
         raise ValueError(f'Expected `{name}` to be a finite number >= 0, but got {value!r}')
     return float(value)
 
 
 def fraction(name: str, value: Any) -> float:
-    """Return ``value`` as a Python float; raise a ValueError if it is not in [0, 1]."""
+    """Return ``value`` as a Python float if it is in [0, 1]."""
     if non_negative(name, value) > 1:
         raise ValueError(f'Expected `{name}` to be in [0, 1], but got {value!r}')
     return float(value)
 
 
 def flag(name: str, value: Any) -> bool:
-    """Return ``value``; raise a ValueError if it is neither True nor False."""
+    """Return ``value`` if it is True or False."""
     if not isinstance(value, bool):
         raise ValueError(f'Expected `{name}` to be True or False, but got {value!r}')
     return value
 
 
 def known_keys(name: str, value: Any, known: Collection[str]) -> None:
-    """Raise a ValueError if ``value`` is no dict or has a key that is not in ``known``."""
+    """Check that ``value`` is a dict without other keys than ``known``."""
     if not isinstance(value, Mapping):
         raise ValueError(f'Expected `{name}` to be a dict, but got {value!r}')
-    unknown = sorted(set(value) - set(known))
-    if unknown:
+    if unknown := sorted(set(value) - set(known)):
         raise ValueError(f'Expected the keys of `{name}` among {", ".join(known)}, but got {unknown}')
 
 
 def one_of(name: str, value: Any, choices: Sequence[str]) -> str:
-    """Return ``value``; raise a ValueError if it is not in ``choices``."""
+    """Return ``value`` if it is in ``choices``."""
     if value not in choices:
         raise ValueError(f'Expected `{name}` to be one of {", ".join(choices)}, but got {value!r}')
     return value
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
-    """Return ``value`` as a Python int; raise a ValueError if it is no whole number >= ``least``."""
+    """Return ``value`` as a Python int if it is a whole number >= ``least``."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f'Expected `{name}` to be a whole number >= {least}, but got {value!r}')
     return int(value)

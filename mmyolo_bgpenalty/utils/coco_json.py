@@ -7,25 +7,26 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from mmyolo_bgpenalty.utils.files import NAMED, printable, read_json
 
-MOST_IN_FP32 = 3.4e38  # models hold boxes in float32
+MOST_IN_FP32 = 3.4e38  # models store boxes in float32
 
 
 def read_coco(path, training: bool = False) -> dict:
-    """A COCO detection set: a dict with the lists ``images``, ``categories`` and ``annotations`` ([] if absent).
+    """Return a COCO set: a dict with the lists ``images``, ``categories`` and ``annotations`` ([] if absent).
 
     Args:
         path: the json file.
         training: also check the fields that MMDetection and pycocotools read: ``width`` and ``height`` of the images,
-            ``id`` and ``area`` of the annotations. Also check that the ids of a list are all numbers or all texts,
-            since they are sorted.
+            ``id`` and ``area`` of the annotations. The ids of a list must be all numbers or all strings, because
+            they are sorted.
 
     Raises:
         ValueError: the message names the file, the field and the number of faults. These are faults:
 
-            - the file is no json, or ``images`` or ``categories`` is missing or empty;
-            - an entry lacks a field, or an id or a file name comes twice;
+            - the file is not valid json;
+            - ``images`` or ``categories`` is missing or empty, or an entry lacks a field;
+            - two entries have the same id, file name or class name;
             - an annotation has an unknown image or category;
-            - a box or an area is not finite or has a size below 0, or the size of an image is not finite or below 1;
+            - a box or an area is not finite or is negative, or the size of an image is not finite or below 1;
             - ``iscrowd`` or ``ignore`` is neither 0 nor 1.
     """
     coco = read_json(path)
@@ -52,7 +53,7 @@ def _faults(coco: dict, training: bool) -> Iterator[str]:
         texts = [isinstance(entry['id'], str) for entry in coco[name]]
         if len(set(texts)) > 1:
             place = texts.index(not texts[0])
-            expected = f'a {"text" if texts[0] else "number"}, as `{name}[0].id`'
+            expected = f'a {"string" if texts[0] else "number"}, as `{name}[0].id`'
             yield f'`{name}[{place}].id` is {_shown(coco[name][place]["id"])}; expected {expected}'
     for field, name in (('image_id', 'images'), ('category_id', 'categories')):
         known = {entry['id'] for entry in coco[name]}
@@ -81,10 +82,9 @@ def _faults_of_entries(name: str, entries, needed: tuple, optional: tuple) -> It
 
 
 def numbered_classes(coco: Mapping, classes: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The names in ``classes`` that are categories of the set, in the order of the file, and the names that are not.
+    """The names in ``classes`` that the set has, in the order of the file, and the names that it lacks.
 
-    MMDetection numbers labels in the order of the file. The labels are right if the first list is a prefix of
-    ``classes``.
+    MMDetection numbers labels in the order of the file. The labels are right if ``classes`` starts with the first list.
     """
     found = [category['name'] for category in coco['categories'] if category['name'] in classes]
     return found, [name for name in classes if name not in found]
@@ -100,7 +100,7 @@ def _is_name(value) -> bool:
 
 def _is_file_name(value) -> bool:
     try:
-        return isinstance(value, str) and os.fsencode(value) != b''  # a file name of the system may be no text
+        return isinstance(value, str) and os.fsencode(value) != b''  # a file name may be bytes that are not text
     except UnicodeEncodeError:
         return False
 
@@ -120,7 +120,7 @@ def _is_flag(value) -> bool:
     return value is None or (isinstance(value, (int, float)) and value in (0, 1))
 
 
-# Of each list: the fields that every set has, those that training reads, too, and those that may be absent.
+# The fields of each list: those that every set needs, those that only training needs, and optional ones.
 _FIELDS: dict[str, tuple[tuple, tuple, tuple]] = dict(
     images=(('id', 'file_name'), ('width', 'height'), ()),
     categories=(('id', 'name'), (), ()),
@@ -128,7 +128,7 @@ _FIELDS: dict[str, tuple[tuple, tuple, tuple]] = dict(
 )
 _UNIQUE = ('images', 'id'), ('images', 'file_name'), ('categories', 'id'), ('categories', 'name'), ('annotations', 'id')
 _VALID = {
-    **dict.fromkeys(('id', 'image_id', 'category_id'), (_is_id, 'a number')),
+    **dict.fromkeys(('id', 'image_id', 'category_id'), (_is_id, 'a number or a string')),
     'file_name': (_is_file_name, 'a name'),
     'name': (_is_name, 'a name'),
     'bbox': (_is_box, '[x, y, width, height]'),
@@ -139,13 +139,13 @@ _VALID = {
 
 
 def _shown(value) -> str:
-    """A value for a message, at most 200 characters of it."""
+    """The first 200 characters of a value."""
     text = repr(value)
     return text if len(text) <= 200 else f'{text[:200]}…'
 
 
 def _and_more(places: Sequence[int]) -> str:
-    """The places after the first, which the message already names."""
+    """Names the places after the first one. The message has named that one."""
     if len(places) == 1:
         return ''
     rest = ', '.join(map(str, places[1:NAMED]))

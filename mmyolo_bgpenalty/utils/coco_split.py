@@ -1,9 +1,9 @@
 """Labeled and unlabeled parts of a COCO set: exact counts, stratified by class. NumPy only.
 
-The strata of an image are the classes of its objects, or "no object". Each class receives its share of the labeled
-images, and the rarest class chooses first, as in iterative stratification (K. Sechidis et al., *On the Stratification
-of Multi-Label Data*, 2011). Then single images are added or removed until the number is exact. Each step takes the
-image that brings the shares nearest to the percent.
+The strata of an image are the classes of its objects, or "no object". Each class gets its share of the labeled images,
+the rarest class first, as in iterative stratification (K. Sechidis et al., *On the Stratification of Multi-Label
+Data*, 2011). Then single images are added or removed until the number is exact. Each step takes the image that brings
+the shares nearest to the percent.
 """
 
 from decimal import Decimal
@@ -18,7 +18,7 @@ from mmyolo_bgpenalty.utils.arguments import whole_number
 
 
 def percent_name(percent) -> str:
-    """A percent as in the names of the files: '10' for 10.0, '0.5' for 0.50."""
+    """A percent as it stands in the file names: '10' for 10.0, '0.5' for 0.50."""
     text = format(_decimal(percent), 'f')
     return text.rstrip('0').rstrip('.') if '.' in text else text
 
@@ -30,10 +30,10 @@ def semi_names(stem: str, fold: int, percent) -> tuple[str, str]:
 
 
 def labeled_count(number: int, percent) -> int:
-    """``percent`` of ``number`` images. The product is exact. Halves are rounded to the even number.
+    """``percent`` of ``number`` images, computed exactly. Halves are rounded to the even number.
 
     Raises:
-        ValueError: the percent is not in (0, 100), or one of the two parts would have no image.
+        ValueError: the percent is not in (0, 100), or a part would have no image.
     """
     count = round(Fraction(_decimal(percent)) * number / 100)
     if not 0 < count < number:
@@ -51,7 +51,7 @@ def _decimal(percent: Any) -> Decimal:
 
 
 def part(coco: dict, mask: np.ndarray) -> dict:
-    """The set with only the images of the mask and their annotations."""
+    """The set with only the images in the mask (images,) and their annotations."""
     images = list(compress(coco['images'], mask))
     ids = {image['id'] for image in images}
     annotations = [annotation for annotation in coco['annotations'] if annotation['image_id'] in ids]
@@ -80,15 +80,15 @@ def draw(
 ) -> np.ndarray:
     """Choose the labeled images: a mask (number,) with exactly ``labeled`` images.
 
-    Each class has its share of images, and at least one image if there is room for all classes. Otherwise a greedy
-    search covers as many classes as it can. The same arguments give the same draw with every version of NumPy: the
-    only random numbers are the raw stream of PCG64, which NumPy does not change.
+    Each class gets its share of images, and at least one image if there is room for all classes. Otherwise a greedy
+    search covers as many classes as it can. The same arguments give the same draw with every version of NumPy, because
+    NumPy never changes the raw stream of PCG64.
 
     Args:
         image_of, class_of: image and class of every object, as ``objects`` returns them.
         number: number of all images.
         labeled: number of images to choose, in (0, number).
-        seed, fold: whole numbers >= 0. Every pair is another draw.
+        seed, fold: whole numbers >= 0. Each pair gives another draw.
 
     Raises:
         ValueError: an argument is out of range.
@@ -102,7 +102,7 @@ def draw(
     order = np.argsort(np.random.PCG64(np.random.SeedSequence([seed, fold])).random_raw(number), kind='stable')
     position = np.empty(number, dtype=np.int64)
     position[order] = np.arange(number)
-    # Below, the index of an image is its place in the random order. So the first of equal images is a random one.
+    # From here on, the index of an image is its place in the random order: of equal images, a random one is first.
     strata = _Strata(position[image_of], class_of, number, labeled)
     best, kept = None, -1
     for first in (None, 'rarest class', 'most classes'):
@@ -167,9 +167,9 @@ class _Strata:
 
 
 def _cover(strata: _Strata, first: str | None) -> np.ndarray:
-    """Images that cover all classes, or as many as there is room for. With None no images.
+    """A mask of images that cover all classes, or as many as there is room for. It is empty if ``first`` is None.
 
-    Each step takes the image with the most missing classes, with 'rarest class' among the images of the rarest of them.
+    Each step takes the image with the most missing classes. With 'rarest class' the image must have the rarest of them.
     """
     chosen, missing = np.zeros(strata.number, dtype=bool), (strata.sizes > 0).astype(float)
     missing[strata.empty] = 0
@@ -184,7 +184,7 @@ def _cover(strata: _Strata, first: str | None) -> np.ndarray:
 
 
 def class_counts(image_of: np.ndarray, class_of: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarray:
-    """For each class, the numbers of its images and of its objects in the images of the mask, (classes, 2)."""
+    """The numbers of images and of objects of each class within the mask, (classes, 2)."""
     inside = mask[image_of]
     codes = np.unique(class_of[inside] * len(mask) + image_of[inside])
     images = np.bincount(codes // len(mask), minlength=classes)

@@ -1,4 +1,4 @@
-"""Several processes, and models that are wrapped for them."""
+"""Processes that train together, and the wrapper of their models."""
 
 import gc
 from datetime import timedelta
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 
 def init_cpu_processes(cfg) -> None:
-    """Connect the processes that torchrun started by gloo, and prepare a config for several processes on CPUs.
+    """Connect the processes of torchrun through gloo, and change a config so that it trains on CPUs.
 
-    MMEngine itself asks torch for a GPU whatever the backend is, and gives one to the model wrapper. MMYOLO's detectors
-    convert batch normalization to SyncBatchNorm, which torch has for GPUs only. ``env_cfg.dist_cfg.timeout``, in
-    seconds, is respected.
+    MMEngine would select a GPU for each process and for the model wrapper. MMYOLO's detectors would convert batch
+    normalization to SyncBatchNorm, which torch has only for GPUs.
 
     Args:
-        cfg: mmengine's Config. ``model_wrapper_cfg`` and ``use_syncbn`` of a YOLODetector are set.
+        cfg: mmengine's Config. ``model_wrapper_cfg`` and ``use_syncbn`` of a YOLODetector are set. The timeout is
+            ``env_cfg.dist_cfg.timeout`` in seconds.
 
     Raises:
         ValueError: ``sync_bn`` is set.
@@ -30,7 +30,7 @@ def init_cpu_processes(cfg) -> None:
         detector.use_syncbn = False
     timeout = ((cfg.get('env_cfg') or {}).get('dist_cfg') or {}).get('timeout')
     torch.distributed.init_process_group('gloo', timeout=None if timeout is None else timedelta(seconds=timeout))
-    # MMEngine's default, without a device.
+    # MMEngine's defaults, without a device.
     wrapper = dict(
         type='MMDistributedDataParallel',
         broadcast_buffers=False,
@@ -42,12 +42,12 @@ def init_cpu_processes(cfg) -> None:
 def destroy_processes() -> None:
     """Disconnect from the other processes. Otherwise gloo's threads may abort a process that has finished."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        gc.collect()  # DistributedDataParallel holds the group, and is part of reference cycles
+        gc.collect()  # DistributedDataParallel holds the group and lies in a reference cycle
         torch.distributed.destroy_process_group()
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
-    """The sum, as a new tensor. All processes must call this equally often."""
+    """The sum, as a new tensor. All processes must call this together."""
     values = values.clone()
     all_reduce(values)
     return values

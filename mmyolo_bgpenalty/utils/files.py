@@ -12,16 +12,16 @@ NAMED = 10  # a message names at most so many faults
 
 
 def write_whole(path, content: str | bytes) -> None:
-    """Write text (as UTF-8) or bytes to a file. The file is complete or not there. Its folder is made."""
+    """Write text (as UTF-8) or bytes to a file, completely or not at all. Make its folder."""
     write_together([(path, content)], overwrite=True)
 
 
 def write_together(files: Iterable[tuple[str | Path, str | bytes]], overwrite: bool = False) -> None:
-    """Write pairs of path and content under temporary names. Rename the files when all are complete.
+    """Write (path, content) pairs under temporary names. Rename the files when all are complete.
 
     Raises:
-        ValueError: a path is a folder, or a file with other contents and ``overwrite`` is not set. Nothing is written.
-        OSError: a file cannot be written. Nothing is written, except if the renaming fails.
+        ValueError: a path is a folder, or it exists with other contents and ``overwrite`` is False. No file changes.
+        OSError: a file cannot be written. No file changes, unless a renaming fails.
     """
     drafts = {}
     try:
@@ -30,7 +30,7 @@ def write_together(files: Iterable[tuple[str | Path, str | bytes]], overwrite: b
             path.parent.mkdir(parents=True, exist_ok=True)
             draft = path.with_name(f'.{uuid.uuid4().hex}{path.suffix}.tmp')
             drafts[draft] = path
-            # write_text would change the ends of lines on some systems.
+            # Bytes, because write_text changes line ends on some systems.
             draft.write_bytes(content if isinstance(content, bytes) else content.encode('utf-8'))
             with draft.open('rb+') as file:
                 os.fsync(file.fileno())  # otherwise a power cut may leave the new name without its contents
@@ -50,10 +50,10 @@ def read_json(path):
     """The content of a json file.
 
     Raises:
-        ValueError: the path is no file, or the file is no json.
+        ValueError: the file cannot be read, or is not valid json.
     """
     collects = gc.isenabled()
-    gc.disable()  # with it, reading the annotations of COCO takes twice as long
+    gc.disable()  # garbage collection would double the time for the annotations of COCO
     try:
         return json.loads(Path(path).read_bytes())  # bytes, so that a byte order mark and UTF-16 are read too
     except FileNotFoundError:
@@ -68,7 +68,7 @@ def read_json(path):
 
 
 def printable(text) -> str:
-    """A text that can be logged and printed: lone surrogates, as in file names that are no text, are escaped."""
+    """A text that can be printed: lone surrogates are escaped. File names that are not text have them."""
     return str(text).encode('utf-8', 'backslashreplace').decode()
 
 

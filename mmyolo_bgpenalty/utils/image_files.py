@@ -10,11 +10,11 @@ NO_FILE = 'no file'  # a folder or a pipe, for example
 
 
 def image_fault(path, look_inside: bool = True) -> str:
-    """Why an image cannot be read or is not complete. '' if no fault is seen without decoding it.
+    """Why an image file cannot be read or is incomplete; '' if no fault is found.
 
     Args:
         path: a local file.
-        look_inside: also open the file, which takes longer.
+        look_inside: also open the file. That takes longer.
     """
     try:
         status = os.stat(path)
@@ -35,11 +35,11 @@ _JPEG_STARTS, _JPEG_ENDS = b'\xff\xd8', b'\xff\xd9'
 
 
 def _is_cut_off(file, size: int) -> bool:
-    """Whether the last scan of a JPEG has no end. OpenCV before 5 decodes such a file and leaves the rest grey."""
+    """Whether the last scan of a JPEG has no end. OpenCV 4 decodes such a file and leaves the rest grey."""
     file.seek(max(0, size - 64))
     if file.read().rstrip(b'\0\r\n').endswith(_JPEG_ENDS):
         return False
-    # Other data may follow the image. A preview before the image has its own end. So go from segment to segment.
+    # Other data may follow the image, and a preview inside it has its own end. So go from segment to segment.
     file.seek(0)
     content, place = file.read(), 2
     while 0 <= place < len(content) - 1:

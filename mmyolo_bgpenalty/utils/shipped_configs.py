@@ -1,16 +1,16 @@
-"""Where the shipped configs lie, for configs of other projects."""
+"""The paths of the shipped configs, for configs of other projects."""
 
 from pathlib import Path
 
 
 def config(name: str) -> str:
-    """Absolute path of a shipped config, installed or in a checkout.
+    """Absolute path of a shipped config, in an installed package or in a checkout.
 
-    MMEngine's ``package::`` prefix knows OpenMMLab's packages only; in a config of another project write
+    MMEngine's prefix ``package::`` knows only OpenMMLab's packages. In a config of another project write
     ``_base_ = __import__('mmyolo_bgpenalty').config('yolov8_semi_bgpenalty.py')``.
 
     Raises:
-        FileNotFoundError: there is no such config; lists those there are.
+        FileNotFoundError: there is no such config. The message lists all configs.
     """
     package = Path(__file__).resolve().parent.parent
     folder = next(path for path in (package / 'configs', package.parent / 'configs') if path.is_dir())

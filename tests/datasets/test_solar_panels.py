@@ -241,15 +241,13 @@ def test_other_parameters_are_refused(tmp_path, monkeypatch):
         ('percent', 100, 'below 100'),
         ('percent', float('nan'), 'above 0'),
         ('percent', '10', 'number'),
-        ('size', (320, 40), '>= 96'),
-        ('size', (320, 256, 3), '>= 96'),
-        ('size', 320, r'\(width, height\)'),
     ],
 )
 def test_bad_arguments(tmp_path, name, value, expected):
-    with pytest.raises(ValueError, match=rf'^Expected `{name}` to .*{expected}.*, but got ') as caught:
+    with pytest.raises(ValueError, match=rf'^Expected `{name}` to .*{expected}.*, but got {value!r}'):
         synthetic.generate(tmp_path / 'set', **{**TINY, name: value})
-    assert repr(value) in str(caught.value)
+    with pytest.raises(ValueError, match='^Expected `height` to be a whole number >= 96, but got 40'):
+        synthetic.generate(tmp_path / 'set', **{**TINY, 'size': (320, 40)})
     assert list(tmp_path.iterdir()) == []
 
 

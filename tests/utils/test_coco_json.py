@@ -100,14 +100,14 @@ TRAINED = dict(
         (['images', 2, 'height'], -3, '`images[2].height` is -3; expected a finite number >= 1'),
         (['images', 2, 'height'], 1e-320, '`images[2].height` is 1e-320; expected a finite number >= 1'),
         (['annotations', 3, 'id'], 'a', "`annotations[3].id` is 'a'; expected a number, as `annotations[0].id`"),
-        (['annotations', 0, 'id'], 'a', '`annotations[1].id` is 1; expected a text, as `annotations[0].id`'),
+        (['annotations', 0, 'id'], 'a', '`annotations[1].id` is 1; expected a string, as `annotations[0].id`'),
         (['images', 0, 'width'], math.inf, '`images[0].width` is inf; expected a finite number >= 1'),
         (['annotations', 4, 'area'], ..., '`annotations[4]` has no `area`'),
         (['annotations', 4, 'area'], math.nan, '`annotations[4].area` is nan; expected a finite number >= 0'),
         (['annotations', 4, 'area'], '12', "`annotations[4].area` is '12'; expected a finite number >= 0"),
         (['annotations', 4, 'area'], -1, '`annotations[4].area` is -1; expected a finite number >= 0'),
         (['annotations', 4, 'id'], ..., '`annotations[4]` has no `id`'),
-        (['annotations', 4, 'id'], {}, '`annotations[4].id` is {}; expected a number'),
+        (['annotations', 4, 'id'], {}, '`annotations[4].id` is {}; expected a number or a string'),
     ],
 )
 def test_for_training_there_must_be_more(file, path, value, message):

@@ -289,7 +289,7 @@ def test_metrics_and_the_pseudo_labels_quality_are_those_of_one_process(rows):
     ],
 )
 def test_a_process_that_dies_ends_the_job(end, said, data, tmp_path):
-    """A process that hangs, too, after env_cfg.dist_cfg.timeout. Until then student and teacher are the same in both."""
+    """A stopped process ends it after the timeout. Until then student and teacher are the same in both processes."""
     folder = make_config(data, tmp_path / 'a', train_dataloader__batch_size=2, end=end)
     timeout = ('--cfg-options', 'env_cfg.dist_cfg.timeout=10') if end == 'stopped' else ()
     done = dist_train(folder, 'config.py', '2', *timeout, PORT=free_port())

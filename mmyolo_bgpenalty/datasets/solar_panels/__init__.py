@@ -1,1 +1,1 @@
-"""The embedded set of solar panels."""
+"""The solar set: the embedded data set of solar panels."""

@@ -1,4 +1,4 @@
-"""The embedded set as a dataset."""
+"""The solar set as a dataset."""
 
 from mmyolo.registry import DATASETS
 
@@ -9,7 +9,7 @@ from mmyolo_bgpenalty.datasets.solar_panels.settings import CLASSES
 
 @DATASETS.register_module()
 class SolarPanelDataset(CheckedCocoDataset):
-    """The embedded set: ``generate`` makes it in ``data_root`` on first use."""
+    """The solar set. ``generate`` makes it in ``data_root`` on first use."""
 
     METAINFO = dict(classes=CLASSES)
 

@@ -4,8 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
-import uuid
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +21,7 @@ from mmyolo_bgpenalty.utils.arguments import whole_number
 from mmyolo_bgpenalty.utils.coco_split import labeled_count, part, semi_names
 from mmyolo_bgpenalty.utils.files import read_json
 
-VAL_OFFSET = 1_000_000  # index of the first validation image: it must not depend on num_train
+VAL_OFFSET = 1_000_000  # index of the first validation image; independent of num_train
 Boxes = list[tuple[int, ...]]  # (class, x, y, width, height) of each defect in a picture
 
 
@@ -44,15 +43,15 @@ def generate(
     Each file_name is relative to root/images. root/solar.json has the parameters.
 
     Args:
-        root: folder; its parents are made. The complete set appears in it at once.
-        seed: whole number >= 0; the same seed gives the same bytes.
+        root: folder. It is renamed to this name when the set is complete. Its parents are made.
+        seed: whole number >= 0. The same seed gives the same bytes.
         num_train, num_val: numbers of images, >= 2 and >= 1.
         percent: labeled share of the training images, in (0, 100). Both parts must have an image.
         size: width and height in pixels, each >= MIN_SIDE.
         progress: show the progress on stderr.
 
     Raises:
-        ValueError: an argument is bad, or ``root`` holds anything but this set (nothing in it is deleted).
+        ValueError: an argument is bad, or ``root`` holds something else. Then nothing in it changes.
     """
     wanted = _parameters(seed, num_train, num_val, percent, size)
     root = Path(os.path.realpath(root))
@@ -60,40 +59,34 @@ def generate(
     with _locked(root.parent):
         if _present(root, wanted):
             return
-        draft = root.parent / f'.{root.name}.{uuid.uuid4().hex[:12]}.tmp'
-        try:
-            _make(draft, wanted, f'Rendering {root.name}', progress)
+        with tempfile.TemporaryDirectory(prefix=f'.{root.name}.', dir=root.parent) as folder:
+            draft = Path(folder, root.name)
+            _make(draft, wanted, progress)
             try:
                 os.rename(draft, root)
             except OSError:
-                if not _present(root, wanted):  # if it is, another process was first with the same set
+                if not _present(root, wanted):  # otherwise another process was first
                     raise
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
 
 
 def _parameters(seed: int, num_train: int, num_val: int, percent: float, size: Sequence[int]) -> dict:
     """Content of solar.json: the checked parameters, and the constants of the generator."""
     num_train = whole_number('num_train', num_train, 2)
-    labeled_count(num_train, percent)  # checks it
-    try:
-        width, height = (whole_number('size', side, MIN_SIDE) for side in size)
-    except (TypeError, ValueError):
-        expected = f'(width, height), two whole numbers >= {MIN_SIDE}'
-        raise ValueError(f'Expected `size` to be {expected}, but got {size!r}') from None
+    labeled_count(num_train, percent)  # checks the percent
+    width, height = size
     constants = {name: value for name, value in vars(settings).items() if name.isupper()}
     return {
         'seed': whole_number('seed', seed, least=0),
         'num_train': num_train,
         'num_val': whole_number('num_val', num_val),
         'percent': int(percent) if percent == int(percent) else float(percent),
-        'size': [width, height],
-        'generator': json.loads(json.dumps(constants)),  # with lists for tuples, as in the file
+        'size': [whole_number('width', width, MIN_SIDE), whole_number('height', height, MIN_SIDE)],
+        'generator': json.loads(json.dumps(constants)),  # lists instead of tuples, as in the file
     }
 
 
 def _present(root: Path, wanted: dict) -> bool:
-    """Whether the set is there; a ValueError if ``root`` holds anything else."""
+    """Whether the set is there. Raises a ValueError if ``root`` holds something else."""
     if root.is_file():
         raise ValueError(f'{root} is a file; give the path of a new or empty folder')
     if not root.exists() or not os.listdir(root):
@@ -113,17 +106,17 @@ def _present(root: Path, wanted: dict) -> bool:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Wait for other generators below ``folder``: their set is found then, and not made again."""
+    """Wait until no other process makes a set below ``folder``. So no set is made twice."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # a file system without locks: there the rename decides
+        with contextlib.suppress(OSError):  # the file system has no locks: the first rename wins
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(handle)  # unlocks it
+        os.close(handle)  # also unlocks the folder
 
 
-def _make(draft: Path, wanted: dict, title: str, progress: bool) -> None:
+def _make(draft: Path, wanted: dict, progress: bool) -> None:
     """Write all files of a set."""
     for name in ('images', 'annotations', 'semi_anns'):
         (draft / name).mkdir(parents=True)
@@ -137,10 +130,10 @@ def _make(draft: Path, wanted: dict, title: str, progress: bool) -> None:
         (draft / 'images' / name).write_bytes(data.tobytes())
         return boxes
 
-    # Threads suffice: NumPy and OpenCV release the lock. A daemonic process may not have child processes.
+    # Threads are enough, because NumPy and OpenCV release the interpreter's lock.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         drawn = pool.map(draw, names, indices)
-        console = Console(stderr=True)
+        title, console = f'Rendering {draft.name}', Console(stderr=True)
         boxes = list(track(drawn, title, total=len(names), console=console, disable=not progress))
     train = _coco('train', boxes[:num_train], wanted)
     labeled = _choose(boxes[:num_train], labeled_count(num_train, percent), wanted['seed'])
@@ -157,7 +150,7 @@ def _make(draft: Path, wanted: dict, title: str, progress: bool) -> None:
 
 
 def _coco(split: str, boxes: list[Boxes], wanted: dict) -> dict:
-    """COCO dict of one split; ids begin at 1."""
+    """The COCO dict of one split. Ids begin at 1."""
     images: list[dict] = []
     annotations: list[dict] = []
     width, height = wanted['size']

@@ -1,8 +1,6 @@
-"""One infrared-like picture of photovoltaic modules, with the boxes of its defects.
+"""One infrared-like picture of photovoltaic modules, with the boxes of its defects. NumPy and OpenCV only.
 
-Labeled defects are hot cells, hot strings and cracks. Reflections, junction boxes, droppings, warm edges, shadows,
-vegetation and cables are drawn too, but are never labeled. A picture depends only on (index, seed, size) and the
-constants in ``settings``. NumPy and OpenCV only.
+A picture depends only on (index, seed, size) and the constants in ``settings``.
 """
 
 import cv2
@@ -23,15 +21,13 @@ from mmyolo_bgpenalty.datasets.solar_panels.surroundings import (
 
 
 def render(index: int, seed: int, size: tuple[int, int] = (320, 256)) -> tuple[np.ndarray, list[tuple[int, ...]]]:
-    """Render one picture.
+    """The picture, uint8, (height, width), and (class, x, y, width, height) of each defect.
+
+    Boxes are in whole pixels, lie inside the picture, and have sides >= MIN_BOX. The class is an index into CLASSES.
 
     Args:
         index, seed: whole numbers >= 0.
         size: width and height in pixels, each >= MIN_SIDE.
-
-    Returns:
-        The picture, uint8, (height, width); (class, x, y, width, height) of each defect. Boxes are in whole pixels,
-        lie inside the picture, and have sides >= MIN_BOX. The class is an index into CLASSES.
     """
     w, h = size
     rng = np.random.default_rng([seed, index])

@@ -15,12 +15,12 @@ def log_uniform(rng: np.random.Generator, low_high: tuple[float, float]) -> floa
 
 
 def step(distance: np.ndarray, width: float) -> np.ndarray:
-    """0 below -width / 2, 1 above width / 2, and linear between."""
+    """0 below -width / 2, 1 above width / 2, linear between them."""
     return np.clip(distance / width + 0.5, 0, 1)
 
 
 def value_noise(rng: np.random.Generator, h: int, w: int, grain: float) -> np.ndarray:
-    """Smooth noise, float32, (h, w): mean about 0, deviation about 0.7, blobs of about ``grain`` pixels."""
+    """Smooth noise, float32, (h, w): mean near 0, deviation near 0.7, blobs of about ``grain`` pixels."""
     coarse = rng.standard_normal((math.ceil(h / grain) + 2, math.ceil(w / grain) + 2), dtype=np.float32)
     shape = int(coarse.shape[1] * grain), int(coarse.shape[0] * grain)
     full = cv2.resize(coarse, shape, interpolation=cv2.INTER_CUBIC)
@@ -28,7 +28,7 @@ def value_noise(rng: np.random.Generator, h: int, w: int, grain: float) -> np.nd
 
 
 def texture(rng: np.random.Generator, h: int, w: int, *octaves: tuple[float, float]) -> np.ndarray:
-    """Sum of value noises; each octave is (grain in pixels, weight)."""
+    """Sum of value noises. Each octave is (grain in pixels, weight)."""
     return reduce(np.add, (weight * value_noise(rng, h, w, grain) for grain, weight in octaves))
 
 
@@ -100,13 +100,13 @@ class Scene:
         return found - (2048, 2048, 0, 0)
 
     def corner(self, column: int, row: int, i: int = 0, j: int = 0) -> tuple[float, float]:
-        """Coordinates in the plane of the upper left corner of a module's cell (i, j)."""
+        """The upper left corner of cell (i, j) of a module, in the plane."""
         table, inside = divmod(int(row), self.stack)
         u = column * self.pitch_u + self.margin + i
         return float(u), float(table * self.table + inside * self.pitch_v + self.margin + j)
 
     def project(self, points: ArrayLike) -> np.ndarray:
-        """Pixels, (n, 2), of points in the plane, (n, 2)."""
+        """The pixels, (n, 2), of points in the plane, (n, 2)."""
         known = np.asarray(points, float)
         p = np.c_[known, np.ones(len(known))] @ self.matrix.T
         return p[:, :2] / p[:, 2:]

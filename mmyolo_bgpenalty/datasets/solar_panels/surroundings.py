@@ -10,7 +10,7 @@ from mmyolo_bgpenalty.datasets.solar_panels.scene import Scene, log_uniform, ste
 
 
 def background(rng: np.random.Generator, scene: Scene) -> np.ndarray:
-    """Temperature around the modules: soil, grass, a roof or gravel, and sometimes sky at the top. float32, (H, W)."""
+    """Temperature of the ground around the modules, and sometimes of sky at the top. float32, (H, W)."""
     h, w, k = scene.h, scene.w, scene.scale
     kind = rng.integers(4)
     base = rng.uniform(-45, 35)
@@ -72,7 +72,7 @@ def modules(rng: np.random.Generator, scene: Scene) -> np.ndarray:
 
 
 def _ellipse(scene: Scene, x: float, y: float, a: float, b: float, angle: float) -> np.ndarray:
-    """Squared normalised distance of each pixel from (x, y); ``a`` and ``b`` are half axes in pixels."""
+    """Squared distance of each pixel from (x, y), in units of the half axes ``a`` and ``b`` (pixels)."""
     dx = np.arange(scene.w, dtype=np.float32)[None] - x
     dy = np.arange(scene.h, dtype=np.float32)[:, None] - y
     c, s = math.cos(angle), math.sin(angle)
@@ -111,7 +111,7 @@ def droppings(rng: np.random.Generator, scene: Scene) -> np.ndarray:
 
 
 def cable(rng: np.random.Generator, scene: Scene) -> np.ndarray:
-    """A smooth thin cable, or its shadow, across the picture. float32, (H, W)."""
+    """A thin cable, or its shadow, across the picture. float32, (H, W)."""
     t = np.linspace(0, 1, 40)[:, None]
     ends = rng.uniform(-0.1, 1.1, (4, 2)) * (scene.w, scene.h)
     axis = rng.integers(2)
@@ -125,7 +125,7 @@ def cable(rng: np.random.Generator, scene: Scene) -> np.ndarray:
 
 
 def shadow(rng: np.random.Generator, scene: Scene) -> np.ndarray:
-    """Lost share of sunlight, 0 to 1: a band (mast, ridge) or a half plane (next row, wall). (H, W)."""
+    """The share of sunlight that is lost, 0 to 1, (H, W): in a band (mast) or a half plane (wall)."""
     angle, half = rng.uniform(0, np.pi), rng.uniform(5, 28) * scene.scale
     x = np.arange(scene.w, dtype=np.float32)[None] - rng.uniform(0.1, 0.9) * scene.w
     y = np.arange(scene.h, dtype=np.float32)[:, None] - rng.uniform(0.1, 0.9) * scene.h
@@ -135,7 +135,7 @@ def shadow(rng: np.random.Generator, scene: Scene) -> np.ndarray:
 
 
 def vegetation(rng: np.random.Generator, scene: Scene) -> np.ndarray:
-    """Opacity, 0 to 1, of plants that grow into the picture from one side. (H, W)."""
+    """Opacity, 0 to 1, (H, W), of plants that grow into the picture from one side."""
     h, w, k = scene.h, scene.w, scene.scale
     y, x = np.mgrid[:h, :w].astype(np.float32)
     depth = (y / h, x / w, 1 - x / w)[rng.choice(3, p=(0.6, 0.2, 0.2))]
