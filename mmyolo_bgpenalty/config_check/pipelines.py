@@ -66,10 +66,10 @@ def check_switch(parts: ConfigParts) -> Findings:
 
 def check_sizes(parts: ConfigParts) -> Findings:
     """Pipelines with different sizes, for example if only one of several was changed."""
-    pipelines = [(f'{dataset.path}.pipeline', dataset.transforms) for dataset in parts.datasets]
+    pipelines = {f'{dataset.path}.pipeline': dataset.transforms for dataset in parts.datasets}
     for hook in parts.hooks_of('PipelineSwitchHook'):
-        pipelines.append((f'{hook.path}.switch_pipeline', _switched(parts, hook)))
-    stated = [(where, sizes) for where, sizes in ((where, _sizes(found)) for where, found in pipelines) if sizes]
+        pipelines[f'{hook.path}.switch_pipeline'] = _switched(parts, hook)
+    stated = [(where, _sizes(transforms)) for where, transforms in pipelines.items() if _sizes(transforms)]
     for where, sizes in stated[1:]:
         first, expected = stated[0]
         if not sizes & expected:

@@ -65,15 +65,14 @@ def check_length(parts: ConfigParts) -> Findings:
         return
     unit = 'epochs' if parts.by_epoch else 'iterations'
     where = 'burn_in' if 'burn_in' in settings_in(parts.cfg) else f'{hooks[0].path}.burn_in'
-    burn_in, warmup, highest = plan['burn_in'], plan['warmup'], plan['lambda_bg']
+    burn_in, highest, reached = plan['burn_in'], plan['lambda_bg'], lambda_bg_at(length, **plan)
     if burn_in >= length:
         unused = 'no unlabeled image is used, and ' if parts.semi else ''
         what = f'burn-in takes {burn_in} of {length} {unit}: {unused}λ stays 0'
         yield warning(where, what, f'write less than {length}, or train longer')
         return
-    reached = lambda_bg_at(length, **plan)
-    if burn_in + warmup > length and reached < highest:
-        what = f'burn-in and warm-up take {burn_in + warmup} of {length} {unit}: λ ends at {reached:.3g} of {highest}'
+    if reached < highest:
+        what = f'burn-in and warm-up do not fit into {length} {unit}: λ ends at {reached:.3g} of {highest}'
         yield warning(where, what, 'shorten one of them, or train longer')
     for hook in parts.hooks_of('BurnInMeanTeacherHook'):
         if length < burn_in + hook.node.get('unsup_warmup', 1):
@@ -112,10 +111,7 @@ def check_pseudo_labels(parts: ConfigParts) -> Findings:
 def check_loop(parts: ConfigParts) -> Findings:
     sampler, epochs = parts.sampler, parts.get('train_cfg.max_epochs')
     if parts.by_epoch and {'InfiniteSampler', 'MultiSourceSampler'} & sampler.names:
-        instead = (
-            "write sampler=dict(type='DefaultSampler', shuffle=True) with "
-            "batch_sampler=dict(type='LabeledUnlabeledBatchSampler'), or an IterBasedTrainLoop"
-        )
+        instead = "write type='DefaultSampler' and a LabeledUnlabeledBatchSampler, or use an IterBasedTrainLoop"
         yield error(sampler.path, f'{sampler.kind} never ends, so the first epoch never ends', instead)
     for hook in parts.hooks:
         if 'LastEpochsPipelineHook' in hook.names:  # the hook warns itself

@@ -70,7 +70,7 @@ def test_a_value_that_no_check_expects_ends_neither_the_checks_nor_a_training(cf
     cfg.custom_hooks = [dict(type='EMAHook')]
     found = check_config(cfg)
     assert brief(found) == [(E, 'custom_hooks.0'), (W, 'check length')]
-    assert 'this was not checked: TypeError' in found[1].what
+    assert 'this was not checked: ValueError: Expected `burn_in`' in found[1].what
 
 
 def test_a_mistake_of_the_test_set_alone_is_a_warning(cfg):
