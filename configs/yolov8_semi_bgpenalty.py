@@ -1,5 +1,5 @@
-# Semi-supervised YOLOv8 with the background penalty, on the embedded solar-panel set. A tenth of the images is labeled.
-# An EMA teacher labels the others.
+# Semi-supervised YOLOv8 with the background penalty, on the embedded solar-panel set. A tenth of the images has
+# labels. An EMA teacher labels the others.
 #   python tools/train.py configs/yolov8_semi_bgpenalty.py [--cfg-options lambda_bg=1.5 burn_in=3 ...]
 _base_ = [
     './_base_/models/semi_yolov8_bgpenalty.py',

@@ -1,6 +1,2 @@
-# The balanced preset.
+# The balanced preset: λ = 1, 5 epochs of linear warm-up, not focal. These are the settings of the published method.
 _base_ = './yolov8_semi_bgpenalty_published.py'
-
-lambda_bg = 1.0
-lambda_bg_warmup = 5
-lambda_bg_schedule = 'linear'

@@ -1,4 +1,4 @@
-# The method on a set in COCO format: blood cells, BCCD (github.com/Shenggan/BCCD_Dataset, MIT), 10 % labeled.
+# The method on a set in COCO format: the blood cells of BCCD (github.com/Shenggan/BCCD_Dataset, MIT), 10 % labeled.
 _base_ = './yolov8_semi_bgpenalty.py'
 
 burn_in = 6  # epochs of 66 iterations
@@ -13,7 +13,7 @@ model = dict(
         bbox_head=dict(head_module=dict(num_classes=num_classes)),
         train_cfg=dict(assigner=dict(num_classes=num_classes)),
     ),
-    semi_train_cfg=dict(soft_unsure=False),  # many cells have no box: leave alone what the teacher is unsure of
+    semi_train_cfg=dict(soft_unsure=False),  # many cells have no box: do not learn unsure boxes as objects
 )
 train_dataloader = dict(
     dataset=dict(

@@ -1,4 +1,5 @@
-# The conservative preset: a strong, slowly rising penalty with its weight on the most confident false positives.
+# The conservative preset: a strong penalty that rises slowly. The focal form puts its weight on the false positives
+# with the highest scores.
 _base_ = './yolov8_semi_bgpenalty_published.py'
 
 lambda_bg = 1.5

@@ -1,5 +1,5 @@
-# The student learns the teacher's predictions at every prior of unlabeled images. There are no pseudo-boxes (Dense
-# Teacher, https://arxiv.org/abs/2207.05775). On the solar set it was worse than labels alone (docs/experiments.md).
+# Dense Teacher (https://arxiv.org/abs/2207.05775): on unlabeled images the student learns the teacher's predictions at
+# every prior. There are no pseudo-boxes. On the solar set it was worse than labels alone (docs/experiments.md).
 _base_ = './yolov8_semi_bgpenalty.py'
 
 # Both views have the same geometry: the affine and the flip come before `Views`.
@@ -10,5 +10,5 @@ model = dict(
     type='DenseSemiYOLODetector',
     dense=dict(share=0.01, gamma=2.0),
     detector=dict(bbox_head=dict(ignored_in_cls=False)),
-    semi_train_cfg=dict(unsure_thr=None, soft_unsure=False, class_thresholds=None),  # there are no thresholds
+    semi_train_cfg=dict(unsure_thr=None, soft_unsure=False, class_thresholds=None),  # dense learning has no thresholds
 )

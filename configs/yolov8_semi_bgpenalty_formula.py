@@ -1,4 +1,4 @@
-# The shipped recipe with the formula as published: the mean over all background of labeled and unlabeled images.
+# The shipped recipe, but the penalty as published: the mean over all background of labeled and unlabeled images.
 _base_ = './yolov8_semi_bgpenalty.py'
 
 lambda_bg = 1.0

@@ -1,5 +1,5 @@
 # The method as published. Pseudo-boxes have one threshold. The teacher is a copy of the student until burn-in ends. The
-# penalty is the mean over all background of labeled and unlabeled images. Labeled images are single ones.
+# penalty is the mean over all background of labeled and unlabeled images. There are no mosaics.
 _base_ = './yolov8_semi_bgpenalty.py'
 
 lambda_bg = 1.0

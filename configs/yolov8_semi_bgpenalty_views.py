@@ -1,8 +1,8 @@
-# Stronger views of unlabeled images: mosaic and MixUp, and for the student colour jitter, grey, blur and erasing.
-# On the solar set mosaics gained nothing, and the student's stronger views were a loss (docs/experiments.md).
+# Stronger views of unlabeled images: mosaic and MixUp in both views, and colour jitter, grey, blur and erasing in the
+# view of the student. On the solar set mosaics gained nothing, and the other changes did harm (docs/experiments.md).
 _base_ = './yolov8_semi_bgpenalty.py'
 
-# Both views are made from one canvas. It is not scaled, as the strong view scales it.
+# Both views are made from one canvas. The canvas is not scaled, because the strong view is.
 unsup_middle = dict(_base_.middle, scaling_ratio_range=(1.0, 1.0), max_translate_ratio=0.0)
 unsup_canvas = dict(
     type='RandomChoice',
@@ -12,7 +12,7 @@ unsup_canvas = dict(
 unsup_mixup = dict(type='RecordedMixUp', prob=0.15, pre_transform=[*_base_.load_unlabeled, unsup_canvas])
 
 jitter = [dict(type=f'mmdet.{name}', min_mag=0.6, max_mag=1.4) for name in ('Brightness', 'Contrast', 'Color')]
-erase = [dict(type='mmdet.RandomErasing', n_patches=(1, 5), ratio=(0.0, 0.2))]  # pseudo-boxes below it stay
+erase = [dict(type='mmdet.RandomErasing', n_patches=(1, 5), ratio=(0.0, 0.2))]  # pseudo-boxes of erased objects stay
 strong = [
     _base_.affine,
     _base_.colour,

@@ -1,12 +1,12 @@
-# Options of the penalty that answer the weakness of the published formula:
+# Options of the penalty that are meant to be stronger than the published formula:
 #   python tools/ablation.py configs/yolov8_semi_bgpenalty_bccd.py --variants configs/ablations/bg_options.py \
 #       --seeds 0 1 2
-# docs/experiments.md has what was measured.
+# The results are in docs/experiments.md.
 penalty = 'model.detector.bbox_head.bg_penalty'
 published = {f'{penalty}.normalizer': 'background', f'{penalty}.region': 'all'}
 positives, hard = {**published, f'{penalty}.normalizer': 'positives'}, {**published, f'{penalty}.normalizer': 'hard'}
 outside = {f'{penalty}.region': 'outside'}
-# The penalty is on labeled images alone. With these overrides it is on unlabeled images as well.
+# By default only labeled images are penalised. With this, unlabeled images are, too.
 both = {'model.semi_train_cfg.unsup_loss_weights.loss_bg': 1.0}
 variants = {
     'λ=0': dict(lambda_bg=0.0),

@@ -1,6 +1,6 @@
-# What the background penalty does, alone and at several strengths:
+# What the background penalty does, at several strengths and in several forms:
 #   python tools/ablation.py configs/yolov8_semi_bgpenalty_published.py --seeds 0 1 2
-# A variant is a name and its --cfg-options. Differences are to the first variant.
+# A variant is a name and its --cfg-options. The first variant is the baseline.
 variants = {
     'Baseline λ=0': dict(lambda_bg=0.0),
     'λ=1.0': dict(lambda_bg=1.0),

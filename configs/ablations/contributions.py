@@ -1,4 +1,4 @@
-# What unlabeled images and the penalty are worth, between the two runs that bound them:
+# What unlabeled images and the penalty gain. Two runs are the bounds: labels only, and all labels.
 #   python tools/ablation.py configs/yolov8_semi_bgpenalty.py --variants configs/ablations/contributions.py \
 #       --seeds 0 1 2
 labels_only = {'burn_in': 1000}  # longer than any training

@@ -1,11 +1,11 @@
-# What unlabeled images are worth, and what each part of the recipe adds, alone and together:
+# What unlabeled images gain, and what each part of the recipe adds, alone and together:
 #   python tools/ablation.py configs/yolov8_semi_bgpenalty_bccd.py --variants configs/ablations/unlabeled.py \
 #       --seeds 0 1 2 --cfg-options lambda_bg=0
-# Two runs without unlabeled images bound the gain: on the labeled tenth, and on all labels. They have as many steps,
-# the same augmentation and the same average. docs/experiments.md has what was measured.
+# Two runs without unlabeled images are the bounds: the labeled tenth, and all labels. They have as many steps, the
+# same augmentation and the same average. The results are in docs/experiments.md.
 semi_train_cfg, head = 'model.semi_train_cfg', 'model.detector.bbox_head'
 share = f'{semi_train_cfg}.class_thresholds.share'
-# Thresholds as shipped, without the other options of the recipe
+# Only the thresholds of the recipe, without its other options
 frequency = {
     f'{semi_train_cfg}.unsup_weight': 0.5,
     f'{semi_train_cfg}.unsure_thr': None,
@@ -14,7 +14,7 @@ frequency = {
     f'{semi_train_cfg}.pseudo_test_cfg.nms.iou_threshold': 0.6,
     f'{head}.ignored_in_cls': False,
 }
-# SoftTeacher with YOLOv8: one threshold, below which all is background
+# SoftTeacher with YOLOv8: one threshold. All below it is background
 plain = {**frequency, f'{semi_train_cfg}.class_thresholds': None}
 labeled_only = {'burn_in': 1000}  # longer than any training
 unsure = {f'{semi_train_cfg}.unsure_thr': 0.1, f'{head}.ignored_in_cls': True}

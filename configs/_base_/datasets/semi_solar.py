@@ -3,7 +3,7 @@
 _base_ = './solar.py'
 
 # Labeled images are mosaics, and some are mixed (MixUp), as in Ultralytics. In the last tenth of training they are
-# single images. `prob` has the probabilities of a mosaic and of a single image. With few labels mosaics help
+# single images. `prob`: the probabilities of a mosaic and of a single image. Mosaics help if there are few labels
 # (docs/experiments.md).
 branches = ['sup', 'unsup_teacher', 'unsup_student']
 single = [_base_.resize, _base_.affine]

@@ -3,7 +3,7 @@ data_root = 'data/solar/'
 classes = ('hot_cell', 'hot_string', 'crack')
 img_scale = (320, 256)  # width and height, multiples of 32
 
-# Steps. MMDetection's LoadAnnotations keeps crowd boxes, which are no background. MMYOLO's drops them.
+# Transforms. LoadAnnotations of MMDetection keeps crowd boxes, which are no background. That of MMYOLO drops them.
 load = [dict(type='LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True)]
 resize = dict(type='RecordedLetterResize', scale=img_scale, pad_val=dict(img=114))
 mosaic = dict(type='RecordedMosaic', img_scale=img_scale, pad_val=114.0)
@@ -15,7 +15,7 @@ affine = dict(
     max_aspect_ratio=100,
     border_val=(114, 114, 114),
 )
-# Cuts the middle out of a mosaic, whose canvas is twice the input's size.
+# A mosaic is twice as wide and as high as the input. This cuts out its middle.
 middle = dict(affine, border=(-img_scale[0] // 2, -img_scale[1] // 2))
 colour = dict(type='YOLOv5HSVRandomAug')
 # A panel seen from above has no upright side.
@@ -57,7 +57,7 @@ val_dataloader = dict(
     **workers,
 )
 test_dataloader = val_dataloader
-# The figures of CocoMetric, and precision, recall and false positives an image
+# The values of CocoMetric, and precision, recall and false positives per image
 val_evaluator = dict(
     type='PrecisionRecallMetric',
     coco=True,

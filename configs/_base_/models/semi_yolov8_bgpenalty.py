@@ -2,9 +2,9 @@
 _base_ = './yolov8_bgpenalty.py'
 
 detector = _base_.model
-# The penalty is the mean over the hard background: priors outside every box that are scored above 0.1. With λ = 0.3 it
-# removes a tenth to a fifth of the false positives at confidence 0.25. It costs a point of recall there, and no mAP. At
-# equal recall it changes nothing (docs/experiments.md).
+# The penalty is the mean over the hard background: priors outside every box with a score above 0.1. With λ = 0.3 it
+# removes a tenth to a fifth of the false positives at confidence 0.25. Recall there falls by a point, mAP does not. At
+# equal recall nothing changes (docs/experiments.md).
 detector.bbox_head.update(bg_penalty=dict(normalizer='hard', region='outside'), ignored_in_cls=True)
 detector.data_preprocessor.update(type='mmdet.DetDataPreprocessor', pad_size_divisor=32, non_blocking=True)
 
@@ -18,12 +18,12 @@ model = dict(
     ),
     semi_train_cfg=dict(
         unsup_weight=1.0,
-        unsup_loss_weights=dict(loss_bg=0.0),  # only labeled images tell what is background
+        unsup_loss_weights=dict(loss_bg=0.0),  # only labeled images show what is background
         channels_last=True,
-        # Each class has its own threshold, above which a box of the teacher is a pseudo-box. It leaves six pseudo-boxes
-        # where labeled images have ten boxes.
+        # Each class has its own threshold. A box of the teacher above it is a pseudo-box. If labeled images have ten
+        # boxes of a class, as many unlabeled images have six pseudo-boxes of it.
         class_thresholds=dict(type='ClassFrequency', window=200),
-        # Boxes with a lower score, down to 0.02, are unsure. The student learns the teacher's score there, and no box.
+        # Boxes with a lower score, down to 0.02, are unsure. The student learns their score, but not their place.
         unsure_thr=0.02,
         soft_unsure=True,
         teacher_flips=['horizontal'],

@@ -66,7 +66,7 @@ model = dict(
         multi_label=True,
         nms_pre=30000,
         score_thr=0.001,
-        # MMYOLO's 0.7 is for objects that overlap. On thin objects it leaves two boxes, and one is a false positive.
+        # MMYOLO's 0.7 is for objects that overlap. It leaves two boxes on a thin object, and one is a false positive.
         nms=dict(type='nms', iou_threshold=0.5),
         max_per_img=300,
     ),

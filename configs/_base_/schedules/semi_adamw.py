@@ -5,9 +5,10 @@ max_epochs = 20
 train_cfg = dict(max_epochs=max_epochs, val_interval=10)
 val_cfg = dict(type='mmdet.TeacherStudentValLoop')
 default_hooks = dict(
-    # A checkpoint is at the end of burn-in. Runs that differ only after burn-in can start from it.
+    # One of the checkpoints is at the end of burn-in. Runs that differ only after burn-in can start from it.
     checkpoint=dict(interval=4, save_best='teacher/coco/bbox_mAP_50'),
-    # The teacher is an average from the first iteration on. Its time constant grows in the first third of burn-in.
+    # The teacher is an average from the first iteration on. The weight of the student falls from 1 to `momentum`. The
+    # time constant of the fall is `momentum_warmup` iterations.
     mean_teacher=dict(
         type='BurnInMeanTeacherHook',
         momentum=0.004,
