@@ -14,42 +14,40 @@ from mmyolo_bgpenalty.utils.coco_json import numbered_classes, read_coco
 
 
 class CheckedCOCO(COCO):
-    """MMDetection's COCO of a file that ``read_coco`` accepts for training.
+    """MMDetection's COCO that reads its file by ``read_coco``, which finds mistakes.
 
     Raises:
-        ValueError: the file is none, or MMDetection would give its classes other numbers than ``classes`` has.
+        ValueError: the file has a mistake, or MMDetection would give the classes other numbers than ``classes``.
     """
 
     def __init__(self, annotation_file: str, classes: Sequence[str] = ()):
         super().__init__()
         self.dataset = read_coco(annotation_file, training=True)
-        found, lacking = numbered_classes(self.dataset, classes)
+        found, _ = numbered_classes(self.dataset, classes)
         if found != list(classes)[: len(found)] and self.dataset['annotations']:
-            why = f'it lacks {lacking}: the labels of the classes after it count down by one'
-            if not lacking:
-                why = f'it has them in the order {found}, by which MMDetection numbers labels: write `classes` so'
-            raise ValueError(f'Expected {annotation_file} to have the categories {list(classes)}, but {why}')
+            raise ValueError(
+                f'Expected the categories {list(classes)} in {annotation_file}, but got {found}: MMDetection numbers '
+                'labels in the order of the categories'
+            )
         self.createIndex()
         self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs
 
 
 def read_checked(dataset: BaseDataset) -> None:
-    """Have a dataset of MMDetection's that reads COCO json read it by CheckedCOCO."""
+    """Make a COCO dataset of MMDetection read its json by ``CheckedCOCO``. Other datasets stay as they are."""
     if getattr(dataset, 'COCOAPI', None) is COCO:
         dataset.COCOAPI = partial(CheckedCOCO, classes=dataset.metainfo['classes'])
 
 
 @DATASETS.register_module()
 class CheckedCocoDataset(SkipUnreadable, YOLOv5CocoDataset):
-    """YOLOv5CocoDataset that refuses a json with mistakes and, in training, skips images that cannot be read.
+    """YOLOv5CocoDataset that refuses a json with mistakes. In training it skips images that cannot be read.
 
-    A ``SeededIndex`` seeds its sample's augmentation.
-
-    Attributes:
-        first_readable: ``ReadableImages`` of it.
+    The seed of a ``SeededIndex`` determines the augmentation of its sample.
 
     Raises:
-        ValueError: as CheckedCOCO; ``filter_cfg`` leaves no image; in training, too many unreadable images in a row.
+        ValueError: see ``CheckedCOCO``; ``filter_cfg`` leaves no image; in training, too many images in a row cannot
+            be read.
     """
 
     def load_data_list(self) -> list[dict]:
@@ -58,7 +56,7 @@ class CheckedCocoDataset(SkipUnreadable, YOLOv5CocoDataset):
 
     def filter_data(self) -> list[dict]:
         left = super().filter_data()
-        if not left:  # MMEngine fails to serialise an empty list with "need at least one array to concatenate".
+        if not left:  # the error of MMEngine does not name the file
             raise ValueError(f'Expected images in {self.ann_file}, but filter_cfg={self.filter_cfg} leaves none')
         return left
 

@@ -1,8 +1,7 @@
-"""Samples become a batch, which leaves a loader's worker in one piece.
+"""Make a batch of samples. A worker process of the loader sends it as one tensor.
 
-DataLoader hands every tensor over through a file descriptor of its own. A semi-supervised batch of 8 has 60 of them,
-most a few bytes of boxes and labels, and opening them is what the training process waits for once the workers keep
-up.
+DataLoader opens a file descriptor for every tensor that it sends. A semi-supervised batch of 8 images has 60 tensors,
+most of them a few bytes of boxes and labels. The training process would wait for 60 descriptors.
 """
 
 import io
@@ -18,10 +17,10 @@ ALIGNMENT = 64  # bytes
 
 
 class SharedBatch(dict):
-    """A dict of whatever holds tensors and arrays; pickled, their bytes go into one tensor. Unpickled, it is a dict.
+    """A dict of tensors and arrays in any nesting. Pickling puts their bytes into one tensor; unpickling gives a dict.
 
-    Values, shapes and types are kept bit for bit. Tensors that NumPy has no counterpart of, such as bfloat16 ones,
-    are pickled as torch does. What is unpickled lies in one block of memory, which any part of it keeps alive.
+    Values, shapes and types are the same bit for bit. Tensors that NumPy cannot hold, such as bfloat16, are pickled as
+    torch does. All unpickled parts share one block of memory, and each part keeps the block alive.
     """
 
     def __reduce__(self):
@@ -45,7 +44,7 @@ def _unpickle(structure: bytes, block: torch.Tensor, spans: list[tuple[int, int]
 
 
 class _Pickler(pickle.Pickler):
-    """Tensors as NumPy arrays, whose bytes pickle keeps apart (PEP 574)."""
+    """Pickles tensors as NumPy arrays. Pickle passes the bytes of arrays to a callback (PEP 574)."""
 
     def reducer_override(self, obj):
         if type(obj) is torch.Tensor:
@@ -58,15 +57,15 @@ class _Pickler(pickle.Pickler):
 
 @FUNCTIONS.register_module()
 def branch_collate(data_batch: Sequence[dict]) -> dict:
-    """MMEngine's pseudo_collate, which keeps branches apart; the batch leaves a worker in one piece."""
+    """MMEngine's pseudo_collate, as a ``SharedBatch``."""
     return SharedBatch(pseudo_collate(data_batch))
 
 
 @FUNCTIONS.register_module()
 def bg_penalty_collate(data_batch: Sequence[dict], use_ms_training: bool = False) -> dict:
-    """MMYOLO's yolov5_collate, with what tells background from padding and ignored objects: ``regions``.
+    """MMYOLO's yolov5_collate, as a ``SharedBatch``.
 
-    The batch leaves a worker in one piece.
+    ``data_samples['regions']`` has a dict for each image, which tells background from padding and ignored objects.
     """
     collated = yolov5_collate(data_batch, use_ms_training)
     keys = ('homography_matrix', 'mosaic_tiles', 'ori_shape', 'img_shape', 'img_path')

@@ -3,16 +3,16 @@
 import codecs
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from mmyolo_bgpenalty.utils.files import NAMED, printable
 
 
 def read_names(path) -> list[str]:
-    """The file's lines, less blank ones; '/' at the end is a folder, of which all images are meant.
+    """The lines of a file, without blank lines.
 
     Raises:
-        ValueError: the file cannot be read, is no text (or UTF-16), or names nothing.
+        ValueError: the file cannot be read, is no UTF-8 text, or names nothing.
     """
     try:
         content = Path(path).read_bytes()
@@ -20,53 +20,46 @@ def read_names(path) -> list[str]:
         raise ValueError(f'{path}: {error.strerror}') from None
     if b'\0' in content:
         raise ValueError(f'{path}: is no UTF-8 text')
-    # As the system has names, whose bytes need not be UTF-8.
-    lines = content[3 if content.startswith(codecs.BOM_UTF8) else 0 :].split(b'\n')
-    names = [os.fsdecode(line.strip()) for line in lines if line.strip()]
+    # File names are bytes that need not be UTF-8, so no line is decoded as UTF-8.
+    lines = map(bytes.strip, content.removeprefix(codecs.BOM_UTF8).split(b'\n'))
+    names = [os.fsdecode(line) for line in lines if line]
     if not names:
         raise ValueError(f'{path}: names no image')
     return names
 
 
 def is_known_empty(sample) -> bool:
-    """Whether a data sample's meta says so, as that of LabeledUnlabeledDataset's ``known_empty`` does."""
+    """Whether the image of a data sample is known to show no object."""
     return bool(sample.metainfo.get('known_empty', False))
 
 
 def places_of(names: Sequence[str], paths: Iterable[str], folder: str = '') -> list[int]:
-    """Which of ``paths`` are among ``names``.
+    """The indices of the ``paths`` that ``names`` name.
 
     Args:
-        names: paths relative to ``folder``; those that end with '/' are folders.
-        paths: images, as ``folder`` absolute or relative to the working directory.
+        names: paths relative to ``folder``. A name with '/' at its end is a folder and names all images in it.
+        paths: paths of images, absolute or relative to the working directory, as ``folder`` is.
 
     Raises:
-        ValueError: a name is none of an image; the message has the first of them.
+        ValueError: a name fits no image. The message contains the first such names.
     """
-    whole = {name: os.path.normpath(os.path.join(folder, name)) for name in names}
-    files = {path for name, path in whole.items() if not name.endswith('/')}
-    folders = {path for name, path in whole.items() if name.endswith('/')}
+    targets = {name: os.path.normpath(os.path.join(folder, name)) for name in names}
+    files = {path for name, path in targets.items() if not name.endswith('/')}
+    folders = {path for name, path in targets.items() if name.endswith('/')}
     found: list[int] = []
-    met: set[str] = set()
+    used: set[str] = set()
     for place, path in enumerate(map(os.path.normpath, paths)):
-        hits = {path} & files
+        hits = files & {path}
         if folders:
-            hits |= {*_parents(path)} & folders
+            hits |= folders.intersection(map(str, PurePath(path).parents))
         if hits:
-            met |= hits
+            used |= hits
             found.append(place)
-    lacking = [name for name, path in whole.items() if path not in met]
+    lacking = [name for name, path in targets.items() if path not in used]
     if lacking:
         first = printable(', '.join(lacking[:NAMED])) + (', …' if len(lacking) > NAMED else '')
         raise ValueError(
-            f'{len(lacking)} of {len(whole)} names are of no image of the set: {first}. Expected names relative to '
-            f"{folder or 'the set'}, with '/' at the end of folders, of images that the set has (`filter_cfg` and "
-            '`indices` may leave some out)'
+            f"Expected names of images relative to {folder or 'the set'}, folders with '/' at the end, but "
+            f'{len(lacking)} of {len(targets)} names fit no image of the set: {first}'
         )
     return found
-
-
-def _parents(path: str) -> Iterable[str]:
-    while path not in ('', '.', os.path.dirname(path)):
-        path = os.path.dirname(path) or '.'
-        yield path

@@ -15,22 +15,23 @@ from mmyolo_bgpenalty.utils.files import printable, read_json
 
 @DATASETS.register_module()
 class LabeledUnlabeledDataset(ConcatDataset):
-    """ConcatDataset whose two members a child config reaches by name.
+    """ConcatDataset of two datasets, which child configs reach by the names ``labeled`` and ``unlabeled``.
 
-    Json with mistakes is refused as by ``CheckedCocoDataset``, and images that cannot be read give way to others
-    (``ReadableImages``), unless a member's class loads them in a way of its own. A
-    ``SeededIndex`` seeds its sample's augmentation.
+    A json with mistakes is refused as in ``CheckedCocoDataset``. ``ReadableImages`` loads the images and replaces those
+    that cannot be read, except if the class of a member has its own way to load images. The seed of a ``SeededIndex``
+    determines the augmentation of its sample.
 
     Args:
         labeled: config of the labeled images.
-        unlabeled: config of the unlabeled images; boxes it may have are not read by training.
-        known_empty: a text file, relative to the unlabeled set's ``data_root``, that names unlabeled images known to
-            show no object, a line each, relative to its ``data_prefix['img']``; 'a/b/' are all images in that folder.
-            The pipeline gets ``known_empty``, True or False, which SemiYOLODetector reads from the meta.
+        unlabeled: config of the unlabeled images. Training does not read their boxes.
+        known_empty: a text file that names unlabeled images known to show no object, one on each line. Its path is
+            relative to the ``data_root`` of the unlabeled set, the names are relative to ``data_prefix['img']``.
+            'a/b/' names all images in that folder. The pipeline gets ``known_empty``, True or False.
+        kwargs: arguments of ConcatDataset.
 
     Raises:
-        ValueError: one of the two is empty, or no labeled image has a box of the classes; ``known_empty`` cannot be
-            read, names what is no image of the set, or one that has boxes there.
+        ValueError: one of the sets is empty; no labeled image has a box of the classes; ``known_empty`` cannot be read,
+            names an image that is not in the set, or names an image with boxes.
     """
 
     def __init__(self, labeled: dict, unlabeled: dict, known_empty: str | None = None, **kwargs):
@@ -38,7 +39,7 @@ class LabeledUnlabeledDataset(ConcatDataset):
             raise ValueError(f'Expected `known_empty` to be the path of a text file, but got {known_empty!r}')
         self.known_empty = known_empty
         members = [DATASETS.build(dict(member, lazy_init=True)) for member in (labeled, unlabeled)]
-        # What the unlabeled set does not state, as a folder of images does not, is the labeled set's.
+        # A set that does not state some metainfo, such as a folder of images, takes it from the labeled set.
         kwargs.setdefault('ignore_keys', [key for key in members[0].metainfo if key not in members[1].metainfo])
         super().__init__(members, **kwargs)
 
@@ -47,17 +48,15 @@ class LabeledUnlabeledDataset(ConcatDataset):
             return
         for name, dataset in zip(('labeled', 'unlabeled'), self.datasets):
             read_checked(dataset)
-            dataset.data_list = None  # full_init sets it. MMEngine cannot serialise an empty list and raises an error.
+            dataset.data_list = None  # full_init sets it
             try:
                 dataset.full_init()
-                images = len(dataset)
+                if not len(dataset):
+                    raise ValueError('it has no image')
             except ValueError as error:
-                if dataset.data_list != []:
-                    raise ValueError(f'`{name}` set: {error}') from error
-                images = 0
-            if not images:
-                source = dataset.ann_file or dict(dataset.data_prefix)
-                raise ValueError(f'Expected images in the `{name}` set, but {source} leaves none')
+                # MMEngine cannot serialise an empty list. Its error does not name the file.
+                none = dataset.data_list == [] and f'Expected images in {dataset.ann_file}, but none is left'
+                raise ValueError(f'`{name}` set: {none or error}') from error
             if loads_as_usual(dataset):
                 dataset.first_readable = ReadableImages(dataset)
         if self.known_empty is not None:
@@ -74,8 +73,8 @@ class LabeledUnlabeledDataset(ConcatDataset):
     def _mark_empty(self, dataset: BaseDataset, known_empty: str) -> None:
         readable = getattr(dataset, 'first_readable', None)
         if readable is None or dataset.test_mode:
-            why = 'in test_mode' if readable else 'which loads images in a way of its own'
-            raise ValueError(f'Expected no `known_empty` with {type(dataset).__name__}, {why}')
+            why = 'is in test_mode' if readable else 'loads images in its own way'
+            raise ValueError(f'Expected no `known_empty`, because {type(dataset).__name__} {why}')
         file, folder = os.path.join(dataset.data_root or '', known_empty), dataset.data_prefix.get('img') or ''
         infos = map(dataset.get_data_info, range(len(dataset)))
         try:
@@ -88,13 +87,12 @@ class LabeledUnlabeledDataset(ConcatDataset):
                 f'Expected images without boxes in `known_empty` {file}, but {dataset.ann_file} has boxes in '
                 f'{len(boxed)} of {len(places)}, the first {printable(boxed[0])}'
             )
-        flags = torch.zeros(len(dataset), dtype=torch.bool)
-        flags[places] = True
-        readable.known_empty = flags
+        readable.known_empty = torch.zeros(len(dataset), dtype=torch.bool)
+        readable.known_empty[places] = True
 
     @property
     def pipeline(self):
-        """The labeled images' pipeline, which MMDetection's PipelineSwitchHook sets."""
+        """The pipeline of the labeled images. PipelineSwitchHook of MMDetection sets it."""
         return self.datasets[0].pipeline
 
     @pipeline.setter

@@ -1,10 +1,10 @@
-"""Batch samplers whose samples carry a seed of their own."""
+"""Batch samplers that give each sample its own seed."""
 
 import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count, islice
+from itertools import islice
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from mmyolo_bgpenalty.utils.arguments import one_of
 
 
 class SeededIndex(int):
-    """An index into a dataset that carries the seed of its sample's augmentation."""
+    """An index into a dataset, with the seed of its sample's augmentation."""
 
     seed: int
 
@@ -35,10 +35,10 @@ def _seed_of(*words: int) -> int:
 
 @contextmanager
 def seeded_by(idx: int):
-    """Within it, the generators of Python, NumPy and, on the CPU, torch start from the seed of a ``SeededIndex``.
+    """Start the random generators of Python, NumPy and torch (on the CPU) from the seed of a ``SeededIndex``.
 
-    So a sample depends neither on the worker that loads it nor on what was loaded before: a resumed run sees the same.
-    The generators are left as they were, whatever the number of workers.
+    A sample then depends neither on its worker process nor on earlier samples, so a resumed run loads the same. At the
+    end the generators get their old states back.
     """
     if not isinstance(idx, SeededIndex):
         yield
@@ -57,19 +57,19 @@ def seeded_by(idx: int):
 
 @DATA_SAMPLERS.register_module()
 class SeededBatchSampler(Sampler):
-    """torch's BatchSampler, which keeps the last batch, with a seed for each sample's augmentation.
+    """torch's BatchSampler with a seed for each sample. See ``seeded_by``. The last batch may be smaller.
 
-    Epoch and seed alone determine it, whatever the number of processes; see ``seeded_by``.
+    The samples and their seeds depend on the seed and the epoch of ``sampler`` only, not on the number of processes.
 
     Args:
-        sampler: mmengine's DefaultSampler.
-        batch_size: images in a batch of one process.
+        sampler: a DefaultSampler of MMEngine.
+        batch_size: number of images in a batch of one process.
 
     Attributes:
-        first_batch: where the next pass begins; the one after it begins at 0.
+        first_batch: the next pass begins with this batch. Later passes begin with batch 0.
 
     Raises:
-        ValueError: another sampler.
+        ValueError: ``sampler`` is no DefaultSampler.
     """
 
     def __init__(self, sampler, batch_size: int):
@@ -87,37 +87,35 @@ class SeededBatchSampler(Sampler):
         sampler, size = self.sampler, self.batch_size
         indices = list(sampler)
         for start in range(first * size, len(indices), size):
-            places = range(start, min(start + size, len(indices)))
-            yield [SeededIndex(indices[i], self._seed(i * sampler.world_size + sampler.rank)) for i in places]
-
-    def _seed(self, place: int) -> int:
-        return _seed_of(self.sampler.seed, self.sampler.epoch, place)
+            batch = []
+            for place, index in enumerate(indices[start : start + size], start):
+                seed = _seed_of(sampler.seed, sampler.epoch, place * sampler.world_size + sampler.rank)
+                batch.append(SeededIndex(index, seed))
+            yield batch
 
 
 @DATA_SAMPLERS.register_module()
-class LabeledUnlabeledBatchSampler(Sampler):
-    """Batches of labeled images followed by unlabeled ones; an epoch is one pass over one of the sets.
+class LabeledUnlabeledBatchSampler(SeededBatchSampler):
+    """Batches of labeled images followed by unlabeled images. An epoch is one pass over one of the two sets.
 
-    Epoch and seed alone determine the order, which is the same whatever the number of processes: each takes
-    its share of every global batch. The set that ends first within an epoch is shuffled and begun again. As
-    a batch sampler it is given the loader's own ``batch_size``.
+    A set that ends within an epoch is shuffled and begins again. The order depends on seed and epoch only: each process
+    takes its share of every global batch.
 
     Args:
-        sampler: mmengine's DefaultSampler over a LabeledUnlabeledDataset; its seed, epoch, ``shuffle``,
-            rank and world size are used.
-        batch_size: images in a batch of one process, labeled and unlabeled.
-        source_ratio: labeled : unlabeled, two whole numbers > 0 whose sum divides ``batch_size``.
-        epoch_of: 'unlabeled' or 'labeled', the set of which an epoch is one pass (rounded up to whole batches).
+        sampler: a DefaultSampler over a LabeledUnlabeledDataset.
+        batch_size: number of labeled and unlabeled images in a batch of one process.
+        source_ratio: labeled : unlabeled, two whole numbers > 0. Their sum divides ``batch_size``.
+        epoch_of: 'unlabeled' or 'labeled', the set that an epoch passes over, rounded up to whole batches.
 
     Attributes:
-        labeled_only: number of batches from the start of training without their unlabeled part (burn-in).
-        first_batch: where the next pass begins; the one after it begins at 0.
+        labeled_only: the first batches of the training, this many, have no unlabeled images (burn-in).
 
     Raises:
-        ValueError: an argument as described above is not met.
+        ValueError: an argument is not as described.
     """
 
     def __init__(self, sampler, batch_size: int, source_ratio: Sequence[int] = (1, 1), epoch_of: str = 'unlabeled'):
+        super().__init__(sampler, batch_size)
         ratio = list(source_ratio)
         if len(ratio) != 2 or not all(isinstance(n, int) and n > 0 for n in ratio):
             raise ValueError(f'Expected `source_ratio` to be two whole numbers > 0, but got {source_ratio!r}')
@@ -127,18 +125,13 @@ class LabeledUnlabeledBatchSampler(Sampler):
                 f'but got {batch_size}'
             )
         one_of('epoch_of', epoch_of, ('labeled', 'unlabeled'))
-        if not hasattr(sampler, 'epoch'):
-            raise ValueError(f'Expected `sampler` to be a DefaultSampler, but got {type(sampler).__name__}')
         if len(getattr(sampler.dataset, 'datasets', ())) != 2:
             raise ValueError(f'Expected a LabeledUnlabeledDataset, but got a {type(sampler.dataset).__name__}')
-        self.sampler = sampler
-        self.batch_size = batch_size
         self.shares = [batch_size // sum(ratio) * n for n in ratio]
         self.sizes = [len(dataset) for dataset in sampler.dataset.datasets]
         source = ('labeled', 'unlabeled').index(epoch_of)
         self._length = math.ceil(self.sizes[source] / (self.shares[source] * sampler.world_size))
         self.labeled_only = 0
-        self.first_batch = 0
 
     def __len__(self) -> int:
         return self._length
@@ -148,17 +141,17 @@ class LabeledUnlabeledBatchSampler(Sampler):
         labeled, unlabeled = (self._indices(source, skipped * self.shares[source]) for source in (0, 1))
         first = self.sampler.epoch * self._length
         for batch in range(first + skipped, first + self._length):
-            # Both streams advance in burn-in too: the order does not depend on its length.
+            # Unlabeled images are drawn in burn-in too, so the order does not depend on its length.
             indices, rest = list(islice(labeled, self.shares[0])), list(islice(unlabeled, self.shares[1]))
             yield indices if batch < self.labeled_only else indices + rest
 
     def _indices(self, source: int, skipped: int) -> Iterator[int]:
-        """This process's share of the epoch's endless, reshuffled passes over one of the sets, less its first."""
+        """The endless indices of this process into one of the sets, without the first ``skipped``."""
         sampler, size, offset = self.sampler, self.sizes[source], sum(self.sizes[:source])
         rng = np.random.default_rng([sampler.seed, sampler.epoch, source])
 
         def endless():
-            for _ in count():
+            while True:
                 yield from rng.permutation(size) if sampler.shuffle else range(size)
 
         first = skipped * sampler.world_size + sampler.rank

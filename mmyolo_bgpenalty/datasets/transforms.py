@@ -1,9 +1,9 @@
-"""Transforms that record their geometry, and the split into views.
+"""Transforms that record how they move pixels, and transforms for views.
 
-MMYOLO's transforms below move pixels without (wholly) entering it in ``results['homography_matrix']``, which
-is what projects a teacher's boxes into the student's view. Each subclass adds the entry, and of several images in
-one also ``results['mosaic_tiles']``, where there is picture and not padding. An image that a crop has cut gets tiles,
-too, before padding takes the place of what was cut off.
+``results['homography_matrix']`` projects the boxes of the teacher into the view of the student. MMYOLO's transforms do
+not record all of it; the subclasses do. Transforms that join images also record ``results['mosaic_tiles']``, the boxes
+of their pictures. The rest of the image is padding. Cropped images get tiles too, because a later transform may put
+padding where the crop has cut off picture.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform, RandomChoice
-from mmcv.transforms.utils import cache_randomness
 from mmdet.datasets.transforms import MultiBranch
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.dataset import Compose
@@ -21,25 +20,21 @@ from mmyolo.datasets.transforms import LetterResize, Mosaic, YOLOv5MixUp, YOLOv5
 from mmyolo.datasets.transforms.mix_img_transforms import BaseMixImageTransform, YOLOXMixUp
 from mmyolo.registry import TRANSFORMS
 
-from mmyolo_bgpenalty.utils.arguments import non_negative
+from mmyolo_bgpenalty.utils.arguments import fraction, non_negative
+
+
+def _homography(results: dict) -> np.ndarray:
+    return np.asarray(results.get('homography_matrix', np.eye(3)), np.float64)
 
 
 def _record(results: dict, matrix: np.ndarray) -> None:
-    """Compose ``matrix``, (3, 3), onto the homography recorded so far."""
-    before = results.get('homography_matrix')
-    results['homography_matrix'] = (matrix if before is None else matrix @ before).astype(np.float32)
+    """Apply ``matrix``, (3, 3), after the recorded homography."""
+    results['homography_matrix'] = (matrix @ _homography(results)).astype(np.float32)
 
 
-def _pictures(results: dict) -> np.ndarray:
-    """Boxes, (K, 4), where there is picture, in the coordinates that the recorded homography starts from."""
-    if 'mosaic_tiles' in results:
-        return results['mosaic_tiles'].astype(np.float64)
-    height, width = results['ori_shape'][:2]
-    return np.array([[0.0, 0.0, width, height]])
-
-
-def _upright(matrix: np.ndarray) -> bool:
-    """Whether a homography takes upright boxes to upright boxes."""
+def _is_upright(results: dict) -> bool:
+    """Whether the recorded homography maps upright boxes to upright boxes."""
+    matrix = _homography(results)
     return not (matrix[[0, 1], [1, 0]].any() or matrix[2, :2].any())
 
 
@@ -49,28 +44,29 @@ def _map_upright(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def _shown(results: dict) -> tuple[np.ndarray, bool]:
-    """What the image shows of the pictures, boxes (K, 4) in its own pixels; whether a pixel or more is cut off."""
+    """Boxes of the visible pictures, (K, 4), in pixels of the image, and whether a pixel or more is cut off."""
+    height, width = results['ori_shape'][:2]
+    pictures = np.asarray(results.get('mosaic_tiles', [[0, 0, width, height]]), np.float64)
+    boxes = _map_upright(pictures, _homography(results))
     height, width = results['img'].shape[:2]
-    whole = _map_upright(_pictures(results), np.asarray(results.get('homography_matrix', np.eye(3)), np.float64))
-    shown = np.concatenate([whole[:, :2].clip(0), np.minimum(whole[:, 2:], [width, height])], axis=1)
-    return shown[(shown[:, 2:] > shown[:, :2]).all(1)], bool((np.abs(whole - shown) >= 1).any())
+    shown = np.concatenate([boxes[:, :2].clip(0), np.minimum(boxes[:, 2:], [width, height])], axis=1)
+    return shown[(shown[:, 2:] > shown[:, :2]).all(1)], bool((np.abs(boxes - shown) >= 1).any())
 
 
-def _cut_pictures(results: dict) -> None:
-    """Record what crops have cut off, which padding may replace. After a rotation or shear it is no box and stays."""
-    matrix = np.asarray(results.get('homography_matrix', np.eye(3)), np.float64)
-    if 'ori_shape' in results and _upright(matrix):
+def _record_cuts(results: dict) -> None:
+    """Limit the tiles to what crops have left. This is not known after a rotation or shear."""
+    if 'ori_shape' in results and _is_upright(results):
         shown, cut = _shown(results)
         if cut:
-            results['mosaic_tiles'] = _map_upright(shown, np.linalg.inv(matrix)).astype(np.float32)
+            results['mosaic_tiles'] = _map_upright(shown, np.linalg.inv(_homography(results))).astype(np.float32)
 
 
 @TRANSFORMS.register_module()
 class RecordedLetterResize(LetterResize):
-    """LetterResize that records its padding too, not its scale alone."""
+    """LetterResize that records its padding too, not only its scale."""
 
     def transform(self, results: dict) -> dict:
-        _cut_pictures(results)
+        _record_cuts(results)
         return super().transform(results)
 
     def _record_homography_matrix(self, results: dict) -> None:
@@ -81,29 +77,29 @@ class RecordedLetterResize(LetterResize):
 
 @TRANSFORMS.register_module()
 class RecordedYOLOv5RandomAffine(YOLOv5RandomAffine):
-    """YOLOv5RandomAffine that records its matrix, and keeps what is visible of crowd boxes however little it is."""
+    """YOLOv5RandomAffine that records its matrix, and keeps crowd boxes of which only a small part is visible."""
 
     def _get_random_homography_matrix(self, height, width):
         self._random = super()._get_random_homography_matrix(height, width)
         return self._random
 
     def filter_gt_bboxes(self, origin_bboxes, wrapped_bboxes) -> torch.Tensor:
-        # Of a crowd a tenth is still no background.
+        # A tenth of a crowd is still no background.
         visible = (wrapped_bboxes.widths > self.min_bbox_size) & (wrapped_bboxes.heights > self.min_bbox_size)
         return super().filter_gt_bboxes(origin_bboxes, wrapped_bboxes) | (visible & self._ignored)
 
     def transform(self, results: dict) -> dict:
-        _cut_pictures(results)
+        _record_cuts(results)
         height, width = results['img'].shape[:2]
         self._ignored = torch.as_tensor(results.get('gt_ignore_flags', ()), dtype=torch.bool)
         results = super().transform(results)
-        # The parent turns about the image's centre.
+        # The parent turns the image around its centre.
         _record(results, self._random[0] @ np.array([[1, 0, -width / 2], [0, 1, -height / 2], [0, 0, 1]]))
         return results
 
 
 class _PreTransform(Compose):
-    """Loads a partner image; in place of one that cannot be read the dataset gives the next that can."""
+    """Loads a partner image, or the next readable image of the dataset."""
 
     def __call__(self, data: dict) -> dict:
         first_readable = getattr(data['dataset'], 'first_readable', None)
@@ -113,7 +109,7 @@ class _PreTransform(Compose):
 
 
 class _PartnerImages(BaseMixImageTransform):
-    """For MMYOLO's transforms of several images: also of images without boxes, and of ImageFolderDataset."""
+    """Lets MMYOLO's transforms of several images also take images without boxes, and ImageFolderDataset."""
 
     pre_transform: Compose | None
 
@@ -124,20 +120,19 @@ class _PartnerImages(BaseMixImageTransform):
 
     def mix_img_transform(self, results: dict) -> dict:
         for partner in results['mix_results']:
-            # LoadEmptyAnnotations' boxes are an array, which MMYOLO converts in the first image alone.
+            # LoadEmptyAnnotations makes an array of boxes. MMYOLO converts it in the first image only.
             if isinstance(partner['gt_bboxes'], np.ndarray):
                 partner['gt_bboxes'] = HorizontalBoxes(partner['gt_bboxes'])
-        if 'known_empty' in results:  # of the mixed image, as of each
+        if 'known_empty' in results:
             results['known_empty'] = all(one.get('known_empty') for one in (results, *results['mix_results']))
         return super().mix_img_transform(results)
 
 
 @TRANSFORMS.register_module()
 class RecordedMosaic(_PartnerImages, Mosaic):
-    """Mosaic that records where its pictures lie.
+    """Mosaic that records the boxes of its pictures in the mosaic as ``mosaic_tiles``, (4, 4).
 
-    The homography starts anew from the mosaic's canvas, and ``mosaic_tiles``, (4, 4), are the pictures'
-    boxes there; the rest of the canvas is padding.
+    The homography begins again with the mosaic.
     """
 
     def _mosaic_combine(self, loc, center_position_xy, img_shape_wh):
@@ -155,24 +150,18 @@ class RecordedMosaic(_PartnerImages, Mosaic):
 
 @TRANSFORMS.register_module()
 class RecordedMixUp(_PartnerImages, YOLOv5MixUp):
-    """YOLOv5MixUp that records where either image has picture.
+    """YOLOv5MixUp that records the boxes of the pictures of both images as ``mosaic_tiles``, (K, 4).
 
-    The homography starts anew from the mixed image, and ``mosaic_tiles``, (K, 4), are both images' pictures there.
-    As YOLOv5MixUp it expects two images of one size.
+    The homography begins again with the mixed image. Both images must have the same size.
 
     Raises:
-        ValueError: an image has been rotated or sheared, after which its picture is no box.
+        ValueError: an image was rotated or sheared, so its picture is no upright box.
     """
 
     def mix_img_transform(self, results: dict) -> dict:
         images = [results, *results['mix_results']]
-        for image in images:
-            matrix = np.asarray(image.get('homography_matrix', np.eye(3)))
-            if not _upright(matrix):
-                raise ValueError(
-                    'Expected RecordedMixUp to come before what rotates or shears, but got an image with the '
-                    f'homography_matrix {matrix.tolist()}'
-                )
+        if not all(map(_is_upright, images)):
+            raise ValueError('Expected RecordedMixUp before transforms that rotate or shear, but got a turned image')
         tiles = [_shown(image)[0] for image in images]
         results = super().mix_img_transform(results)
         results['mosaic_tiles'] = np.concatenate(tiles).astype(np.float32)
@@ -182,38 +171,32 @@ class RecordedMixUp(_PartnerImages, YOLOv5MixUp):
 
 @TRANSFORMS.register_module()
 class RandomGaussianBlur(BaseTransform):
-    """Blur by a Gaussian, which of the libraries only albumentations does, from random numbers of its own.
+    """Gaussian blur.
 
     Args:
-        prob: in [0, 1].
-        sigma: lowest and highest standard deviation, pixels, > 0; each image's is drawn uniformly.
+        prob: probability of the blur, in [0, 1].
+        sigma: lowest and highest standard deviation in pixels, > 0. Each image gets a uniform random value between.
 
     Raises:
-        ValueError: an argument as described above is not met.
+        ValueError: an argument is not as described.
     """
 
     def __init__(self, prob: float = 0.5, sigma: tuple[float, float] = (0.1, 2.0)):
-        if not non_negative('prob', prob) <= 1:
-            raise ValueError(f'Expected `prob` to be in [0, 1], but got {prob!r}')
         if len(sigma) != 2 or not 0 < non_negative('sigma[0]', sigma[0]) <= non_negative('sigma[1]', sigma[1]):
             raise ValueError(f'Expected `sigma` to be two numbers, 0 < low <= high, but got {sigma!r}')
-        self.prob = prob
-        self.sigma = (sigma[0], sigma[1])
-
-    @cache_randomness
-    def _draw(self) -> tuple[bool, float]:
-        return np.random.rand() < self.prob, np.random.uniform(*self.sigma)
+        self.prob = fraction('prob', prob)
+        self.sigma = sigma
 
     def transform(self, results: dict) -> dict:
-        apply, sigma = self._draw()
-        if apply:
+        chance, sigma = np.random.rand(), np.random.uniform(*self.sigma)
+        if chance < self.prob:
             results['img'] = cv2.GaussianBlur(results['img'], (0, 0), sigma)
         return results
 
 
 @TRANSFORMS.register_module()
 class Views(MultiBranch):
-    """MultiBranch that does not deep-copy the dataset, which MMYOLO's datasets put into ``results``."""
+    """MultiBranch that makes no deep copy of the dataset, which is in ``results`` with MMYOLO's datasets."""
 
     def transform(self, results: dict) -> dict:
         results.pop('dataset', None)
@@ -221,44 +204,39 @@ class Views(MultiBranch):
 
 
 def _mixes(transform: Any) -> bool:
-    """Whether an image of a transform, or of one within it, may be of several."""
+    """Whether a transform, or one within it, may join several images."""
     inner = getattr(transform, 'transforms', ())
     return isinstance(transform, BaseMixImageTransform) or any(map(_mixes, inner if isinstance(inner, list) else ()))
 
 
 def single_images(transforms: Sequence[Any]) -> list[Any]:
-    """A pipeline's transforms without those that mix images.
+    """The transforms of a pipeline without those that join images.
 
-    MixUp is left out, and of a RandomChoice the candidates that mix; of those that stay the probabilities keep their
-    ratios, and are equal where all are 0. What mixes nothing is returned as it is.
+    MixUp is left out. A RandomChoice keeps the candidates that join no images. Their probabilities keep their ratios,
+    and are equal if all are 0.
 
     Args:
-        transforms: built transforms, as ``Compose.transforms``.
+        transforms: built transforms, such as ``Compose.transforms``.
 
     Raises:
-        ValueError: a transform whose place in the pipeline nothing can take: a mosaic, after which the image is of
-            another size, or candidates that all mix.
+        ValueError: a mosaic is not in a RandomChoice with other candidates. Without it images would have another size.
     """
     kept: list[Any] = []
     for transform in transforms:
-        if isinstance(transform, RandomChoice) and _mixes(transform):
-            places = [place for place, candidate in enumerate(transform.transforms) if not _mixes(candidate)]
-            if places:
-                kept.append(_chosen_among(transform, places))
-                continue
-        elif isinstance(transform, (YOLOv5MixUp, YOLOXMixUp)):
+        if isinstance(transform, (YOLOv5MixUp, YOLOXMixUp)):
             continue
+        if isinstance(transform, RandomChoice) and _mixes(transform):
+            transform = _choice_of_single_images(transform)
         if _mixes(transform):
-            raise ValueError(
-                f'Expected a RandomChoice of a mosaic and a single image, or no mosaic, but got {transform}'
-            )
+            raise ValueError(f'Expected a RandomChoice of a mosaic and a single image, but got {transform}')
         kept.append(transform)
     return kept
 
 
-def _chosen_among(choice: RandomChoice, places: list[int]) -> BaseTransform:
-    if len(places) == 1:
-        return choice.transforms[places[0]]
+def _choice_of_single_images(choice: RandomChoice) -> BaseTransform:
+    places = [place for place, candidate in enumerate(choice.transforms) if not _mixes(candidate)]
+    if len(places) < 2:
+        return choice.transforms[places[0]] if places else choice
     weights = [choice.prob[place] if choice.prob else 1.0 for place in places]
     total = sum(weights)
     fewer = RandomChoice([choice.transforms[place].transforms for place in places])

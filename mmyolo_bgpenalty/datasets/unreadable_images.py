@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import BaseDataset
 from mmengine.dist import all_reduce
 from mmengine.logging import print_log
@@ -18,26 +19,22 @@ LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryE
 
 
 class ReadableImages:
-    """Loads the images of an MMEngine dataset; the next readable image replaces an unreadable one.
+    """Loads images for training. The next readable image replaces an unreadable one.
 
     An image is unreadable in three cases:
 
-    * A transform raises an error or returns None before it has set ``results['img']``.
+    * A transform raises an error or returns None before ``results['img']`` is set. If LoadImageFromFile comes after
+      this transform, the error is raised.
     * The file is a JPEG without its end. OpenCV before 5 decodes such a file in part.
     * The image has boxes, and its size differs from the size in its annotation.
 
-    An unreadable image is logged once, even if several worker processes meet it, and is not tried again. It is tried
-    again if the system failed, such as a network drive that does not answer.
-
-    A file is examined before its image is loaded for the first time. Later epochs only load the image.
-
-    Args:
-        dataset: a dataset that is fully initialised.
+    An unreadable image is logged once for all worker processes and is not tried again. It is tried again if the system
+    failed, such as a network drive that does not answer. A file is examined only before its first load.
 
     Attributes:
-        bad: bool, (images,): the images that were found unreadable. Worker processes share it.
-        examined: bool, (images,): the images whose files were found intact. Worker processes share it.
-        known_empty: bool, (images,): the value of ``results['known_empty']``; None if the key is not set.
+        bad: bool, (images,): images found unreadable. Worker processes share it.
+        examined: bool, (images,): images with intact files. Worker processes share it.
+        known_empty: bool, (images,): the value of ``results['known_empty']``. None: the key is not set.
     """
 
     def __init__(self, dataset: BaseDataset):
@@ -48,10 +45,8 @@ class ReadableImages:
     def __call__(self, idx: int, transforms: Sequence[Callable]) -> dict:
         """Apply ``transforms`` to image ``idx``, or to the first readable image after it.
 
-        ``results['dataset']`` is set where MMYOLO's datasets set it: transforms that mix images read it.
-
         Raises:
-            ValueError: more than the dataset's ``max_refetch`` images in a row are unreadable.
+            ValueError: more than ``dataset.max_refetch`` images in a row are unreadable.
         """
         number, reason = len(self.bad), 'they were found unreadable before'
         tries = min(number, self.dataset.max_refetch + 1)
@@ -59,17 +54,12 @@ class ReadableImages:
             if self.bad[place]:
                 continue
             left = list(transforms)
-            results, fault, lasting = self._load(place, left)
-            if fault:
-                reason = fault
-                self._report(place, fault, lasting)
-                continue
-            for transform in left:
+            results, reason = self._load(place, left)
+            while left and results is not None:
+                transform = left.pop(0)
                 results = transform(results)
-                if results is None:
-                    reason = f'{type(transform).__name__} returned nothing'
-                    break
-            else:
+                reason = f'{type(transform).__name__} returned nothing'
+            if results is not None:
                 return results
         raise ValueError(f'Expected images that can be read in {self._source}, but {tries} in a row cannot: {reason}')
 
@@ -79,7 +69,7 @@ class ReadableImages:
         return int(self.bad.sum())
 
     def summary(self) -> str:
-        """Count the unreadable images of all processes and name the first; '' if there are none."""
+        """The number of unreadable images in all processes, and the first of them. '' if there are none."""
         bad = self.bad.int()
         all_reduce(bad, 'max')
         places = bad.nonzero()[:, 0].tolist()
@@ -98,46 +88,55 @@ class ReadableImages:
         info = dict(self.dataset.get_data_info(place))
         if self.known_empty is not None:
             info['known_empty'] = bool(self.known_empty[place])
-        if isinstance(self.dataset, (SkipUnreadable, BatchShapePolicyDataset)):
+        if isinstance(self.dataset, (SkipUnreadable, BatchShapePolicyDataset)):  # for transforms of several images
             info['dataset'] = self.dataset
         return info
 
-    def _load(self, place: int, transforms: list[Callable]) -> tuple[dict, str, bool]:
+    def _load(self, place: int, transforms: list[Callable]) -> tuple[dict | None, str]:
         """Remove the transforms up to the one that loads the image, and apply them.
 
         Returns:
-            Their results, the fault ('' if there is none), and whether the fault will last.
+            Their results, or None and the fault, which is logged.
         """
         results = self._info(place)
         path, size = results.get('img_path'), (results.get('height'), results.get('width'))
-        boxes = bool(results.get('instances'))
+        has_boxes = bool(results.get('instances'))
         fault = '' if self.examined[place] else _file_fault(path)
         if fault == NO_FILE:  # reading a pipe would never end
-            return {}, fault, True
-        while transforms and isinstance(results, dict) and 'img' not in results:
+            return self._report(place, fault)
+        while transforms and not _has_image(results):
+            transform = transforms.pop(0)
             try:
-                results = transforms.pop(0)(results)
+                results = transform(results)
             except Exception as error:  # each loading backend raises errors of its own for a broken file
+                if any(isinstance(later, LoadImageFromFile) for later in transforms):
+                    raise  # the image is not loaded yet
                 lasting = not isinstance(error, OSError) or isinstance(error, LASTING)
                 text = f'{type(error).__name__}: {" ".join(str(error).split())}'
-                return {}, fault or _file_fault(path) or text, lasting
+                return self._report(place, fault or _file_fault(path) or text, lasting)
             if results is None:
-                return {}, fault or _file_fault(path) or 'its loader returned nothing', True
-        found = np.shape(results['img'])[:2] if isinstance(results, dict) and 'img' in results else ()
-        if not fault and found and boxes and None not in size and found != size:
-            fault = 'it is {1} x {0}, but its annotation says {3} x {2}'.format(*found, *size)
-            if found == size[::-1]:
-                fault += '; its EXIF may turn it'
+                return self._report(place, fault or _file_fault(path) or 'its loader returned nothing')
+        if not fault and has_boxes and None not in size and _has_image(results):
+            found = np.shape(results['img'])[:2]
+            if found != size:
+                fault = 'it is {1} x {0}, but its annotation says {3} x {2}'.format(*found, *size)
+                if found == size[::-1]:
+                    fault += '; its EXIF may turn it'
         self.examined[place] = not fault
-        return results, fault, True
+        return self._report(place, fault) if fault else (results, '')
 
-    def _report(self, place: int, fault: str, lasting: bool) -> None:
-        if self.bad[place]:  # another worker process has reported it in the meantime
-            return
-        self.bad[place] = lasting
-        path = self.dataset.get_data_info(place).get('img_path')
-        skipped = f'{path} cannot be read and is skipped ({fault}); so far {self.unreadable} of {len(self.bad)} images'
-        print_log(printable(f'{skipped} cannot'), logger='current', level=logging.WARNING)
+    def _report(self, place: int, fault: str, lasting: bool = True) -> tuple[None, str]:
+        if not self.bad[place]:  # otherwise another worker process has reported it in the meantime
+            self.bad[place] = lasting
+            path = self.dataset.get_data_info(place).get('img_path')
+            count = f'so far {self.unreadable} of {len(self.bad)} images cannot'
+            text = printable(f'{path} cannot be read and is skipped ({fault}); {count}')
+            print_log(text, logger='current', level=logging.WARNING)
+        return None, fault
+
+
+def _has_image(results) -> bool:
+    return isinstance(results, dict) and 'img' in results
 
 
 def _file_fault(path: str | None) -> str:
@@ -146,40 +145,30 @@ def _file_fault(path: str | None) -> str:
 
 
 def loads_as_usual(dataset) -> bool:
-    """Whether ``ReadableImages`` may load the images: the dataset's class loads them as MMEngine or MMYOLO does."""
-    if not isinstance(dataset, BaseDataset):
-        return False
+    """Whether ``ReadableImages`` may load the images, because the dataset loads them as MMEngine or MMYOLO does."""
     kind, usual = type(dataset), (BaseDataset.prepare_data, BatchShapePolicyDataset.prepare_data)
     return kind.__getitem__ is BaseDataset.__getitem__ and kind.prepare_data in usual
 
 
 class SkipUnreadable(BaseDataset):
-    """A mixin for MMEngine datasets, which must be the first base: its methods extend those of the next base.
+    """A mixin for MMEngine datasets. It must be the first base, because its methods extend those of the next base.
 
-    In training ``first_readable``, a ``ReadableImages``, loads the images. In testing an unreadable image is an
-    error, because no other image may take its place.
+    In training ``first_readable``, a ``ReadableImages``, loads the images. In testing an unreadable image is an error,
+    because no other image may take its place.
     """
 
     def full_init(self) -> None:
         if not self._fully_initialized:
             super().full_init()
-            self._reset_readable()
-
-    def _reset_readable(self) -> None:
-        self.first_readable = ReadableImages(self)
-
-    @property
-    def unreadable(self) -> int:
-        """Number of images that all worker processes of this process have found unreadable so far."""
-        return self.first_readable.unreadable
+            self.first_readable = ReadableImages(self)
 
     def get_subset_(self, indices) -> None:
         super().get_subset_(indices)
-        self._reset_readable()
+        self.first_readable = ReadableImages(self)
 
     def get_subset(self, indices) -> 'SkipUnreadable':
         subset = super().get_subset(indices)
-        subset._reset_readable()
+        subset.first_readable = ReadableImages(subset)
         return subset
 
     def __getitem__(self, idx: int) -> dict:

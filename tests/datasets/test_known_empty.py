@@ -67,7 +67,7 @@ def test_places_equal_a_naive_search(paths, files, folders, folder):
         expected = [i for i, path in enumerate(paths) if any(means(name, path) for name in names)]
         assert places_of(names, whole, folder) == expected
     else:
-        with pytest.raises(ValueError, match='names are of no image'):
+        with pytest.raises(ValueError, match='names fit no image'):
             places_of(names, whole, folder)
 
 
@@ -82,7 +82,7 @@ def test_a_name_may_lead_out_of_the_folder():
 
 def test_names_of_no_image_are_counted_and_the_first_named():
     names = ['a.png', *(f'x{i:02}.png' for i in range(12))]
-    with pytest.raises(ValueError, match=r'12 of 13 names .* set: x00.png, .*x09.png, ….*relative to r/'):
+    with pytest.raises(ValueError, match=r'relative to r/.* 12 of 13 names .* set: x00.png, .*x09.png, …$'):
         places_of(names, ['r/a.png'], 'r/')
 
 
@@ -148,7 +148,7 @@ def test_without_the_option_nothing_is_said(data, tmp_path):
 @pytest.mark.parametrize(
     'content, message',
     [
-        ('unlabeled_000.png\nunlabeled_999.png', '`known_empty`: 1 of 2 names .*unlabeled_999.png'),
+        ('unlabeled_000.png\nunlabeled_999.png', '`known_empty`: .* 1 of 2 names .*unlabeled_999.png'),
         ('unlabeled_003.png\nunlabeled_000.png', r'unlabeled.json has boxes in 1 of 2, the first .*unlabeled_003.png'),
         ('', '`known_empty`: .*empty.txt: names no image'),
     ],
@@ -162,7 +162,7 @@ def test_a_mistaken_file_is_named(data, tmp_path, content, message):
 @pytest.mark.parametrize('kind', ['YOLOv5CocoDataset', 'CheckedCocoDataset'])
 def test_a_set_in_test_mode_cannot_say_it(data, tmp_path, kind):
     options = {'train_dataloader__dataset__unlabeled__type': kind}
-    with pytest.raises(ValueError, match=f'no `known_empty` with {kind}, in test_mode'):
+    with pytest.raises(ValueError, match=f'no `known_empty`, because {kind} is in test_mode'):
         built(data, tmp_path, train_dataloader__dataset__unlabeled__test_mode=True, **options)
 
 
@@ -184,7 +184,7 @@ def test_a_set_that_loads_in_its_own_way_cannot_say_it(data, tmp_path):
             return super().prepare_data(idx)
 
     DATASETS.register_module(module=Own, name='LoadsItsOwnWay', force=True)
-    with pytest.raises(ValueError, match='no `known_empty` with Own'):
+    with pytest.raises(ValueError, match='no `known_empty`, because Own loads images in its own way'):
         built(data, tmp_path, train_dataloader__dataset__unlabeled__type='LoadsItsOwnWay')
 
 

@@ -1,22 +1,20 @@
 """Batches of labeled and unlabeled images."""
 
 import pickle
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.dataset import DefaultSampler, InfiniteSampler
+from torch.utils.data import ConcatDataset
 
 from mmyolo_bgpenalty import LabeledUnlabeledBatchSampler
 from mmyolo_bgpenalty.datasets.samplers import SeededIndex
 
 
 def batches(labeled, unlabeled, *, epoch=0, rank=0, world_size=1, shuffle=True, seed=3, **kwargs):
-    dataset = SimpleNamespace(datasets=[range(labeled), range(unlabeled)])
-    sampler = SimpleNamespace(
-        dataset=dataset, seed=seed, epoch=epoch, rank=rank, world_size=world_size, shuffle=shuffle
-    )
+    sampler = DefaultSampler(ConcatDataset([range(labeled), range(unlabeled)]), shuffle, seed)
+    sampler.epoch, sampler.rank, sampler.world_size = epoch, rank, world_size
     return LabeledUnlabeledBatchSampler(sampler, **{'batch_size': 4, **kwargs})
 
 

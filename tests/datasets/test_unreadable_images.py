@@ -189,9 +189,9 @@ def test_subsets_and_testing(root):
     assert isinstance(dataset, YOLOv5CocoDataset)
     subset = dataset.get_subset([3, 5, 4])
     assert [Path(subset[i]['data_samples'].img_path).stem for i in range(3)] == ['labeled_005'] * 3
-    assert subset.unreadable == 2 and dataset.unreadable == 0
+    assert subset.first_readable.unreadable == 2 and dataset.first_readable.unreadable == 0
     dataset.get_subset_([0, 5])
-    assert Path(dataset[0]['data_samples'].img_path).stem == 'labeled_005' and dataset.unreadable == 1
+    assert Path(dataset[0]['data_samples'].img_path).stem == 'labeled_005' and dataset.first_readable.unreadable == 1
     testing = DATASETS.build(member(root, 'labeled', test_mode=True))
     assert Path(testing[5]['data_samples'].img_path).stem == 'labeled_005'
     with pytest.raises(FileNotFoundError):

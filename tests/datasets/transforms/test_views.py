@@ -185,9 +185,9 @@ def test_no_image_mixed_is_no_tiles():
 
 def test_a_turned_image_cannot_be_mixed():
     turned = [letter(SCALE), affine(max_rotate_degree=30.0)]
-    with pytest.raises(ValueError, match='RecordedMixUp to come before what rotates or shears'):
+    with pytest.raises(ValueError, match='RecordedMixUp before transforms that rotate'):
         canvas(0, *turned, mixup(pre_transform=turned))
-    with pytest.raises(ValueError, match='RecordedMixUp to come before'):
+    with pytest.raises(ValueError, match='RecordedMixUp before transforms that rotate'):
         canvas(0, letter(SCALE), mixup(pre_transform=turned))
 
 
