@@ -18,9 +18,9 @@ TINY = {**SMALL, 'num_train': 6, 'num_val': 2, 'percent': 50}
 
 
 def digest(root):
-    """Path -> hash of every file below root."""
-    files = sorted(p for p in root.rglob('*') if p.is_file())
-    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    """The hash of each file below root, by its path."""
+    files = [path for path in root.rglob('*') if path.is_file()]
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def load(root, name):
@@ -63,7 +63,7 @@ def test_labeled_and_unlabeled_part(solar):
     assert all(found.count(category) >= 3 for category in (1, 2, 3))
 
 
-def test_choice_avoids_draws_without_a_class():
+def test_the_labeled_images_have_all_classes():
     crack, other = [(2, 0, 0, 9, 9)] * 3, [(0, 0, 0, 9, 9), (1, 0, 0, 9, 9)]
     boxes = [other] * 38 + [crack, []]
     for seed in range(8):
@@ -91,16 +91,16 @@ def test_coco_fields_and_pictures(solar, split):
 
 @pytest.mark.parametrize('size', [(96, 96), (128, 200), (320, 256)])
 def test_boxes_inside(size):
-    found = [(synthetic.render(n, 3, size)) for n in range(30)]
+    found = [synthetic.render(n, 3, size) for n in range(30)]
     boxes = np.array([b for _, boxes in found for b in boxes])
     assert len(boxes) > 10
     assert all(image.shape == size[::-1] and image.dtype == np.uint8 for image, _ in found)
     assert (boxes[:, 1:3] >= 0).all() and (boxes[:, 1:3] + boxes[:, 3:] <= size).all()
-    assert (boxes[:, 3:] >= 6).all()
+    assert (boxes[:, 3:] >= settings.MIN_BOX).all()
 
 
 def test_boxes_enclose_what_is_drawn(monkeypatch):
-    """The same pictures with and without contrast of the defects differ inside the boxes, and only there."""
+    """Pictures with and without contrast of the defects differ only inside the boxes."""
     with_defects = [synthetic.render(n, 5) for n in range(40)]
     monkeypatch.setattr(settings, 'CONTRAST', (1e-6, 1e-5))
     checked = 0
@@ -112,7 +112,7 @@ def test_boxes_enclose_what_is_drawn(monkeypatch):
         for _, x, y, w, h in boxes:
             inside = slice(y, y + h), slice(x, x + w)
             part = change[inside]
-            # the defect touches every side of its box, where the picture is not saturated
+            # The defect touches each side of its box, if the picture is not saturated there.
             if (
                 max(image[inside].max(), plain[inside].max()) < 255
                 and min(image[inside].min(), plain[inside].min()) > 0

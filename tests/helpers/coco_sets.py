@@ -1,10 +1,10 @@
-"""A COCO set with everything that json may hold."""
+"""A COCO set with all kinds of entries."""
 
 import numpy as np
 
 
 def coco_set(number=40):
-    """String and number ids with gaps, crowd and ignored boxes, slivers, images without size and without boxes."""
+    """Ids are strings and numbers with gaps. Boxes are crowd, ignored, thin or without area. Images may lack a size."""
     rng = np.random.default_rng(1)
     images = [dict(file_name=f'd/{i}.jpg', id=f'id {i}' if i % 2 else 7 * i, extra=[i, None]) for i in range(number)]
     for image in images[: number // 2]:

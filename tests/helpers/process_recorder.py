@@ -1,6 +1,6 @@
-"""A hook that writes down what each process of a real run does, for tests/utils/test_distributed.py.
+"""A hook that records what each process of a real run does, for tests/utils/test_distributed.py.
 
-It trains in fp64, in which the order of a sum is of no matter, and evaluates in fp32, which MMCV's operators take.
+The run trains in fp64, so that the order of a sum hardly matters. It evaluates in fp32, which MMCV's operators need.
 """
 
 import atexit
@@ -18,12 +18,12 @@ from mmengine.model import is_model_wrapper
 from mmyolo.registry import HOOKS
 
 torch.set_default_dtype(torch.float64)
-# As in conftest.py: laying out the config's text takes seconds.
+# As in conftest.py: formatting the text of the config takes seconds.
 mmengine.config.config.FormatCode = lambda text, **kwargs: (text, False)
 
 
 def digest(module) -> str:
-    """Of every bit of its state."""
+    """A hash of each bit of the state."""
     found = hashlib.sha256()
     for name, value in module.state_dict().items():
         found.update(name.encode() + value.contiguous().numpy().tobytes())
@@ -31,16 +31,16 @@ def digest(module) -> str:
 
 
 def note_end(file: Path) -> None:
-    """Whether the process still belongs to a group when the interpreter ends."""
+    """Write down whether the process is still connected when the interpreter ends."""
     file.write_text(str(torch.distributed.is_initialized()))
 
 
 @HOOKS.register_module()
 class ProcessRecorder(Hook):
-    """Rows, a line each, in ``folder/<rank>.jsonl``, and the model's state before validation in ``folder/<rank>.pth``.
+    """Writes rows to ``folder/<rank>.jsonl``, and the model's state before validation to ``folder/<rank>.pth``.
 
     Args:
-        end: how process 1 ends after two epochs, 'raises', 'killed' or 'stopped'; None: it goes on.
+        end: how process 1 ends after two epochs: 'raises', 'killed' or 'stopped'. With None it goes on.
     """
 
     priority = 'VERY_LOW'

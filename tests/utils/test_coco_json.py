@@ -13,6 +13,21 @@ def file(tmp_path):
     return tmp_path / 'set.json'
 
 
+@pytest.fixture
+def fault(file):
+    """The message of ``read_coco`` on a set, without the name of the file."""
+
+    def read(coco, training=False):
+        file.write_text(json.dumps(coco))
+        with pytest.raises(ValueError) as caught:
+            read_coco(file, training)
+        name, _, message = str(caught.value).partition(': ')
+        assert name == str(file)
+        return message
+
+    return read
+
+
 COCO = dict(
     info=dict(year=2024),
     images=[dict(id=7, file_name='a.jpg'), dict(id='x', file_name='b.jpg', width=4, height=3)],
@@ -24,9 +39,6 @@ COCO = dict(
 def test_a_good_set_is_returned_as_it_is(file):
     file.write_text(json.dumps(COCO))
     assert read_coco(file) == COCO == read_coco(str(file))
-
-
-def test_annotations_may_be_absent(file):
     file.write_text(json.dumps({name: COCO[name] for name in ('images', 'categories')}))
     assert read_coco(file)['annotations'] == []
 
@@ -44,7 +56,6 @@ def test_annotations_may_be_absent(file):
         (['annotations', 0], dict(image_id=7, bbox=[0, 0, 1, 1]), '`annotations[0]` has no `category_id`'),
         (['images', 0, 'id'], None, '`images[0].id` is None; expected a number'),
         (['images', 0, 'file_name'], 'a\ud800.jpg', r"`images[0].file_name` is 'a\ud800.jpg'; expected a name"),
-        (['images', 0, 'file_name'], '', "`images[0].file_name` is ''; expected a name"),
         (['categories', 0, 'name'], '\udce9', r"`categories[0].name` is '\udce9'; expected a name"),
         (['images', 0, 'id'], True, '`images[0].id` is True; expected a number'),
         (['images', 0, 'id'], float('nan'), '`images[0].id` is nan; expected a number'),
@@ -59,7 +70,6 @@ def test_annotations_may_be_absent(file):
         (['annotations', 0, 'image_id'], '7', "`annotations[0].image_id` is '7', which is unknown"),
         (['annotations', 0, 'category_id'], 1, '`annotations[0].category_id` is 1, which is unknown'),
         (['annotations', 0, 'bbox'], [0, 0, 1], '`annotations[0].bbox` is [0, 0, 1]; expected [x, y, width, height]'),
-        (['annotations', 0, 'bbox'], None, '`annotations[0].bbox` is None; expected'),
         (['annotations', 0, 'bbox'], [0, 0, -1, 1], '`annotations[0].bbox` is [0, 0, -1, 1]; expected'),
         (['annotations', 0, 'bbox'], [0, 0, 1, '1'], "`annotations[0].bbox` is [0, 0, 1, '1']; expected"),
         (['annotations', 0, 'bbox'], [0, 0, 1, True], '`annotations[0].bbox` is [0, 0, 1, True]; expected'),
@@ -68,21 +78,17 @@ def test_annotations_may_be_absent(file):
         (['annotations', 0, 'bbox'], [0, 10**400, 1, 1], '; expected [x, y, width, height]'),
         (['annotations', 0, 'bbox'], [0, 0, 1e39, 1], '`annotations[0].bbox` is [0, 0, 1e+39, 1]; expected'),
         (['annotations', 0, 'bbox'], [0, 3e38, 1, 3e38], '`annotations[0].bbox` is [0, 3e+38, 1, 3e+38]; expected'),
-        (['annotations', 0, 'bbox'], [0, 0, 10**308, 1], '; expected [x, y, width, height]'),
         (['annotations', 0, 'iscrowd'], '0', "`annotations[0].iscrowd` is '0'; expected 0 or 1"),
         (['annotations', 0, 'ignore'], [], '`annotations[0].ignore` is []; expected 0 or 1'),
     ],
 )
-def test_a_bad_set_is_refused_with_file_and_field(file, path, value, message):
+def test_a_bad_set_is_refused_with_file_and_field(fault, path, value, message):
     coco = copy.deepcopy(COCO)
     node = coco
     for key in path[:-1]:
         node = node[key]
     node[path[-1]] = value
-    file.write_text(json.dumps(coco))
-    with pytest.raises(ValueError) as caught:
-        read_coco(file)
-    assert str(caught.value).startswith(f'{file}: ') and message in str(caught.value)
+    assert message in fault(coco)
 
 
 TRAINED = dict(
@@ -97,7 +103,6 @@ TRAINED = dict(
     [
         (['images', 1, 'width'], ..., '`images[1]` has no `width`'),
         (['images', 2, 'height'], 0, '`images[2].height` is 0; expected a finite number >= 1'),
-        (['images', 2, 'height'], -3, '`images[2].height` is -3; expected a finite number >= 1'),
         (['images', 2, 'height'], 1e-320, '`images[2].height` is 1e-320; expected a finite number >= 1'),
         (['annotations', 3, 'id'], 'a', "`annotations[3].id` is 'a'; expected a number, as `annotations[0].id`"),
         (['annotations', 0, 'id'], 'a', '`annotations[1].id` is 1; expected a string, as `annotations[0].id`'),
@@ -110,62 +115,50 @@ TRAINED = dict(
         (['annotations', 4, 'id'], {}, '`annotations[4].id` is {}; expected a number or a string'),
     ],
 )
-def test_for_training_there_must_be_more(file, path, value, message):
+def test_training_needs_more_fields(file, fault, path, value, message):
     coco = copy.deepcopy(TRAINED)
     name, place, field = path
     if value is ...:
         del coco[name][place][field]
     else:
         coco[name][place][field] = value
-    file.write_text(json.dumps(coco))
+    assert fault(coco, training=True) == message
     assert read_coco(file)
-    with pytest.raises(ValueError) as caught:
-        read_coco(file, training=True)
-    assert str(caught.value) == f'{file}: {message}'
     file.write_text(json.dumps(TRAINED))
     assert read_coco(file, training=True) == TRAINED
 
 
-def test_names_that_are_no_text_can_be_printed(file):
+def test_a_file_name_may_be_bytes_that_are_not_text(file):
     coco = copy.deepcopy(COCO)
-    coco['images'][0]['file_name'] = '\udce9.jpg'  # what os.fsdecode makes of a name in Latin-1
+    coco['images'][0]['file_name'] = '\udce9.jpg'  # from os.fsdecode of a name in Latin-1
     file.write_text(json.dumps(coco))
     assert read_coco(file) == coco
     assert printable('λ\udce9') == 'λ\\udce9'
 
 
-def test_mistakes_are_counted_and_the_first_ten_named(file):
+def test_faults_are_counted_and_the_first_ten_are_named(fault):
     coco = copy.deepcopy(TRAINED)
     for place in range(3, 18):
         coco['annotations'][place]['bbox'] = [0, 0, -4, 3]
-    file.write_text(json.dumps(coco))
-    with pytest.raises(ValueError) as caught:
-        read_coco(file)
     expected = '`annotations[3].bbox` is [0, 0, -4, 3]; expected [x, y, width, height]'
-    assert str(caught.value) == f'{file}: {expected} (and 14 more: 4, 5, 6, 7, 8, 9, 10, 11, 12, …)'
+    assert fault(coco) == f'{expected} (and 14 more: 4, 5, 6, 7, 8, 9, 10, 11, 12, …)'
     coco = copy.deepcopy(TRAINED)
     for place in range(6):
         coco['annotations'][place]['id'] = place // 2
+    assert fault(coco) == '`annotations` has the id 0 2 times, and 2 others more than once'
+    coco = copy.deepcopy(TRAINED)
     for place in (7, 9):
         coco['annotations'][place]['category_id'] = 'x' * 300
-    file.write_text(json.dumps(coco))
-    with pytest.raises(ValueError, match='`annotations` has the id 0 2 times, and 2 others more than once'):
-        read_coco(file)
-    for place in range(6):
-        coco['annotations'][place]['id'] = place
-    file.write_text(json.dumps(coco))
-    with pytest.raises(ValueError, match=r"`annotations\[7\].category_id` is '(x{199})…, which is unk.* 1 more: 9\)$"):
-        read_coco(file)
+    shown = "'" + 'x' * 199 + '…'
+    assert fault(coco) == f'`annotations[7].category_id` is {shown}, which is unknown (and 1 more: 9)'
 
 
-def test_labels_that_mmdetection_would_count_otherwise():
+def test_classes_in_the_order_of_the_file():
     coco = dict(categories=[dict(id=5, name='b'), dict(id=1, name='d'), dict(id=2, name='a')])
     assert numbered_classes(coco, ['a', 'b', 'c']) == (['b', 'a'], ['c'])
     assert numbered_classes(coco, ['b', 'd']) == (['b', 'd'], [])
 
 
-@pytest.mark.parametrize('content', ['[]', '3', '"images"', 'null'])
-def test_something_else_is_no_set(file, content):
-    file.write_text(content)
-    with pytest.raises(ValueError, match=r'set\.json: expected an object with `images`'):
-        read_coco(file)
+@pytest.mark.parametrize('content', [[], 3, 'images', None])
+def test_something_else_is_no_set(fault, content):
+    assert fault(content) == 'expected an object with `images`, `annotations` and `categories`'

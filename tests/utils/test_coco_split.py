@@ -23,7 +23,6 @@ from tests.helpers.coco_sets import coco_set
         (10, '10'),
         (10.0, '10'),
         (0.5, '0.5'),
-        (0.50, '0.5'),
         (1.0, '1'),
         (12.25, '12.25'),
         (1e-5, '0.00001'),
@@ -40,13 +39,13 @@ def test_names(percent, name):
 
 
 @given(st.integers(6, 10**6))
-def test_trap_15_ten_percent_is_a_tenth_rounded(number):
+def test_ten_percent_is_a_tenth_rounded(number):
     assert labeled_count(number, 10) == labeled_count(number, 10.0) == round(0.1 * number)
 
 
 @pytest.mark.parametrize(
     'number, percent, count',
-    # Halves go to the even number; 0.35 % of 1000 is one, though no float is exactly 0.35.
+    # Halves are rounded to the even number. 0.35 % of 1000 is a half, though the float is not exactly 0.35.
     [(1000, 0.35, 4), (1000, 0.45, 4), (118287, 0.5, 591), (292, 10, 29), (25, 10, 2), (35, 10, 4), (200, 5.75, 12)],
 )
 def test_counts(number, percent, count):
@@ -67,7 +66,7 @@ def test_a_part_without_images_is_refused(number, percent):
 
 
 def presence(rng, number, classes, density):
-    """Which image has which class, (number, classes); more than one object of a class in some."""
+    """Which image has which class, (number, classes), and its objects. Some images have two objects of a class."""
     there = rng.random((number, classes)) < density
     pairs = np.argwhere(there)
     twice = pairs[rng.random(len(pairs)) < 0.3]
@@ -86,22 +85,22 @@ def sets(draw_):
 
 
 @given(sets())
-def test_exact_counts_and_no_class_lost_where_there_is_room(example):
+def test_exact_counts_and_all_classes_if_there_is_room(example):
     there, image_of, class_of, number, labeled, rng = example
     mask = draw(image_of, class_of, number, labeled, seed=5, fold=2)
     assert mask.dtype == bool and mask.shape == (number,) and mask.sum() == labeled
     present = there.any(0)
     if labeled >= present.sum():
         assert (there[mask].any(0) == present).all()
-    # The order of the annotations says nothing, nor do objects of a class that an image has already.
+    # Neither the order of the objects nor another object of the same class in an image changes the draw.
     shuffled = rng.permutation(len(image_of))
     assert (draw(image_of[shuffled], class_of[shuffled], number, labeled, seed=5, fold=2) == mask).all()
     again = np.append(image_of, image_of[:1]), np.append(class_of, class_of[:1])
     assert (draw(*again, number, labeled, seed=5, fold=2) == mask).all()
 
 
-def test_with_less_room_than_classes_all_are_kept_where_some_choice_keeps_them():
-    """Against every possible choice; where none holds all classes, most of the best choice's."""
+def test_few_images_keep_all_classes_if_any_choice_does():
+    """Compared with all possible choices. If no choice has all classes, the draw has most of the best one's."""
     rng = np.random.default_rng(0)
     tight = 0
     for seed in range(150):
@@ -134,7 +133,7 @@ def test_each_class_has_its_share(percent):
         return np.abs(np.append(got - np.maximum(sizes * share, 1), bare - all_bare * share))
 
     ours = deviation(draw(image_of, class_of, number, labeled))
-    # Of hundreds of images per class at most a few are too many or too few.
+    # Classes have hundreds of images. At most a few are too many or too few.
     assert ours.max() <= 5 and ours.mean() < 1
     by_chance = [
         deviation(np.isin(np.arange(number), np.random.default_rng(s).permutation(number)[:labeled])).mean()
@@ -143,7 +142,7 @@ def test_each_class_has_its_share(percent):
     assert ours.mean() < 0.5 * np.mean(by_chance)
 
 
-def test_images_alike_are_drawn_alike():
+def test_equal_images_are_equally_probable():
     drawn = np.zeros(20)
     for fold in range(400):
         drawn += draw(np.arange(15), np.zeros(15, int), 20, 8, seed=1, fold=fold)
@@ -151,25 +150,22 @@ def test_images_alike_are_drawn_alike():
     assert np.abs(drawn - 160).max() < 4.5 * np.sqrt(400 * 0.4 * 0.6)
 
 
-def test_seeds_and_folds_are_other_draws_and_the_same_ones_for_ever():
+def test_each_seed_and_fold_gives_another_draw_that_never_changes():
     _, image_of, class_of = long_tail(np.random.default_rng(3))
     masks = {(s, f): draw(image_of, class_of, 3000, 300, seed=s, fold=f) for s in (0, 1) for f in (1, 2, 3)}
     for one, other in itertools.combinations(masks.values(), 2):
-        assert 0 < (one & other).sum() < 150  # by chance 30
-    # Written down on x86-64 with NumPy 2.4: another machine or version must draw these.
+        assert 0 < (one & other).sum() < 150  # 30 are expected
+    # From x86-64 with NumPy 2.4. All machines and versions must draw these.
     image_of, class_of = [0, 1, 2, 3, 4, 4, 5, 9, 11], [0, 0, 0, 0, 0, 1, 1, 2, 0]
     golden = [np.flatnonzero(draw(np.array(image_of), np.array(class_of), 16, 5, s, f)).tolist() for s, f in masks]
-    assert golden == GOLDEN
-
-
-GOLDEN = [
-    [4, 7, 9, 10, 11],
-    [0, 4, 6, 9, 14],
-    [3, 4, 8, 9, 13],
-    [0, 5, 9, 14, 15],
-    [2, 5, 6, 9, 15],
-    [1, 5, 9, 12, 13],
-]
+    assert golden == [
+        [4, 7, 9, 10, 11],
+        [0, 4, 6, 9, 14],
+        [3, 4, 8, 9, 13],
+        [0, 5, 9, 14, 15],
+        [2, 5, 6, 9, 15],
+        [1, 5, 9, 12, 13],
+    ]
 
 
 def test_a_set_without_objects_is_drawn_too():

@@ -1,4 +1,4 @@
-"""Two processes, connected by gloo on the CPU: they train as one does, and end when one of them dies."""
+"""Two processes on CPUs, connected by gloo: they train like one process, and end when one of them dies."""
 
 import copy
 import json
@@ -23,7 +23,7 @@ from tests.helpers.tiny import CONFIGS, ROOT, SEMI, load, make_images, make_set
 BATCHES, EPOCHS = 5, 4  # 10 unlabeled images, 2 in a global batch
 
 
-# What a process divides its losses by
+# The divisor of the losses
 
 VARIANTS = {
     'plain': dict(),
@@ -32,25 +32,24 @@ VARIANTS = {
     'dense': dict(dense=dict(share=0.5)),
 }
 UNSYNCED = ('plain', 'dense')
-OBJECTS, PSEUDO_BOXES = [4, 3, 1, 0], [3, 1, 0, 0]  # of four images, two a process
+OBJECTS, PSEUDO_BOXES = [4, 3, 1, 0], [3, 1, 0, 0]  # in four images. Each process has two of them.
 
 
 def gradients(variant: str, synced: bool, images: range, rank: int = 0) -> torch.Tensor:
-    """Gradients of the loss of some of four images, to all parameters of the student, one after the other."""
+    """The gradients of all parameters of the student, as one vector, from the loss of some of four images."""
     make = build_dense if variant == 'dense' else build
     model = make(sync_avg_factor=synced, **copy.deepcopy(VARIANTS[variant]))
     for module in model.student.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            module.eval()  # otherwise each process would have its own statistics
+            module.eval()  # otherwise each process has its own statistics
     module = model.student.bbox_head.head_module
     for scores, distances in zip(module.cls_preds, module.reg_preds):
-        # Boxes as large as the objects, and scores with a sum above 1.
+        # Then the boxes are as large as the objects, and the sum of scores is above 1.
         torch.nn.init.zeros_(scores[-1].bias)
         distances[-1].bias.data.view(4, -1)[:, 2] = 8
     model.student.bbox_head.lambda_bg = 2.0
     teacher_sees(model, [PSEUDO_BOXES[i] for i in images])
-    # Process 0 draws pictures.
-    model.keep_latest = rank == 0
+    model.keep_latest = rank == 0  # process 0 draws pictures
     generator = torch.Generator().manual_seed(1)
     pixels = {branch: torch.rand(4, 3, *SHAPE, generator=generator) for branch in ('sup', 'strong')}
     inputs = dict(
@@ -80,7 +79,7 @@ def gradients_of_a_rank(rank):
 
 @pytest.fixture(scope='module')
 def pair(tmp_path_factory):
-    """What DDP makes of the gradients of two processes in each variant: their mean."""
+    """The mean of the gradients of two processes, as DDP computes it, in each variant."""
     first, second = in_two_processes(gradients_of_a_rank, tmp_path_factory.mktemp('pair'))
     return {case: torch.from_numpy(first[case] + second[case]) / 2 for case in first}
 
@@ -91,13 +90,13 @@ def difference(one, other) -> float:
 
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_synced_losses_are_those_of_the_global_batch(variant, pair):
-    """Though process 1 has few objects, much padding and no pseudo-boxes."""
+    """Process 1 has few objects, much padding and no pseudo-boxes."""
     assert difference(pair[variant, True], gradients(variant, True, range(4))) < 1e-5
 
 
 @pytest.mark.parametrize('variant', UNSYNCED)
 def test_by_default_each_process_divides_by_its_own_as_mmyolo_does(variant, pair):
-    """Times the number of processes, of which DDP takes the mean."""
+    """The losses are multiplied by the number of processes, because DDP takes the mean."""
     expected = sum(gradients(variant, False, images) for images in (range(2), range(2, 4)))
     assert difference(pair[variant, False], expected) < 1e-5
     assert difference(pair[variant, True], expected) > 0.05
@@ -111,7 +110,7 @@ def test_one_process_has_nothing_to_sync():
 
 
 def make_config(data, folder, **options):
-    """A config file, and where its run writes."""
+    """A folder with a config file. The run writes into it."""
     folder.mkdir()
     cfg = load(
         SEMI,
@@ -127,7 +126,7 @@ def make_config(data, folder, **options):
         val_dataloader__dataset__ann_file='odd.json',
         val_evaluator__ann_file=f'{data}/odd.json',
         model__semi_train_cfg__unsup_weight=1.0,
-        # An early teacher is sure of nothing; as many boxes as labeled images have leave some images without any.
+        # An early teacher has low scores. With at most 5 boxes an image, some images have no pseudo-box.
         model__semi_train_cfg__pseudo_test_cfg=dict(score_thr=0.0, max_per_img=5),
         model__semi_train_cfg__class_thresholds=dict(
             _delete_=True, type='ClassFrequency', window=12, min_images=4, floor=0.0
@@ -174,7 +173,7 @@ def alike(first, second, name):
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     root = make_set(tmp_path_factory.mktemp('set'))
-    make_images(root, 'odd', 5, seed=9)  # of which one process gets three, and one of them again to fill its batch
+    make_images(root, 'odd', 5, seed=9)  # each process evaluates three; one image is evaluated twice
     return root
 
 
@@ -186,7 +185,7 @@ GROUP_NORM = {
 
 @pytest.fixture(scope='module')
 def two(data, tmp_path_factory):
-    """With GN: SyncBatchNorm needs GPUs, and BN would take its statistics from the images of its own process."""
+    """With group normalization: SyncBatchNorm needs GPUs. Batch normalization has statistics of its own process."""
     folder = make_config(data, tmp_path_factory.mktemp('two') / 'a', train_dataloader__batch_size=2, **GROUP_NORM)
     done = dist_train(folder, 'config.py', '2', PORT=free_port())
     assert done.returncode == 0, done.stderr[-3000:]
@@ -195,12 +194,12 @@ def two(data, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def one(data, tmp_path_factory):
-    """One process, the same global batch."""
+    """One process with the same global batch."""
     folder = make_config(data, tmp_path_factory.mktemp('one') / 'a', train_dataloader__batch_size=4, **GROUP_NORM)
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
-            torch.set_default_dtype(torch.float64)  # as process_recorder has it
+            torch.set_default_dtype(torch.float64)  # as in process_recorder
             Runner.from_cfg(Config.fromfile(folder / 'config.py')).train()
     finally:
         torch.set_default_dtype(torch.float32)
@@ -209,7 +208,7 @@ def one(data, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def rows(two, one):
-    """Rows of process 0, of process 1, and of the single process: before training, of each iteration, of validation."""
+    """Rows of process 0, of process 1 and of the single process: first the sets, then each iteration, then metrics."""
     found = [rows_of(two, 0), rows_of(two, 1), rows_of(one, 0)]
     assert [len(part) for part in found] == [1 + BATCHES * EPOCHS + 1] * 3
     return found
@@ -223,11 +222,11 @@ def test_every_process_has_the_same_plan_models_and_sets(rows, two):
     plan = dict(lambda_bg=2.0, burn_in=1, warmup=2, schedule='linear')
     for row in first[1:-1]:
         assert row['lambda_bg'] == pytest.approx(lambda_bg_at(row['iteration'] / BATCHES, **plan), abs=1e-12)
-    assert len({row['teacher'] for row in first[1:-1]}) == BATCHES * EPOCHS  # it does change
+    assert len({row['teacher'] for row in first[1:-1]}) == BATCHES * EPOCHS  # it changes in each iteration
 
 
 def test_the_processes_have_parted_when_they_end(two):
-    """Otherwise gloo's threads may abort a process that has finished."""
+    """Threads of gloo may abort a process that has finished but is still connected."""
     assert [(two / f'{rank}.end').read_text() for rank in (0, 1)] == ['False', 'False']
 
 
@@ -249,7 +248,7 @@ def test_losses_and_weights_are_those_of_one_process(rows, two, one):
     for own, other, both in zip(first[1:-1], second[1:-1], alone[1:-1]):
         assert own['outputs'].keys() == other['outputs'].keys() == both['outputs'].keys()
         for name, expected in both['outputs'].items():
-            if name != 'semi/pseudo_score':  # a mean over boxes, and one process may have more boxes
+            if name != 'semi/pseudo_score':  # a mean over boxes: one process may have more boxes than the other
                 mean = (own['outputs'][name] + other['outputs'][name]) / 2
                 assert mean == pytest.approx(expected, rel=1e-5, abs=1e-7), (own['iteration'], name)
     states = [torch.load(folder / f'{rank}.pth') for folder, rank in ((two, 0), (two, 1), (one, 0))]
@@ -259,7 +258,7 @@ def test_losses_and_weights_are_those_of_one_process(rows, two, one):
 
 
 def test_one_process_may_lack_pseudo_boxes(rows):
-    """The thresholds follow the scores of both. No process waits. Losses and weights are compared above."""
+    """The thresholds follow the scores of both processes. The test above compares losses and weights."""
     counts = [[row['outputs']['semi/pseudo_boxes'] for row in part[1:-1]] for part in rows[:2]]
     lacking = [min(pair) == 0 < max(pair) for pair in zip(*counts)]
     assert sum(lacking) >= 2
@@ -270,7 +269,7 @@ def test_one_process_may_lack_pseudo_boxes(rows):
 
 
 def test_metrics_and_the_pseudo_labels_quality_are_those_of_one_process(rows):
-    """There are five validation images, and each process evaluates three."""
+    """Each process evaluates three of five images."""
     first, _, alone = rows
     metrics, expected = ({k: v for k, v in part[-1]['metrics'].items() if 'time' not in k} for part in (first, alone))
     assert {'teacher/coco/bbox_mAP_50', 'student/pr/f1', 'student/pr/fp_per_image'} <= metrics.keys()
@@ -332,7 +331,7 @@ def test_slurm_train_starts_a_process_a_gpu(tmp_path):
     assert done.returncode == 2 and 'tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR' in done.stderr
 
 
-def test_what_mmengine_reads_of_a_config_may_be_overridden():
+def test_settings_that_only_mmengine_reads_may_be_overridden():
     cfg = read_config(str(CONFIGS / SEMI), {'sync_bn': 'torch', 'find_unused_parameters': True})
     assert cfg.sync_bn == 'torch' and cfg.find_unused_parameters is True
 

@@ -33,9 +33,9 @@ def test_jpegs_that_are_cut_off(jpegs, tmp_path):
         assert image_fault(file, look_inside=False) == ''
 
 
-def test_what_is_no_image_file(tmp_path):
+def test_files_that_are_no_images(tmp_path):
     (tmp_path / 'empty.png').touch()
-    os.mkfifo(tmp_path / 'pipe.png')  # which would be waited at for ever
+    os.mkfifo(tmp_path / 'pipe.png')  # opening it would wait for ever
     for name, fault in (
         ('empty.png', 'empty'),
         ('pipe.png', 'no file'),
@@ -47,4 +47,4 @@ def test_what_is_no_image_file(tmp_path):
         assert fault in image_fault(f'{tmp_path}/{name}')
         assert image_fault(f'{tmp_path}/{name}', look_inside=False)
     (tmp_path / 'text.png').write_text('any')
-    assert image_fault(tmp_path / 'text.png') == ''  # which is for the decoder to say
+    assert image_fault(tmp_path / 'text.png') == ''  # only decoding finds the fault
