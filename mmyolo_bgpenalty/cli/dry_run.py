@@ -4,12 +4,13 @@ import copy
 import math
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
@@ -19,10 +20,11 @@ from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook
 from mmyolo_bgpenalty.engine.hooks.mean_teacher import BurnInMeanTeacherHook
 from mmyolo_bgpenalty.engine.hooks.pseudo_labels import ClassThresholdsHook
 from mmyolo_bgpenalty.engine.schedule import lambda_bg_at, ramp
+from mmyolo_bgpenalty.models.bg_penalty_head import BgPenaltyYOLOv8Head
 
 
 class PlanRow(NamedTuple):
-    """Values from ``first`` to ``last``, in epochs or iterations. ``unsup_ramp`` is of the unlabeled images."""
+    """Values from ``first`` to ``last``, in epochs or iterations. ``unsup_ramp`` weights the unlabeled images."""
 
     first: float
     last: float
@@ -32,30 +34,18 @@ class PlanRow(NamedTuple):
 
 
 class FirstPass(NamedTuple):
-    """The results of one pass.
+    """The results of one pass."""
 
-    Attributes:
-        images: number of images by branch.
-        losses: every entry of the log, and ``loss``, their sum.
-        penalty: the statistics of the head, or None without the penalty.
-        lambda_bg: λ in this pass.
-        pseudo_boxes: their number, or None without a teacher.
-        gradients: norm by part of the trained detector, and ``total``.
-        not_finite: names of losses, and of parameters with such a gradient.
-        untouched: trained parameters without a gradient.
-        plan: λ and the ramp over the whole training. unit: of the plan, 'epoch' or 'iteration'.
-    """
-
-    images: dict[str, int]
-    losses: dict[str, float]
-    penalty: dict | None
-    lambda_bg: float | None
-    pseudo_boxes: int | None
-    gradients: dict[str, float]
-    not_finite: list[str]
-    untouched: list[str]
-    plan: list[PlanRow]
-    unit: str
+    images: dict[str, int]  # number of images by branch
+    losses: dict[str, float]  # every entry of the log, and `loss`, the sum of the losses
+    penalty: dict | None  # statistics of the head, None without the penalty
+    lambda_bg: float | None  # λ in this pass, None without the penalty
+    pseudo_boxes: int | None  # number of pseudo-boxes, None without a teacher
+    gradients: dict[str, float]  # norm by part of the trained detector, and `total`
+    not_finite: list[str]  # losses that are not finite, and parameters with such a gradient
+    untouched: list[str]  # trained parameters without a gradient
+    plan: list[PlanRow]  # λ and the ramp over the whole training
+    unit: str  # of the plan, 'epoch' or 'iteration'
 
 
 def dry_run(cfg: Config) -> FirstPass:
@@ -89,17 +79,17 @@ def _first_pass(runner: Runner) -> FirstPass:
         runner.load_checkpoint(runner.cfg.load_from)
     elif trained is not model:
         model.teacher.load_state_dict(trained.state_dict())
-    hook = next((hook for hook in runner.hooks if isinstance(hook, LambdaBgSchedulerHook)), None)
+    heads = [module for module in trained.modules() if isinstance(module, BgPenaltyYOLOv8Head)]
+    hook = _find_hook(runner, LambdaBgSchedulerHook)
     if hook is not None:
         hook.before_run(runner)
-    heads = [module for module in trained.modules() if hasattr(module, 'get_bg_penalty_stats')]
-    for head in heads:
-        head.lambda_bg = hook.plan['lambda_bg'] if hook is not None else head.lambda_bg
-    if hasattr(model, 'unsup_ramp'):
+        for head in heads:
+            head.lambda_bg = hook.plan['lambda_bg']
+    if trained is not model:
         model.unsup_ramp = 1.0
-    for counting in runner.hooks:
-        if isinstance(counting, ClassThresholdsHook):
-            counting.count(model, loader.dataset)
+    thresholds = _find_hook(runner, ClassThresholdsHook)
+    if thresholds is not None:
+        thresholds.count(model, loader.dataset)
     model.train()
     wrapper = runner.build_optim_wrapper(runner.cfg.optim_wrapper)
     data = model.data_preprocessor(next(iter(loader)), True)
@@ -124,6 +114,10 @@ def _first_pass(runner: Runner) -> FirstPass:
     )
 
 
+def _find_hook(runner: Runner, kind: type[Hook]) -> Any:
+    return next((hook for hook in runner.hooks if isinstance(hook, kind)), None)
+
+
 def _gradients(detector: nn.Module) -> tuple[dict[str, float], list[str], list[str]]:
     """Norms by part and in total, parameters with a gradient that is not finite, and parameters without one."""
     norms, not_finite, untouched = {}, [], []
@@ -142,7 +136,7 @@ def _plan(runner: Runner, hook: LambdaBgSchedulerHook, batches: int) -> Iterator
     loop = runner.cfg.train_cfg
     epochs = loop.get('max_epochs')
     iterations = epochs * batches if epochs else loop.max_iters
-    points: Sequence[float]
+    points: Iterable[float]
     if hook.by_epoch:
         points = range((epochs or math.ceil(iterations / batches)) + 1)
     else:
@@ -150,7 +144,7 @@ def _plan(runner: Runner, hook: LambdaBgSchedulerHook, batches: int) -> Iterator
         burn_in, warmup = hook.plan['burn_in'], hook.plan['warmup']
         ends = (0, burn_in - 1, *(burn_in + math.ceil(warmup * i / 10) for i in range(11)), iterations)
         points = sorted({min(max(point, 0), iterations) for point in ends})
-    teacher = next((h for h in runner.hooks if isinstance(h, BurnInMeanTeacherHook)), None)
+    teacher = _find_hook(runner, BurnInMeanTeacherHook)
     rows = []
     for point in points:
         elapsed = point - hook.burn_in
@@ -158,5 +152,5 @@ def _plan(runner: Runner, hook: LambdaBgSchedulerHook, batches: int) -> Iterator
         rise = 0.0 if teacher is None else ramp(elapsed, teacher.unsup_warmup, teacher.unsup_schedule)
         rows.append((point, (mode, lambda_bg_at(point, **hook.plan), rise)))
     for values, group in groupby(rows, key=lambda row: row[1]):
-        same = list(group)
-        yield PlanRow(same[0][0], same[-1][0], *values)
+        same = [point for point, _ in group]
+        yield PlanRow(same[0], same[-1], *values)

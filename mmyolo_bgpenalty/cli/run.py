@@ -18,19 +18,8 @@ from mmyolo_bgpenalty.config_check.overrides import check_overrides
 
 # The code of any other package counts as the user's own.
 LIBRARIES = {'mmyolo_bgpenalty', 'mmengine', 'mmcv', 'mmdet', 'mmyolo', *sys.stdlib_module_names}
-LIBRARIES |= {
-    'torch',
-    'torchvision',
-    'numpy',
-    'scipy',
-    'cv2',
-    'PIL',
-    'pycocotools',
-    'addict',
-    'yaml',
-    'onnx',
-    'onnxruntime',
-}
+LIBRARIES |= {'torch', 'torchvision', 'numpy', 'scipy', 'cv2', 'PIL', 'pycocotools', 'addict', 'yaml'}
+LIBRARIES |= {'onnx', 'onnxruntime'}
 
 
 class InputError(ValueError):
@@ -48,7 +37,7 @@ def command(main: Callable) -> Callable[[Sequence[str] | None], int]:
     def guarded(argv: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
-                # The encoding of the terminal may not have λ or all characters of a file name.
+                # The encoding of the terminal may lack λ, or a character of a file name.
                 stream.reconfigure(errors='backslashreplace')
         try:
             return main(argv) or 0
@@ -62,14 +51,12 @@ def command(main: Callable) -> Callable[[Sequence[str] | None], int]:
 class InputCheck(Hook):
     """``with InputCheck():`` turns a ValueError, OSError or ImportError of the block into an InputError.
 
-    An error that the user's own code takes part in stays as it is. As a hook of a Runner, the check ends when training
-    or testing starts: everything is built then, and later errors stay as they are.
+    It leaves errors from the user's own code as they are. If it is also a hook of a Runner, it leaves all errors as
+    they are after training or testing has started: the input has been read by then.
     """
 
     priority = 'LOWEST'
-
-    def __init__(self):
-        self.over = False
+    over = False
 
     def before_train(self, runner) -> None:
         self.over = True
@@ -92,7 +79,7 @@ def in_users_code(error: BaseException | None) -> bool:
     The function that catches the error does not count.
     """
     while error is not None:
-        # The code of a config has no module name, so that it counts as the user's.
+        # The code of a config has no module name, so it counts as the user's.
         names = [frame.f_globals.get('__name__', '') for frame, _ in traceback.walk_tb(error.__traceback__)]
         if any(name.partition('.')[0] not in LIBRARIES for name in names[1:]):
             return True
@@ -113,14 +100,8 @@ def config_parser(description: str | None, config: str = 'config file') -> argpa
     """A parser with the arguments ``config`` and ``--cfg-options``."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help=config)
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=_Overrides,
-        default={},
-        metavar='NAME=VALUE',
-        help='override settings: lambda_bg=1.5 burn_in=3 train_cfg.max_epochs=40',
-    )
+    overrides = 'override settings: lambda_bg=1.5 burn_in=3 train_cfg.max_epochs=40'
+    parser.add_argument('--cfg-options', nargs='+', action=_Overrides, default={}, metavar='NAME=VALUE', help=overrides)
     return parser
 
 
@@ -176,7 +157,7 @@ def _why_unreadable(file: str, error: BaseException) -> str:
 
 def build_runner(cfg: Config) -> Runner:
     """Build the Runner of a config."""
-    # MMDetection's configs pin memory, too. Without a GPU this does nothing, and torch warns about it.
+    # The configs of MMDetection pin memory. Without a GPU this does nothing, and torch warns about it.
     warnings.filterwarnings('ignore', "'pin_memory' argument is set as true but no accelerator is found")
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 

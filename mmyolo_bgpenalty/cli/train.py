@@ -33,11 +33,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """The config with all arguments applied.
-
-    Raises:
-        FileNotFoundError: there is no such checkpoint.
-    """
+    """The config with all arguments applied."""
     cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     cfg.work_dir = work_dir_of(args, cfg)

@@ -36,14 +36,8 @@ def paired_difference(variant: Mapping[int, float], baseline: Mapping[int, float
 
     .. math:: \bar d \pm t_{0.975,\, n - 1} \cdot s_d / \sqrt n
 
-    Runs with the same seed have the same initial weights and the same order of data. So the seed's effect on both
-    cancels.
-
-    Args:
-        variant, baseline: seed -> value; values that are not finite are left out.
-
-    Returns:
-        None without a common seed. The interval is None with one common seed.
+    Runs with the same seed have the same initial weights and the same order of data, so the effect of the seed cancels.
+    Values that are not finite are left out. Without a common seed the result is None. With one, the interval is None.
     """
     pairs = [(variant[seed], baseline[seed]) for seed in variant if seed in baseline]
     over = mean_and_std([a - b for a, b in pairs if np.isfinite(a) and np.isfinite(b)])

@@ -7,7 +7,8 @@ lists ``recall`` and ``precision``.
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import product
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -37,16 +38,16 @@ def compare(results: list[dict], variants: Sequence[str]) -> list[dict]:
     ``mean``, ``std`` and ``number`` are over the seeds. ``difference`` is paired with the first variant, and ``low``
     and ``high`` are its 95 % interval. What does not exist is None.
     """
+    metrics = [metric for metric in METRICS if any(metric in result['metrics'] for result in results)]
     rows = []
-    for variant in variants:
-        for metric in (name for name in METRICS if any(name in result['metrics'] for result in results)):
-            own, baseline = (_by_seed(results, name, metric) for name in (variant, variants[0]))
-            over = mean_and_std(list(own.values()))
-            difference = None if variant == variants[0] else paired_difference(own, baseline)
-            low, high = (difference and difference.interval) or (None, None)
-            row = dict(variant=variant, metric=metric, mean=over and over.mean, std=over and over.std)
-            row.update(number=over.number if over else 0, difference=difference and difference.mean, low=low, high=high)
-            rows.append(row)
+    for variant, metric in product(variants, metrics):
+        own, baseline = (_by_seed(results, name, metric) for name in (variant, variants[0]))
+        over = mean_and_std(list(own.values()))
+        difference = None if variant == variants[0] else paired_difference(own, baseline)
+        low, high = (difference and difference.interval) or (None, None)
+        row = dict(variant=variant, metric=metric, mean=over and over.mean, std=over and over.std)
+        row.update(number=over.number if over else 0, difference=difference and difference.mean, low=low, high=high)
+        rows.append(row)
     return rows
 
 
@@ -59,14 +60,18 @@ def markdown(rows: list[dict]) -> str:
     """Two tables: mean ± std, and the differences to the first variant with their intervals."""
     variants, metrics = _names(rows)
     cells = {(row['variant'], row['metric']): row for row in rows}
-    runs = {variant: max(cells[variant, metric]['number'] for metric in metrics) for variant in variants}
-    head = [f'| {" | ".join(["", "runs", *(METRICS[m][0] for m in metrics)])} |', '|---' * (len(metrics) + 2) + '|']
-    table = [f'| {" | ".join([v, str(runs[v]), *(_value(cells[v, m]) for m in metrics)])} |' for v in variants]
-    change = [f'| {" | ".join([v, str(runs[v]), *(_change(cells[v, m]) for m in metrics)])} |' for v in variants[1:]]
-    lines = ['Mean ± standard deviation over the seeds:', '', *head, *table]
-    if change:
-        lines += ['', f'Difference to {variants[0]}, paired by seed, with its 95 % confidence interval:', '', *head]
-        lines += change
+
+    def table(names: Sequence[str], text: Callable[[dict], str]) -> list[str]:
+        rows = [['', 'runs', *(METRICS[metric][0] for metric in metrics)], ['---'] * (2 + len(metrics))]
+        for name in names:
+            own = [cells[name, metric] for metric in metrics]
+            rows.append([name, str(max(cell['number'] for cell in own)), *map(text, own)])
+        return [f'| {" | ".join(row)} |' for row in rows]
+
+    lines = ['Mean ± standard deviation over the seeds:', '', *table(variants, _value)]
+    if len(variants) > 1:
+        lines += ['', f'Difference to {variants[0]}, paired by seed, with its 95 % confidence interval:', '']
+        lines += table(variants[1:], _change)
     return '\n'.join(lines) + '\n'
 
 

@@ -142,14 +142,7 @@ def plan_runs(config: str, variants: dict[str, dict], seeds: list[int], work_dir
     """All runs. Those of the baseline, which is the first variant, come first.
 
     If a variant differs from the baseline only after burn-in, its run starts from the baseline's checkpoint at the end
-    of burn-in. The result is the same as from the start.
-
-    Args:
-        config: config file.
-        variants: variant -> overrides.
-        seeds: seeds of each variant.
-        work_dir: folder of the runs' folders.
-        common: overrides of every run.
+    of burn-in. The result is the same as from the start. ``common`` are overrides of every run.
 
     Raises:
         ValueError: the config cannot be read, or an override would change nothing.

@@ -102,7 +102,8 @@ def _semi_batch(half: Shape) -> dict:
     """Labeled images, and two views of as many unlabeled ones, as MMDetection's loader returns them."""
     move = np.array([[0.8, 0, 0.1 * half.width], [0, 0.8, 0.1 * half.height], [0, 0, 1]], dtype=np.float32)
     branches = dict(sup=(0, None), unsup_teacher=(1, None), unsup_student=(1, move))
-    inputs, samples = {}, {}
+    inputs: dict[str, list] = {}
+    samples: dict[str, list] = {}
     for branch, (seed, homography) in branches.items():
         scene = Scene(half, 'cpu', seed=seed)
         inputs[branch], samples[branch] = list(scene.pictures(seed)), []

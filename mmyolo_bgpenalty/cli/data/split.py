@@ -76,11 +76,7 @@ def show(
 ) -> None:
     """Print how many images and objects of each class are labeled, and warn of classes without a labeled object.
 
-    Args:
-        console: where the table goes.
-        names: the classes.
-        image_of, class_of: of every object, as ``objects`` gives them.
-        labeled: file name -> mask of the labeled images.
+    ``objects`` returns ``image_of`` and ``class_of``. ``labeled`` is file name -> mask of the labeled images.
     """
     number = len(next(iter(labeled.values())))
     every = class_counts(image_of, class_of, np.ones(number, dtype=bool), len(names))
