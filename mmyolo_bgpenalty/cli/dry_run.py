@@ -61,12 +61,7 @@ def dry_run(cfg: Config) -> FirstPass:
     cfg.train_dataloader.pop('prefetch_factor', None)
     with tempfile.TemporaryDirectory() as folder:
         cfg.work_dir = folder
-        runner = build_runner(cfg)
-        try:
-            return _first_pass(runner)
-        finally:
-            for handler in runner.logger.handlers:
-                handler.close()
+        return _first_pass(build_runner(cfg))
 
 
 def _first_pass(runner: Runner) -> FirstPass:

@@ -23,9 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--out', help='folder of the files (that of the checkpoint)')
     parser.add_argument('--student', action='store_true', help='export the student instead')
     parser.add_argument('--onnx', action='store_true', help='write an ONNX file too; needs onnx and onnxruntime')
-    parser.add_argument(
-        '--shape', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'), help="of the ONNX graph's input (the test scale)"
-    )
+    parser.add_argument('--shape', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'), help='ONNX input (the test scale)')
     args = parser.parse_args(argv)
     if args.shape and not args.onnx:
         raise InputError('--shape is for the ONNX graph: add --onnx')

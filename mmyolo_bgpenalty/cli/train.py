@@ -18,14 +18,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = config_parser(__doc__)
     parser.add_argument('--work-dir', help='where logs and checkpoints go (work_dirs/<name of the config>)')
     parser.add_argument('--amp', action='store_true', help='mixed precision: fp16, on a CPU bf16')
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        help='continue from this checkpoint, or without a value from the latest one in the work dir',
-    )
+    parser.add_argument('--resume', nargs='?', const='auto', help='checkpoint to continue from (latest in --work-dir)')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    # torchrun passes --local-rank.
+    # torch.distributed.launch passes it.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))

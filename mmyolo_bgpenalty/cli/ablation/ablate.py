@@ -45,10 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f'{len(todo)} of {len(runs)} runs to do, {args.jobs} at a time')
     if args.dry_run:
         seconds = estimate_seconds(runs, args.jobs)
-        time = 'unknown until a run has finished'
-        if seconds is not None:
-            time = f'{seconds / 60:.0f} min, if parallel runs do not slow each other'
-        print(f'estimated time: {time}')
+        minutes = None if seconds is None else f'{seconds / 60:.0f} min, if parallel runs do not slow each other'
+        print(f'estimated time: {minutes or "unknown until a run has finished"}')
         return 0
     threads = max(1, (os.cpu_count() or 1) // args.jobs) if args.jobs > 1 else None
     started: dict[Run | None, Future] = {}

@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Sequence
 from itertools import product
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mmyolo_bgpenalty.cli.ablation.comparison import mean_and_std, paired_difference
@@ -120,7 +119,6 @@ def picture(rows: list[dict], results: list[dict]) -> bytes:
     colours = {variant: f'C{i % 10}' for i, variant in enumerate(variants)}
     bar_rows = -(-len(metrics) // COLUMNS)
     figure = Figure(figsize=(14, 5.5 + 2.6 * bar_rows), layout='constrained')
-    FigureCanvasAgg(figure)
     grid = figure.add_gridspec(1 + bar_rows, COLUMNS, height_ratios=[2.1] + [1] * bar_rows)
     plot = figure.add_subplot(grid[0, :])
     for variant in variants:

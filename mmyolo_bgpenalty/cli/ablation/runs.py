@@ -19,11 +19,7 @@ from mmyolo_bgpenalty.utils.files import read_json, write_whole
 
 COMMAND = (sys.executable, '-m', 'mmyolo_bgpenalty')
 # These overrides change nothing during burn-in, where λ is 0 and no unlabeled image is used.
-AFTER_BURN_IN = set(SETTINGS) - {'burn_in'}
-AFTER_BURN_IN_PARTS = (
-    r'model\.detector\.bbox_head\.bg_penalty\..+',
-    r'model\.semi_train_cfg\.(?!sup_|channels_last).+',
-)
+AFTER_BURN_IN = r'model\.(detector\.bbox_head\.bg_penalty|semi_train_cfg)\.(?!sup_|channels_last).+'
 
 
 @dataclass(eq=False)
@@ -166,7 +162,7 @@ def plan_runs(config: str, variants: dict[str, dict], seeds: list[int], work_dir
 
 
 def _after_burn_in(override: str) -> bool:
-    return override in AFTER_BURN_IN or any(re.fullmatch(part, override) for part in AFTER_BURN_IN_PARTS)
+    return override in set(SETTINGS) - {'burn_in'} or re.fullmatch(AFTER_BURN_IN, override) is not None
 
 
 def _end_of_burn_in(cfg: Config) -> str | None:

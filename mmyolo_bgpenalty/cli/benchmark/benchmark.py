@@ -47,14 +47,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--cases', nargs='+', choices=cases, default=cases, help='what to measure (all)')
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     parser.add_argument('--pairs', type=int, default=30, help='pairs of a loss; of whole steps a half (30)')
-    parser.add_argument('--threads', type=int, help="torch's threads on a CPU (as torch chooses)")
+    threads = torch.get_num_threads()
+    parser.add_argument('--threads', type=int, default=threads, help=f'number of CPU threads of torch ({threads})')
     parser.add_argument('--out', help='path, without suffix, of the report (none is written)')
     parser.add_argument('--quick', action='store_true', help='tiny shapes and two pairs, to see whether it runs')
     args = parser.parse_args(argv)
     with InputCheck():
         whole_number('--pairs', args.pairs)
-        if args.threads is not None:
-            whole_number('--threads', args.threads)
+        whole_number('--threads', args.threads)
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise InputError('Expected a GPU for --device cuda, but torch finds none')
     args.pairs = 2 if args.quick else args.pairs
@@ -64,8 +64,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads)
     register_all_modules()
     MMLogger.get_instance('benchmark', log_level='WARNING')
     machine, rows = describe(args), []
@@ -97,8 +96,8 @@ def memory_row(pair: Pair, device: str) -> Row:
 
 def describe(args: argparse.Namespace) -> dict:
     """The machine and the command, without names of hosts or files."""
-    words = ['python tools/benchmark.py', '--cases', *args.cases, '--device', args.device, '--pairs', str(args.pairs)]
-    words += ['--threads', str(args.threads)] if args.threads else []
+    words = ['python tools/benchmark.py --cases', *args.cases]
+    words += [f'--device {args.device} --pairs {args.pairs} --threads {args.threads}']
     cpu = Path('/proc/cpuinfo')
     model = re.search(r'model name\s*: (.+)', cpu.read_text(encoding='utf-8') if cpu.exists() else '')
     return dict(

@@ -75,17 +75,12 @@ def semi_steps(shape: Shape, overrides: dict | None, device: str) -> tuple[SemiS
     test_cfg = ours.semi_train_cfg.pseudo_test_cfg
     detector = their_detector(shape, cfg.model.detector)
     detector.update(data_preprocessor=cfg.model.detector.data_preprocessor, test_cfg=test_cfg)
-    train_cfg = dict(
-        cls_pseudo_thr=test_cfg.score_thr,
-        sup_weight=1.0,
-        unsup_weight=cfg.model.semi_train_cfg.unsup_weight,
-        min_pseudo_bbox_wh=(1e-2, 1e-2),
-    )
+    weights = dict(sup_weight=1.0, unsup_weight=cfg.model.semi_train_cfg.unsup_weight)
     plain = dict(
         type='mmdet.SemiBaseDetector',
         detector=detector,
         data_preprocessor=dict(type='mmdet.MultiBranchDataPreprocessor', data_preprocessor=detector.data_preprocessor),
-        semi_train_cfg=train_cfg,
+        semi_train_cfg=dict(weights, cls_pseudo_thr=test_cfg.score_thr, min_pseudo_bbox_wh=(1e-2, 1e-2)),
         semi_test_cfg=dict(predict_on='teacher'),
     )
     theirs = build(ConfigDict(plain), device).train()

@@ -46,7 +46,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    stem, folder = args.annotations.stem, args.out or _semi_folder(args.annotations)
+    stem, beside = args.annotations.stem, args.annotations.absolute().parent
+    # In the root of the set, as in MMDetection's configs.
+    folder = args.out or (beside.parent if beside.name == 'annotations' else beside) / 'semi_anns'
     percents = list(dict.fromkeys(args.percent))
     with InputCheck():
         folds = range(1, whole_number('--folds', args.folds) + 1)
@@ -96,9 +98,3 @@ def show(
                 f'{np.count_nonzero(every[:, 0])} classes',
                 file=sys.stderr,
             )
-
-
-def _semi_folder(annotations: Path) -> Path:
-    """The folder semi_anns in the set's root, as in MMDetection's configs."""
-    folder = annotations.absolute().parent
-    return (folder.parent if folder.name == 'annotations' else folder) / 'semi_anns'
