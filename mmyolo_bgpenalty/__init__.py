@@ -55,6 +55,7 @@ from mmyolo_bgpenalty.models.data_preprocessors import (  # noqa: E402
 from mmyolo_bgpenalty.models.dense_detector import DenseSemiYOLODetector  # noqa: E402
 from mmyolo_bgpenalty.models.losses import background_penalty  # noqa: E402
 from mmyolo_bgpenalty.models.semi_detector import SemiYOLODetector  # noqa: E402
+from mmyolo_bgpenalty.models.sparse_yolov8_head import SparseYOLOv8Head  # noqa: E402
 from mmyolo_bgpenalty.utils.shipped_configs import config  # noqa: E402
 
 __all__ = [
@@ -89,6 +90,7 @@ __all__ = [
     'SemiDataPreprocessor',
     'SemiYOLODetector',
     'SolarPanelDataset',
+    'SparseYOLOv8Head',
     'StackingDetDataPreprocessor',
     'Views',
     '__version__',

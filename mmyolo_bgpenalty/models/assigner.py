@@ -1,4 +1,4 @@
-"""Task-aligned assignment of MMYOLO, computed only for priors inside a box.
+"""MMYOLO's task-aligned assignment, computed only for priors inside a box.
 
 Shapes: B images, N priors, G boxes of an image (padded), C classes, P pairs of a prior and a box.
 """
@@ -14,7 +14,7 @@ from mmyolo.models.task_modules.assigners.utils import yolov6_iou_calculator
 from mmyolo.registry import TASK_UTILS
 from torch import Tensor
 
-from mmyolo_bgpenalty.utils.geometry import Grid, as_grids, priors_in_boxes
+from mmyolo_bgpenalty.utils.geometry import as_grids, priors_in_boxes
 
 
 class Positives(NamedTuple):
@@ -23,37 +23,26 @@ class Positives(NamedTuple):
     image: Tensor  # (P,), int64
     prior: Tensor  # (P,), int64
     box: Tensor  # (P,), int64, the index of the object among the boxes of its image
-    score: Tensor  # (P,), the normalized alignment metric, in [0, 1], the target of the class of the object
+    score: Tensor  # (P,), in [0, 1], the normalized alignment metric: the target of the class of the object
 
 
 @TASK_UTILS.register_module()
 class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
     r"""BatchTaskAlignedAssigner with the same result, in less time and memory.
 
-    A box can only get priors inside it. The alignment metric :math:`s^\alpha u^\beta` (score of the class of the box,
-    and overlap) is computed for these pairs alone, not for all B · G · N. If the best ``topk`` priors of a box are not
-    unique, it chooses as ``torch.topk`` does in the original. One difference: ``fg_mask_pre_prior`` is bool also
-    without any box.
+    A box can only get priors inside it. The alignment metric :math:`s^\alpha u^\beta` is computed for these pairs, not
+    for all B · G · N. Here s is the score of the class of the box, and u is the overlap. Among priors with equal
+    metrics it chooses the same as the original.
     """
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._priors: Tensor | None = None
-        self._grids: list[Grid] = []
 
     @torch.no_grad()
     def forward(self, pred_bboxes, pred_scores, priors, gt_labels, gt_bboxes, pad_bbox_flag) -> dict:
         """Arguments and result are those of BatchTaskAlignedAssigner."""
+        if not gt_bboxes.shape[1]:
+            return super().forward(pred_bboxes, pred_scores, priors, gt_labels, gt_bboxes, pad_bbox_flag)
         images, number, classes = pred_scores.shape
         fg_mask = torch.zeros((images, number), dtype=torch.bool, device=gt_bboxes.device)
         scores = gt_bboxes.new_zeros(pred_scores.shape)
-        if not gt_bboxes.shape[1]:
-            return dict(
-                assigned_labels=gt_bboxes.new_full((images, number), self.num_classes),
-                assigned_bboxes=gt_bboxes.new_zeros((images, number, 4)),
-                assigned_scores=scores,
-                fg_mask_pre_prior=fg_mask,
-            )
         flat_boxes, flat_scores = pred_bboxes.reshape(-1, 4), pred_scores.reshape(-1)
         image, prior, box, score = self.match(
             lambda image, prior: flat_boxes[image * number + prior],
@@ -64,7 +53,7 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
             pad_bbox_flag,
         )
         label = gt_labels[..., 0].long().clamp(min=0)
-        # Background has the label and the box of the first object of its image, as in the original.
+        # As in the original, background has the label and the box of the first object of its image.
         labels, bboxes = label[:, :1].repeat(1, number), gt_bboxes[:, :1].repeat(1, number, 1)
         labels[image, prior] = label[image, box]
         bboxes[image, prior] = gt_bboxes[image, box]
@@ -82,11 +71,11 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
         gt_bboxes: Tensor,
         pad_bbox_flag: Tensor,
     ) -> Positives:
-        """The positives. Predictions are read only where they are needed.
+        """The positives.
 
         Args:
-            boxes_at: maps image and prior, (P,) each, to predicted boxes, (P, 4), xyxy in pixels.
-            scores_at: maps image, prior and label, (P,) each, to predicted scores, (P,), in [0, 1].
+            boxes_at: returns predicted boxes, (P, 4), xyxy in pixels, for the given images and priors, (P,) each.
+            scores_at: returns predicted scores, (P,), in [0, 1], for the given images, priors and labels, (P,) each.
             priors, gt_labels, gt_bboxes, pad_bbox_flag: as in BatchTaskAlignedAssigner, with G >= 1.
         """
         images, boxes = gt_bboxes.shape[:2]
@@ -95,17 +84,15 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
         def align(image: Tensor, prior: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
             number = len(image)
             if number:
-                # On a CPU torch computes the last few powers of a tensor by other code, which may round differently.
-                # Padding keeps equal alignments equal.
+                # On a CPU torch computes the last powers of a tensor by other code, which may round differently. With
+                # padding equal alignments stay equal.
                 image, prior, box = (torch.cat([x, x[-1:].expand(-number % 1024)]) for x in (image, prior, box))
             overlap = self._overlaps(boxes_at(image, prior), gt_bboxes[image, box])
             metric = scores_at(image, prior, labels[image, box]).pow(self.alpha) * overlap.pow(self.beta)
             return metric[:number], overlap[:number]
 
-        # Candidates are priors inside a box, sorted by row (a box of an image), then by prior.
-        row, prior, counts = priors_in_boxes(
-            self.grids_of(priors), gt_bboxes.reshape(-1, 4), pad_bbox_flag.reshape(-1) > 0
-        )
+        # A candidate is a prior inside a box. A row is a box of an image. Candidates are sorted by row, then by prior.
+        row, prior, counts = priors_in_boxes(as_grids(priors), gt_bboxes.reshape(-1, 4), pad_bbox_flag.reshape(-1) > 0)
         image, box = row // boxes, row % boxes
         metric, overlap = align(image, prior, box)
         chosen = self._best(metric, row, prior, counts, number)
@@ -114,7 +101,7 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
         key, order = (image * number + prior).sort(stable=True)
         box, metric, overlap = box[order], metric[order], overlap[order]
 
-        # Several boxes may claim a prior.
+        # Several boxes may have chosen the same prior.
         again = F.pad(key[1:] == key[:-1], (1, 0))
         first = ~again
         contested = (first & F.pad(again[1:], (0, 1))).nonzero()[:, 0]
@@ -134,7 +121,7 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
         return Positives(image, prior, box, score)
 
     def _most_overlapping(self, predicted: Tensor, image: Tensor, gt_bboxes: Tensor) -> Tensor:
-        """For each of P predicted boxes: the box of its image, (P,), that it overlaps most."""
+        """For each of P predicted boxes, the index of the box that it overlaps most in its image, (P,)."""
         boxes = gt_bboxes.shape[1]
         each = torch.arange(boxes, device=image.device).repeat(len(image))
         overlaps = self._overlaps(
@@ -153,7 +140,7 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
         values, places = compact.topk(self.topk + 1, dim=1)
         last, next_ = values[:, self.topk - 1], values[:, self.topk]
         chosen = values[:, : self.topk] >= 0
-        # Unclear rows: ties, and candidates with metric 0, which compete with all priors outside.
+        # A row is unclear if metrics are equal, or 0, which is the metric of all priors outside of the box.
         unclear = ((last == next_) & (last >= 0)) | ((values[:, : self.topk] == 0).any(1))
         chosen[unclear] = False
         places = (starts[:, None] + places[:, : self.topk])[chosen]
@@ -165,7 +152,7 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
     def _best_as_original(
         self, rows: Tensor, metric: Tensor, row: Tensor, prior: Tensor, all_rows: int, number: int
     ) -> Tensor:
-        """Indices of the candidates that ``torch.topk`` chooses among all priors in the given rows."""
+        """Indices of the candidates that ``torch.topk`` chooses among all priors in the given rows, as the original."""
         line = rows.new_full((all_rows,), -1)
         line[rows] = torch.arange(len(rows), device=row.device)
         own = (line[row] >= 0).nonzero()[:, 0]
@@ -176,15 +163,9 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
         return best[best >= 0]
 
     def _overlaps(self, pred_bboxes: Tensor, gt_bboxes: Tensor) -> Tensor:
-        """Overlaps of P pairs as in the original: (P, 4), (P, 4) -> (P,)."""
+        """Overlaps of P pairs, (P,), as in the original."""
         if not self.use_ciou:
             return yolov6_iou_calculator(gt_bboxes[:, None], pred_bboxes[:, None])[:, 0, 0]
-        # Each coordinate becomes contiguous in memory, which is faster.
+        # Faster if each coordinate is contiguous in memory.
         pred_bboxes, gt_bboxes = (x.T.contiguous().T for x in (pred_bboxes, gt_bboxes))
         return bbox_overlaps(pred_bboxes, gt_bboxes, iou_mode='ciou', bbox_format='xyxy').clamp(0)
-
-    def grids_of(self, priors: Tensor) -> list[Grid]:
-        """``as_grids``, computed once for each tensor."""
-        if self._priors is not priors:
-            self._priors, self._grids = priors, as_grids(priors)
-        return self._grids

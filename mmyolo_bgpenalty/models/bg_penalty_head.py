@@ -31,13 +31,13 @@ class LatestLoss(NamedTuple):
 class BgPenaltyYOLOv8Head(SparseYOLOv8Head):
     """YOLOv8Head with one more loss, ``loss_bg``, see ``background_penalty``.
 
-    It is scaled as MMYOLO scales ``loss_cls``: by its ``loss_weight``, the number of images and the number of
-    processes. Background is every prior without an object that lies neither in padding (see ``picture_frame``) nor in
-    an ``ignored_instances`` box. With λ = 0 the other losses and all gradients are those of YOLOv8Head: bit for bit
-    without ``sparse_targets``, else up to rounding.
+    It is scaled as MMYOLO scales ``loss_cls``: by the ``loss_weight`` of ``loss_cls``, the number of images and the
+    number of processes. A prior is background if it has no object and lies neither in padding (see ``picture_frame``)
+    nor in an ``ignored_instances`` box. With λ = 0 the other losses and all gradients are those of YOLOv8Head: bit for
+    bit without ``sparse_targets``, up to rounding with it.
 
     Args:
-        bg_penalty: ``lambda_bg`` (>= 0; 1.0), the weight λ, and the options of ``BackgroundPenaltyOptions``.
+        bg_penalty: the weight λ, ``lambda_bg`` (>= 0, default 1.0), and the options of ``BackgroundPenaltyOptions``.
         **kwargs: see ``SparseYOLOv8Head``.
 
     Raises:
@@ -54,7 +54,7 @@ class BgPenaltyYOLOv8Head(SparseYOLOv8Head):
 
     @property
     def lambda_bg(self) -> float:
-        """Weight of the penalty, a Python float >= 0. It is not in the state_dict."""
+        """The weight λ, a Python float >= 0. It is not in the state_dict."""
         return self._lambda_bg
 
     @lambda_bg.setter
@@ -81,7 +81,7 @@ class BgPenaltyYOLOv8Head(SparseYOLOv8Head):
         return {**losses, 'loss_bg': penalty.new_zeros(()) if self.lambda_bg == 0 else scale * penalty}
 
     def _may_be_background(self, metas: list[dict], ignored) -> Tensor:
-        """(B, N), bool, True where a prior lies neither in padding nor in an ignored box."""
+        """(B, N), bool: which priors lie neither in padding nor in an ignored box."""
         points = self.flatten_priors_train[:, :2].float()
         to_image, image_boxes = zip(*map(picture_frame, metas))
         # No point lies in a box of NaN.
@@ -94,9 +94,9 @@ class BgPenaltyYOLOv8Head(SparseYOLOv8Head):
         return mask
 
     def get_bg_penalty_stats(self) -> dict[str, float]:
-        """Statistics of max_c σ(z) over the background of the latest loss: ``mean``, ``max``, ``min``, ``num`` priors.
+        """``mean``, ``max`` and ``min`` of max_c σ(z) over the ``num`` background priors of the latest loss.
 
-        They are Python numbers, all 0 before the first loss. This call waits for the device.
+        They are Python numbers, and 0 before the first loss. This call waits for the device.
         """
         if self.latest is None:
             return dict(mean=0.0, max=0.0, min=0.0, num=0)
@@ -105,20 +105,13 @@ class BgPenaltyYOLOv8Head(SparseYOLOv8Head):
 
     @torch.no_grad()
     def background_predictions(self, image: int, number: int) -> dict[str, Tensor]:
-        """The most confident predictions on background in one image of the latest loss, best first.
-
-        Args:
-            image: its index in the batch.
-            number: the largest number of predictions, >= 1.
+        """The most confident predictions on background in the latest loss, for the ``image`` with this index.
 
         Returns:
-            ``scores`` (K,), max_c σ(z), and ``bboxes`` (K, 4), xyxy in the pixels of the input, fp32; K <= number.
-
-        Raises:
-            ValueError: there was no loss yet.
+            ``scores``, (K,), max_c σ(z), highest first, and ``bboxes``, (K, 4), xyxy in the pixels of the input. Both
+            are in fp32, and K is at most ``number``.
         """
-        if self.latest is None:
-            raise ValueError('Expected a loss to have been computed, but there was none yet')
+        assert self.latest is not None
         max_logits, background, bbox_preds = self.latest
         scores = max_logits[image].float().sigmoid().masked_fill(~background[image], -1)
         scores, places = scores.topk(min(number, int(background[image].sum())))

@@ -1,4 +1,4 @@
-"""Data preprocessors: a faster one, one for branches, and one that hands geometry to the head."""
+"""Data preprocessors for the plain detector, for branches, and for MMYOLO's fast collate function."""
 
 import torch
 from mmdet.models.data_preprocessors import DetDataPreprocessor, MultiBranchDataPreprocessor
@@ -10,9 +10,9 @@ from mmyolo.registry import MODELS
 
 @MODELS.register_module()
 class StackingDetDataPreprocessor(DetDataPreprocessor):
-    """DetDataPreprocessor that is faster where all images of a batch have the same shape and need no padding.
+    """DetDataPreprocessor with the same result, faster if all images have the same shape and need no padding.
 
-    It writes each image into the batch instead of padding and stacking images. The result is the same.
+    It writes each image directly into the batch.
     """
 
     def forward(self, data: dict, training: bool = False) -> dict:
@@ -45,7 +45,7 @@ class StackingDetDataPreprocessor(DetDataPreprocessor):
 
 @MODELS.register_module()
 class SemiDataPreprocessor(MultiBranchDataPreprocessor):
-    """MultiBranchDataPreprocessor for batches in which a branch may be missing, as in burn-in."""
+    """MultiBranchDataPreprocessor that accepts batches without some of the branches, as in burn-in."""
 
     def __init__(self, data_preprocessor: dict):
         super().__init__(data_preprocessor)
@@ -85,5 +85,5 @@ def _refuse_batch_augments(preprocessor) -> None:
     if preprocessor.batch_augments is not None:
         raise ValueError(
             'Expected no `batch_augments`, but got some: they move pixels after the geometry was recorded. '
-            'Resize in the pipeline, by a transform that records its geometry'
+            'Resize in the pipeline with RecordedLetterResize'
         )

@@ -1,4 +1,4 @@
-"""DenseSemiYOLODetector: the student learns from the teacher's predictions at every prior, without pseudo-boxes."""
+"""DenseSemiYOLODetector: the student learns from the teacher's predictions at each prior, not from pseudo-boxes."""
 
 import torch
 from mmdet.models.utils import rename_loss_dict, unpack_gt_instances
@@ -16,27 +16,25 @@ class DenseSemiYOLODetector(SemiYOLODetector):
     """SemiYOLODetector with losses against the teacher's predictions at the same priors.
 
     ``unsup_loss_cls`` is ``dense_distillation``. ``unsup_loss_bbox`` and ``unsup_loss_dfl`` are YOLOv8's losses at the
-    priors where the teacher is most confident. Their targets are the teacher's boxes, and its confidence is their
-    weight. All are scaled as YOLOv8 scales its losses. Unlabeled images have no background penalty, since nothing
+    priors where the teacher is most confident. Their targets are the teacher's boxes, and their weights are its
+    confidences. All are scaled as YOLOv8 scales its losses. Unlabeled images have no background penalty, since nothing
     decides what is background. Pseudo-boxes are only for the log and the pictures. Source: Dense Teacher
     (https://arxiv.org/abs/2207.05775).
 
-    Both views must have the same geometry. Colour, blur and erasing may differ, but resizing, affine transforms and
-    flips must be the same.
+    Both views must have the same geometry. Only colour, blur and erasing may differ.
 
     Args:
-        dense: ``share`` of the priors, in (0, 1] (0.01), and ``gamma``, >= 0 (2.0).
-        others: as for SemiYOLODetector. The head is a BgPenaltyYOLOv8Head with ``sparse_targets``.
+        dense: ``share`` (in (0, 1], default 0.01) and ``gamma`` (>= 0, default 2.0) of ``dense_distillation``.
+        others: as for SemiYOLODetector. The head must be a BgPenaltyYOLOv8Head with ``sparse_targets``.
 
     Raises:
-        ValueError: an option is out of range, or is about pseudo-boxes; another head; in training, views that differ.
+        ValueError: an option or the head does not fit, or, in training, the geometry of the views differs.
     """
 
     def __init__(self, *args, dense: dict | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.dense = dict(share=0.01, gamma=2.0)
-        known_keys('dense', dense or {}, self.dense)
-        self.dense.update(dense or {})
+        known_keys('dense', dense or {}, ['share', 'gamma'])
+        self.dense = dict(dict(share=0.01, gamma=2.0), **(dense or {}))
         non_negative('dense.gamma', self.dense['gamma'])
         if not fraction('dense.share', self.dense['share']):
             raise ValueError('Expected `dense.share` to be above 0, but got 0')
@@ -50,12 +48,12 @@ class DenseSemiYOLODetector(SemiYOLODetector):
             raise ValueError(f'Expected a BgPenaltyYOLOv8Head with `sparse_targets`, but got {type(head).__name__}')
 
     def project_pseudo_instances(self, batch_pseudo_instances: list, batch_data_samples: list) -> list:
-        """As in SemiYOLODetector, after a check that both views have the same geometry."""
+        """As in SemiYOLODetector. Before, it checks that both views have the same geometry."""
         for weak, strong in zip(batch_pseudo_instances, batch_data_samples):
             difference = (weak_to_strong(weak, strong) - torch.eye(3)).abs().max().item()
             if difference > 1e-3 or weak.img_shape[:2] != strong.img_shape[:2]:
                 raise ValueError(
-                    'Expected weak and strong view of the same geometry, but those of '
+                    'Expected weak and strong view to have the same geometry, but those of '
                     f'{strong.metainfo.get("img_path")} differ (by {difference:.3g} in their homography): put '
                     'resizing, affine transforms and flips before `Views`'
                 )

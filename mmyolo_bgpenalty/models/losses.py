@@ -1,4 +1,4 @@
-"""The background penalty as a function of tensors. Pure torch.
+"""The background penalty. Pure torch.
 
 Shapes: N priors, C classes, and any batch dimensions ``...`` before them. ``cls_logits`` are (..., N, C).
 ``max_logits``, (..., N), are the largest logit z of each prior. ``background_mask``, (..., N), bool, is True where the
@@ -24,7 +24,7 @@ class BackgroundPenaltyOptions:
 
     Args:
         focal, gamma, normalizer, hard_score: see ``background_penalty``.
-        region: 'all' priors without an object are background, or only those 'outside' of every box.
+        region: 'all': every prior without an object may be background. 'outside': only if it is outside of all boxes.
 
     Raises:
         ValueError: an option is out of range, or has no effect.
@@ -64,23 +64,22 @@ def background_penalty(
     .. math::
         L_{bg} = \frac{\lambda_{bg}}{N} \sum_{i \in background} f(\max_c z_{ic})
 
-    with :math:`f(z) = \sigma(z)`, or, if ``focal``, :math:`f(z) = -p^\gamma \log(1 - p)` and :math:`p = \sigma(z)`. The
-    gradient of σ vanishes on the most confident false positives (3.4e-4 at z = 8). That of the focal form tends to 1.
+    with :math:`f(z) = \sigma(z)`. In the focal form, :math:`f(z) = -p^\gamma \log(1 - p)` with :math:`p = \sigma(z)`.
+    For confident false positives the gradient of σ vanishes (3.4e-4 at z = 8). That of the focal form tends to 1.
 
     Args:
         cls_logits: any floating dtype. The arithmetic is done in fp32 at least.
         lambda_bg: weight, >= 0.
-        focal: take the focal form.
+        focal: use the focal form.
         gamma: exponent of the focal form, >= 0. With 0 it is binary cross-entropy against background.
         normalizer: what N is. 'background': the number of background priors. 'positives': ``positives``. 'hard': the
-            number of background priors with a score σ(z) above ``hard_score``, which alone are summed. If N is below
-            1, it counts as 1.
-        positives: scalar, the sum of the assigned scores. YOLOv8 divides its classification loss by it.
+            number of background priors with σ(z) above ``hard_score``. Then the sum has only these. N is at least 1.
+        positives: scalar, the sum of the assigned scores, by which YOLOv8 divides its classification loss.
         hard_score: in [0, 1).
 
     Returns:
-        Scalar in fp32 (fp64 for fp64 logits), 0 with a graph without background. It is at most lambda_bg, except for
-        ``focal`` and 'positives', which have no upper bound.
+        Scalar in fp32 (fp64 for fp64 logits). Without background it is 0, with a graph. It is at most ``lambda_bg``,
+        except with ``focal`` or 'positives', which have no upper bound.
 
     Raises:
         ValueError: ``normalizer`` is unknown, or is 'positives' without ``positives``.
@@ -107,7 +106,7 @@ def penalty_sum(
     max_logits = widened(max_logits)
     if normalizer == 'hard':
         background_mask = background_mask & (max_logits.sigmoid() > hard_score)
-    # Masked before f, so that an infinite logit elsewhere does not become 0 · inf in the gradient.
+    # Masked before f. Otherwise an infinite logit elsewhere becomes 0 · inf in the gradient.
     max_logits = max_logits.masked_fill(~background_mask, 0)
     if focal:
         # In logits: -log(1 - p) = softplus(z) and p^gamma = exp(gamma * logsigmoid(z)). Both are finite for all z.
@@ -120,11 +119,7 @@ def penalty_sum(
 
 @torch.no_grad()
 def background_statistics(max_logits: Tensor, background_mask: Tensor) -> Tensor:
-    """Mean, maximum and minimum of the scores σ(z) of background priors, and the number of these priors.
-
-    Returns:
-        (4,), fp32, on the device of the logits. Without background all are 0.
-    """
+    """(4,), fp32: mean, maximum and minimum of the scores σ(z) of background priors, and their number. 0 if none."""
     scores = max_logits.float().sigmoid()
     background = scores.masked_fill(~background_mask, 0)
     number = background_mask.sum()

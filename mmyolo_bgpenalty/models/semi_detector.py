@@ -21,13 +21,10 @@ from mmyolo_bgpenalty.utils.geometry import FLIPS, flipped_back, mean_prediction
 
 
 class UnlabeledBatch(NamedTuple):
-    """Both views of the unlabeled images of a batch.
+    """Both views of the unlabeled images of a batch."""
 
-    Inputs are (B, C, H, W) after pre-processing. Each data sample has the pseudo-boxes in the pixels of its view.
-    """
-
-    weak: Tensor
-    weak_samples: list
+    weak: Tensor  # (B, C, H, W), after pre-processing
+    weak_samples: list  # with the pseudo-boxes in the pixels of the weak view
     strong: Tensor
     strong_samples: list
 
@@ -36,17 +33,16 @@ class UnlabeledBatch(NamedTuple):
 class SemiYOLODetector(SemiBaseDetector):
     r"""SemiBaseDetector for detectors with decoupled, anchor-free predictions (YOLOv8).
 
-    The teacher labels the weak view of each unlabeled image. Its boxes are projected into the strong view, from which
+    The teacher finds boxes in the weak view of each unlabeled image. They are projected into the strong view, where
     the student learns them. The loss is
 
     .. math:: L = w_{sup} L_{sup} + r \cdot w_{unsup} \cdot \min(1, n / B) \cdot L_{unsup}
 
     with n pseudo-boxes in B unlabeled images and r = ``unsup_ramp``. YOLOv8 divides its losses by the sum of the
-    assigned scores, which is small where pseudo-boxes are few. The factor min(1, n / B) compensates for this: one box
-    in many images weighs as one box.
+    assigned scores, which is small if there are few pseudo-boxes. The factor min(1, n / B) compensates for this.
 
-    If the meta of an unlabeled image says ``known_empty``, the image has no object. All of the teacher's boxes there
-    are dropped, the image does not count for ``class_thresholds``, and n is at least 1.
+    An image with ``known_empty`` in its meta has no object. The teacher's boxes there are dropped, the image does not
+    count for ``class_thresholds``, and n is at least 1.
 
     Args:
         detector: config of the student, and of the teacher.
@@ -58,8 +54,7 @@ class SemiYOLODetector(SemiBaseDetector):
         pseudo_labels: data samples of the latest weak views. Their ``gt_instances`` are the pseudo-boxes, with
             ``scores``, in the pixels of the weak view. Empty in burn-in.
         class_thresholds: the module that ``semi_train_cfg.class_thresholds`` describes, or None.
-        keep_latest: set it to True to have ``latest`` kept.
-        latest: ``UnlabeledBatch`` of the latest loss; None in burn-in.
+        latest: ``UnlabeledBatch`` of the latest loss. None in burn-in, and if ``keep_latest`` is False (default).
 
     Raises:
         ValueError: an option is out of range or unknown, or does not fit the head.
@@ -91,22 +86,16 @@ class SemiYOLODetector(SemiBaseDetector):
         self.keep_latest = False
         self.latest: UnlabeledBatch | None = None
 
-    def train(self, mode: bool = True):
-        """As usual, but the teacher stays in eval mode."""
-        super().train(mode)
-        self.teacher.eval()
-        return self
-
     def loss(self, multi_batch_inputs: dict[str, Tensor], multi_batch_data_samples: dict[str, list]) -> dict:
         """Losses ``sup_*`` and, after burn-in, ``unsup_*``.
 
-        Entries for the log alone are ``semi/unsup_weight`` and, of the images that are not known to be empty,
-        ``semi/pseudo_boxes`` (number per image), ``semi/pseudo_score`` (mean; 0 without boxes) and
-        ``semi/pseudo_empty`` (fraction of images without boxes).
+        Four entries are only for the log: ``semi/unsup_weight``, ``semi/pseudo_boxes`` (number per image),
+        ``semi/pseudo_score`` (mean; 0 without boxes) and ``semi/pseudo_empty`` (fraction of images without boxes).
+        Images that are known to be empty do not count in them.
         """
         inputs, samples = multi_batch_inputs, multi_batch_data_samples
         self.pseudo_labels, self.latest = [], None
-        # In burn-in a batch has no unlabeled images, unless it is of another loader than ours.
+        # In burn-in our sampler gives no unlabeled images. Other samplers may give some.
         if self.unsup_ramp == 0 or 'unsup_student' not in inputs:
             losses = self.loss_by_gt_instances(inputs['sup'], samples['sup'])
             return {**losses, **self._statistics(0.0, [])}
@@ -119,12 +108,7 @@ class SemiYOLODetector(SemiBaseDetector):
 
     @torch.no_grad()
     def get_pseudo_instances(self, batch_inputs: Tensor, batch_data_samples: list) -> tuple[list, dict]:
-        """Label the weak views.
-
-        Returns:
-            The data samples with the pseudo-boxes in the pixels of the weak views, and ``dict(predictions=…)``: what
-            the teacher's head returned.
-        """
+        """The samples with pseudo-boxes in the pixels of the weak views, and ``predictions`` of the teacher's head."""
         self.teacher.eval()
         options = self.semi_train_cfg
         test_cfg = options.pseudo_test_cfg
@@ -132,7 +116,7 @@ class SemiYOLODetector(SemiBaseDetector):
         if options.unsure_thr is not None:
             least = min(least, options.unsure_thr)
         outs = self._teacher_predictions(batch_inputs)
-        # The head clips to `ori_shape` and divides by `scale_factor`. With these values the boxes stay in the view.
+        # The head clips boxes to `ori_shape` and divides them by `scale_factor`. So they stay in pixels of the view.
         meta = dict(ori_shape=tuple(batch_inputs.shape[-2:]), scale_factor=(1.0, 1.0))
         # In fp32: the 8 or 11 bits of autocast's types are too few for pixels.
         results = self.teacher.bbox_head.predict_by_feat(
@@ -149,7 +133,7 @@ class SemiYOLODetector(SemiBaseDetector):
         return batch_data_samples, dict(predictions=outs)
 
     def _teacher_predictions(self, batch_inputs: Tensor) -> tuple:
-        """What the teacher's head returns; with ``teacher_flips`` the mean over the flips."""
+        """What the teacher's head returns. With ``teacher_flips`` the mean over the view and its flips."""
         outs = self.teacher.bbox_head(self.teacher.extract_feat(batch_inputs))
         flips = self.semi_train_cfg.teacher_flips
         if not flips:
@@ -161,7 +145,7 @@ class SemiYOLODetector(SemiBaseDetector):
         return mean_predictions(predictions)
 
     def _keep_confident(self, samples: list) -> None:
-        """Leave only confident boxes in ``gt_instances``; unsure boxes become ``ignored_instances``."""
+        """Keep only confident boxes in ``gt_instances``. Unsure boxes become ``ignored_instances``."""
         found, unsure_thr = [sample.gt_instances for sample in samples], self.semi_train_cfg.unsure_thr
         if self.class_thresholds is None:
             confident = [instances.scores > self.semi_train_cfg.pseudo_test_cfg.score_thr for instances in found]
@@ -197,7 +181,7 @@ class SemiYOLODetector(SemiBaseDetector):
 
     def loss_by_pseudo_instances(self, batch_inputs: Tensor, batch_data_samples: list, batch_info=None) -> dict:
         """Losses of the strong views, times ``unsup_ramp``, their weights and min(1, n / B)."""
-        # Processes sum n before the student runs: at this point the host has waited for the device anyway.
+        # Processes sum n before the student runs. Here the host has just waited for the device anyway.
         scale = self._box_scale(batch_data_samples)
         losses = self.student.loss(batch_inputs, self._with_soft_objects(batch_data_samples))
         weight = self.unsup_ramp * self.semi_train_cfg.unsup_weight
@@ -213,7 +197,7 @@ class SemiYOLODetector(SemiBaseDetector):
         return min(1.0, max(boxes, min(known_empty, 1)) / images)
 
     def _with_soft_objects(self, samples: list) -> list:
-        """With ``soft_unsure`` copies that have unsure boxes as objects, too; else the samples."""
+        """The samples. With ``soft_unsure`` copies, in which unsure boxes are objects, too."""
         if not self.semi_train_cfg.soft_unsure:
             return samples
         copies = []
@@ -227,7 +211,7 @@ class SemiYOLODetector(SemiBaseDetector):
         return copies
 
     def _statistics(self, weight: float, samples: list) -> dict[str, Tensor]:
-        """What ``loss`` gives to the log; ``samples`` are the strong views with their pseudo-boxes."""
+        """The entries of ``loss`` for the log. ``samples`` are the strong views with their pseudo-boxes."""
         device = next(self.student.parameters()).device
         counts = [len(sample.gt_instances) for sample in samples if not is_known_empty(sample)]
         score = torch.zeros((), device=device)
@@ -247,9 +231,9 @@ def weigh_losses(
 ) -> dict:
     """Each loss times ``scale``, ``weight`` and its entry of ``loss_weights`` (1 without one).
 
-    Where this factor is 0 the loss is 0 even if it was NaN or infinite. It keeps its graph, since the backward pass of
-    SyncBN waits for all processes. A loss may be a list of losses, one for each level. As for MMEngine, entries without
-    "loss" in their name are no losses: they stay as they are.
+    If this product is 0, the loss becomes 0 even if it was NaN or infinite. It keeps its graph, since the backward pass
+    of SyncBN waits for all processes. A loss may be a list with one loss per level. As for MMEngine, entries without
+    "loss" in their name are no losses. They stay as they are.
     """
 
     def weighed(loss, factor: float):
@@ -272,7 +256,7 @@ def weak_to_strong(weak, strong) -> Tensor:
             raise ValueError(
                 f'Expected `homography_matrix` in the meta of the {name} view of {sample.metainfo.get("img_path")}, '
                 f'but got only {sorted(sample.metainfo)}: add it to the `meta_keys` of PackDetInputs and resize '
-                'by a transform that records its geometry (RecordedLetterResize)'
+                'with RecordedLetterResize'
             )
         matrices.append(torch.as_tensor(matrix, dtype=torch.float64))
     return (matrices[1] @ torch.linalg.inv(matrices[0])).float()

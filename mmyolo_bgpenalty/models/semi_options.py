@@ -27,27 +27,21 @@ class SemiTrainOptions:
     """Options of SemiYOLODetector in training.
 
     Args:
-        sup_weight: factor of all losses of labeled images, >= 0.
-        unsup_weight: factor of all losses of unlabeled images, >= 0.
-        sup_loss_weights: factors of single losses of labeled images, >= 0, as ``dict(loss_bg=0.0)``. A factor has no
-            effect if the head does not have that loss.
-        unsup_loss_weights: the same for unlabeled images.
-        pseudo_test_cfg: how the teacher's predictions become pseudo-boxes. The entries replace those of
-            ``PSEUDO_TEST_CFG``.
+        sup_weight: factor of all losses of labeled images, >= 0. ``unsup_weight`` is that of unlabeled images.
+        sup_loss_weights: factors of single losses of labeled images, >= 0, as ``dict(loss_bg=0.0)``. A loss that the
+            head does not have is left out. ``unsup_loss_weights`` are those of unlabeled images.
+        pseudo_test_cfg: how predictions become pseudo-boxes. The entries replace those of ``PSEUDO_TEST_CFG``.
         min_pseudo_bbox_wh: minimum width and height of a pseudo-box in the strong view, in pixels.
-        class_thresholds: a threshold for each class instead of ``pseudo_test_cfg.score_thr``: the config for
-            ``build_thresholds``.
+        class_thresholds: the config for ``build_thresholds``. Its thresholds replace ``pseudo_test_cfg.score_thr``.
         unsure_thr: a box is unsure if its score is above ``unsure_thr`` but does not reach its threshold. An unsure box
-            is neither object nor background: it is among the ``ignored_instances`` of the strong view.
+            is neither object nor background. It becomes one of the ``ignored_instances`` of the strong view.
         soft_unsure: an unsure box is also an object. Its score multiplies its classification targets, and it has no
             box losses. This needs ``unsure_thr`` and a head with ``sparse_targets``. Source: Efficient Teacher
             (https://arxiv.org/abs/2302.07577).
-        teacher_flips: directions, see ``FLIPS``. The teacher's prediction is the mean of its predictions for the weak
-            view and for these flips of the view. This is for objects without a fixed orientation.
-        channels_last: memory format of student and teacher. It changes values by rounding alone.
-        sync_avg_factor: True: several processes divide by sums over the images of all processes. They train as one
-            process with the same global batch. False: each process divides by the sums over its own images. It has no
-            effect on heads other than BgPenaltyYOLOv8Head.
+        teacher_flips: keys of ``FLIPS``. The teacher's predictions become their mean over the weak view and these flips
+            of it. This is for objects without a fixed orientation.
+        channels_last: memory format of student and teacher. It changes values only by rounding.
+        sync_avg_factor: of a BgPenaltyYOLOv8Head, see ``SparseYOLOv8Head``. Other heads do not have it.
 
     Raises:
         ValueError: a value is out of range, or a dict has an unknown key.
@@ -68,7 +62,6 @@ class SemiTrainOptions:
 
     @classmethod
     def from_cfg(cls, cfg: Mapping | None) -> 'SemiTrainOptions':
-        """The options that a config states."""
         known_keys('semi_train_cfg', cfg or {}, [option.name for option in fields(cls)])
         return cls(**(cfg or {}))
 
@@ -100,11 +93,7 @@ class SemiTrainOptions:
         object.__setattr__(self, 'pseudo_test_cfg', test_cfg)
 
     def build_class_thresholds(self, num_classes: int) -> Thresholds | None:
-        """The module that ``class_thresholds`` describes; None without it.
-
-        Raises:
-            ValueError: an argument is out of range, or ``unsure_thr`` is above all thresholds.
-        """
+        """The module that ``class_thresholds`` describes, or None. It also checks ``unsure_thr``."""
         test_cfg, module = self.pseudo_test_cfg, None
         if self.class_thresholds is not None:
             try:

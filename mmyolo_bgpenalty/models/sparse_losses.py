@@ -1,6 +1,6 @@
-"""Losses of sparse targets, which need neither the targets nor a copy of the logits in full. Pure torch.
+"""Classification losses that need no copy of the logits. Pure torch.
 
-Shapes: B images, N priors, C classes, P positives, U entries that are left out.
+Shapes: B images, N priors, C classes, P positives.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,26 +9,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Entries = tuple[Tensor, Tensor, Tensor]  # image, prior and label of single logits
+Entries = tuple[Tensor, Tensor, Tensor]  # image, prior and label of single logits, (U,) each
 
 
 def bce_and_max_logits(
     levels: list[Tensor], image: Tensor, prior: Tensor, label: Tensor, score: Tensor, left_out: Entries | None = None
 ) -> tuple[Tensor, Tensor]:
-    r"""Sum of binary cross-entropies against targets that are 0 except for P entries, and the largest logits.
+    r"""Sum of the binary cross-entropies against targets that are 0 except for P entries, and the largest logits.
 
     .. math:: \sum_{bnc} \mathrm{BCE}(z_{bnc}, t_{bnc}) = \sum_{bnc} \mathrm{softplus}(z_{bnc}) - \sum_p t_p z_p
 
     Args:
         levels: logits of each level, (B, C, H, W). Priors are numbered row by row, level by level.
         image, prior, label: (P,), int64, the entries with a target. No triple may occur twice.
-        score: (P,), the targets, in [0, 1], without gradient.
-        left_out: image, prior and label, (U,) each, of logits that do not count in the sum. No triple may occur
-            twice, and none may have a target.
+        score: (P,), the targets, in [0, 1]. They get no gradient.
+        left_out: logits that do not count in the sum. No triple may occur twice, and none may have a target.
 
     Returns:
-        The sum, a scalar, and max_c z, (B, N). Both are in fp32 at least and have gradients. If several classes have
-        the largest logit, one of them gets the gradient.
+        The sum, a scalar, and max_c z, (B, N), in fp32 at least. If several classes have the largest logit, one of them
+        gets the gradient.
     """
     return _BceAndMax.apply(image, prior, label, score, left_out, *levels)
 
@@ -41,13 +40,13 @@ def dense_distillation(
     .. math:: \frac{1}{\max(1, \sum_{i \in L} S_i)} \sum_{i, c} |t_{ic} - \sigma(z_{ic})|^\gamma \,
         \mathrm{BCE}(z_{ic}, t_{ic}), \qquad S_i = \max_c s_{ic}
 
-    L is the ``share`` of the priors of each image with the largest S. The target is :math:`t = s` in L, and 0 at all
-    other priors. Source: Dense Teacher (https://arxiv.org/abs/2207.05775).
+    L has the priors with the largest S, a ``share`` of the priors of each image. The target is :math:`t = s` in L, and
+    0 at all other priors. Source: Dense Teacher (https://arxiv.org/abs/2207.05775).
 
     Args:
         logits: (B, N, C), of the student.
         scores: (B, N, C), of the teacher, in [0, 1].
-        share: in (0, 1]. L has at least one prior.
+        share: in (0, 1]. L has at least one prior per image.
         gamma: exponent, >= 0.
 
     Returns:
@@ -68,7 +67,7 @@ def dense_distillation(
 
 
 def split_by_level(prior: Tensor, sizes: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """For each level: which of the P priors lie in it, and their indices within the level.
+    """For each level, which of the P priors lie in it, and their indices within the level.
 
     ``prior``, (P,), are indices among all N priors. ``sizes`` are the numbers of priors in the levels.
     """
@@ -130,5 +129,5 @@ def widened(tensor: Tensor) -> Tensor:
 
 
 def _by_image(tensor: Tensor) -> Iterable[Tensor]:
-    """Single images on a CPU, as one image stays in its caches. A GPU is faster with all images at once."""
+    """The images one by one on a CPU, since one image fits into its caches. All at once on a GPU."""
     return tensor if tensor.device.type == 'cpu' else [tensor]

@@ -1,4 +1,4 @@
-"""YOLOv8's head with losses that are computed from the positives alone.
+"""YOLOv8's head, with losses that are computed only from the positives.
 
 Shapes: B images, N priors, C classes, G boxes of an image (padded), P positives, R bins of a distribution (reg_max).
 """
@@ -12,12 +12,13 @@ from mmyolo.models.dense_heads import YOLOv8Head
 from mmyolo.models.utils import gt_instances_preprocess
 from mmyolo.registry import MODELS
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mmyolo_bgpenalty.models.assigner import Positives, SparseTaskAlignedAssigner
 from mmyolo_bgpenalty.models.sparse_losses import Entries, bce_and_max_logits, dense_distillation, split_by_level
 from mmyolo_bgpenalty.utils.arguments import flag
 from mmyolo_bgpenalty.utils.distributed import sum_over_processes
-from mmyolo_bgpenalty.utils.geometry import priors_in_boxes
+from mmyolo_bgpenalty.utils.geometry import as_grids, priors_in_boxes
 
 
 class LossInputs(NamedTuple):
@@ -32,11 +33,11 @@ class LossInputs(NamedTuple):
 
 
 class HeadLosses(NamedTuple):
-    """The losses of a batch, and what was found on the way."""
+    """The losses of a batch, and what a further loss needs."""
 
     losses: dict[str, Tensor]  # loss_cls, loss_bbox and loss_dfl, as ``loss_by_feat`` returns them
     foreground: Tensor  # (B, N), bool, True where the prior has an object
-    score_sum: Tensor  # the sum of the assigned scores. If it is at least 1, the losses are divided by it
+    score_sum: Tensor  # scalar, the sum of the assigned scores
     max_logits: Tensor  # (B, N), max_c z, with its gradient
 
 
@@ -49,26 +50,21 @@ class SparseYOLOv8Head(YOLOv8Head):
     assigned scores, which are the targets of classification.
 
     Args:
-        sparse_targets: compute the losses from the positives alone. It needs a SparseTaskAlignedAssigner and the
-            classification loss of YOLOv8. None: True where these are given. False: the losses of YOLOv8Head.
-        ignored_in_cls: leave the class of an ignored object (``ignored_instances``) out of the classification loss, at
-            background priors in its box. Without a class: all classes. It needs ``sparse_targets``.
-        sync_avg_factor: divide losses by the sum over the images of all processes, which then train as one process
-            with the same global batch. False: each process divides by its own sum, as in YOLOv8Head.
+        sparse_targets: True needs a SparseTaskAlignedAssigner and the classification loss of YOLOv8. None (default):
+            True if these are given. False: the losses are computed by the code of YOLOv8Head.
+        ignored_in_cls: at background priors in the box of an ignored object (``ignored_instances``), leave its class
+            out of the classification loss, or all classes if its class is unknown. It needs ``sparse_targets``.
+        sync_avg_factor: divide losses by the sum over the images of all processes. These then train as one process with
+            the same global batch. False: each process divides by its own sum, as in YOLOv8Head.
 
     Raises:
-        ValueError: ``sparse_targets`` or ``ignored_in_cls`` without what it needs; a switch that is no bool.
+        ValueError: ``sparse_targets`` or ``ignored_in_cls`` lacks what it needs, or a switch is no bool.
     """
 
     featmap_sizes_train: list | None
 
     def __init__(
-        self,
-        *args,
-        sparse_targets: bool | None = None,
-        ignored_in_cls: bool = False,
-        sync_avg_factor: bool = False,
-        **kwargs,
+        self, *args, sparse_targets: bool | None = None, ignored_in_cls=False, sync_avg_factor=False, **kwargs
     ):
         super().__init__(*args, **kwargs)
         needed = self._needed_for_sparse_targets()
@@ -110,7 +106,7 @@ class SparseYOLOv8Head(YOLOv8Head):
             self._drop_moved_priors(cls_scores[0])
             with self.assigner.register_forward_hook(lambda module, args, output: assigned.update(output)):
                 losses = super().loss_by_feat(*inputs)
-            # Without any object the assigner of MMYOLO returns its mask as floats.
+            # Without any object the mask of MMYOLO's assigner has floats.
             foreground = assigned['fg_mask_pre_prior'].bool()
             max_logits = torch.cat([scores.max(dim=1).values.flatten(1) for scores in cls_scores], dim=1)
             found = HeadLosses(losses, foreground, assigned['assigned_scores'].sum(), max_logits)
@@ -148,7 +144,7 @@ class SparseYOLOv8Head(YOLOv8Head):
     ) -> dict[str, Tensor]:
         """``loss_bbox`` and ``loss_dfl`` of P priors against ``bboxes``, (P, 4), xyxy in pixels.
 
-        The boxes are decoded from the distributions. ``bbox_preds`` needs no gradient.
+        Boxes are decoded from the distributions, so that only these get a gradient.
         """
         parts = split_by_level(prior, self.num_level_priors)
         # (B, HW, 4, R) as a view of (B, 4 · R, HW), so that nothing is copied.
@@ -156,12 +152,12 @@ class SparseYOLOv8Head(YOLOv8Head):
         distributions = torch.cat([level[image[chosen], :, place] for level, (chosen, place) in zip(levels, parts)])
         if not len(prior):
             return dict.fromkeys(('loss_bbox', 'loss_dfl'), distributions.sum() * 0)
-        # The distributions are gathered level by level. The others follow this order.
+        # The distributions are sorted by level. Sort the rest in the same way.
         order = torch.cat([chosen for chosen, _ in parts])
         prior, bboxes, weight = prior[order], bboxes[order], weight[order]
         module = self.head_module
         distributions = distributions.view(len(prior), 4, module.reg_max)
-        # A sum, as autocast would round the result of a matmul.
+        # A sum, since autocast would round the result of a matmul.
         distances = (distributions.float().softmax(2) * module.proj).sum(2)
         stride = self.stride_tensor[prior]
         targets, points = bboxes / stride, self.flatten_priors_train[prior, :2] / stride
@@ -176,18 +172,15 @@ class SparseYOLOv8Head(YOLOv8Head):
 
     @staticmethod
     def _object_weights(name: str, batch_gt_instances, boxes: Tensor) -> Tensor | None:
-        """The field ``name`` of the objects as (B, G), 1 for images without it. None if no image has it."""
+        """The field ``name`` of the objects, (B, G). It is 1 for images without it. None if no image has it."""
         if isinstance(batch_gt_instances, Tensor) or not any(name in one for one in batch_gt_instances):
             return None
-        weights = boxes.new_ones(boxes.shape[:2])
-        for row, instances in zip(weights, batch_gt_instances):
-            if name in instances:
-                row[: len(instances)] = instances[name]
-        return weights
+        weights = [instances.get(name, boxes.new_ones(len(instances))) for instances in batch_gt_instances]
+        return pad_sequence(weights, batch_first=True)
 
     @torch.no_grad()
     def _assign(self, cls_scores, bbox_preds, boxes: Tensor) -> Positives:
-        """Positives for ``boxes``, (B, G, 5), class and xyxy, padded with zeros."""
+        """The positives for ``boxes``, (B, G, 5), class and xyxy, padded with zeros."""
         if not boxes.shape[1]:
             none = torch.zeros(0, dtype=torch.int64, device=boxes.device)
             return Positives(none, none, none, boxes.new_zeros(0))
@@ -208,9 +201,9 @@ class SparseYOLOv8Head(YOLOv8Head):
         return self.assigner.match(boxes_at, scores_at, self.flatten_priors_train, labels, bboxes, exists)
 
     def _ignored_logits(self, metas: list[dict], ignored, foreground: Tensor) -> Entries | None:
-        """Image, prior and label, (U,) each, of ignored objects at the background priors inside. No triple twice."""
+        """The logits that ``ignored_in_cls`` leaves out of the classification loss, without duplicates."""
         number, classes = len(self.flatten_priors_train), self.num_classes
-        grids = self.assigner.grids_of(self.flatten_priors_train)
+        grids = as_grids(self.flatten_priors_train)
         every = torch.arange(classes, device=foreground.device)
         keys = []
         for i, meta in enumerate(metas):
@@ -233,7 +226,7 @@ class SparseYOLOv8Head(YOLOv8Head):
 
         Args:
             outs: what this head returns in training.
-            taught: class logits and distances of the teacher, as ``outs[:2]``.
+            taught: class logits and distances of the teacher, as in ``outs[:2]``.
             share, gamma: see ``dense_distillation``.
         """
         cls_scores, _, bbox_dist_preds = outs
@@ -248,21 +241,21 @@ class SparseYOLOv8Head(YOLOv8Head):
         return self._synced(losses, weight.sum())
 
     def _decode(self, prior: Tensor, distances: Tensor) -> Tensor:
-        """Boxes, (P, 4), xyxy in pixels, of priors with their distances in strides."""
+        """Boxes, (P, 4), xyxy in pixels, from ``distances``, (P, 4), in strides."""
         points, stride = self.flatten_priors_train[prior, :2], self.flatten_priors_train[prior, 2]
         return self.bbox_coder.decode(points[None], distances[None], stride)[0]
 
     def _drop_moved_priors(self, like: Tensor) -> None:
-        """Drop the priors that YOLOv8Head caches, if the device or the dtype is new. It compares sizes alone."""
+        """Drop the priors that YOLOv8Head caches if device or dtype have changed. YOLOv8Head compares only sizes."""
         place = like.device, like.dtype
         if place != self._cached_place:
             self._cached_place = place
             self.featmap_sizes = self.featmap_sizes_train = None
 
     def _update_priors(self, cls_scores) -> None:
-        """Make new priors if the sizes of the feature maps, the device or the dtype are new. They are in fp32 at least.
+        """Make new priors if sizes of feature maps, device or dtype have changed. They are in fp32 at least.
 
-        In bf16 a box of 20 px would be off by some pixels, which is an IoU of 0.93 or less.
+        In bf16 they would be wrong by several pixels.
         """
         sizes = [level.shape[2:] for level in cls_scores]
         place = dict(dtype=torch.promote_types(cls_scores[0].dtype, torch.float32), device=cls_scores[0].device)
@@ -288,7 +281,7 @@ class SparseYOLOv8Head(YOLOv8Head):
 
 
 def ignored_objects(meta: dict, ignored, i: int, device) -> tuple[Tensor, Tensor]:
-    """Boxes of ignored objects of image i, (K, 4), fp32, and their labels, (K,), -1 where they have none."""
+    """Boxes of the ignored objects of image i, (K, 4), fp32, and their labels, (K,), -1 if unknown."""
     instances = None if ignored is None else ignored[i]
     if instances is None:
         boxes, labels = meta.get('ignored_bboxes'), meta.get('ignored_labels')

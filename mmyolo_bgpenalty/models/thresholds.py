@@ -1,7 +1,7 @@
-"""Thresholds per class: the score from which a box of the teacher is a pseudo-box. Imports torch alone.
+"""Thresholds per class: a box of the teacher is a pseudo-box if its score reaches the threshold of its class.
 
-Shapes: M boxes, C classes, N images, K boxes per image at most. Scores are in [0, 1]. Thresholds are (C,), fp64, in
-[``floor``, ``ceiling``].
+Shapes: M boxes, C classes, at most K boxes per image. Scores are in [0, 1]. Thresholds are (C,), fp64, in [``floor``,
+``ceiling``]. Imports torch alone.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmyolo_bgpenalty.utils.arguments import fraction, known_keys, non_negative, one_of, whole_number
 
-NO_BOX, NO_IMAGE = -1.0, -2.0  # labels of rows of the window without a box
+NO_BOX, NO_IMAGE = -1.0, -2.0  # labels in the window where there is no box
 BINS, EM_STEPS, LEAST_STD = 200, 50, 0.01
 Found = tuple[Tensor, Tensor] | None
 
@@ -22,8 +22,7 @@ def class_frequency_thresholds(scores: Tensor, labels: Tensor, wanted: Tensor, f
     """The thresholds that keep ``wanted`` boxes of each class.
 
     The threshold is the k-th highest score of the class, k = ⌊wanted + 1/2⌋. It is ``floor`` if the class has fewer
-    boxes, and ``ceiling`` if k = 0. Source: LabelMatch (https://arxiv.org/abs/2206.06608), which wants as many boxes
-    per image as labeled images have.
+    boxes, and ``ceiling`` if k = 0. Source: LabelMatch (https://arxiv.org/abs/2206.06608).
 
     Args:
         scores: (M,).
@@ -50,21 +49,20 @@ def mixture_thresholds(
     min_scores: int = 32,
     at: str = 'crossing',
 ) -> Tensor:
-    r"""Thresholds between two Gaussians that are fitted to the scores of a class: mistakes and objects.
+    r"""Thresholds from two Gaussians that are fitted to the scores of a class. The lower one stands for mistakes.
 
-    With ``at='crossing'`` the threshold is where, between the means, the upper Gaussian begins to have more than half
-    of :math:`\pi_1 N_1 + \pi_2 N_2`. With ``at='mean'`` it is the mean of the upper Gaussian, which is nearest to
+    With ``at='crossing'`` the threshold is the score between the means above which the upper Gaussian has more than
+    half of :math:`\pi_1 N_1 + \pi_2 N_2`. With ``at='mean'`` it is the mean of the upper Gaussian, which is nearest to
     ConsistentTeacher (https://arxiv.org/abs/2209.01589). The threshold is ``fallback`` if the class has fewer than
-    ``min_scores`` scores, or if by the Bayesian information criterion one Gaussian is as good as two.
+    ``min_scores`` scores, or if one Gaussian is as good as two by the Bayesian information criterion.
 
-    Scores are counted in 200 bins. 50 steps of EM start from the lower and the upper half of their range. Standard
-    deviations are at least 0.01. The result is the same on every run and, up to rounding, on every device.
+    Scores are counted in 200 bins. EM takes 50 steps. It starts from the lower and the upper half of the range of the
+    scores. Standard deviations are at least 0.01. Nothing is random.
 
     Args:
         scores: (M,).
         labels: (M,), int64 in [0, C).
         fallback: in [floor, ceiling].
-        at: 'crossing' or 'mean'.
     """
     bins = (scores * BINS).long().clamp(0, BINS - 1)
     counts = torch.bincount(labels * BINS + bins, minlength=num_classes * BINS).view(num_classes, 1, BINS).double()
@@ -92,7 +90,7 @@ def mixture_thresholds(
 
 
 def _gaussians(weights: Tensor, x: Tensor) -> Tensor:
-    """Fit Gaussians to ``weights``, (C, components, BINS); the logarithm of share times density at ``x``."""
+    """Log of share times density at ``x`` of the Gaussians that fit ``weights``, (C, components, BINS)."""
     size = weights.sum(dim=2, keepdim=True).clamp(min=1e-12)
     mean = (weights * x).sum(dim=2, keepdim=True) / size
     variance = ((weights * (x - mean) ** 2).sum(dim=2, keepdim=True) / size).clamp(min=LEAST_STD**2)
@@ -101,15 +99,9 @@ def _gaussians(weights: Tensor, x: Tensor) -> Tensor:
 
 
 class FixedThresholds(nn.Module):
-    """Thresholds that the config states.
+    """Thresholds that the config states: ``thresholds``, one per class, in [floor, 1].
 
-    Args:
-        num_classes: C. ``per_image`` and ``score_thr`` are not used.
-        thresholds: one per class, in [floor, 1].
-        floor: lowest threshold, in [0, 1].
-
-    Attributes:
-        current: the thresholds, (C,).
+    ``per_image`` and ``score_thr`` are not used.
     """
 
     current: Tensor
@@ -126,15 +118,14 @@ class FixedThresholds(nn.Module):
         self.register_buffer('current', torch.tensor(list(thresholds), dtype=torch.float64), persistent=False)
 
     def forward(self, found: Sequence[Found], gather: Callable = lambda rows: [rows]) -> Tensor:
-        """The thresholds, (C,)."""
         return self.current
 
 
 class AdaptiveThresholds(nn.Module):
     """Thresholds that follow the teacher's boxes in the latest images.
 
-    The boxes are a buffer, 8 bytes per box, and so part of a checkpoint. A resumed run goes on with the same
-    thresholds. The window starts empty if the checkpoint has no window, or one of another shape.
+    Checkpoints contain these boxes, 8 bytes per box, so that a resumed run has the same thresholds. The window starts
+    empty if the checkpoint has no window, or one of another shape.
 
     Args:
         num_classes: C.
@@ -142,7 +133,7 @@ class AdaptiveThresholds(nn.Module):
         score_thr: threshold until there are enough boxes or images, in [floor, ceiling].
         floor: lowest threshold, in [0, 1]. Boxes with lower scores do not count.
         ceiling: highest threshold, in [floor, 1].
-        window: number of images, of all processes.
+        window: number of images, counted over all processes.
 
     Attributes:
         current: latest thresholds, (C,), or None before the first.
@@ -160,7 +151,7 @@ class AdaptiveThresholds(nn.Module):
                 f'`ceiling` {ceiling!r}'
             )
         self.score_thr = score_thr
-        # Score and label of each box, the latest image last. Processes exchange rows of it as one tensor.
+        # Score and label of each box, the latest image last.
         self.register_buffer('window', torch.full((whole_number('window', window), per_image, 2), NO_IMAGE))
         self.current: Tensor | None = None
 
@@ -169,10 +160,9 @@ class AdaptiveThresholds(nn.Module):
         """Add a batch to the window and return the thresholds, (C,).
 
         Args:
-            found: for each image the scores and the labels of its boxes, highest score first. None: the image does not
-                count.
-            gather: returns the tensors of all processes in a list, given the tensor of this process. All processes have
-                the same number of images.
+            found: scores and labels of the boxes of each image, highest score first. None: the image does not count.
+            gather: makes a list of the tensors of all processes from the tensor of this process. All processes must
+                have the same number of images.
         """
         rows = self.window.new_full((len(found), *self.window.shape[1:]), NO_BOX)
         for row, image in zip(rows, found):
@@ -199,10 +189,10 @@ class AdaptiveThresholds(nn.Module):
 
 
 class ClassFrequencyThresholds(AdaptiveThresholds):
-    """``class_frequency_thresholds``. The wanted boxes per image are ``share`` times those of labeled images.
+    """``class_frequency_thresholds``. It wants ``share`` times as many boxes per image as labeled images have.
 
     Args:
-        share: > 0. Below 1 only the boxes with the highest scores are kept.
+        share: > 0.
         min_images: the threshold is ``score_thr`` until the window has this many images.
 
     Attributes:
@@ -260,8 +250,8 @@ def build_thresholds(cfg: dict, num_classes: int, per_image: int, score_thr: flo
     """
     if not isinstance(cfg, dict) or cfg.get('type') not in TYPES:
         raise ValueError(f'Expected dict(type=…) with one of {", ".join(TYPES)}, but got {cfg!r}')
-    given = {key: value for key, value in cfg.items() if key != 'type'}
-    kind = TYPES[cfg['type']]
+    given = dict(cfg)
+    kind = TYPES[given.pop('type')]
     known = {name for one in kind.__mro__[:2] for name in signature(one).parameters}
     known -= {'self', 'args', 'kwargs', 'num_classes', 'per_image', 'score_thr'}
     known_keys(cfg['type'], given, sorted(known))

@@ -5,6 +5,7 @@ point of the original image to the input of the network: (x', y', w')ᵀ = H (x,
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 def _transform(points: Tensor, homography: Tensor) -> Tensor:
     """Apply (..., 3, 3) to (..., N, 2)."""
-    # Sums, as autocast and TF32 would round a matmul to 10 bits or fewer.
+    # Sums, since autocast and TF32 would round a matmul to 10 bits or fewer.
     x, y = points.float().unbind(-1)
     rows = homography.float()[..., None, :, :]
     mapped = rows[..., 0] * x[..., None] + rows[..., 1] * y[..., None] + rows[..., 2]
@@ -22,10 +23,7 @@ def _transform(points: Tensor, homography: Tensor) -> Tensor:
 
 
 def project_boxes(boxes: Tensor, homography: Tensor, clip_shape: tuple[int, int] | None = None) -> Tensor:
-    """Smallest upright boxes around the mapped ``boxes``, (M, 4), in fp32.
-
-    ``clip_shape`` is the height and width to which they are clipped.
-    """
+    """Smallest upright boxes around the mapped ``boxes``, (M, 4), in fp32, clipped to height and width."""
     x1, y1, x2, y2 = boxes.float().unbind(-1)
     corners = torch.stack([x1, y1, x2, y1, x2, y2, x1, y2], dim=-1).reshape(-1, 2)
     corners = _transform(corners, homography).reshape(-1, 4, 2)
@@ -44,7 +42,7 @@ FLIPS = {'horizontal': (3,), 'vertical': (2,), 'diagonal': (2, 3)}
 def flipped_back(
     cls_scores: Sequence[Tensor], distances: Sequence[Tensor], direction: str
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Turn predictions on a flipped input into predictions on the input itself, at the same priors.
+    """Turn predictions on a flipped input into predictions on the input itself.
 
     Args:
         cls_scores: logits of each level, (B, C, H, W).
@@ -59,12 +57,9 @@ def flipped_back(
 
 
 def mean_predictions(predictions: Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]]):
-    """Means of several predictions in fp32, each a pair of logits and distances as in ``flipped_back``.
-
-    Probabilities are averaged, and returned as logits.
-    """
+    """Means of pairs of logits and distances, in fp32. Logits become those of the mean probabilities."""
     scores, distances = zip(*predictions)
-    # In fp32 the sigmoid of 17 is 1. The logit of 1 would be infinite.
+    # In fp32 the sigmoid of 17 is 1, and the logit of 1 is infinite.
     least = torch.finfo(torch.float32).eps
     means = [torch.stack([level.float().sigmoid() for level in levels]).mean(0) for levels in zip(*scores)]
     return (
@@ -81,21 +76,18 @@ def priors_inside(points: Tensor, boxes: Tensor) -> Tensor:
 
 
 def priors_on_image(points: Tensor, to_image: Tensor, image_boxes: Tensor) -> Tensor:
-    """(B, N), bool: which priors lie on the picture and not in padding. See ``picture_frame``.
+    """(B, N), bool: which points of the input, (N, 2), lie on the picture and not in padding.
 
-    Args:
-        points: (N, 2), centres of the priors in the input, in pixels.
-        to_image: (B, 3, 3), homographies from the input to the image.
-        image_boxes: (B, M, 4), where the picture is in the image.
+    ``to_image``, (B, 3, 3), and ``image_boxes``, (B, M, 4), are those of ``picture_frame``.
     """
     return priors_inside(_transform(points, to_image), image_boxes)
 
 
 def picture_frame(meta: dict) -> tuple[Tensor, Tensor]:
-    """The homography from the input to the image, (3, 3), and where the picture is in the image, (M, 4).
+    """The homography from the input to the image, (3, 3), and the boxes of the picture in the image, (M, 4).
 
-    With ``homography_matrix`` in the meta the picture is the original image, or its ``mosaic_tiles``. Without it the
-    picture is the input before padding (``img_shape``). Without any shape it is the whole input.
+    With ``homography_matrix`` in the meta, the picture is the original image, or its ``mosaic_tiles``. Without it, the
+    picture is the input before padding (``img_shape``). Without any shape, it is the whole input.
     """
     homography = meta.get('homography_matrix')
     if homography is not None:
@@ -114,8 +106,12 @@ class Grid(NamedTuple):
     ys: Tensor
 
 
+@lru_cache(maxsize=4)
 def as_grids(priors: Tensor) -> list[Grid]:
-    """The grid of each level. ``priors``, (N, 4), are x, y and twice the stride, as MlvlPointGenerator makes them."""
+    """The grid of each level. ``priors``, (N, 4), are x, y and twice the stride, as MlvlPointGenerator makes them.
+
+    The result is cached for each tensor, since it waits for the device. Do not change ``priors`` afterwards.
+    """
     grids = []
     sizes = priors[:, 2].float().unique_consecutive(return_counts=True)[1].tolist()
     for level in priors.split(sizes):
@@ -145,7 +141,7 @@ def priors_in_boxes(
         lines = [grid[axis] for grid in grids]
         line = torch.cat(lines)
         bounds = [0, *torch.tensor([len(x) for x in lines]).cumsum(0).tolist()]
-        # In a grid the lines inside a box are neighbours. The first one follows those that are not beyond the low edge.
+        # The lines of a grid inside a box are neighbours. The first one follows those that are not beyond the low edge.
         beyond, before = line - low > eps, high - line > eps
         first, end = (
             torch.stack([flags[:, a:b].sum(1) for a, b in pairwise(bounds)], dim=1) for flags in (~beyond, before)

@@ -286,5 +286,3 @@ def test_background_predictions_are_the_most_confident_ones(path):
 
 def test_before_the_first_loss():
     assert build().get_bg_penalty_stats() == dict(mean=0, max=0, min=0, num=0)
-    with pytest.raises(ValueError, match='no'):
-        build().background_predictions(0, 1)
