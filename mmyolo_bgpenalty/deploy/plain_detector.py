@@ -28,11 +28,9 @@ KEPT = ('default_scope', 'env_cfg', 'visualizer', 'log_level', 'model', 'test_da
 
 
 class Export(NamedTuple):
-    """A plain detector in eval mode, with its config and its checkpoint as torch saves it."""
-
-    model: BaseDetector
+    model: BaseDetector  # in eval mode
     cfg: Config
-    checkpoint: dict
+    checkpoint: dict  # for torch.save
     role: str  # what it was in training: 'teacher', 'student', or 'detector' of a supervised config
 
 
@@ -51,20 +49,24 @@ def export_detector(cfg: Config, path: str, student: bool = False) -> Export:
         ValueError: the file is no checkpoint, or does not fit ``cfg``.
         FileNotFoundError: the checkpoint does not exist.
     """
-    missing = [key for key in ('model', 'test_dataloader') if not cfg.get(key)]
-    if missing:
-        raise ValueError(f'{cfg.filename}: expected `{missing[0]}` in the config, but there is none')
+    for key in ('model', 'test_dataloader'):
+        if not cfg.get(key):
+            raise ValueError(f'{cfg.filename}: expected `{key}` in the config, but there is none')
     semi = 'detector' in cfg.model
     if student and not semi:
         raise ValueError(f'{cfg.filename}: expected a semi-supervised config, because others have no student')
     role = ('student' if student else 'teacher') if semi else 'detector'
-    weights, meta = _read_checkpoint(path, role)
+    weights, meta = _read(path, role)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
         plain = plain_config(cfg)
         metainfo = _metainfo(plain, meta.get('dataset_meta') or {}, path)
         plain.test_dataloader.dataset.metainfo = metainfo
         model = _build(MODELS, plain.model, 'model')
-        _load(model, weights, f'{path}: its {role}')
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            reason = textwrap.shorten(str(error), 400)
+            raise ValueError(f'{path}: its {role} does not fit the config: {reason}') from None
         trained = _build(MODELS, cfg.model, 'model').to(memory_format=torch.contiguous_format)
         (getattr(trained, role) if semi else trained).load_state_dict(model.state_dict())
         if semi:
@@ -79,7 +81,7 @@ def export_detector(cfg: Config, path: str, student: bool = False) -> Export:
 
 
 def plain_config(cfg: Config) -> Config:
-    """The part of a config that testing and inference need. Each class of this package is replaced by its parent."""
+    """The part of a config that testing and inference need, with the parents of the classes of this package."""
     plain = {key: copy.deepcopy(cfg[key]) for key in KEPT if cfg.get(key) is not None}
     scope = plain.setdefault('default_scope', 'mmdet')
     if 'detector' in plain['model']:
@@ -124,7 +126,7 @@ def block_pictures(number: int, shape: Sequence[int]) -> Tensor:
     return grid.to(torch.uint8).repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
 
 
-def _read_checkpoint(path: str, role: str) -> tuple[dict[str, Tensor], dict]:
+def _read(path: str, role: str) -> tuple[dict[str, Tensor], dict]:
     """The weights of one role, and ``meta``."""
     content = read_checkpoint(str(path))
     weights = content.get('state_dict') if isinstance(content, dict) else None
@@ -132,24 +134,15 @@ def _read_checkpoint(path: str, role: str) -> tuple[dict[str, Tensor], dict]:
         raise ValueError(f'{path}: expected a `state_dict` of tensors, as MMEngine writes it, but there is none')
     prefixes = {key.partition('.')[0] for key in weights}
     if role == 'detector' and prefixes >= {'teacher', 'student'}:
-        raise ValueError(
-            f'{path}: expected weights of one detector, but got student and teacher: give the config of the training'
-        )
+        raise ValueError(f'{path}: expected one detector, but got student and teacher: give the config of the training')
     if role != 'detector':
         if role not in prefixes:
             raise ValueError(f'{path}: expected weights `{role}.…` of a semi-supervised run, but there are none')
         weights = {key[len(role) + 1 :]: w for key, w in weights.items() if key.startswith(f'{role}.')}
-    return weights, content.get('meta') or {}
-
-
-def _load(model: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f'{name} does not fit the config: {textwrap.shorten(str(error), 400)}') from None
     spoilt = [key for key, weight in weights.items() if not weight.isfinite().all()]
     if spoilt:
-        raise ValueError(f'{name} is not finite in {len(spoilt)} weights, the first is {spoilt[0]}')
+        raise ValueError(f'{path}: its {role} is not finite in {len(spoilt)} weights, the first is {spoilt[0]}')
+    return weights, content.get('meta') or {}
 
 
 def _predictions(detector: nn.Module, cfg: Config) -> DetDataSample:
@@ -203,7 +196,7 @@ def _replace(node) -> None:
     if own is not None:
         parent = next(base for base in own.__mro__ if base.__module__.partition('.')[0] != PACKAGE)
         node['type'] = f'{parent.__module__.partition(".")[0]}.{parent.__name__}'
-        ours = [base for base in own.__mro__[: own.__mro__.index(parent)] if '__init__' in vars(base)]
+        ours = own.__mro__[: own.__mro__.index(parent)]
         arguments = {name for base in ours for name in inspect.signature(base).parameters}
         for argument in arguments - {*inspect.signature(parent).parameters}:
             node.pop(argument, None)

@@ -1,7 +1,7 @@
 """Match detections to objects, image by image. Needs NumPy and pycocotools.
 
-Shapes: N detections and G annotated boxes of one image; D detections of all images; K classes.
-Boxes are x, y, width, height in pixels, as in a COCO file.
+Shapes: N detections and G annotated boxes of one image; D detections of all images; K classes. Boxes are x, y, width,
+height in pixels, as in a COCO file.
 """
 
 from collections.abc import Iterable
@@ -51,11 +51,11 @@ def xywh(boxes: np.ndarray) -> np.ndarray:
 
 
 def match_boxes(found: Detections, truth: Truth, iou_thr: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
-    """Match the detections of one image to its objects, as COCO does.
+    """Match the detections of one image to its objects, as COCO does. ``iou_thr`` is in (0, 1].
 
     The detections choose in the order of their scores, the highest first. Each takes the free object of its class with
-    the highest IoU, if this IoU is >= ``iou_thr``, which is in (0, 1]. A detection that took no object is ignored if an
-    ignored box of its class covers a share >= ``iou_thr`` of its area.
+    the highest IoU, if this IoU is >= ``iou_thr``. A detection without object is ignored if an ignored box of its class
+    covers a share >= ``iou_thr`` of its area.
 
     ``COCOeval.evaluateImg`` of pycocotools has the same result, but is 8 to 25 times slower and needs annotation ids.
 
@@ -63,9 +63,7 @@ def match_boxes(found: Detections, truth: Truth, iou_thr: float = 0.5) -> tuple[
         Two bool arrays (N,): true positives, and ignored detections. The rest are false positives.
     """
     tp = np.zeros(len(found.boxes), bool)
-    if not len(found.boxes) or not len(truth.boxes):
-        return tp, tp.copy()
-    iou = mask.iou(found.boxes, truth.boxes, truth.ignored.astype(np.uint8))
+    iou = _iou(found, truth)
     near = (iou >= min(iou_thr, 1 - 1e-10)) & (found.labels[:, None] == truth.labels)
     rank = np.empty(len(tp), int)
     rank[np.argsort(-found.scores, kind='stable')] = np.arange(len(tp))
@@ -80,28 +78,27 @@ def match_boxes(found: Detections, truth: Truth, iou_thr: float = 0.5) -> tuple[
     return tp, near[:, truth.ignored].any(axis=1) & ~tp
 
 
-def kinds_of_mistakes(found: Detections, truth: Truth, iou_thr: float = 0.5) -> np.ndarray:
-    """The kind of mistake of each detection of an image. Only the values of false positives have a meaning.
+def _iou(found: Detections, truth: Truth) -> np.ndarray:
+    """(N, G). For an ignored box it is the share of the detection that the box covers."""
+    iou = mask.iou(found.boxes, truth.boxes, truth.ignored.astype(np.uint8))
+    return np.reshape(iou, (len(found.boxes), len(truth.boxes)))  # pycocotools returns [] without boxes
 
-    The first condition that is true decides:
+
+def kinds_of_mistakes(found: Detections, truth: Truth, iou_thr: float = 0.5) -> np.ndarray:
+    """The kind of mistake of each detection of an image, which must be a false positive. The first that is true:
 
     - 'duplicate': IoU >= ``iou_thr`` with an object of its class, which another detection has taken.
     - 'class': IoU >= ``iou_thr`` with an object of another class.
     - 'place': IoU >= 0.1 with an object of its class.
     - 'class': IoU >= 0.1 with an object of another class.
-    - 'background': none of them is true.
+    - 'background': else.
 
     Returns:
         (N,) int, indices into ``MISTAKES``.
     """
     mistakes = np.full(len(found.boxes), MISTAKES.index('background'))
-    boxes, labels = truth.boxes[~truth.ignored], truth.labels[~truth.ignored]
-    if not len(mistakes) or not len(boxes):
-        return mistakes
-    iou = mask.iou(found.boxes, boxes, np.zeros(len(boxes), np.uint8))
-    same = found.labels[:, None] == labels
-    own, other = (np.where(which, iou, 0).max(axis=1) for which in (same, ~same))
-    # Later lines overwrite earlier ones.
+    same, iou = found.labels[:, None] == truth.labels, _iou(found, truth)
+    own, other = (np.where(which & ~truth.ignored, iou, 0).max(axis=1, initial=0) for which in (same, ~same))
     mistakes[other >= 0.1] = MISTAKES.index('class')
     mistakes[own >= 0.1] = MISTAKES.index('place')
     mistakes[other >= iou_thr] = MISTAKES.index('class')

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Iterator, Sequence
-from numbers import Real
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -18,9 +17,8 @@ from mmyolo_bgpenalty.datasets.coco import CheckedCOCO
 from mmyolo_bgpenalty.evaluation.matching import Detections, Truth, match_images, xywh
 from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall
 from mmyolo_bgpenalty.evaluation.table import report_table
+from mmyolo_bgpenalty.utils.arguments import fraction
 from mmyolo_bgpenalty.utils.files import write_whole
-
-COCO_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')  # CocoMetric's default
 
 
 @METRICS.register_module()
@@ -28,24 +26,22 @@ class PrecisionRecallMetric(CocoMetric):
     """Precision, recall, F1 and false positives per image, for any detector of MMDetection and MMYOLO.
 
     Reports the ``metrics`` of ``precision_recall`` as ``pr/precision``, ``pr/f1``, ``pr/precision_at_recall_0.6`` …,
-    and prints them as a table. ``save_best='pr/f1'`` needs ``rule='greater'``.
-
-    All images of the set count, and all detections: there is no ``maxDets``. Annotations with ``iscrowd`` or ``ignore``
-    are ignored regions. An image is empty if it has no annotation of the evaluated classes.
+    and prints them as a table. ``save_best='pr/f1'`` needs ``rule='greater'``. All images of the set and all detections
+    count: there is no ``maxDets``. Annotations with ``iscrowd`` or ``ignore`` are ignored regions. An image is empty if
+    it has no annotation of the evaluated classes.
 
     Args:
-        ann_file: COCO file of the set. With None, the objects are ``instances`` of the data samples. PackDetInputs
-            must list this meta key.
+        ann_file: COCO file of the set. With None, the objects are ``instances`` of the data samples, a meta key that
+            PackDetInputs must list.
         iou_thr: in (0, 1].
         score_thr: a fixed confidence to report, in [0, 1].
         recalls: recalls at which precision and false positives are reported, each in (0, 1].
         coco: also report the values of CocoMetric, ``coco/bbox_mAP`` …. They are 0 without any detection.
         prefix: replaces ``pr``.
         kwargs: further arguments of CocoMetric. ``classwise`` prints each class, and reports ``pr/{class}_precision``,
-            ``_recall`` and ``_f1`` at the best confidence and ``_ap`` at ``iou_thr`` for each class with objects.
-            ``outfile_prefix='a/b'`` writes ``a/b.precision_recall.json`` at every evaluation: the report with
-            ``iou_thr``, ``score_thr``, a ``name`` for each class, and null for nan. TeacherStudentValLoop evaluates
-            the student last, so the file has the figures of the student.
+            ``_recall``, ``_f1`` and ``_ap`` for each class with objects. ``outfile_prefix='a/b'`` writes the report at
+            every evaluation to ``a/b.precision_recall.json``, with null for nan. TeacherStudentValLoop evaluates the
+            student last, so the file has the figures of the student.
 
     Raises:
         ValueError: an argument is out of range, or ``ann_file`` is no COCO set or lacks a class.
@@ -64,13 +60,11 @@ class PrecisionRecallMetric(CocoMetric):
         prefix: str | None = None,
         **kwargs,
     ):
-        for name, values in dict(iou_thr=[iou_thr], score_thr=[score_thr], recalls=recalls).items():
-            valid = '[0, 1]' if name == 'score_thr' else '(0, 1]'
-            for value in values:
-                if not isinstance(value, Real) or not 0 <= value <= 1 or (value == 0 and valid[0] == '('):
-                    raise ValueError(f'Expected `{name}` to be in {valid}, but got {value!r}')
+        if not fraction('iou_thr', iou_thr) or not all(fraction('recalls', recall) for recall in recalls):
+            raise ValueError(f'Expected `iou_thr` and `recalls` to be in (0, 1], but got {iou_thr} and {recalls}')
         super().__init__(prefix=prefix, **kwargs)
-        self.ann_file, self.iou_thr, self.score_thr, self.recalls = ann_file, iou_thr, score_thr, list(recalls)
+        self.ann_file, self.iou_thr, self.recalls = ann_file, iou_thr, list(recalls)
+        self.score_thr = fraction('score_thr', score_thr)
         if ann_file is not None:
             with get_local_path(ann_file, backend_args=self.backend_args) as path:
                 self._coco_api = CheckedCOCO(path)
@@ -95,14 +89,15 @@ class PrecisionRecallMetric(CocoMetric):
         coco = super().compute_metrics(results)
         if not any(len(prediction['bboxes']) for _, prediction in results):
             # CocoMetric reports nothing in this case, and then `save_best` of CheckpointHook ends the run.
+            items = self.metric_items or ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
             for metric in {'bbox', 'segm'}.intersection(self.metrics):
-                coco |= {f'{metric}_{item}': 0.0 for item in self.metric_items or COCO_ITEMS}
+                coco |= {f'{metric}_{item}': 0.0 for item in items}
         coco = {f'{CocoMetric.default_prefix}/{key}': value for key, value in coco.items()}
         return coco | {f'{self._own_prefix}/{key}': value for key, value in numbers.items()}
 
     def _precision_recall(self, results: list) -> dict[str, float]:
-        names, truth = self._classes_and_truth()
-        matches = match_images(self._pairs(results, truth), len(names), self.iou_thr)
+        names = self._read_classes_and_truth()
+        matches = match_images(self._pairs(results), len(names), self.iou_thr)
         report = precision_recall(matches, self.score_thr, self.recalls)
         for entry, name in zip(report['classes'], names):
             entry['name'] = name
@@ -118,8 +113,8 @@ class PrecisionRecallMetric(CocoMetric):
                 numbers |= {f'{entry["name"]}_{key}': entry[key] for key in ('precision', 'recall', 'f1', 'ap')}
         return numbers
 
-    def _classes_and_truth(self) -> tuple[list[str], dict[Any, Truth]]:
-        """The names of the classes, and the truth for each image id."""
+    def _read_classes_and_truth(self) -> list[str]:
+        """Returns the names of the classes."""
         coco, wanted = self._coco_api, list(self.dataset_meta['classes'])
         # Labels follow the order of the file's categories, as in CocoMetric and CocoDataset.
         ids = coco.get_cat_ids(cat_names=wanted)
@@ -135,16 +130,15 @@ class PrecisionRecallMetric(CocoMetric):
                     np.array([ids.index(a['category_id']) for a in objects], int),
                     np.array([a['iscrowd'] or a.get('ignore', 0) for a in objects], bool),
                 )
-        return names, self._truth
+        return names
 
-    def _pairs(self, results: list, truth: dict[Any, Truth]) -> Iterator[tuple[Detections, Truth]]:
-        """The detections and the objects of each image of the set."""
+    def _pairs(self, results: list) -> Iterator[tuple[Detections, Truth]]:
         predictions = {prediction['img_id']: prediction for _, prediction in results}
-        unknown = [image for image in predictions if image not in truth]
+        unknown = predictions.keys() - self._truth.keys()
         if unknown:
-            lacks = f'`images` has no id {unknown[0]!r}, which was predicted'
+            lacks = f'`images` has no id {min(unknown)!r}, which was predicted'
             raise ValueError(f'{self.ann_file}: {lacks}; is it the file of the dataset that is evaluated?')
-        nothing = dict(bboxes=np.zeros((0, 4)), scores=np.zeros(0), labels=np.zeros(0, int))
-        for image, boxes in truth.items():
+        nothing = dict(bboxes=[], scores=np.zeros(0), labels=np.zeros(0, int))
+        for image, boxes in self._truth.items():
             found = predictions.get(image, nothing)
             yield Detections(xywh(found['bboxes']), found['scores'], found['labels']), boxes

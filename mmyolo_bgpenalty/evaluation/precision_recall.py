@@ -19,9 +19,8 @@ The report of ``precision_recall`` is a dict of Python numbers and lists:
     - ``precision``, ``recall``, ``f1``: means over classes at that confidence.
     - ``fp_per_image``, ``fp_per_empty_image``: false positives of all classes at that confidence, per image and per
       image without any box; nan without such images.
-    - ``fp_background``, ``fp_place``, ``fp_class``, ``fp_duplicate``: the parts of ``fp_per_image`` by
-      ``kinds_of_mistakes``.
-    - ``precision_at_0.25``, …, ``fp_per_empty_image_at_0.25``: the same five numbers at ``score_thr``.
+    - ``fp_background``, ``fp_place``, ``fp_class``, ``fp_duplicate``: ``fp_per_image`` by ``kinds_of_mistakes``.
+    - ``precision_at_0.25``, …, ``fp_per_empty_image_at_0.25``: the first five numbers at ``score_thr``.
     - ``precision_at_recall_0.6``, …: COCO's interpolated precision, mean over classes. For one class this is the
       highest precision at any confidence that reaches the recall, and 0 if none does.
     - ``fp_per_image_at_recall_0.6``, …: false positives per image at the highest confidence at which all classes
@@ -32,8 +31,6 @@ The report of ``precision_recall`` is a dict of Python numbers and lists:
 ``curve``
     ``recall``, COCO's 101, and the interpolated ``precision``, mean over classes. Its mean is COCO's AP at this IoU,
     except that detections with the same score count together here.
-``confidence_curve``
-    101 values of ``confidence``, and the mean ``precision``, ``recall`` and ``f1`` at each.
 """
 
 from collections.abc import Sequence
@@ -43,18 +40,10 @@ import numpy as np
 from mmyolo_bgpenalty.evaluation.matching import MISTAKES, Matches
 
 RECALLS = np.linspace(0, 1, 101)
-CONFIDENCES = np.linspace(0, 1, 101)
-RATIOS = ('precision', 'recall', 'f1')
 
 
 def precision_recall(matches: Matches, score_thr: float = 0.25, recalls: Sequence[float] = (0.6, 0.7, 0.8)) -> dict:
-    """The report that the module's docstring describes.
-
-    Args:
-        matches: from ``match_images``.
-        score_thr: the fixed confidence, in [0, 1].
-        recalls: (R,), each in (0, 1].
-    """
+    """The report that the module's docstring describes. ``score_thr`` is in [0, 1], ``recalls`` (R,) in (0, 1]."""
     counts = _Counts(matches)
     metrics: dict[str, float] = {}
     classes: list[dict] = [dict(objects=int(n), detections=len(p)) for n, p in zip(matches.num_gt, counts.places)]
@@ -66,11 +55,11 @@ def precision_recall(matches: Matches, score_thr: float = 0.25, recalls: Sequenc
 
     best = counts.best_confidence()
     for confidence, suffix in ((best, ''), (score_thr, f'_at_{score_thr:g}')):
-        for name, values in zip(RATIOS, counts.ratios(confidence)):
+        for name, values in zip(('precision', 'recall', 'f1'), counts.ratios(confidence)):
             add(name + suffix, values)
-        fp, fp_in_empty = counts.false_positives(confidence)
-        metrics['fp_per_image' + suffix] = _per_image(fp, matches.images)
-        metrics['fp_per_empty_image' + suffix] = _per_image(fp_in_empty, matches.empty_images)
+        stop = counts.stop(confidence)
+        metrics['fp_per_image' + suffix] = _per_image(stop - counts.tp[stop], matches.images)
+        metrics['fp_per_empty_image' + suffix] = _per_image(counts.in_empty[stop], matches.empty_images)
     metrics['best_confidence'] = best
     wrong = matches.mistakes[~matches.tp & (matches.scores >= best)]
     for name, number in zip(MISTAKES, np.bincount(wrong, minlength=len(MISTAKES))):
@@ -84,14 +73,12 @@ def precision_recall(matches: Matches, score_thr: float = 0.25, recalls: Sequenc
     for entry, values in zip(classes, precisions):
         entry['ap'] = float(values.mean())
     curve = precisions[counts.present].mean(axis=0) if len(counts.present) else np.zeros_like(RECALLS)
-    means = [[counts.mean(values) for values in counts.ratios(confidence)] for confidence in CONFIDENCES]
     return dict(
         images=matches.images,
         empty_images=matches.empty_images,
         metrics=metrics,
         classes=classes,
         curve=dict(recall=RECALLS.tolist(), precision=curve.tolist()),
-        confidence_curve=dict(confidence=CONFIDENCES.tolist(), **dict(zip(RATIOS, map(list, zip(*means))))),
     )
 
 
@@ -103,35 +90,31 @@ class _Counts:
         self.present = np.flatnonzero(self.num_gt)  # classes that have objects
         self.places = [np.flatnonzero(matches.labels == k) for k in range(len(self.num_gt))]
         self.ends = _ends(self.scores)
-        self._class_tp = [_cumulative(matches.tp[places]) for places in self.places]
-        self._tp, self._in_empty = _cumulative(matches.tp), _cumulative(matches.in_empty)
+        # Of the first 0, 1, … D detections: how many are true positives, and how many are in empty images.
+        self.tp, self.in_empty = (np.append(0, flags).cumsum() for flags in (matches.tp, matches.in_empty))
+        self.class_tp = [np.append(0, matches.tp[places]).cumsum() for places in self.places]
 
     def mean(self, values: np.ndarray) -> float:
-        """Mean over the classes that have objects, for values (K,)."""
+        """Mean of values (K,) over the classes that have objects."""
         return float(values[self.present].mean()) if len(self.present) else 0.0
 
     def ratios(self, confidence: float) -> tuple[np.ndarray, ...]:
         """Precision, recall and f1 of each class, (K,) each."""
-        stop = self._stop(confidence)
+        stop = self.stop(confidence)
         found = np.array([np.searchsorted(places, stop) for places in self.places], int)
-        tp = np.array([counts[number] for counts, number in zip(self._class_tp, found)], int)
+        tp = np.array([counts[number] for counts, number in zip(self.class_tp, found)], int)
         pairs = (tp, found), (tp, self.num_gt), (2 * tp, found + self.num_gt)
         return tuple(part / np.maximum(total, 1) for part, total in pairs)
 
-    def false_positives(self, confidence: float) -> tuple[int, int]:
-        """Number of false positives, and of those in empty images."""
-        stop = self._stop(confidence)
-        return stop - self._tp[stop], self._in_empty[stop]
-
     def false_positives_at_recalls(self, recalls: Sequence[float]) -> np.ndarray:
         """Numbers (R,) of false positives; nan if no confidence reaches the recall."""
-        reached = self._tp[self.ends] / max(self.num_gt.sum(), 1)
-        return np.append(self.ends - self._tp[self.ends], np.nan)[np.searchsorted(reached, recalls)]
+        reached = self.tp[self.ends] / max(self.num_gt.sum(), 1)
+        return np.append(self.ends - self.tp[self.ends], np.nan)[np.searchsorted(reached, recalls)]
 
     def interpolated_precision(self, recalls: Sequence[float] | np.ndarray) -> np.ndarray:
         """COCO's interpolated precision of each class at each recall, (K, R)."""
         rows = np.zeros((len(self.places), len(recalls)))
-        for row, places, counts, num_gt in zip(rows, self.places, self._class_tp, self.num_gt):
+        for row, places, counts, num_gt in zip(rows, self.places, self.class_tp, self.num_gt):
             ends = _ends(self.scores[places])
             best = np.maximum.accumulate((counts[ends] / ends)[::-1])[::-1]
             row[:] = np.append(best, 0)[np.searchsorted(counts[ends] / max(num_gt, 1), recalls)]
@@ -144,19 +127,15 @@ class _Counts:
         # Each detection changes the f1 of its class. The sum of the changes is the mean of f1 from score to score.
         change = np.zeros(len(self.scores))
         for k in self.present:
-            places, tp = self.places[k], self._class_tp[k][1:]
+            places, tp = self.places[k], self.class_tp[k][1:]
             f1 = 2 * tp / (np.arange(1, len(places) + 1) + self.num_gt[k])
             change[places] = np.diff(f1, prepend=0) / len(self.present)
         f1 = np.cumsum(change)[self.ends - 1]
         return float(self.scores[self.ends - 1][np.argmax(f1 > f1.max() - 1e-9)])
 
-    def _stop(self, confidence: float) -> int:
+    def stop(self, confidence: float) -> int:
+        """Number of detections that count at a confidence."""
         return int(np.searchsorted(-self.scores, -confidence, side='right'))
-
-
-def _cumulative(flags: np.ndarray) -> np.ndarray:
-    """(D + 1,), how many of the first 0, 1, … D flags are set."""
-    return np.concatenate([[0], np.cumsum(flags)]).astype(int)
 
 
 def _ends(scores: np.ndarray) -> np.ndarray:

@@ -234,10 +234,10 @@ def test_categories_can_be_sorted(crowd, coco, samples, tmp_path):
 @pytest.mark.parametrize(
     'kwargs, message',
     [
-        (dict(iou_thr=0), r'`iou_thr` to be in \(0, 1\], but got 0'),
+        (dict(iou_thr=0), r'`iou_thr` and `recalls` to be in \(0, 1\], but got 0 and'),
         (dict(score_thr=1.5), r'`score_thr` to be in \[0, 1\], but got 1.5'),
-        (dict(recalls=(0.5, 0)), r'`recalls` to be in \(0, 1\], but got 0'),
-        (dict(recalls=('0.5',)), r"`recalls` to be in \(0, 1\], but got '0.5'"),
+        (dict(recalls=(0.5, 0)), r'`iou_thr` and `recalls` to be in \(0, 1\], but got 0.5 and \(0.5, 0\)'),
+        (dict(recalls=('0.5',)), "`recalls` to be a finite number >= 0, but got '0.5'"),
     ],
 )
 def test_arguments_are_checked(kwargs, message):

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from mmyolo_bgpenalty.datasets.known_empty import is_known_empty
 from mmyolo_bgpenalty.engine.hooks.pseudo_labels import instances_of, labeled_and_unlabeled
-from mmyolo_bgpenalty.models.thresholds import FixedThresholds
 from mmyolo_bgpenalty.utils.arguments import non_negative, whole_number
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 
@@ -24,41 +23,30 @@ class CollapseMonitorHook(Hook):
     """Warns once if there are too few or too many pseudo-boxes, and once if the teacher stays behind the student.
 
     - Pseudo-boxes: their mean number per image over ``window`` iterations is outside ``band`` times the objects per
-      labeled image. Counting starts when the weight of the unlabeled images has risen to its full value. Images that
-      are known to be empty are left out.
-    - Teacher: in ``validations`` validations in a row ``student/<metric>`` exceeds ``teacher/<metric>`` by more than
-      ``margin``. Higher is better. Nothing is compared if one of the two metrics is missing.
+      labeled image. Counting starts when the weight of the unlabeled images has its full value. Images that are known
+      to be empty are left out.
+    - Teacher: in 3 validations in a row ``student/<metric>`` exceeds ``teacher/<metric>`` by more than 0.02. Nothing
+      is compared if one of the two metrics is missing.
 
     A resumed run continues the counts of the main process.
 
     Args:
-        band: smallest and largest number of pseudo-boxes, in objects per labeled image.
-        window: number of iterations over which pseudo-boxes are averaged.
-        metric: name of the metric without ``teacher/``.
-        validations: number of validations in a row.
-        margin: difference of the metric, >= 0.
+        band: two numbers, 0 <= low < high.
+        window: >= 1.
+        metric: a metric for which higher is better.
 
     Raises:
         ValueError: an argument is out of range.
     """
 
-    def __init__(
-        self,
-        band: Sequence[float] = (0.2, 3.0),
-        window: int = 100,
-        metric: str = 'coco/bbox_mAP_50',
-        validations: int = 3,
-        margin: float = 0.02,
-    ):
+    def __init__(self, band: Sequence[float] = (0.2, 3.0), window: int = 100, metric: str = 'coco/bbox_mAP_50'):
         if len(band) != 2 or not non_negative('band[0]', band[0]) < non_negative('band[1]', band[1]):
             raise ValueError(f'Expected `band` to be two numbers, low < high, but got {band!r}')
         self.band = tuple(band)
         self.window = whole_number('window', window)
         self.metric = metric
-        self.validations = whole_number('validations', validations)
-        self.margin = non_negative('margin', margin)
         self._warned: set[str] = set()
-        # Pseudo-boxes per image, on the device, and number of images, of each iteration.
+        # Of each iteration: pseudo-boxes per image, on the device, and number of images.
         self._boxes: list[tuple[Tensor | float, int]] = []
         self._objects: float | None = None  # per labeled image
         self._behind = 0
@@ -98,14 +86,11 @@ class CollapseMonitorHook(Hook):
         if not self._objects or low <= boxes <= high:
             return
         model = unwrapped(runner.model)
-        thresholds = getattr(model, 'class_thresholds', None)
-        if thresholds is None:
+        if getattr(model, 'class_thresholds', None) is None:
             score_thr = model.semi_train_cfg.pseudo_test_cfg.score_thr
             threshold = f'`model.semi_train_cfg.pseudo_test_cfg.score_thr` (now {score_thr})'
-        elif isinstance(thresholds, FixedThresholds):
-            threshold = '`thresholds` in `model.semi_train_cfg.class_thresholds`'
         else:
-            threshold = f'`floor` in `model.semi_train_cfg.class_thresholds` (now {thresholds.floor})'
+            threshold = 'threshold in `model.semi_train_cfg.class_thresholds`'
         if boxes < low:
             which, change = 'few', f'a lower {threshold} or a longer `burn_in`'
         else:
@@ -120,12 +105,12 @@ class CollapseMonitorHook(Hook):
         teacher, student = ((metrics or {}).get(f'{name}/{self.metric}') for name in ('teacher', 'student'))
         if teacher is None or student is None:
             return
-        self._behind = self._behind + 1 if student - teacher > self.margin else 0
-        if self._behind >= self.validations:
+        self._behind = self._behind + 1 if student - teacher > 0.02 else 0
+        if self._behind >= 3:
             momentum = next((hook.momentum for hook in runner.hooks if isinstance(hook, MeanTeacherHook)), None)
             self._warn(
                 'teacher',
-                f'The teacher stays behind the student by more than {self.margin}: {self.metric} is {teacher:.4g} for '
+                f'The teacher stays behind the student by more than 0.02: {self.metric} is {teacher:.4g} for '
                 f'the teacher and {student:.4g} for the student, in {self._behind} validations in a row. Try a larger '
                 f'`default_hooks.mean_teacher.momentum` (now {momentum}), so that the teacher follows sooner. If '
                 '`pseudo_boxes` is near 0, change `score_thr` first.',
@@ -133,5 +118,5 @@ class CollapseMonitorHook(Hook):
 
     def _warn(self, cause: str, message: str) -> None:
         if cause not in self._warned:
-            self._warned.add(cause)
             print_log(message, logger='current', level=logging.WARNING)
+        self._warned.add(cause)

@@ -21,7 +21,7 @@ from mmyolo.registry import HOOKS
 from torch import Tensor, nn
 
 from mmyolo_bgpenalty.models.semi_detector import SemiYOLODetector, UnlabeledBatch
-from mmyolo_bgpenalty.utils.arguments import fraction, whole_number
+from mmyolo_bgpenalty.utils.arguments import whole_number
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 from mmyolo_bgpenalty.utils.files import write_whole
 from mmyolo_bgpenalty.utils.geometry import picture_frame, priors_inside, priors_on_image
@@ -30,24 +30,18 @@ LABEL, BACKGROUND = '#00e676', '#ff4df8'
 PANEL = 6.5  # width of a view, in inches of 100 pixels
 
 
-class View(NamedTuple):
-    """A picture (H, W, 3), RGB, uint8, and what to draw on it. Boxes are (N, 4), xyxy in its pixels."""
+Boxes = Sequence[tuple[Sequence[float], str]]  # x1, y1, x2, y2 in pixels, and the text at the box
 
-    image: np.ndarray
-    boxes: np.ndarray = np.zeros((0, 4))
-    texts: Sequence[str] = ()
+
+class View(NamedTuple):
+    image: np.ndarray  # (H, W, 3), RGB, uint8
+    labels: Boxes
+    background: Boxes = ()
     ignored: np.ndarray = np.zeros((1, 1), bool)  # (H, W), or (1, 1) for the whole picture
-    background: np.ndarray = np.zeros((0, 4))
-    background_texts: Sequence[str] = ()
 
 
 def draw_pseudo_labels(rows: Sequence[tuple[str, View, View]], title: str) -> Figure:
-    """One sheet with a row per image: its weak view on the left, its strong view on the right.
-
-    Args:
-        rows: name, weak view and strong view of each image. All images have views of the same sizes.
-        title: first line of the sheet.
-    """
+    """A sheet with a row for each image: its name, its weak and its strong view. All rows have the same sizes."""
     height = max(view.image.shape[0] / view.image.shape[1] for view in rows[0][1:])
     # Not by pyplot: its figures are global, and a training may have some of its own.
     figure = Figure(figsize=(2 * PANEL, 0.7 + len(rows) * (0.3 + height * PANEL)), layout='constrained')
@@ -76,13 +70,10 @@ def _draw_view(axes: Axes, view: View) -> None:
     axes.set_axis_off()
     outline = withStroke(linewidth=3.2, foreground='black')  # visible on any picture
     text_height = 0.025 * width
-    for boxes, texts, colour, style in (
-        (view.background, view.background_texts, BACKGROUND, '--'),
-        (view.boxes, view.texts, LABEL, '-'),
-    ):
+    for boxes, colour, style in ((view.background, BACKGROUND, '--'), (view.labels, LABEL, '-')):
         line = dict(fill=False, edgecolor=colour, linewidth=1.6, linestyle=style, path_effects=[outline])
         patch = dict(facecolor=colour, edgecolor='none', alpha=0.75, pad=1)
-        for (x1, y1, x2, y2), text in zip(boxes, texts):
+        for (x1, y1, x2, y2), text in boxes:
             axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **line))
             # Labels are above their boxes, confidences below, so that they overlap less.
             y, side = (max(y1, text_height), 'bottom') if colour == LABEL else (min(y2, height - text_height), 'top')
@@ -95,8 +86,8 @@ class PseudoLabelPicturesHook(Hook):
     """Draws every ``interval`` iterations after burn-in what the student was taught from unlabeled images.
 
     The weak and the strong view are side by side, with the pseudo-labels (class, score). The strong view also shows
-    where there is no penalty (padding and ignored boxes, darkened), and the most confident predictions on background.
-    Of predictions that overlap (IoU > 0.5) only the best is drawn.
+    where there is no penalty (padding and ignored boxes, darkened), and the most confident predictions on background:
+    up to 5 with a confidence above 0.05, without those that overlap a better one (IoU > 0.5).
 
     The sheet goes to ``vis_data/vis_image/pseudo_labels_<iteration>.png`` in the log folder of the run, and to every
     visualizer backend as ``pseudo_labels``. Without a ``SemiYOLODetector`` nothing is drawn. Drawing uses no random
@@ -104,9 +95,7 @@ class PseudoLabelPicturesHook(Hook):
 
     Args:
         interval: iterations between sheets, >= 1, or -1 for no sheets.
-        max_images: largest number of images on a sheet, the first ones of the batch, >= 1.
-        background: largest number of predictions on background per image, >= 0.
-        score_thr: lowest confidence of these predictions, in [0, 1].
+        max_images: largest number of images on a sheet, >= 1.
 
     Raises:
         ValueError: an argument is out of range.
@@ -114,11 +103,9 @@ class PseudoLabelPicturesHook(Hook):
 
     priority = 'LOW'
 
-    def __init__(self, interval: int = 500, max_images: int = 4, background: int = 5, score_thr: float = 0.05):
+    def __init__(self, interval: int = 500, max_images: int = 4):
         self.interval = interval if interval == -1 else whole_number('interval', interval)
         self.max_images = whole_number('max_images', max_images)
-        self.background = whole_number('background', background, 0)
-        self.score_thr = fraction('score_thr', score_thr)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         model = unwrapped(runner.model)
@@ -152,29 +139,27 @@ class PseudoLabelPicturesHook(Hook):
             views = []
             for inputs, sample in (batch.weak[i], batch.weak_samples[i]), (batch.strong[i], batch.strong_samples[i]):
                 found = sample.gt_instances
-                labels = zip(found.labels.tolist(), found.scores.tolist())
-                texts = [f'{names.get(label, label)} {score:.2f}' for label, score in labels]
+                texts = [
+                    f'{names.get(label, label)} {score:.2f}'
+                    for label, score in zip(found.labels.tolist(), found.scores.tolist())
+                ]
                 image = _pixels(inputs, model.data_preprocessor.data_preprocessor)
-                views.append(View(image, found.bboxes.cpu().numpy(), texts))
-            views[1] = views[1]._replace(ignored=_ignored(sample, batch.strong.shape[-2:]))
-            if self.background and hasattr(head, 'background_predictions'):
-                boxes, scores = self._background(head, i)
-                texts = [f'{score:.2f}' for score in scores.tolist()]
-                views[1] = views[1]._replace(background=boxes.numpy(), background_texts=texts)
-            rows.append((Path(sample.metainfo.get('img_path') or f'image {i}').name, *views))
+                views.append(View(image, [*zip(found.bboxes.tolist(), texts)]))
+            ignored = _ignored(sample, batch.strong.shape[-2:])
+            background = _background(head, i) if hasattr(head, 'background_predictions') else []
+            views[1] = views[1]._replace(background=background, ignored=ignored)
+            rows.append((Path(sample.metainfo.get('img_path', f'image {i}')).name, *views))
         boxes = sum(len(sample.gt_instances) for sample in batch.strong_samples) / len(batch.strong_samples)
         lambda_bg = f', λ_bg = {head.lambda_bg:.3f}' if hasattr(head, 'lambda_bg') else ''
         canvas = FigureCanvasAgg(draw_pseudo_labels(rows, f'{when}{lambda_bg}, {boxes:.1f} pseudo-boxes per image'))
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3]
 
-    def _background(self, head: nn.Module, image: int) -> tuple[Tensor, Tensor]:
-        """Boxes (K, 4) and scores (K,) on the CPU, K <= ``background``."""
-        found = head.background_predictions(image, 1000)
-        boxes, scores = found['bboxes'].cpu(), found['scores'].cpu()
-        boxes, scores = boxes[scores >= self.score_thr], scores[scores >= self.score_thr]
-        kept = nms(boxes, scores, iou_threshold=0.5)[1][: self.background]
-        return boxes[kept], scores[kept]
+
+def _background(head: nn.Module, image: int) -> Boxes:
+    found = head.background_predictions(image, 1000)
+    rows, _ = nms(found['bboxes'].cpu(), found['scores'].cpu(), 0.5, score_threshold=0.05, max_num=5)
+    return [(row[:4], f'{row[4]:.2f}') for row in rows.tolist()]
 
 
 def _pixels(view: Tensor, preprocessor: nn.Module) -> np.ndarray:

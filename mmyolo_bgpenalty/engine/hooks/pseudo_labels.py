@@ -1,4 +1,4 @@
-"""Hooks about pseudo-labels: one measures their quality, one supports their thresholds per class."""
+"""Hooks about pseudo-labels: one measures their quality, one serves their thresholds per class."""
 
 from collections.abc import Iterator
 
@@ -31,21 +31,20 @@ def instances_of(dataset) -> Iterator[list[dict]]:
 
 
 def class_names(dataset) -> list[str]:
-    return [str(name) for name in dataset.metainfo.get('classes', ())]
+    return list(dataset.metainfo.get('classes', ()))
 
 
 @HOOKS.register_module()
 class PseudoLabelQualityHook(Hook):
-    """Measures precision and recall of the pseudo-labels if the unlabeled set has boxes. Training does not read them.
+    """Logs precision and recall of the pseudo-labels if the unlabeled set has boxes. Training does not read them.
 
     Every ``interval`` iterations it logs ``semi/pseudo_precision`` and ``semi/pseudo_recall`` of the iterations since
     the last report, over all processes, and a line with both for each class (up to 20 classes). Without pseudo-boxes
     there is no precision, without true boxes no recall.
 
-    Boxes are compared in the weak view by ``match_boxes``. True boxes are cut at the edge of the view. Those with less
-    than one pixel left are not counted. Mosaics, mixed images and crops (``mosaic_tiles`` in the meta information) are
-    left out. If no image of the unlabeled set has boxes, the log says so once and nothing is measured. Otherwise an
-    image without boxes counts as an image without objects.
+    Boxes are compared in the weak view by ``match_boxes``. True boxes are cut at the edge of the view, and count if one
+    pixel or more is left. Mosaics, mixed images and crops (``mosaic_tiles`` in the meta) are left out, because not all
+    of their boxes are known. If no unlabeled image has boxes, the log says so once and nothing is measured.
 
     Args:
         interval: iterations between reports.
@@ -68,10 +67,9 @@ class PseudoLabelQualityHook(Hook):
             self._resumed = checkpoint.get('pseudo_label_counts')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        self._count()
-        counts = self._counts.tolist() if self._truth else self._resumed
-        if counts is not None:
-            checkpoint['pseudo_label_counts'] = counts
+        if self._truth:
+            self._count()
+            checkpoint['pseudo_label_counts'] = self._counts.tolist()
 
     def before_train(self, runner: Runner) -> None:
         # Path of an image -> (M, 6): x1, y1, x2, y2, class, ignored. None before the first pseudo-labels.
@@ -83,7 +81,6 @@ class PseudoLabelQualityHook(Hook):
         if samples and self._truth is None:
             self._truth = self._read_truth(runner)
         if self._truth:
-            # In a mosaic or a mixed image the boxes of only one image would be known.
             self._samples += [s for s in samples if s.img_path in self._truth and not hasattr(s, 'mosaic_tiles')]
             if self.every_n_train_iters(runner, self.interval):
                 self._count()
@@ -104,11 +101,9 @@ class PseudoLabelQualityHook(Hook):
             return {}
         self._names = class_names(dataset)
         # Rows: correct boxes, pseudo-boxes, true boxes. Columns: classes.
-        classes = max(unwrapped(runner.model).student.bbox_head.num_classes, len(self._names))
-        self._counts = np.zeros((3, classes))
-        if self._resumed is not None and np.shape(self._resumed) == self._counts.shape:
+        self._counts = np.zeros((3, unwrapped(runner.model).student.bbox_head.num_classes))
+        if np.shape(self._resumed) == self._counts.shape:
             self._counts += self._resumed
-        self._resumed = None
         truth = {}
         for i, instances in enumerate(instances_of(dataset)):
             rows = [(*item['bbox'], item['bbox_label'], item.get('ignore_flag', 0)) for item in instances]
@@ -118,36 +113,31 @@ class PseudoLabelQualityHook(Hook):
     def _count(self) -> None:
         """Compare the samples of the last iterations with the true boxes."""
         samples, self._samples = self._samples, []
-        if not samples or not self._truth:
+        if not samples:
             return
         pseudo = [sample.gt_instances for sample in samples]
         # One transfer from the device for all images.
         rows = torch.cat([torch.cat([p.bboxes, p.scores[:, None], p.labels[:, None]], dim=1) for p in pseudo])
-        splits = np.cumsum([len(p) for p in pseudo])[:-1]
-        for sample, found in zip(samples, np.split(rows.detach().float().cpu().numpy(), splits)):
-            true = self._truth[sample.img_path]
-            if len(true):
-                homography = torch.as_tensor(sample.homography_matrix)
-                boxes = project_boxes(torch.from_numpy(true[:, :4]), homography, sample.img_shape[:2]).numpy()
-                visible = (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1)
-                true = np.concatenate([boxes, true[:, 4:]], axis=1)[visible]
-            labels, true_labels, ignored = found[:, 5].astype(int), true[:, 4].astype(int), true[:, 5] > 0
-            detections = Detections(xywh(found[:, :4]), found[:, 4], labels)
-            right, neither = match_boxes(detections, Truth(xywh(true[:, :4]), true_labels, ignored), self.iou_thr)
+        for sample, found in zip(samples, rows.float().cpu().split([len(p) for p in pseudo])):
+            true, homography = self._truth[sample.img_path], torch.as_tensor(sample.homography_matrix)
+            boxes = project_boxes(torch.from_numpy(true[:, :4]), homography, sample.img_shape[:2]).numpy()
+            visible = (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1)
+            true_labels, ignored = true[visible, 4].astype(int), true[visible, 5] > 0
+            labels = found[:, 5].long().numpy()
+            detections = Detections(xywh(found[:, :4]), found[:, 4].numpy(), labels)
+            right, neither = match_boxes(detections, Truth(xywh(boxes[visible]), true_labels, ignored), self.iou_thr)
             for row, counted in enumerate((labels[right], labels[~neither], true_labels[~ignored])):
                 self._counts[row] += np.bincount(counted, minlength=self._counts.shape[1])
 
     def _report(self, runner: Runner) -> None:
-        counts = torch.from_numpy(self._counts)
-        all_reduce(counts)
-        right, pseudo, true = counts.tolist()
+        all_reduce(torch.from_numpy(self._counts))
+        right, pseudo, true = self._counts.tolist()
         for name, numbers in (('precision', pseudo), ('recall', true)):
             ratio = sum(right) / sum(numbers) if sum(numbers) else None
             _set_scalar(runner.message_hub, f'train/semi/pseudo_{name}', ratio)
         if len(self._names) <= MAX_CLASSES_IN_LOG:
-            text = ', '.join(
-                f'{name} {_ratio(tp, n)} / {_ratio(tp, m)}' for name, tp, n, m in zip(self._names, right, pseudo, true)
-            )
+            rows = zip(self._names, right, pseudo, true)
+            text = ', '.join(f'{name} {_ratio(tp, n)} / {_ratio(tp, m)}' for name, tp, n, m in rows)
             print_log(f'Pseudo-labels, precision / recall: {text}', logger='current')
         self._counts = np.zeros_like(self._counts)
 
@@ -167,7 +157,7 @@ def _set_scalar(hub: MessageHub, key: str, value: float | None) -> None:
 class ClassThresholdsHook(Hook):
     """Gives ``class_thresholds`` of SemiYOLODetector the labeled boxes per image of each class, and logs thresholds.
 
-    The boxes are counted before training, crowds left out. If K of N unlabeled images are known to be empty, the other
+    The boxes are counted before training, without crowds. If K of N unlabeled images are known to be empty, the other
     unlabeled images are expected to have N / (N - K) times as many boxes, but at most as many as the labeled images
     with boxes have. When LoggerHook prints, ``semi/threshold_<class>`` is logged, for more than 20 classes
     ``semi/threshold_min``, ``_mean`` and ``_max``. Without the option the hook does nothing.

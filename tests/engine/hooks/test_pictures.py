@@ -64,17 +64,16 @@ def test_the_sheet_shows_views_boxes_and_ignored_regions():
     image = np.full((height, width, 3), 120, dtype=np.uint8)
     ignored = np.zeros((height, width), dtype=bool)
     ignored[40:] = True
-    boxes = np.array([[20.0, 20, 50, 40], [-9, -9, 120, 90]])
-    weak = View(image, boxes, ['crack 0.93', 'λ $x_{$ 0.5'])
-    strong = weak._replace(ignored=ignored, background=boxes[:1] + 10, background_texts=['0.41'])
+    weak = View(image, [((20, 20, 50, 40), 'crack 0.93'), ((-9, -9, 120, 90), 'λ $x_{$ 0.5')])
+    strong = weak._replace(ignored=ignored, background=[((30, 30, 60, 50), '0.41')])
     figure = draw_pseudo_labels([('$a_{$.png', weak, strong), ('b.png', weak, strong)], 'title')
     figure.canvas.draw()
     assert [axes.get_title('left')[:10] for axes in figure.axes] == ['$a_{$.png:'] * 2 + ['b.png: wea', 'b.png: str']
     for axes, view in zip(figure.axes, (weak, strong) * 2):
         assert (axes.get_xlim(), axes.get_ylim()) == ((0, width), (height, 0))
-        drawn = [(patch.get_bbox().extents.tolist(), to_hex(patch.get_edgecolor())) for patch in axes.patches]
-        expected = [(box, LABEL) for box in view.boxes.tolist()]
-        assert drawn == [(box, BACKGROUND) for box in view.background.tolist()] + expected
+        drawn = [(tuple(patch.get_bbox().extents), to_hex(patch.get_edgecolor())) for patch in axes.patches]
+        expected = [(box, LABEL) for box, _ in view.labels]
+        assert drawn == [(box, BACKGROUND) for box, _ in view.background] + expected
         # A label is above its box, a confidence below. All texts are inside the view.
         positions = {text.get_text(): (text.get_position(), text.get_va()) for text in axes.texts}
         assert positions['crack 0.93'] == ((20, 20), 'bottom')
@@ -118,34 +117,21 @@ def runner(tmp_path, monkeypatch):
     return Mock(model=model, iter=1, epoch=7, log_dir=str(tmp_path), train_dataloader=loader)
 
 
-@pytest.mark.parametrize(
-    'options, background',
-    [
-        (dict(), ['0.90', '0.30']),
-        (dict(background=1), ['0.90']),
-        (dict(background=0), []),
-        (dict(score_thr=0.0), ['0.90', '0.30', '0.01']),
-        (dict(score_thr=1.0), []),
-        (dict(max_images=2), ['0.90', '0.30']),
-    ],
-)
-def test_what_is_drawn(runner, monkeypatch, options, background):
+def test_what_is_drawn(runner, monkeypatch):
     drawing = Mock(side_effect=draw_pseudo_labels)
     monkeypatch.setattr(pictures, 'draw_pseudo_labels', drawing)
     latest = runner.model.module.latest
-    PseudoLabelPicturesHook(**options).after_train_iter(runner, 1)
+    PseudoLabelPicturesHook(max_images=2).after_train_iter(runner, 1)
     ((rows, title),) = (call.args for call in drawing.call_args_list)
     assert title == 'Iteration 2, epoch 7, λ_bg = 0.250, 1.0 pseudo-boxes per image'
-    assert [name for name, *_ in rows] == ['0.png', '1.png', '2.png'][: options.get('max_images')]
+    assert [name for name, *_ in rows] == ['0.png', '1.png']
     for i, (_, weak, strong) in enumerate(rows):
         for view, inputs in ((weak, latest.weak), (strong, latest.strong)):
             np.testing.assert_array_equal(view.image, (inputs[i] * 255).round().byte().permute(1, 2, 0).numpy())
-            assert view.texts == ['a 0.75', '1 0.75'][:i] and view.boxes.tolist() == [[5.0] * 4] * i
+            assert view.labels == [([5.0] * 4, 'a 0.75'), ([5.0] * 4, '1 0.75')][:i]
         assert not weak.ignored.any() and len(weak.background) == 0 and not strong.ignored.any()
-        # The best of those that overlap, and none below score_thr.
-        assert list(strong.background_texts) == background
-        corners = [[side + i] * 2 + [side + i + 10] * 2 for side in (0, 20, 40)]
-        assert strong.background.tolist() == corners[: len(background)]
+        # The best of those that overlap, and none below 0.05.
+        assert strong.background == [([i, i, i + 10, i + 10], '0.90'), ([i + 20, i + 20, i + 30, i + 30], '0.30')]
     assert runner.model.module.latest is None and not runner.logger.warning.called
 
 
@@ -184,8 +170,6 @@ def test_training_continues_after_a_failure(runner, monkeypatch, where):
     [
         (dict(interval=0), '`interval` to be a whole number >= 1, but got 0'),
         (dict(max_images=True), '`max_images` to be a whole number >= 1, but got True'),
-        (dict(background=-1), '`background` to be a whole number >= 0, but got -1'),
-        (dict(score_thr=1.5), r'`score_thr` to be in \[0, 1\], but got 1.5'),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):
