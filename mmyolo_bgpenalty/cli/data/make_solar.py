@@ -6,7 +6,7 @@ A training makes data/solar, with seed 0, by itself. The same seed gives the sam
 """
 
 import argparse
-from typing import Sequence
+from collections.abc import Sequence
 
 from mmyolo_bgpenalty.cli.run import InputCheck, command
 from mmyolo_bgpenalty.datasets.solar_panels.generate import generate

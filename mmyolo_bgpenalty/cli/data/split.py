@@ -10,8 +10,8 @@ pseudo-labels can be scored. Training does not read these boxes. One seed gives 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 from rich.console import Console
@@ -26,7 +26,6 @@ from mmyolo_bgpenalty.utils.coco_split import (
     labeled_count,
     objects,
     part,
-    percent_name,
     semi_names,
 )
 from mmyolo_bgpenalty.utils.files import write_together
