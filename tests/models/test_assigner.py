@@ -1,11 +1,9 @@
 """SparseTaskAlignedAssigner against MMYOLO's BatchTaskAlignedAssigner, its reference."""
 
-import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mmyolo.models.task_modules import BatchTaskAlignedAssigner
-from mmyolo.registry import TASK_UTILS
 
 from mmyolo_bgpenalty.models.assigner import SparseTaskAlignedAssigner
 from mmyolo_bgpenalty.utils.geometry import as_grids, priors_in_boxes
@@ -98,21 +96,6 @@ def test_equals_the_original(seed, size, images, numbers, classes, kind, predict
     compare(dict(YOLOV8, num_classes=classes, topk=topk, use_ciou=ciou), inputs)
 
 
-def test_a_prior_that_many_boxes_claim():
-    """300 boxes of one place: the prior goes to the one it overlaps most, though the metric favours others."""
-    priors = lay_priors((64, 64))
-    generator = torch.Generator().manual_seed(0)
-    centre = 32 + torch.rand(1, 300, 2, generator=generator)
-    half = 8 + 8 * torch.rand(1, 300, 2, generator=generator)
-    bboxes = torch.cat([centre - half, centre + half], -1)
-    labels = torch.arange(300).view(1, 300, 1) % 3
-    scores = torch.rand(1, len(priors), 3, generator=generator)
-    predicted = torch.cat([priors[None, :, :2] - 12, priors[None, :, :2] + 12], -1)
-    inputs = (predicted, scores, priors, labels.float(), bboxes, torch.ones(1, 300, 1))
-    found = compare(dict(YOLOV8, num_classes=3), inputs)
-    assert 0 < found['fg_mask_pre_prior'].sum() < 60
-
-
 def test_predictions_are_read_only_where_boxes_are():
     priors = lay_priors((256, 256))
     bboxes = torch.tensor([[[40.0, 40, 80, 90]], [[200.0, 0, 250, 30]]])
@@ -136,29 +119,6 @@ def test_predictions_are_read_only_where_boxes_are():
         x, y = priors[prior, 0], priors[prior, 1]
         x1, y1, x2, y2 = bboxes[image, 0].unbind(1)
         assert ((x > x1) & (x < x2) & (y > y1) & (y < y2)).all()
-
-
-def test_new_priors_are_noticed():
-    assigner = SparseTaskAlignedAssigner(num_classes=1, **YOLOV8)
-    for size in ((64, 64), (96, 64), (64, 64)):
-        priors = lay_priors(size)
-        bboxes = torch.tensor([[[4.0, 4, 60, 60]]])
-        predicted = torch.cat([priors[None, :, :2] - 20, priors[None, :, :2] + 20], -1)
-        inputs = (predicted, torch.full((1, len(priors), 1), 0.5), priors, torch.zeros(1, 1, 1), bboxes)
-        expected = BatchTaskAlignedAssigner(num_classes=1, **YOLOV8)(*inputs, torch.ones(1, 1, 1))
-        found = assigner(*inputs, torch.ones(1, 1, 1))
-        assert torch.equal(found['fg_mask_pre_prior'], expected['fg_mask_pre_prior'])
-
-
-def test_is_registered_where_mmyolo_looks():
-    built = TASK_UTILS.build(dict(type='SparseTaskAlignedAssigner', num_classes=3, **YOLOV8))
-    assert isinstance(built, BatchTaskAlignedAssigner) and built.topk == 10
-
-
-@pytest.mark.parametrize('size', [(64, 64), (96, 32), (32, 320)])
-def test_grids_are_found(size):
-    grids = as_grids(lay_priors(size))
-    assert [(len(grid.xs), len(grid.ys)) for grid in grids] == [(size[0] // s, size[1] // s) for s in (8, 16, 32)]
 
 
 @settings(deadline=None)
