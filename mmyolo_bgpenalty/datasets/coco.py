@@ -43,8 +43,6 @@ def read_checked(dataset: BaseDataset) -> None:
 class CheckedCocoDataset(SkipUnreadable, YOLOv5CocoDataset):
     """YOLOv5CocoDataset that refuses a json with mistakes. In training it skips images that cannot be read.
 
-    The seed of a ``SeededIndex`` determines the augmentation of its sample.
-
     Raises:
         ValueError: see ``CheckedCOCO``; ``filter_cfg`` leaves no image; in training, too many images in a row cannot
             be read.

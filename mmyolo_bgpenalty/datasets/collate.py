@@ -1,9 +1,10 @@
-"""Make a batch of samples. A worker process of the loader sends it as one tensor.
+"""Batches that a worker process of the loader sends as one tensor.
 
 DataLoader opens a file descriptor for every tensor that it sends. A semi-supervised batch of 8 images has 60 tensors,
-most of them a few bytes of boxes and labels. The training process would wait for 60 descriptors.
+most of them a few bytes. The training process would have to wait until all are open.
 """
 
+import copyreg
 import io
 import pickle
 from collections.abc import Sequence
@@ -26,7 +27,9 @@ class SharedBatch(dict):
     def __reduce__(self):
         file = io.BytesIO()
         arrays: list[pickle.PickleBuffer] = []
-        _Pickler(file, protocol=5, buffer_callback=arrays.append).dump(dict(self))
+        pickler = pickle.Pickler(file, protocol=5, buffer_callback=arrays.append)  # arrays stay apart
+        pickler.dispatch_table = copyreg.dispatch_table | {torch.Tensor: _as_array}
+        pickler.dump(dict(self))
         spans, end = [], 0
         for array in arrays:
             spans.append((end, end + array.raw().nbytes))
@@ -43,16 +46,12 @@ def _unpickle(structure: bytes, block: torch.Tensor, spans: list[tuple[int, int]
     return pickle.loads(structure, buffers=[content[start:stop] for start, stop in spans])
 
 
-class _Pickler(pickle.Pickler):
-    """Pickles tensors as NumPy arrays. Pickle passes the bytes of arrays to a callback (PEP 574)."""
-
-    def reducer_override(self, obj):
-        if type(obj) is torch.Tensor:
-            try:
-                return torch.from_numpy, (obj.numpy(),)
-            except (TypeError, RuntimeError):
-                pass
-        return NotImplemented
+def _as_array(tensor: torch.Tensor) -> tuple:
+    """Pickle a tensor as a NumPy array, if NumPy can hold it."""
+    try:
+        return torch.from_numpy, (tensor.numpy(),)
+    except (TypeError, RuntimeError):
+        return tensor.__reduce_ex__(5)
 
 
 @FUNCTIONS.register_module()

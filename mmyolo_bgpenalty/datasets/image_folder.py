@@ -77,6 +77,8 @@ class ImageFolderDataset(SkipUnreadable, BaseDetDataset):
         ValueError: ``ann_file`` is set, or the folder does not exist, cannot be listed or has no images.
     """
 
+    _fully_initialized: bool
+
     def full_init(self) -> None:
         if self._fully_initialized:
             return
@@ -84,10 +86,7 @@ class ImageFolderDataset(SkipUnreadable, BaseDetDataset):
         if not folder:
             raise ValueError(f"Expected `data_prefix` to be dict(img='a folder'), but got {dict(self.data_prefix)!r}")
         if self.ann_file:
-            raise ValueError(
-                f"Expected `ann_file` of ImageFolderDataset to be '', but got {self.ann_file}: annotated images need "
-                'CheckedCocoDataset'
-            )
+            raise ValueError(f"Expected `ann_file` of ImageFolderDataset to be '', but got {self.ann_file!r}")
         try:
             # BaseDataset makes subsets from attributes with these names.
             self.data_bytes, self.data_address = list_images(folder)

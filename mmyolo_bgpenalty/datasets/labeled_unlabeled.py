@@ -18,8 +18,7 @@ class LabeledUnlabeledDataset(ConcatDataset):
     """ConcatDataset of two datasets, which child configs reach by the names ``labeled`` and ``unlabeled``.
 
     A json with mistakes is refused as in ``CheckedCocoDataset``. ``ReadableImages`` loads the images and replaces those
-    that cannot be read, except if the class of a member has its own way to load images. The seed of a ``SeededIndex``
-    determines the augmentation of its sample.
+    that cannot be read, except if the class of a member has its own way to load images.
 
     Args:
         labeled: config of the labeled images.
@@ -27,7 +26,6 @@ class LabeledUnlabeledDataset(ConcatDataset):
         known_empty: a text file that names unlabeled images known to show no object, one on each line. Its path is
             relative to the ``data_root`` of the unlabeled set, the names are relative to ``data_prefix['img']``.
             'a/b/' names all images in that folder. The pipeline gets ``known_empty``, True or False.
-        kwargs: arguments of ConcatDataset.
 
     Raises:
         ValueError: one of the sets is empty; no labeled image has a box of the classes; ``known_empty`` cannot be read,

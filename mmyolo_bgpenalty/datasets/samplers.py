@@ -62,14 +62,11 @@ class SeededBatchSampler(Sampler):
     The samples and their seeds depend on the seed and the epoch of ``sampler`` only, not on the number of processes.
 
     Args:
-        sampler: a DefaultSampler of MMEngine.
+        sampler: a DefaultSampler of MMEngine. Others raise a ValueError.
         batch_size: number of images in a batch of one process.
 
     Attributes:
         first_batch: the next pass begins with this batch. Later passes begin with batch 0.
-
-    Raises:
-        ValueError: ``sampler`` is no DefaultSampler.
     """
 
     def __init__(self, sampler, batch_size: int):
@@ -87,7 +84,7 @@ class SeededBatchSampler(Sampler):
         sampler, size = self.sampler, self.batch_size
         indices = list(sampler)
         for start in range(first * size, len(indices), size):
-            batch = []
+            batch: list[int] = []
             for place, index in enumerate(indices[start : start + size], start):
                 seed = _seed_of(sampler.seed, sampler.epoch, place * sampler.world_size + sampler.rank)
                 batch.append(SeededIndex(index, seed))
@@ -99,7 +96,7 @@ class LabeledUnlabeledBatchSampler(SeededBatchSampler):
     """Batches of labeled images followed by unlabeled images. An epoch is one pass over one of the two sets.
 
     A set that ends within an epoch is shuffled and begins again. The order depends on seed and epoch only: each process
-    takes its share of every global batch.
+    takes its share of every global batch. An argument that is not as described raises a ValueError.
 
     Args:
         sampler: a DefaultSampler over a LabeledUnlabeledDataset.
@@ -108,10 +105,7 @@ class LabeledUnlabeledBatchSampler(SeededBatchSampler):
         epoch_of: 'unlabeled' or 'labeled', the set that an epoch passes over, rounded up to whole batches.
 
     Attributes:
-        labeled_only: the first batches of the training, this many, have no unlabeled images (burn-in).
-
-    Raises:
-        ValueError: an argument is not as described.
+        labeled_only: number of batches at the start of training that have no unlabeled images (burn-in).
     """
 
     def __init__(self, sampler, batch_size: int, source_ratio: Sequence[int] = (1, 1), epoch_of: str = 'unlabeled'):

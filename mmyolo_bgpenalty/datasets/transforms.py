@@ -152,10 +152,8 @@ class RecordedMosaic(_PartnerImages, Mosaic):
 class RecordedMixUp(_PartnerImages, YOLOv5MixUp):
     """YOLOv5MixUp that records the boxes of the pictures of both images as ``mosaic_tiles``, (K, 4).
 
-    The homography begins again with the mixed image. Both images must have the same size.
-
-    Raises:
-        ValueError: an image was rotated or sheared, so its picture is no upright box.
+    The homography begins again with the mixed image. Both images must have the same size. An image that was rotated
+    or sheared raises a ValueError, because its picture is no upright box.
     """
 
     def mix_img_transform(self, results: dict) -> dict:
@@ -171,14 +169,11 @@ class RecordedMixUp(_PartnerImages, YOLOv5MixUp):
 
 @TRANSFORMS.register_module()
 class RandomGaussianBlur(BaseTransform):
-    """Gaussian blur.
+    """Gaussian blur. An argument that is not as described raises a ValueError.
 
     Args:
         prob: probability of the blur, in [0, 1].
         sigma: lowest and highest standard deviation in pixels, > 0. Each image gets a uniform random value between.
-
-    Raises:
-        ValueError: an argument is not as described.
     """
 
     def __init__(self, prob: float = 0.5, sigma: tuple[float, float] = (0.1, 2.0)):

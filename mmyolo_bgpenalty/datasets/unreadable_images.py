@@ -39,6 +39,7 @@ class ReadableImages:
 
     def __init__(self, dataset: BaseDataset):
         self.dataset = dataset
+        self.source = dataset.ann_file or dataset.data_prefix.get('img') or type(dataset).__name__
         self.bad, self.examined = (torch.zeros(len(dataset), dtype=torch.bool).share_memory_() for _ in range(2))
         self.known_empty: torch.Tensor | None = None
 
@@ -61,12 +62,7 @@ class ReadableImages:
                 reason = f'{type(transform).__name__} returned nothing'
             if results is not None:
                 return results
-        raise ValueError(f'Expected images that can be read in {self._source}, but {tries} in a row cannot: {reason}')
-
-    @property
-    def unreadable(self) -> int:
-        """Number of images found unreadable so far."""
-        return int(self.bad.sum())
+        raise ValueError(f'Expected images that can be read in {self.source}, but {tries} in a row cannot: {reason}')
 
     def summary(self) -> str:
         """The number of unreadable images in all processes, and the first of them. '' if there are none."""
@@ -77,34 +73,21 @@ class ReadableImages:
             return ''
         named = [self.dataset.get_data_info(place).get('img_path') for place in places[:NAMED]]
         more = ', …' if len(places) > NAMED else ''
-        return printable(f'{len(places)} of {len(bad)} images in {self._source} ({", ".join(map(str, named))}{more})')
-
-    @property
-    def _source(self) -> str:
-        dataset = self.dataset
-        return dataset.ann_file or (dataset.data_prefix or {}).get('img') or type(dataset).__name__
-
-    def _info(self, place: int) -> dict:
-        info = dict(self.dataset.get_data_info(place))
-        if self.known_empty is not None:
-            info['known_empty'] = bool(self.known_empty[place])
-        if isinstance(self.dataset, (SkipUnreadable, BatchShapePolicyDataset)):  # for transforms of several images
-            info['dataset'] = self.dataset
-        return info
+        return printable(f'{len(places)} of {len(bad)} images in {self.source} ({", ".join(map(str, named))}{more})')
 
     def _load(self, place: int, transforms: list[Callable]) -> tuple[dict | None, str]:
-        """Remove the transforms up to the one that loads the image, and apply them.
-
-        Returns:
-            Their results, or None and the fault, which is logged.
-        """
-        results = self._info(place)
+        """Apply and remove the transforms up to the one that loads the image. Return None and the fault if it fails."""
+        results = dict(self.dataset.get_data_info(place))
+        if self.known_empty is not None:
+            results['known_empty'] = bool(self.known_empty[place])
+        if isinstance(self.dataset, (SkipUnreadable, BatchShapePolicyDataset)):  # for transforms of several images
+            results['dataset'] = self.dataset
         path, size = results.get('img_path'), (results.get('height'), results.get('width'))
         has_boxes = bool(results.get('instances'))
         fault = '' if self.examined[place] else _file_fault(path)
         if fault == NO_FILE:  # reading a pipe would never end
             return self._report(place, fault)
-        while transforms and not _has_image(results):
+        while transforms and 'img' not in results:
             transform = transforms.pop(0)
             try:
                 results = transform(results)
@@ -116,12 +99,11 @@ class ReadableImages:
                 return self._report(place, fault or _file_fault(path) or text, lasting)
             if results is None:
                 return self._report(place, fault or _file_fault(path) or 'its loader returned nothing')
-        if not fault and has_boxes and None not in size and _has_image(results):
+        if not fault and has_boxes and None not in size and 'img' in results:
             found = np.shape(results['img'])[:2]
             if found != size:
-                fault = 'it is {1} x {0}, but its annotation says {3} x {2}'.format(*found, *size)
-                if found == size[::-1]:
-                    fault += '; its EXIF may turn it'
+                hint = '; its EXIF may turn it' if found == size[::-1] else ''
+                fault = 'it is {1} x {0}, but its annotation says {3} x {2}'.format(*found, *size) + hint
         self.examined[place] = not fault
         return self._report(place, fault) if fault else (results, '')
 
@@ -129,14 +111,10 @@ class ReadableImages:
         if not self.bad[place]:  # otherwise another worker process has reported it in the meantime
             self.bad[place] = lasting
             path = self.dataset.get_data_info(place).get('img_path')
-            count = f'so far {self.unreadable} of {len(self.bad)} images cannot'
+            count = f'so far {self.bad.sum()} of {len(self.bad)} images cannot'
             text = printable(f'{path} cannot be read and is skipped ({fault}); {count}')
             print_log(text, logger='current', level=logging.WARNING)
         return None, fault
-
-
-def _has_image(results) -> bool:
-    return isinstance(results, dict) and 'img' in results
 
 
 def _file_fault(path: str | None) -> str:

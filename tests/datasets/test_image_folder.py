@@ -135,10 +135,10 @@ def test_subsets(tmp_path):
         (folder(tmp_path / 'pool', pipeline=[LOAD], indices=[5, 3, 1]), [5, 1, 1]),
     ):
         assert [shown(subset[i]) for i in range(len(subset))] == expected
-        assert subset.first_readable.unreadable == (3 in expected or len(expected) != len(set(expected)))
-    assert dataset.first_readable.unreadable == 0
+        assert subset.first_readable.bad.sum() == (3 in expected or len(expected) != len(set(expected)))
+    assert dataset.first_readable.bad.sum() == 0
     dataset.get_subset_([7, 3])
-    assert [shown(dataset[i]) for i in (0, 1)] == [7, 7] and dataset.first_readable.unreadable == 1
+    assert [shown(dataset[i]) for i in (0, 1)] == [7, 7] and dataset.first_readable.bad.sum() == 1
 
 
 def test_a_large_set_is_small_in_memory(tmp_path):
@@ -154,7 +154,7 @@ def test_what_cannot_be_read_gives_way_to_the_next(tmp_path, warnings):
     dataset = folder(paint(tmp_path / 'pool', 8, broken=[2, 3, 7]), pipeline=[LOAD])
     for _ in range(2):
         assert [shown(dataset[i]) for i in range(8)] == [0, 1, 4, 4, 4, 5, 6, 0]
-    assert dataset.first_readable.unreadable == 3 and len(warnings) == 3
+    assert dataset.first_readable.bad.sum() == 3 and len(warnings) == 3
     for message, (name, number) in zip(warnings, (('002', 1), ('003', 2), ('007', 3))):
         assert re.search(rf'pool/{name}\.png cannot be read and is skipped \(.*\S.*\).*{number} of 8', message)
 
@@ -162,7 +162,7 @@ def test_what_cannot_be_read_gives_way_to_the_next(tmp_path, warnings):
 def test_a_loader_that_returns_nothing_is_one_that_cannot_read(tmp_path, warnings):
     dataset = folder(paint(tmp_path / 'pool', 3, broken=[0]), pipeline=[dict(LOAD, ignore_empty=True)])
     (tmp_path / 'pool/001.png').unlink()
-    assert shown(dataset[0]) == 2 and dataset.first_readable.unreadable == len(warnings) == 2
+    assert shown(dataset[0]) == 2 and dataset.first_readable.bad.sum() == len(warnings) == 2
 
 
 def test_only_loading_may_fail(tmp_path, warnings):
@@ -176,7 +176,7 @@ def test_only_loading_may_fail(tmp_path, warnings):
         folder(pool, pipeline=[LOAD, wrong])[0]
     dataset = folder(pool, pipeline=[LOAD, lambda results: results if shown(results) == 1 else None])
     assert [shown(dataset[i]) for i in range(3)] == [1, 1, 1]
-    assert dataset.first_readable.unreadable == 0 and warnings == []
+    assert dataset.first_readable.bad.sum() == 0 and warnings == []
 
 
 def test_when_testing_nothing_takes_the_place_of_an_image(tmp_path):
@@ -198,7 +198,7 @@ def test_nothing_readable_is_an_end_with_an_error(tmp_path, warnings):
     dataset = folder(pool, pipeline=[LOAD], max_refetch=2)
     with pytest.raises(ValueError, match='but 3 in a row cannot: .*Error'):
         dataset[0]
-    assert dataset.first_readable.unreadable == 3
+    assert dataset.first_readable.bad.sum() == 3
     none = folder(paint(tmp_path / 'good', 3), pipeline=[LOAD, lambda results: None])
     with pytest.raises(ValueError, match='but 3 in a row cannot: function returned nothing'):
         none[0]
@@ -214,13 +214,13 @@ def test_workers_share_what_they_found(tmp_path):
             assert torch.cat(batches).tolist() == [0, 1, 3, 3, 4, 5, 7, 7]
     finally:
         MMLogger.get_current_instance().removeHandler(handler)
-    assert dataset.first_readable.unreadable == 2
+    assert dataset.first_readable.bad.sum() == 2
     log = (tmp_path / 'log').read_text()
     assert log.count('002.png cannot be read') == log.count('006.png cannot be read') == 1
     # What a worker gets that is spawned and not forked.
     other = pickle.loads(ForkingPickler.dumps(dataset))
     other.first_readable.bad[0] = True
-    assert dataset.first_readable.unreadable == 3 and other[0] == 1
+    assert dataset.first_readable.bad.sum() == 3 and other[0] == 1
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_training_on_a_folder(run, data):
         assert seen.count(pool[place + 1]) >= 2
     assert np.isfinite([loss for *_, loss in rows]).all()
     assert log.count('broken.jpg cannot be read and is skipped') == 1
-    assert runner.train_dataloader.dataset.datasets[1].first_readable.unreadable == 1
+    assert runner.train_dataloader.dataset.datasets[1].first_readable.bad.sum() == 1
 
 
 def test_workers_and_resuming_change_nothing(run, data, tmp_path):
@@ -332,7 +332,7 @@ def test_workers_and_resuming_change_nothing(run, data, tmp_path):
     assert resumed == rows[12:] and len(resumed) == 6
     assert_equal(states(runner), states(original))
     assert log.count('broken.jpg cannot be read and is skipped') == 1
-    assert runner.train_dataloader.dataset.datasets[1].first_readable.unreadable == 1
+    assert runner.train_dataloader.dataset.datasets[1].first_readable.bad.sum() == 1
 
 
 def test_the_pair_of_sets_names_a_bad_folder(data, tmp_path):

@@ -59,7 +59,7 @@ def test_images_that_cannot_be_read_give_way_to_others_with_their_own_boxes(root
     assert labeled.first_readable.summary().startswith(
         f'5 of 6 images in {root}/labeled.json ({root}/images/labeled_000'
     )
-    assert unlabeled.first_readable.unreadable == 2
+    assert unlabeled.first_readable.bad.sum() == 2
 
 
 def test_a_jpeg_that_is_cut_off_is_not_learnt_though_it_decodes(root, warnings, monkeypatch):
@@ -121,7 +121,7 @@ def test_what_the_system_could_not_read_is_tried_again(root, warnings):
         dataset[0]
     drive.away = False
     assert 'labeled_000' in dataset[0]['data_samples'].img_path
-    assert dataset.datasets[0].first_readable.unreadable == 0 and len(warnings) == 6
+    assert dataset.datasets[0].first_readable.bad.sum() == 0 and len(warnings) == 6
 
 
 @pytest.mark.parametrize('type', ['CheckedCocoDataset', 'mmdet.CocoDataset'])
@@ -189,9 +189,9 @@ def test_subsets_and_testing(root):
     assert isinstance(dataset, YOLOv5CocoDataset)
     subset = dataset.get_subset([3, 5, 4])
     assert [Path(subset[i]['data_samples'].img_path).stem for i in range(3)] == ['labeled_005'] * 3
-    assert subset.first_readable.unreadable == 2 and dataset.first_readable.unreadable == 0
+    assert subset.first_readable.bad.sum() == 2 and dataset.first_readable.bad.sum() == 0
     dataset.get_subset_([0, 5])
-    assert Path(dataset[0]['data_samples'].img_path).stem == 'labeled_005' and dataset.first_readable.unreadable == 1
+    assert Path(dataset[0]['data_samples'].img_path).stem == 'labeled_005' and dataset.first_readable.bad.sum() == 1
     testing = DATASETS.build(member(root, 'labeled', test_mode=True))
     assert Path(testing[5]['data_samples'].img_path).stem == 'labeled_005'
     with pytest.raises(FileNotFoundError):
