@@ -41,15 +41,10 @@ def installed(distribution: str) -> str | None:
 
 
 def check_versions() -> None:
-    """Check that all packages are installed in versions that work, and that MMCV has its compiled operators.
-
-    Raises:
-        ImportError: the message names every wrong package, its version, and the versions that work.
-    """
+    """Raise an ImportError that names every package whose version does not work, or an MMCV without its operators."""
     faults = []
-    for module, bounds in REQUIRED.items():
-        name, lowest, limit = module, *bounds
-        found = installed(name)
+    for module, (lowest, limit) in REQUIRED.items():
+        name, found = module, installed(module)
         forked = installed(FORK[module][0]) if module in FORK else None
         if found and forked:
             both = f'{name} {found} and {FORK[module][0]} {forked}'
@@ -57,11 +52,9 @@ def check_versions() -> None:
             continue
         if forked:
             found, (name, lowest, limit) = forked, FORK[module]
-        wanted = f'{name} >= {lowest}' + (f', < {limit}' if limit else '')
-        if found is None:
-            faults.append(f'{wanted} is needed, and {name} is not installed')
-        elif _release(found) < _release(lowest) or (limit and _release(found) >= _release(limit)):
-            faults.append(f'{wanted} is needed, and {name} {found} is installed')
+        if not found or _release(found) < _release(lowest) or (limit and _release(found) >= _release(limit)):
+            wanted = f'{name} >= {lowest}' + (f', < {limit}' if limit else '')
+            faults.append(f'{wanted} is needed, and {name} {f"{found} is" if found else "is not"} installed')
     if not faults:
         try:
             import_module('mmcv.ops')
@@ -76,8 +69,7 @@ def import_mmyolo() -> None:
     """Import MMYOLO, also beside the fork's MMCV.
 
     ``mmyolo/__init__.py`` asserts that MMCV is older than 2.1. With the fork, this function executes that file without
-    its assertions, as ``python -O`` does. All of them are about versions, which ``check_versions`` has checked. No file
-    and no version is changed. If MMYOLO is imported before this package, its assertion still fails.
+    its assertions, as ``python -O`` does. All of them are about versions, which ``check_versions`` has checked.
     """
     if 'mmyolo' in sys.modules or not installed(FORK['mmcv'][0]):
         return
@@ -93,7 +85,7 @@ def import_mmyolo() -> None:
 
 
 def safe_loading() -> bool:
-    """Whether ``torch.load`` executes nothing in a file by default. This is so from torch 2.6 on."""
+    """Whether ``torch.load`` executes nothing in a file by default: from torch 2.6 on."""
     import torch  # not at the top, since check_versions must report a missing torch
 
     return _release(torch.__version__) >= (2, 6)
@@ -102,9 +94,8 @@ def safe_loading() -> bool:
 def allow_checkpoint_types() -> None:
     """Let ``torch.load(weights_only=True)``, the default from torch 2.6 on, read MMEngine's own checkpoints.
 
-    The checkpoints hold MMEngine's message hub: HistoryBuffer objects with NumPy arrays. A HistoryBuffer refers to its
-    own statistics methods by ``getattr``. Only these types are allowed, and ``getattr`` is replaced by a function that
-    finds only those methods. Everything else is still refused.
+    They hold HistoryBuffer objects with NumPy arrays. A HistoryBuffer refers to its own statistics methods by
+    ``getattr``, which is replaced by a function that finds only those methods. Everything else is still refused.
     """
     import numpy as np
     import torch

@@ -2,8 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pickle import UnpicklingError
 from typing import Any
 
@@ -25,8 +24,8 @@ class CheckpointError(ValueError):
 def read_checkpoint(path: str) -> Any:
     """Read a checkpoint to the CPU. From torch 2.6 on nothing in it is executed.
 
-    MMEngine's loaders give less: torch.hub, which reads URLs, turns safe loading off, and the fork of MMEngine turns it
-    off for files that safe loading refuses. Once this function has read a file, they execute nothing of it either.
+    MMEngine's own loaders may execute code: torch.hub, which reads URLs, turns safe loading off. The fork of MMEngine
+    turns it off for files that safe loading refuses. A file that this function has read is safe for them, too.
 
     Args:
         path: a file, or a URL that MMEngine knows.
@@ -39,8 +38,7 @@ def read_checkpoint(path: str) -> Any:
     try:
         if '://' not in path:
             return load(os.path.expanduser(path), map_location='cpu')
-        with _weights_only():
-            return CheckpointLoader.load_checkpoint(path, map_location='cpu', logger=None)
+        return _read_url(path)
     except Exception as error:  # torch raises any of them for a file that is broken or no checkpoint
         # There is no such file, host or package, or a published model has no such name.
         if isinstance(error, (OSError, ImportError)) or ('://' in path and isinstance(error, KeyError)):
@@ -48,15 +46,13 @@ def read_checkpoint(path: str) -> Any:
         raise CheckpointError(f'{path}: cannot be read as a checkpoint: {_reason(error)}') from None
 
 
-@contextmanager
-def _weights_only() -> Iterator[None]:
-    """torch.hub asks for unsafe loading. This is torch's own switch against it."""
-    name = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+def _read_url(path: str) -> Any:
+    name = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'  # torch's own switch, since torch.hub asks for unsafe loading
     before = os.environ.get(name)
     if safe_loading() and not os.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'):
         os.environ[name] = '1'
     try:
-        yield
+        return CheckpointLoader.load_checkpoint(path, map_location='cpu', logger=None)
     finally:
         os.environ.pop(name, None)
         if before is not None:
@@ -67,8 +63,6 @@ def _reason(error: Exception) -> str:
     refused = re.search(r'(?:GLOBAL|refused) ([\w.]+)', str(error)) if isinstance(error, UnpicklingError) else None
     if refused:
         return f'it holds {refused.group(1)}, which safe loading refuses'
-    if isinstance(error, EOFError):
-        return 'it ends too early'
     if isinstance(error, RuntimeError):
         return str(error).strip().partition('\n')[0].partition('. ')[0]
     return 'it is not a torch file'
@@ -83,14 +77,7 @@ class WholeFileBackend(LocalBackend):
 
 
 def check_start(runner: Runner, optimizer: bool = True) -> None:
-    """Check the checkpoint that ``load_from`` names, before the runner reads it.
-
-    Args:
-        optimizer: whether a run that is resumed needs the state of the optimizer.
-
-    Raises:
-        CheckpointError, OSError: as ``check_resumable`` or ``check_loadable``.
-    """
+    """Check ``load_from`` by ``check_resumable`` or ``check_loadable``, before the runner reads it."""
     path, model = runner._load_from, unwrapped(runner.model)
     if path is not None and runner._resume:
         check_resumable(path, model, optimizer)
@@ -99,16 +86,10 @@ def check_start(runner: Runner, optimizer: bool = True) -> None:
 
 
 def check_resumable(path: str, model: nn.Module, optimizer: bool = True) -> None:
-    """Check a checkpoint that a run is to be resumed from.
+    """Raise a CheckpointError if no run can be resumed from a checkpoint, which is a file or a URL.
 
-    Args:
-        path: file or URL.
-        model: every parameter of it must be in the checkpoint, with its shape. Buffers may be absent.
-        optimizer: whether the state of the optimizer must be there.
-
-    Raises:
-        CheckpointError: it cannot be read, lacks an entry, holds code, or is of another model.
-        OSError: there is no such file.
+    It must have every parameter of the model with its shape, the progress, and with ``optimizer`` the state of the
+    optimizer. Buffers may be absent. ``read_checkpoint`` may raise other errors.
     """
     content = read_checkpoint(path)
     wanted = ['meta', 'state_dict', 'message_hub', *(['optimizer'] if optimizer else [])]
@@ -122,21 +103,14 @@ def check_resumable(path: str, model: nn.Module, optimizer: bool = True) -> None
     if 'config' in content['meta']:
         # Runner.resume would execute it. MMEngine itself writes `meta.cfg`, which is text.
         raise CheckpointError(f'{path}: no run can be resumed from it: `meta.config` is code')
-    own, found = _shapes(dict(model.named_parameters())), _shapes(content['state_dict'])
-    _check_shapes(path, own, found)
+    _check_shapes(path, _shapes(dict(model.named_parameters())), _shapes(content['state_dict']))
 
 
 def check_loadable(path: str, model: nn.Module, complete: bool = False) -> None:
-    """Check a checkpoint that a model is to take its weights from.
+    """Raise a CheckpointError if a model cannot take its weights from a checkpoint, which is a file or a URL.
 
-    Args:
-        path: file or URL.
-        model: at least one parameter of it must be in the checkpoint, with its shape.
-        complete: whether every parameter must be there, as for evaluation.
-
-    Raises:
-        CheckpointError: it cannot be read, or is of another model.
-        OSError: there is no such file.
+    One parameter of the model must be there with its shape, or with ``complete`` every parameter, as for evaluation.
+    ``read_checkpoint`` may raise other errors.
     """
     content = read_checkpoint(path)
     weights = content.get('state_dict', content) if isinstance(content, Mapping) else None

@@ -19,9 +19,6 @@ def ramp(elapsed: float, length: float, schedule: str) -> float:
 
     With x = min(1, elapsed / length) it is x ('linear'), (1 − cos πx) / 2 ('cosine'), the linear value at ⌊elapsed⌋
     ('step') or 1 ('constant'). It is 0 for elapsed < 0. For length 0 it is 1 from elapsed = 0 on.
-
-    Returns:
-        Python float in [0, 1].
     """
     if elapsed < 0:
         return 0.0
@@ -43,25 +40,12 @@ def ema_momentum(elapsed: float, momentum: float, warmup: float) -> float:
         elapsed: number of iterations since the first average, >= 0.
         momentum: m, in (0, 1).
         warmup: time constant in iterations, >= 0. 0: the result is m.
-
-    Returns:
-        Python float in [m, 1].
     """
     return momentum + (1 - momentum) * math.exp(-elapsed / warmup) if warmup else momentum
 
 
 def lambda_bg_at(progress: float, *, lambda_bg: float, burn_in: float, warmup: float, schedule: str) -> float:
-    """λ_bg at ``progress``: 0 in burn-in, then ``lambda_bg`` times ``ramp``.
-
-    Args:
-        progress: epochs or iterations since the start of training, >= 0.
-        lambda_bg: maximum, >= 0.
-        burn_in: length of burn-in, >= 0.
-        warmup: length of the ramp after burn-in, >= 0.
-        schedule: 'constant', 'linear', 'step' or 'cosine'.
-
-    Returns:
-        Python float in [0, lambda_bg].
+    """λ_bg at ``progress``: 0 in burn-in, then ``lambda_bg`` times ``ramp`` of length ``warmup``.
 
     Raises:
         ValueError: a number is negative or not finite, or ``schedule`` is unknown.

@@ -14,16 +14,10 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
     MMEngine's loop repeats an interrupted epoch from its beginning, and leaves out a validation that was due after the
     checkpoint. This loop skips the batches that were learnt, and makes up for the validation. If the batch sampler has
     an attribute ``first_batch``, the skipped batches are not read.
-
-    Attributes:
-        first_batch: number of batches to skip in the next epoch.
-        validated: False if a validation of the latest epoch may still be due.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.first_batch = 0
-        self.validated = True
+    first_batch = 0  # batches to skip in the next epoch
+    validated = True  # False: a validation of the latest epoch may still be due
 
     def run(self) -> nn.Module:
         self.runner.call_hook('before_train')

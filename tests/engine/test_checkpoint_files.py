@@ -139,7 +139,7 @@ def test_weights_of_something_else_are_named(content, message, model, tmp_path):
 BROKEN = {
     'text': (lambda whole: b'no checkpoint\n', 'it is not a torch file'),
     'bytes': (lambda whole: bytes(range(256)), 'it is not a torch file'),
-    'empty': (lambda whole: b'', 'it ends too early'),
+    'empty': (lambda whole: b'', 'it is not a torch file'),
     'truncated': (lambda whole: whole[: len(whole) // 2], 'failed finding central directory'),
     'torn': (lambda whole: whole[: len(whole) // 2].ljust(len(whole), b'\0'), 'failed finding central directory'),
 }

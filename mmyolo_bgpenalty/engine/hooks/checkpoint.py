@@ -1,4 +1,4 @@
-"""A checkpoint hook for runs that can be stopped and resumed as if nothing had stopped them."""
+"""ResumableCheckpointHook: a stopped run goes on as if nothing had stopped it."""
 
 import os
 import random
@@ -29,37 +29,34 @@ from mmyolo_bgpenalty.utils.files import write_whole
 class ResumableCheckpointHook(CheckpointHook):
     """A CheckpointHook that loses no finished checkpoint, saves on SIGTERM, and makes resuming exact.
 
-    - A checkpoint is written under a temporary name, and renamed when it is complete. The same holds for
-      ``last_checkpoint``. Only then are the checkpoints removed that it replaces.
+    - A checkpoint is renamed to its name when it is complete. Only then are the files removed that it replaces.
     - It stores the place within the epoch, whether a validation is due, and the random states of every process.
-      ``ResumableTrainLoop`` continues there. MMEngine's EpochBasedTrainLoop repeats the epoch.
+      ``ResumableTrainLoop`` continues there.
     - On SIGTERM to any process the iteration or the validation batch is finished. Accumulated gradients are waited for.
       Then ``epoch_<epochs done>_iter_<iterations>.pth`` is written, and every process ends with exit code 143. A second
-      SIGTERM ends the process at once. Workers of a loader ignore a SIGTERM that is sent to all processes.
-    - Checkpoints are checked before MMEngine reads them, see ``check_resumable`` and ``check_loadable``. If the latest
-      checkpoint cannot be resumed from, ``resume=True`` without ``load_from`` takes the one before, with a warning.
+      SIGTERM ends the process at once.
+    - ``check_start`` checks ``load_from``. ``resume=True`` without ``load_from`` takes the latest checkpoint. If no run
+      can be resumed from it, the one before is taken, with a warning.
 
     Args:
         *args, **kwargs: as for CheckpointHook. In a local ``out_dir`` the default is
             ``backend_args=dict(backend='whole_files')``.
 
     Raises:
-        CheckpointError: no checkpoint can be resumed from although there are some, or the file that ``load_from`` names
-            is broken, unsafe or of another model.
+        CheckpointError: as ``check_start``, or there are checkpoints, but none can be resumed from.
     """
 
     backend_args: dict | None
+    file_backend: Any
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         if self.file_client_args is None and self.backend_args is None and '://' not in str(self.out_dir or ''):
             self.backend_args = dict(backend='whole_files')
         self._batch, self._validated = 0, True
-        self._resumed: dict | None = None
-        self._position: dict | None = None  # while a checkpoint of the run's progress is written
-        self._training = self._terminated = self._stopped = False
-
-    # Resuming
+        self._resumed: dict | None = None  # `resume` of the checkpoint
+        self._position: dict | None = None  # `resume` of the checkpoint that is being written
+        self._terminated = False
 
     def before_run(self, runner: Runner) -> None:
         check_start(runner, self.save_optimizer)
@@ -71,7 +68,7 @@ class ResumableCheckpointHook(CheckpointHook):
     def _choose_latest(self, runner: Runner) -> None:
         """Let ``last_checkpoint``, which MMEngine resumes from, name the latest checkpoint that is good."""
         pointer = Path(runner.work_dir, 'last_checkpoint')
-        folder = Path(runner.work_dir if self.out_dir is None else Path(self.out_dir, Path(runner.work_dir).name))
+        folder = Path(self.out_dir, Path(runner.work_dir).name) if self.out_dir else pointer.parent
         files = sorted(folder.glob(self.filename_tmpl.format('*')), key=_numbers, reverse=True)
         named = Path(pointer.read_text().strip()) if pointer.is_file() else Path()
         if named.name:
@@ -98,6 +95,7 @@ class ResumableCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
+        self.file_backend = _RemovesLater(self.file_backend)
         if is_main_process():
             # A killed process may have left unfinished files.
             for draft in Path(self.out_dir).glob(f'.*{Path(self.filename_tmpl).suffix}.tmp'):
@@ -110,15 +108,14 @@ class ResumableCheckpointHook(CheckpointHook):
                 loader.worker_init_fn = partial(_init_worker, loader.worker_init_fn)
         if self._resumed is not None:
             self._restore(runner, **self._resumed)
-        self._training, self._terminated, self._stopped = True, False, False
+        self._terminated = False
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
             signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def _restore(self, runner: Runner, batch: int, batches: int, validated: bool, random_states: list[dict]) -> None:
         loop = runner.train_loop
-        if 'last_ckpt' in runner.message_hub.runtime_info:
-            self.last_ckpt = runner.message_hub.get_info('last_ckpt')
+        self.last_ckpt = runner.message_hub.get_info('last_ckpt')
         if len(random_states) == get_world_size():
             _set_random_state(random_states[get_rank()])
         resumable = isinstance(loop, ResumableTrainLoop)
@@ -130,12 +127,9 @@ class ResumableCheckpointHook(CheckpointHook):
             loop.first_batch = batch
             runner.logger.info(f'Continuing after {batch} of {batches} batches of epoch {loop.epoch}')
             return
-        why = "`train_cfg.type='ResumableTrainLoop'` would continue within it"
-        if resumable:
-            why = f'it has {len(loop.dataloader)} batches now'
+        now = f'it has {len(loop.dataloader)} batches now'
+        why = now if resumable else "`train_cfg.type='ResumableTrainLoop'` would continue within it"
         runner.logger.warning(f'Epoch {loop.epoch} starts again after {batch} of {batches} batches were learnt: {why}')
-
-    # Saving
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if self._position is not None:
@@ -145,67 +139,20 @@ class ResumableCheckpointHook(CheckpointHook):
         hub['runtime_info'] = apply_to(hub['runtime_info'], lambda x: isinstance(x, np.generic), lambda x: x.item())
 
     def _save_checkpoint_with_step(self, runner: Runner, step, meta: dict) -> None:
-        outdated = None
-        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
-            if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
-                outdated = self.filename_tmpl.format(self.keep_ckpt_ids[0])
-            self.keep_ckpt_ids.append(step)  # which drops the first
-            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
-        name = self.filename_tmpl.format(step)
-        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
-        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         self._position = dict(
             batch=self._batch,
             batches=len(runner.train_dataloader),
             validated=self._validated,
             random_states=all_gather_object(_random_state()),
         )
-        runner.save_checkpoint(
-            self.out_dir,
-            name,
-            self.file_client_args,
-            save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler,
-            meta=meta,
-            by_epoch=self.by_epoch,
-            backend_args=self.backend_args,
-            **self.args,
-        )
+        super()._save_checkpoint_with_step(runner, step, meta)
         self._position = None
-        if is_main_process():
-            write_whole(Path(runner.work_dir, 'last_checkpoint'), self.last_ckpt)
-            if outdated:
-                self._remove(self.file_backend.join_path(self.out_dir, outdated))
+        self.file_backend.remove_now()
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        if not self.save_best:
-            return
-        before = self._best()
-        # CheckpointHook removes the files that it knows before it writes the new ones.
-        self._set_best(dict.fromkeys(before))
         super()._save_best_checkpoint(runner, metrics)
-        after = self._best()
-        self._set_best({key: after[key] or old for key, old in before.items()})
-        if is_main_process():
-            for key, old in before.items():
-                if old and after[key] not in (None, old):
-                    self._remove(old)
-
-    def _best(self) -> dict:
-        """Metric -> path of its best checkpoint. CheckpointHook stores the path of a single metric by itself."""
-        return {'': self.best_ckpt_path} if len(self.key_indicators) == 1 else dict(self.best_ckpt_path_dict)
-
-    def _set_best(self, paths: dict) -> None:
-        if len(self.key_indicators) == 1:
-            self.best_ckpt_path = paths['']
-        else:
-            self.best_ckpt_path_dict = paths
-
-    def _remove(self, path: str) -> None:
-        if self.file_backend.isfile(path):
-            self.file_backend.remove(path)
-
-    # Stopping
+        if self.save_best:
+            self.file_backend.remove_now()
 
     def _on_sigterm(self, number, frame) -> None:
         self._terminated = True
@@ -226,33 +173,29 @@ class ResumableCheckpointHook(CheckpointHook):
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         # Several processes may have different numbers of batches. They stop after validation.
-        if self._training and self._terminated and get_world_size() == 1:
+        if self._terminated and get_world_size() == 1:
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):  # it has put the average in the place of the weights
                     hook.after_val_epoch(runner)
             self._stop(runner, runner.iter)
 
     def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
-        if self._training:
-            self._validated = True
+        self._validated = True
         super().after_val_epoch(runner, metrics)
-        if self._training and self._any_terminated():
+        if self._any_terminated():
             self._stop(runner, runner.iter)
 
     def after_train(self, runner: Runner) -> None:
-        self._training = False
+        self._terminated = False
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._previous)
-        if not self._stopped:
-            super().after_train(runner)  # which publishes
+        super().after_train(runner)
 
     def _any_terminated(self) -> bool:
         """Whether any process got SIGTERM. All processes must call this equally often."""
-        if get_world_size() > 1:
-            flag = torch.tensor(float(self._terminated))
-            all_reduce(flag, 'max')
-            self._terminated = bool(flag)
-        return self._terminated
+        terminated = torch.tensor(float(self._terminated))
+        all_reduce(terminated, 'max')
+        return bool(terminated)
 
     def _stop(self, runner: Runner, iteration: int) -> None:
         step: int | str = runner.epoch if self.by_epoch else iteration
@@ -261,10 +204,27 @@ class ResumableCheckpointHook(CheckpointHook):
         self._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=iteration))
         runner.logger.warning(f'Stopped by SIGTERM. Saved {self.last_ckpt}; --resume continues from it')
         barrier()  # or a launcher would end a process that is still saving
-        self._stopped = True
+        self.published_keys = None  # MMEngine would publish the checkpoint as that of a finished run
         runner.call_hook('after_train')
         runner.call_hook('after_run')
         raise SystemExit(128 + signal.SIGTERM)
+
+
+class _RemovesLater:
+    """A file backend that removes files only when it is told to. CheckpointHook removes them before it writes."""
+
+    def __init__(self, backend):
+        self._backend, self._outdated = backend, []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def remove(self, path: str) -> None:
+        self._outdated.append(path)
+
+    def remove_now(self) -> None:
+        while self._outdated:
+            self._backend.remove(self._outdated.pop())
 
 
 def _numbers(path: Path) -> tuple[int, ...]:
@@ -275,9 +235,8 @@ def _numbers(path: Path) -> tuple[int, ...]:
 def _random_state() -> dict:
     """The random states of this process, in types that safe loading knows."""
     name, keys, *rest = np.random.get_state()
-    state: dict[str, Any] = dict(
-        python=random.getstate(), numpy=(name, np.asarray(keys).tolist(), *rest), torch=torch.get_rng_state()
-    )
+    numpy = (name, np.asarray(keys).tolist(), *rest)
+    state: dict[str, Any] = dict(python=random.getstate(), numpy=numpy, torch=torch.get_rng_state())
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         state['cuda'] = torch.cuda.get_rng_state()
     return state
@@ -285,18 +244,14 @@ def _random_state() -> dict:
 
 def _set_random_state(state: dict) -> None:
     random.setstate(state['python'])
-    name, keys, *rest = state['numpy']
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    np.random.set_state(state['numpy'])
     torch.set_rng_state(state['torch'].cpu())
     if 'cuda' in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state['cuda'].cpu())
 
 
 def _init_worker(inner: Callable[[int], None] | None, worker: int) -> None:
-    """Let SIGTERM end a worker only if its parent sends it.
-
-    Schedulers send SIGTERM to all processes, and torch stops a training if a worker ends.
-    """
+    """Let SIGTERM end a worker only if its parent sends it. Schedulers send SIGTERM to all processes."""
     if inner is not None:
         inner(worker)
     if hasattr(signal, 'sigwaitinfo'):  # not on macOS and Windows

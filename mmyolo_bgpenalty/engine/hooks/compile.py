@@ -14,15 +14,13 @@ class CompileHook(Hook):
     """Compiles the backbone and the neck of each detector in the model, student and teacher.
 
     Heads and losses are not compiled: their shapes depend on the number of objects. MMEngine's own ``compile=``
-    compiles the whole ``train_step``, which fails in the first iteration (torch 2.13): with data samples where
-    MMEngine copies their meta, and with MMYOLO's fast collate after 50 graphs. Here there are 4 graphs for student
-    and teacher, and later batches add none.
+    compiles the whole ``train_step``, which fails in the first iteration (torch 2.13).
 
     The first training step and the first validation take a minute or more, and nothing is logged meanwhile. A CPU needs
-    a C++ compiler. Values change by rounding alone. Checkpoints and their names stay the same.
+    a C++ compiler. Values change by rounding alone. Checkpoints stay the same.
 
     Args:
-        **options: options of torch.compile, as ``backend``, ``mode`` and ``dynamic``.
+        **options: options of torch.compile, such as ``backend``, ``mode`` and ``dynamic``.
 
     Raises:
         ValueError: the model has no backbone, or torch is older than 2.2.

@@ -7,12 +7,13 @@ from typing import Any
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
 from mmyolo.registry import HOOKS
-from torch import nn
 
 from mmyolo_bgpenalty.engine.schedule import DEFAULT_PLAN, lambda_bg_at
 from mmyolo_bgpenalty.engine.settings import HOOK_SETTINGS, hook_arguments, settings_in
 from mmyolo_bgpenalty.models.bg_penalty_head import BgPenaltyYOLOv8Head
 from mmyolo_bgpenalty.utils.distributed import unwrapped
+
+_STATED_TWICE = '`{}` is stated twice: {!r} at the top level of the config and {}; remove one'
 
 
 @HOOKS.register_module()
@@ -25,8 +26,8 @@ class LambdaBgSchedulerHook(Hook):
 
     Every iteration logs ``semi/lambda_bg``. When LoggerHook prints, ``loss/bg_penalty_mean`` and
     ``loss/bg_penalty_max`` (statistics of the head) are logged as well. At the end of each pass over the train loader
-    there are two lines in the log: ``Epoch 5: λ_bg=0.200``, λ where the epoch (counted from 0) ends, and
-    ``BG Penalty Stats: mean=… max=… min=…`` of its last loss.
+    the log has ``Epoch 5: λ_bg=0.200`` (epochs are counted from 0, λ is that at the end of the epoch) and
+    ``BG Penalty Stats: mean=… max=… min=…`` of the last loss.
 
     Args:
         lambda_bg: maximum of λ, >= 0.
@@ -68,25 +69,21 @@ class LambdaBgSchedulerHook(Hook):
         return math.floor(batches - 1e-6) + 1 if batches else 0
 
     def before_run(self, runner: Runner) -> None:
-        settings = settings_in(runner.cfg)
-        given = hook_arguments(runner.cfg)
+        settings, given = settings_in(runner.cfg), hook_arguments(runner.cfg)
         for name, argument in HOOK_SETTINGS.items():
             if name in settings:
-                if argument in given and given[argument] != settings[name]:
-                    raise ValueError(
-                        f'`{name}` is stated twice: {settings[name]!r} at the top level of the config and '
-                        f'{given[argument]!r} as `{argument}` of LambdaBgSchedulerHook; remove one'
-                    )
+                if given.get(argument, settings[name]) != settings[name]:
+                    where = f'{given[argument]!r} as `{argument}` of LambdaBgSchedulerHook'
+                    raise ValueError(_STATED_TWICE.format(name, settings[name], where))
                 self.plan[argument] = settings[name]
         lambda_bg_at(0, **self.plan)
-        self._heads = self._find_heads(runner.model)
+        trained = getattr(unwrapped(runner.model), 'student', unwrapped(runner.model))
+        self._heads = [module for module in trained.modules() if isinstance(module, BgPenaltyYOLOv8Head)]
         if 'use_focal_bg' in settings:
             for head in self._heads:
                 if head.bg_penalty.focal and settings['use_focal_bg'] is False:
-                    raise ValueError(
-                        '`use_focal_bg` is stated twice: False at the top level of the config and True as `focal` of '
-                        "the head's `bg_penalty`; remove one"
-                    )
+                    where = 'True as `focal` in `bg_penalty` of the head'
+                    raise ValueError(_STATED_TWICE.format('use_focal_bg', False, where))
                 head.bg_penalty = replace(head.bg_penalty, focal=settings['use_focal_bg'])
 
     def before_train(self, runner: Runner) -> None:
@@ -103,27 +100,20 @@ class LambdaBgSchedulerHook(Hook):
         runner.message_hub.update_scalar('train/semi/lambda_bg', value)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        self._log_statistics(runner, batch_idx)
         done = runner.iter + 1
         epoch, rest = divmod(done, len(runner.train_dataloader))
-        if not rest:
-            value = lambda_bg_at(epoch if self.by_epoch else done, **self.plan)
-            stats = self._heads[0].get_bg_penalty_stats()
-            runner.logger.info(f'Epoch {epoch - 1}: λ_bg={value:.3f}')
-            runner.logger.info('BG Penalty Stats: mean={mean:.4f} max={max:.4f} min={min:.4f}'.format(**stats))
-
-    def _log_statistics(self, runner: Runner, batch_idx: int) -> None:
         interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 10)
-        if not (self.every_n_inner_iters(batch_idx, interval) or self.end_of_epoch(runner.train_dataloader, batch_idx)):
+        printed = self.every_n_inner_iters(batch_idx, interval) or self.end_of_epoch(runner.train_dataloader, batch_idx)
+        if rest and not printed:
             return
         stats = self._heads[0].get_bg_penalty_stats()
-        for name in ('mean', 'max'):
-            key = f'train/loss/bg_penalty_{name}'
-            # LogProcessor averages entries with "loss" in their name. Only the latest value is left to it.
-            runner.message_hub.log_scalars.pop(key, None)
-            runner.message_hub.update_scalar(key, stats[name])
-
-    @staticmethod
-    def _find_heads(model: nn.Module) -> list[BgPenaltyYOLOv8Head]:
-        trained = getattr(unwrapped(model), 'student', unwrapped(model))
-        return [module for module in trained.modules() if isinstance(module, BgPenaltyYOLOv8Head)]
+        if printed:
+            for name in ('mean', 'max'):
+                key = f'train/loss/bg_penalty_{name}'
+                # LogProcessor averages entries with "loss" in their name. Only the latest value is left to it.
+                runner.message_hub.log_scalars.pop(key, None)
+                runner.message_hub.update_scalar(key, stats[name])
+        if not rest:
+            value = lambda_bg_at(epoch if self.by_epoch else done, **self.plan)
+            runner.logger.info(f'Epoch {epoch - 1}: λ_bg={value:.3f}')
+            runner.logger.info('BG Penalty Stats: mean={mean:.4f} max={max:.4f} min={min:.4f}'.format(**stats))

@@ -17,13 +17,12 @@ class LastEpochsPipelineHook(PipelineSwitchHook):
     """PipelineSwitchHook for the last part of training, whatever its length. Ultralytics ends mosaics in this way.
 
     The first epoch with the new pipeline is ``max_epochs - max(1, round(share * max_epochs))``, counted from 0. In a
-    ``LabeledUnlabeledDataset`` the pipeline of the labeled images is switched. Nothing happens where the pipeline mixes
-    no images. The pipeline also stays, with a warning, in an IterBasedTrainLoop (it has no epochs), for datasets in a
-    ConcatDataset, and for mosaics without a single image as the alternative.
+    ``LabeledUnlabeledDataset`` the pipeline of the labeled images is switched. With a warning the pipeline stays in an
+    IterBasedTrainLoop (it has no epochs), for a ConcatDataset, and for mosaics without a single image as alternative.
 
     Args:
         share: part of the epochs, in (0, 1].
-        switch_pipeline: the new pipeline; None: the pipeline of training without what mixes images (``single_images``).
+        switch_pipeline: the new pipeline; None: ``single_images`` of the pipeline of training.
 
     Raises:
         ValueError: ``share`` is out of range.

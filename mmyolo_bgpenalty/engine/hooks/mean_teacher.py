@@ -1,14 +1,12 @@
 """BurnInMeanTeacherHook: the teacher as the average of the student."""
 
-from collections import defaultdict
-
 import torch
 from mmdet.engine.hooks import MeanTeacherHook
 from mmdet.models import SemiBaseDetector
 from mmengine.dist import all_reduce_params
 from mmengine.runner import Runner
 from mmyolo.registry import HOOKS
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmyolo_bgpenalty.datasets.samplers import LabeledUnlabeledBatchSampler
@@ -33,13 +31,11 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
     Args:
         momentum: the student's part in an update, in (0, 1).
         interval: iterations between updates.
-        unsup_warmup: length of the rise of ``unsup_ramp``, >= 0, in epochs or iterations, as LambdaBgSchedulerHook
-            counts.
+        unsup_warmup: length of the rise of ``unsup_ramp``, >= 0, in the unit of LambdaBgSchedulerHook.
         unsup_schedule: shape of the rise, 'constant', 'linear', 'step' or 'cosine'.
         average_in_burn_in: average from the first iteration on. Then an average labels the first unlabeled images, and
             a run on labeled images alone (burn-in to the end) has its EMA.
-        momentum_warmup: number of iterations, >= 0, in which the student's part falls from 1 towards ``momentum`` by
-            63 %, see ``ema_momentum``. It falls from the first average on. 0: ``momentum`` at once.
+        momentum_warmup: ``warmup`` of ``ema_momentum``, >= 0. It begins with the first average.
 
     Raises:
         ValueError: an argument is out of range; no student and teacher in the model; no LambdaBgSchedulerHook.
@@ -61,8 +57,6 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
         self.unsup_schedule = one_of('unsup_schedule', unsup_schedule, SCHEDULES)
         self.average_in_burn_in = flag('average_in_burn_in', average_in_burn_in)
         self.momentum_warmup = non_negative('momentum_warmup', momentum_warmup)
-        # The model, and its tensors by kind. To collect them takes three times as long as to average them.
-        self._collected: tuple[SemiBaseDetector, dict[str, list[Tensor]]] | None = None
 
     def before_train(self, runner: Runner) -> None:
         model = unwrapped(runner.model)
@@ -70,16 +64,16 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
             raise ValueError(
                 f'BurnInMeanTeacherHook expects a model with a student and a teacher, but got {type(model).__name__}'
             )
-        plan = next((hook for hook in runner.hooks if isinstance(hook, LambdaBgSchedulerHook)), None)
-        if plan is None:
+        plans = [hook for hook in runner.hooks if isinstance(hook, LambdaBgSchedulerHook)]
+        if not plans:
             raise ValueError(
                 'BurnInMeanTeacherHook expects a LambdaBgSchedulerHook, which states burn-in, among the hooks, but '
                 'found none: add it (with lambda_bg=0 for no penalty)'
             )
-        self._plan = plan
+        self._plan = plans[0]
         sampler = getattr(runner.train_dataloader, 'batch_sampler', None)
         if isinstance(sampler, LabeledUnlabeledBatchSampler):
-            sampler.labeled_only = plan.burn_in_batches(runner)
+            sampler.labeled_only = self._plan.burn_in_batches(runner)
         self._statistics = [
             buffer
             for module in model.student.modules()
@@ -87,11 +81,18 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
             for buffer in (module.running_mean, module.running_var)
             if buffer is not None
         ]
+        self._collect(model)
         if runner.iter == 0:
             self.momentum_update(model, 1)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        self._collected = None  # another hook may have replaced tensors
+        self._collect(unwrapped(runner.model))  # again, since another hook may have replaced tensors
+
+    def _collect(self, model: SemiBaseDetector) -> None:
+        """Collect the tensors of teacher and student. This takes three times as long as to average them."""
+        pairs = list(zip(model.teacher.state_dict().values(), model.student.state_dict().values()))
+        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         elapsed = self._plan.progress(runner, batch_idx) - self._plan.burn_in
@@ -113,23 +114,7 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
     @torch.no_grad()
     def momentum_update(self, model: SemiBaseDetector, momentum: float) -> None:
         """Average parameters and floating-point buffers; copy other buffers (counters)."""
-        if self._collected is None or self._collected[0] is not model:
-            self._collected = model, _collect(model)
-        tensors = self._collected[1]
-        if hasattr(torch, '_foreach_lerp_'):  # torch >= 2.0; one kernel for many tensors
-            torch._foreach_lerp_(tensors['averages'], tensors['averaged'], momentum)
-        else:
-            for average, new in zip(tensors['averages'], tensors['averaged']):
-                average.lerp_(new, momentum)
-        for copy, original in zip(tensors['copies'], tensors['originals']):
+        averages, tensors = zip(*self._averaged)
+        torch._foreach_lerp_(averages, tensors, momentum)  # one kernel for many tensors
+        for copy, original in self._copied:
             copy.copy_(original)
-
-
-def _collect(model: SemiBaseDetector) -> dict[str, list[Tensor]]:
-    """Tensors of the teacher (averages, copies) and, in the same order, of the student (averaged, originals)."""
-    tensors = defaultdict(list)
-    for old, new in zip(model.teacher.state_dict().values(), model.student.state_dict().values()):
-        names = ('averages', 'averaged') if old.is_floating_point() else ('copies', 'originals')
-        for name, tensor in zip(names, (old, new)):
-            tensors[name].append(tensor)
-    return tensors
