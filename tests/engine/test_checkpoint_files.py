@@ -21,24 +21,8 @@ from mmyolo_bgpenalty import ResumableCheckpointHook
 from mmyolo_bgpenalty.cli.train import main
 from mmyolo_bgpenalty.engine.checkpoint_files import CheckpointError, check_loadable, check_resumable, read_checkpoint
 from tests.helpers.child_runs import ended, start
+from tests.helpers.pickles import Runs
 from tests.helpers.tiny import SEMI, load
-
-
-class Touches:
-    """Leaves a file when it is unpickled."""
-
-    def __init__(self, trace):
-        self.trace = trace
-
-    def __reduce__(self):
-        return os.system, (f'touch {self.trace}',)
-
-
-class Gets:
-    """Takes something of a class by ``getattr``, which is allowed for its statistics alone."""
-
-    def __reduce__(self):
-        return getattr, (HistoryBuffer, '__init__')
 
 
 @pytest.fixture(scope='module')
@@ -79,9 +63,9 @@ def test_a_good_checkpoint_is_fine(good, model, tmp_path):
 
 def test_an_evaluation_needs_every_parameter(good, model, tmp_path):
     """A start needs one."""
-    state = good['state_dict']
-    for change in ({HEAD: torch.zeros(80, 16, 1, 1)}, {HEAD.replace('student', 'teacher'): torch.zeros(80, 16, 1, 1)}):
-        file = saved(tmp_path / 'other.pth', dict(good, state_dict={**state, **change}))
+    for name in (HEAD, HEAD.replace('student', 'teacher')):
+        state = {**good['state_dict'], name: torch.zeros(80, 16, 1, 1)}
+        file = saved(tmp_path / 'other.pth', dict(good, state_dict=state))
         check_loadable(file, model)
         with pytest.raises(CheckpointError, match='another model: 1 of .* differ.*: .80, 16, 1, 1. in the checkpoint'):
             check_loadable(file, model, complete=True)
@@ -146,27 +130,29 @@ BROKEN = {
 
 
 @pytest.mark.parametrize('name', BROKEN)
-@pytest.mark.parametrize('check', [check_loadable, check_resumable])
-def test_broken_files_are_named(name, check, good, model, tmp_path):
+def test_broken_files_are_named(name, good, model, tmp_path):
     file = tmp_path / 'broken.pth'
     saved(file, good)
     change, message = BROKEN[name]
     file.write_bytes(change(file.read_bytes()))
-    with pytest.raises(CheckpointError, match=f'^{file}: cannot be read as a checkpoint: .*{message}') as error:
-        check(str(file), model)
-    assert '\n' not in str(error.value)
+    for check in (check_loadable, check_resumable):
+        with pytest.raises(CheckpointError, match=f'^{file}: cannot be read as a checkpoint: .*{message}') as error:
+            check(str(file), model)
+        assert '\n' not in str(error.value)
 
 
-def test_a_missing_file_is_named(model, tmp_path):
+def test_what_is_not_there_is_no_broken_file(model, tmp_path):
     with pytest.raises(FileNotFoundError, match=r'none\.pth'):
         check_loadable(str(tmp_path / 'none.pth'), model)
+    with pytest.raises(KeyError, match='no_such_model'):
+        read_checkpoint('open-mmlab://no_such_model')
 
 
 @pytest.mark.parametrize('option', ['--resume', 'load_from'])
 @pytest.mark.parametrize('hook', ['ResumableCheckpointHook', 'CheckpointHook'])
 def test_a_malicious_pickle_is_refused_and_nothing_of_it_runs(option, hook, good, cfg, tmp_path):
     file, trace, config = tmp_path / 'malicious.pth', tmp_path / 'trace', tmp_path / 'tiny.py'
-    saved(file, {**good, 'extra': Touches(trace)})
+    saved(file, {**good, 'extra': Runs(os.system, f'touch {trace}')})
     torch.load(file, weights_only=False)
     assert trace.exists()  # it is one
     trace.unlink()
@@ -183,7 +169,7 @@ def test_a_malicious_pickle_is_refused_and_nothing_of_it_runs(option, hook, good
 
 def test_only_the_types_of_this_package_are_allowed_before_and_after(tmp_path):
     """The fork of MMEngine allows getattr while it reads a file. Afterwards it allows less than before."""
-    gets = saved(tmp_path / 'gets.pth', dict(x=Gets()))
+    gets = saved(tmp_path / 'gets.pth', dict(x=Runs(getattr, HistoryBuffer, '__init__')))
     history = HistoryBuffer()
     history.update(1.0)
     good = saved(tmp_path / 'good.pth', dict(x=history))
@@ -195,15 +181,11 @@ def test_only_the_types_of_this_package_are_allowed_before_and_after(tmp_path):
     assert torch.load(good)['x'].mean() == 1
 
 
-def test_importing_leaves_the_loaders_of_mmengine():
-    assert {loader.__module__ for loader in CheckpointLoader._schemes.values()} == {'mmengine.runner.checkpoint'}
-
-
 def test_a_malicious_pickle_of_the_web_is_refused(tmp_path, monkeypatch):
     """torch.hub loads what it downloads unsafely unless it is told otherwise."""
     trace, served = tmp_path / 'trace', tmp_path / 'served'
     served.mkdir()
-    saved(served / 'malicious.pth', dict(state_dict=Touches(trace)))
+    saved(served / 'malicious.pth', dict(state_dict=Runs(os.system, f'touch {trace}')))
     saved(served / 'good.pth', dict(state_dict=dict(weight=torch.ones(2))))
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -221,11 +203,7 @@ def test_a_malicious_pickle_of_the_web_is_refused(tmp_path, monkeypatch):
         server.shutdown()
     assert not trace.exists()
     assert 'TORCH_FORCE_WEIGHTS_ONLY_LOAD' not in os.environ
-
-
-def test_names_that_are_not_published_are_no_broken_files():
-    with pytest.raises(KeyError, match='no_such_model'):
-        read_checkpoint('open-mmlab://no_such_model')
+    assert {loader.__module__ for loader in CheckpointLoader._schemes.values()} == {'mmengine.runner.checkpoint'}
 
 
 # Which checkpoint a run is resumed from
@@ -254,16 +232,16 @@ def left_to_resume(folder, pointer=None, broken=(), names=NAMES, **arguments):
     return latest and Path(latest).stem, warnings
 
 
-def test_a_run_is_resumed_from_what_last_checkpoint_names(tmp_path):
-    """Later checkpoints may be of an earlier run in the same folder."""
-    assert left_to_resume(tmp_path, f'{tmp_path}/epoch_2.pth') == ('epoch_2', [])
-    # The folder was moved.
-    assert left_to_resume(tmp_path, '/elsewhere/epoch_2_iter_17.pth') == ('epoch_2_iter_17', [])
-
-
-@pytest.mark.parametrize('pointer', [None, '', '\n'])
-def test_without_last_checkpoint_the_newest_is_taken(tmp_path, pointer):
-    assert left_to_resume(tmp_path, pointer) == ('epoch_10', [])
+@pytest.mark.parametrize(
+    'pointer, expected',
+    [
+        ('{folder}/epoch_2.pth', 'epoch_2'),  # later checkpoints may be of an earlier run in the same folder
+        ('/elsewhere/epoch_2_iter_17.pth', 'epoch_2_iter_17'),  # the folder was moved
+        *((pointer, 'epoch_10') for pointer in (None, '', '\n')),
+    ],
+)
+def test_a_run_is_resumed_from_what_last_checkpoint_names_or_the_newest(tmp_path, pointer, expected):
+    assert left_to_resume(tmp_path, pointer and pointer.format(folder=tmp_path)) == (expected, [])
 
 
 @pytest.mark.parametrize('arguments', [{}, dict(out_dir='out')])

@@ -1,6 +1,8 @@
 """States that are nested dicts and lists of tensors."""
 
+import numpy as np
 import torch
+from mmengine.logging import HistoryBuffer
 
 
 def tensors(node, path=''):
@@ -25,6 +27,7 @@ def states(runner):
 
 
 def assert_equal(a, b, path=''):
+    assert type(a) is type(b), path
     if isinstance(a, dict):
         assert a.keys() == b.keys(), path
         for key in a:
@@ -34,6 +37,8 @@ def assert_equal(a, b, path=''):
         for i, (x, y) in enumerate(zip(a, b)):
             assert_equal(x, y, f'{path}[{i}]')
     elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), path
+        assert a.dtype == b.dtype and torch.equal(a, b), path
+    elif isinstance(a, HistoryBuffer):
+        np.testing.assert_array_equal(a.data, b.data, path)  # nan equals nan
     else:
         assert a == b or callable(a), path

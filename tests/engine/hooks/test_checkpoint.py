@@ -19,6 +19,7 @@ from mmyolo.registry import METRICS
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 from tests.helpers import child_runs
 from tests.helpers.child_runs import Signal, SmallFilesOnly
+from tests.helpers.states import assert_equal
 from tests.helpers.tiny import SEMI, SUPERVISED, load
 
 BATCHES = 5  # an epoch has 10 unlabeled images, 2 in a batch
@@ -85,24 +86,6 @@ def last(work_dir):
     return torch.load(Path(work_dir, 'last_checkpoint').read_text())
 
 
-def assert_equal(a, b, path=''):
-    assert type(a) is type(b), path
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), path
-        for key in a:
-            assert_equal(a[key], b[key], f'{path}.{key}')
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), path
-        for i, (x, y) in enumerate(zip(a, b)):
-            assert_equal(x, y, f'{path}[{i}]')
-    elif isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype and torch.equal(a, b), path
-    elif hasattr(a, 'data'):  # HistoryBuffer; nan equals nan
-        np.testing.assert_array_equal(a.data, b.data, path)
-    else:
-        assert a == b or callable(a), path
-
-
 def assert_same_run(found, whole, batches, position=True):
     """Compare what each iteration saw and drew, every logged line, and the last checkpoint of two work dirs."""
     expected = {row['iteration']: row for row in seen(whole)}
@@ -161,10 +144,8 @@ def test_what_is_compared_tells_runs_apart(whole):
     assert len({row['loss'] for row in rows}) == len({tuple(row['drawn']) for row in rows}) == EPOCHS * BATCHES
     assert [len(row['images']) for row in rows] == [2] * BATCHES + [6] * 2 * BATCHES
     assert [place for place, _ in logged(whole) if place[0] == 'epoch'] == [('epoch', 2), ('epoch', 3)]
-    for part, times in (('up to 12.', 1), ('Pseudo-labels', 2), ('λ_bg', 3), ('BG Penalty', 3)):
-        assert sum(part in line for line in monitored(whole)) == times
     content = last(whole)
-    assert content['collapse_monitor']['warned'] == ['boxes']
+    assert content['collapse_monitor']['warned'] == ['boxes'] and len(monitored(whole)) == 9
     assert np.array(content['pseudo_label_counts']).sum() > 0
     assert content['optimizer']['state'] and content['resume']['random_states'][0]['torch'].any()
 
