@@ -87,12 +87,11 @@ def losses_of(head, outs, data):
         del head.forward
 
 
-def penalised(head, data):
-    """(images, 84): where loss_bg has a gradient to the logits."""
-    outs = head(features())
+def gradient_reaches(head, outs, data, name):
+    """(images, 84, classes), bool: where the loss ``name`` has a gradient to the logits in ``outs``."""
     logits = [level.detach().requires_grad_() for level in outs[0]]
-    losses_of(head, (logits, *outs[1:]), data)['loss_bg'].backward()
-    return torch.cat([level.grad.abs().amax(1).flatten(1) for level in logits], 1) > 0
+    losses_of(head, (logits, *outs[1:]), data)[name].backward()
+    return torch.cat([level.grad.flatten(2) for level in logits], 2).mT != 0
 
 
 def foreground(head, outs, objects=OBJECTS):
@@ -100,10 +99,8 @@ def foreground(head, outs, objects=OBJECTS):
     most = max(len(boxes) for boxes, _ in objects)
     targets = torch.zeros(len(objects), most, 6)
     for row, (boxes, labels) in zip(targets, objects):
-        row[: len(boxes), :4], row[: len(boxes), 4], row[: len(boxes), 5] = (
-            *map(torch.tensor, (boxes, labels)),
-            1,
-        )
+        if boxes:
+            row[: len(boxes)] = torch.tensor([[*box, label, 1] for box, label in zip(boxes, labels)])
     strides = torch.tensor([SIZE / n for n in GRIDS for _ in range(n * n)])
     priors = torch.cat([torch.from_numpy(PRIORS).float(), strides[:, None], strides[:, None]], 1)
     scores, distances = (torch.cat([level.flatten(2) for level in out], 2).mT.detach() for out in outs[:2])

@@ -11,16 +11,12 @@ from mmyolo.registry import MODELS
 from mmyolo_bgpenalty.models.sparse_yolov8_head import LossInputs
 from tests.helpers.heads import (
     ASSIGNERS,
-    GRIDS,
     PENALTIES,
     PRIORS,
-    SIZE,
     batch,
     build,
     features,
-    foreground,
     head_cfg,
-    in_boxes,
     losses_of,
 )
 from tests.helpers.semi import batch as semi_batch
@@ -135,36 +131,6 @@ def test_boxes_are_decoded_in_full_precision(dtype):
     assert losses['loss_bbox'] / 7.5 < 1e-3  # 7.5 is its weight
 
 
-def gradient_reaches(head, logits, outs, data):
-    """(images, 84, classes): where loss_cls has a gradient to the logits."""
-    logits = [level.detach().requires_grad_() for level in logits]
-    losses_of(head, (logits, *outs[1:]), data)['loss_cls'].backward()
-    return torch.cat([level.grad.flatten(2) for level in logits], 2).mT != 0
-
-
-@half
-@pytest.mark.parametrize('path', ['list', 'fast'])
-def test_ignored_objects_are_left_out_of_the_classification_loss_under_autocast(path, dtype):
-    """As in fp32, to the prior: x = 40 is an edge with priors on it."""
-    boxes = torch.tensor([[0.0, 30, 40, 64], [34, 0, 64, 30]])
-    data = batch(path, ignored=[boxes, torch.zeros(0, 4)])
-    if path == 'list':
-        data[0].ignored_instances.labels = torch.tensor([1, -1])
-    else:
-        data['img_metas'][0]['ignored_labels'] = torch.tensor([1, -1])
-    head = build(assigner='SparseTaskAlignedAssigner', ignored_in_cls=True)
-    with torch.autocast('cpu', dtype):
-        outs = head(features())
-        found = gradient_reaches(head, outs[0], outs, data)
-    expected = torch.ones_like(found)
-    taken = foreground(head, [[level.float() for level in levels] for levels in outs])[0]
-    for box, left_out in zip(boxes.numpy(), ([1], [0, 1, 2])):
-        inside = torch.from_numpy(in_boxes(PRIORS, [box])) & ~taken
-        expected[0, inside.nonzero(), torch.tensor(left_out)] = False
-    assert torch.equal(found, expected) and not expected.all()
-    assert len(PRIORS) == sum(n * n for n in GRIDS) and SIZE == 64
-
-
 @pytest.mark.parametrize('channels_last', [False, True])
 @pytest.mark.parametrize('dtype', [None, *HALF], ids=['fp32', 'fp16', 'bf16'])
 def test_three_zones_in_half_precision_and_channels_last(dtype, channels_last):
@@ -195,21 +161,6 @@ def test_three_zones_in_half_precision_and_channels_last(dtype, channels_last):
     assert all(p.grad.isfinite().all() for p in parameters.values())
     formats = {p.is_contiguous(memory_format=torch.channels_last) for p in parameters.values() if p.shape[2:] == (3, 3)}
     assert formats == {channels_last}
-
-
-@half
-def test_real_predictions_have_three_zones_under_autocast(dtype):
-    """Scores are compared in fp32, in which nothing is between the zones."""
-    model = semi_model(unsure_thr=0.0, pseudo_test_cfg=dict(score_thr=2e-3, nms=dict(type='nms', iou_threshold=0.9)))
-    inputs, samples = semi_batch(2)
-    with torch.autocast('cpu', dtype):
-        model.get_pseudo_instances(inputs['unsup_teacher'], samples['unsup_teacher'])
-    sure, unsure = (
-        torch.cat([sample.get(name).scores for sample in samples['unsup_teacher']])
-        for name in ('gt_instances', 'ignored_instances')
-    )
-    assert sure.dtype == unsure.dtype == torch.float32
-    assert len(sure) and len(unsure) and sure.min() > 2e-3 >= unsure.max()
 
 
 @both_codes

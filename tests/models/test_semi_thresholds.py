@@ -54,24 +54,6 @@ def test_the_unsure_zone_does_not_move_thresholds():
     assert found[0] == found[1] and found[0][0] == pytest.approx([0.9, 0.1, 0.9])
 
 
-def test_equal_thresholds_are_one_threshold():
-    """What NMS keeps above a threshold does not depend on what is below it."""
-    shapes = [(8, 12), (4, 6), (2, 3)]
-    cls_scores = [torch.randn(2, 3, *shape) - 1.5 for shape in shapes]
-    bbox_preds = [torch.full((2, 4, *shape), 1.5) for shape in shapes]
-    results = []
-    for options in (dict(), dict(class_thresholds=dict(type='Fixed', thresholds=[0.4] * 3), unsure_thr=0.1)):
-        model = build(**options)
-        model.teacher.extract_feat = lambda inputs: None
-        model.teacher.bbox_head.forward = lambda features: (cls_scores, bbox_preds)
-        results.append(model.get_pseudo_instances(torch.zeros(2, 3, *SHAPE), [sample(), sample()])[0])
-    single, fixed = results
-    assert all(len(one.gt_instances) > 2 and len(two.ignored_instances) > 2 for one, two in zip(single, fixed))
-    for one, two in zip(single, fixed):
-        for name in ('bboxes', 'scores', 'labels'):
-            assert torch.equal(one.gt_instances[name], two.gt_instances[name])
-
-
 def test_the_option_alone_adds_to_a_checkpoint():
     plain = build().state_dict()
     state = build(class_thresholds=dict(type='Mixture', window=7)).state_dict()

@@ -33,14 +33,6 @@ def test_class_frequency_equals_a_naive_search(boxes, wanted, floor, ceiling):
     assert found.tolist() == pytest.approx(naive_frequency(boxes, wanted, floor, ceiling), abs=1e-12)
 
 
-def test_class_frequency_keeps_as_many_as_wanted():
-    scores, labels = torch.rand(5000), torch.randint(0, 3, (5000,))
-    wanted = torch.tensor([0.0, 37.0, 1200.4])
-    thresholds = class_frequency_thresholds(scores, labels, wanted, 0.0, 1.0)
-    kept = torch.bincount(labels[scores >= thresholds[labels]], minlength=3)
-    assert kept.tolist() == [0, 37, 1200]
-
-
 def naive_mixture(scores, floor, ceiling, fallback, min_scores, at):
     """EM score by score, at the centres of the bins; then the posterior at each bin from mean to mean."""
     x = (np.minimum(np.floor(np.array(scores, dtype=np.float32) * 200), 199) + 0.5) / 200
@@ -92,16 +84,6 @@ def test_mixture_equals_em_score_by_score(at, stds):
     expected = [naive_mixture(part.tolist(), 0.1, 0.9, 0.5, 10, at) for part in parts]
     assert all(0.2 < threshold < 0.9 for threshold in expected)
     assert found.tolist() == pytest.approx(expected, abs=1e-6)
-
-
-def test_mixture_finds_the_clusters():
-    """Of equal shares and deviations they cross half way."""
-    scores = two_clusters(3, (4000, 4000), (0.3, 0.8), (0.05, 0.05))
-    labels = torch.zeros(len(scores), dtype=torch.long)
-    assert mixture_thresholds(scores, labels, 1, 0.0, 1.0, 0.4).item() == pytest.approx(0.55, abs=0.0101)
-    assert mixture_thresholds(scores, labels, 1, 0.0, 1.0, 0.4, at='mean').item() == pytest.approx(0.8, abs=0.005)
-    assert mixture_thresholds(scores, labels, 1, 0.6, 1.0, 0.7).item() == 0.6
-    assert mixture_thresholds(scores, labels, 1, 0.0, 0.5, 0.4).item() == 0.5
 
 
 @pytest.mark.parametrize('at', ['crossing', 'mean'])
@@ -158,14 +140,6 @@ def test_images_without_boxes_count():
     assert module([nothing] * 4).tolist() == [0.05, 0.05, 0.9]
     found = module([(torch.tensor([0.75, 0.5, 0.25]), torch.tensor([0, 0, 0]))] * 2)
     assert found.tolist() == pytest.approx([0.5, 0.05, 0.9])
-
-
-def test_six_of_ten_are_wanted_unless_stated():
-    module = build_thresholds(dict(type='ClassFrequency', min_images=1), 1, 20, 0.4)
-    module.objects_per_image = torch.tensor([10.0])
-    scores = torch.linspace(0.8, 0.2, 15)
-    (threshold,) = module([(scores, torch.zeros(15, dtype=torch.long))])
-    assert (scores >= threshold).sum() == 6
 
 
 @pytest.mark.parametrize('kind', ['ClassFrequency', 'Mixture'])
