@@ -92,14 +92,13 @@ def export_onnx(export: Export, shape: Sequence[int]) -> tuple[bytes, dict[str, 
     for output, last in zip(model.graph.output, (4, len(classes))):
         _, number, values = output.type.tensor_type.shape.dim
         number.dim_value, values.dim_value = len(graph.priors), last
-    properties = dict(
-        classes=json.dumps(classes),
-        test_cfg=json.dumps(export.cfg.model.get('test_cfg')),
+    descriptions = dict(
         images='(batch, 3, height, width), uint8, as the test pipeline packs them: letterboxed, BGR, not normalised',
         boxes='(batch, priors, 4), xyxy in pixels of the input, before NMS, not clipped',
         scores='(batch, priors, classes), in [0, 1]',
     )
-    onnx.helper.set_model_props(model, properties)
+    settings = dict(classes=json.dumps(classes), test_cfg=json.dumps(export.cfg.model.get('test_cfg')))
+    onnx.helper.set_model_props(model, settings | descriptions)
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])

@@ -47,7 +47,6 @@ def export_detector(cfg: Config, path: str, student: bool = False) -> Export:
 
     Raises:
         ValueError: the file is no checkpoint, or does not fit ``cfg``.
-        FileNotFoundError: the checkpoint does not exist.
     """
     for key in ('model', 'test_dataloader'):
         if not cfg.get(key):

@@ -105,8 +105,8 @@ class PrecisionRecallMetric(CocoMetric):
             content = dict(iou_thr=self.iou_thr, score_thr=self.score_thr, **report)
             content['metrics'] = {k: None if math.isnan(v) else v for k, v in report['metrics'].items()}
             write_whole(f'{self.outfile_prefix}.precision_recall.json', json.dumps(content))
-        table = report_table(report, self.iou_thr, self.score_thr, self.recalls, self.classwise)
-        MMLogger.get_current_instance().info(table)
+        logger = MMLogger.get_current_instance()
+        logger.info(report_table(report, self.iou_thr, self.score_thr, self.recalls, self.classwise))
         numbers = dict(report['metrics'])
         for entry in report['classes'] if self.classwise else ():
             if entry['objects']:

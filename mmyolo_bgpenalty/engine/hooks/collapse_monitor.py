@@ -4,8 +4,6 @@ import logging
 from collections.abc import Sequence
 
 import torch
-from mmdet.engine.hooks import MeanTeacherHook
-from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
@@ -15,7 +13,7 @@ from torch import Tensor
 from mmyolo_bgpenalty.datasets.known_empty import is_known_empty
 from mmyolo_bgpenalty.engine.hooks.pseudo_labels import instances_of, labeled_and_unlabeled
 from mmyolo_bgpenalty.utils.arguments import non_negative, whole_number
-from mmyolo_bgpenalty.utils.distributed import unwrapped
+from mmyolo_bgpenalty.utils.distributed import sum_over_processes, unwrapped
 
 
 @HOOKS.register_module()
@@ -69,10 +67,8 @@ class CollapseMonitorHook(Hook):
         self._boxes.append((outputs['semi/pseudo_boxes'], images))
         if len(self._boxes) >= self.window:
             counts = [(float(mean) * images, images) for mean, images in self._boxes]
-            total = torch.tensor(counts, dtype=torch.float64).sum(dim=0)
-            all_reduce(total)
+            boxes, number = sum_over_processes(torch.tensor(counts, dtype=torch.float64).sum(dim=0)).tolist()
             self._boxes = []
-            boxes, number = total.tolist()
             if number:
                 self._compare_boxes(runner, boxes / number)
 
@@ -107,13 +103,12 @@ class CollapseMonitorHook(Hook):
             return
         self._behind = self._behind + 1 if student - teacher > 0.02 else 0
         if self._behind >= 3:
-            momentum = next((hook.momentum for hook in runner.hooks if isinstance(hook, MeanTeacherHook)), None)
             self._warn(
                 'teacher',
-                f'The teacher stays behind the student by more than 0.02: {self.metric} is {teacher:.4g} for '
-                f'the teacher and {student:.4g} for the student, in {self._behind} validations in a row. Try a larger '
-                f'`default_hooks.mean_teacher.momentum` (now {momentum}), so that the teacher follows sooner. If '
-                '`pseudo_boxes` is near 0, change `score_thr` first.',
+                f'The teacher stays behind the student by more than 0.02: {self.metric} is {teacher:.4g} for the '
+                f'teacher and {student:.4g} for the student, in {self._behind} validations in a row. Try a larger '
+                '`default_hooks.mean_teacher.momentum`, so that the teacher follows sooner. If `pseudo_boxes` is near '
+                '0, change `score_thr` first.',
             )
 
     def _warn(self, cause: str, message: str) -> None:

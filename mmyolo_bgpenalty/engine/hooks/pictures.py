@@ -132,26 +132,21 @@ class PseudoLabelPicturesHook(Hook):
     @torch.no_grad()
     def _sheet(self, model: SemiYOLODetector, batch: UnlabeledBatch, classes: Sequence[str], when: str) -> np.ndarray:
         """(H, W, 3), RGB, uint8."""
-        head = model.student.bbox_head
-        names = dict(enumerate(classes))
-        rows = []
+        head, names, rows = model.student.bbox_head, dict(enumerate(classes)), []
         for i in range(min(self.max_images, len(batch.strong))):
             views = []
             for inputs, sample in (batch.weak[i], batch.weak_samples[i]), (batch.strong[i], batch.strong_samples[i]):
                 found = sample.gt_instances
-                texts = [
-                    f'{names.get(label, label)} {score:.2f}'
-                    for label, score in zip(found.labels.tolist(), found.scores.tolist())
-                ]
-                image = _pixels(inputs, model.data_preprocessor.data_preprocessor)
-                views.append(View(image, [*zip(found.bboxes.tolist(), texts)]))
+                boxes = zip(found.bboxes.tolist(), found.labels.tolist(), found.scores.tolist())
+                labels = [(box, f'{names.get(label, label)} {score:.2f}') for box, label, score in boxes]
+                views.append(View(_pixels(inputs, model.data_preprocessor.data_preprocessor), labels))
             ignored = _ignored(sample, batch.strong.shape[-2:])
             background = _background(head, i) if hasattr(head, 'background_predictions') else []
             views[1] = views[1]._replace(background=background, ignored=ignored)
             rows.append((Path(sample.metainfo.get('img_path', f'image {i}')).name, *views))
-        boxes = sum(len(sample.gt_instances) for sample in batch.strong_samples) / len(batch.strong_samples)
+        number = sum(len(sample.gt_instances) for sample in batch.strong_samples) / len(batch.strong_samples)
         lambda_bg = f', λ_bg = {head.lambda_bg:.3f}' if hasattr(head, 'lambda_bg') else ''
-        canvas = FigureCanvasAgg(draw_pseudo_labels(rows, f'{when}{lambda_bg}, {boxes:.1f} pseudo-boxes per image'))
+        canvas = FigureCanvasAgg(draw_pseudo_labels(rows, f'{when}{lambda_bg}, {number:.1f} pseudo-boxes per image'))
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3]
 

@@ -1,7 +1,6 @@
 """A live progress bar for terminals."""
 
 import logging
-import math
 import sys
 import time
 import weakref
@@ -54,13 +53,12 @@ class ProgressBarHook(Hook):
             MofNCompleteColumn(),
             TextColumn('{task.fields[rate]}'),
             TimeRemainingColumn(),
-            console=console,
             expand=True,
         )
         self._task = self._progress.add_task('', total=runner.max_iters, completed=runner.iter, rate='')
         self._figures = Text()
         self._epoch = runner.epoch
-        self._drawn_at = -math.inf
+        self._drawn_at = float('-inf')
         # No thread: DataLoader forks, and a lock that a thread holds then stays locked in the worker.
         rows = Group(self._progress, self._figures)
         self._live = Live(rows, console=console, auto_refresh=False, redirect_stderr=sys.stderr.isatty())

@@ -60,6 +60,9 @@ class PseudoLabelQualityHook(Hook):
             raise ValueError(f'Expected `iou_thr` to be in (0, 1], but got {iou_thr!r}')
         self.iou_thr = iou_thr
         self._resumed: list | None = None
+        # Path of an image -> (M, 6): x1, y1, x2, y2, class, ignored. None before the first pseudo-labels.
+        self._truth: dict[str, np.ndarray] | None = None
+        self._samples: list = []  # not counted yet
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         # The main process saves its own counts.
@@ -70,11 +73,6 @@ class PseudoLabelQualityHook(Hook):
         if self._truth:
             self._count()
             checkpoint['pseudo_label_counts'] = self._counts.tolist()
-
-    def before_train(self, runner: Runner) -> None:
-        # Path of an image -> (M, 6): x1, y1, x2, y2, class, ignored. None before the first pseudo-labels.
-        self._truth: dict[str, np.ndarray] | None = None
-        self._samples: list = []  # not counted yet
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         samples = getattr(unwrapped(runner.model), 'pseudo_labels', None) or []

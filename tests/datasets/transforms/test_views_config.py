@@ -225,7 +225,6 @@ def test_quality_is_measured_on_single_images_alone(run, monkeypatch):
     """In a mosaic the hook would know the boxes of the first image alone."""
     runner, _ = run
     hook = PseudoLabelQualityHook()
-    hook.before_train(runner)
     hook._truth = {'a.png': np.array([[10, 10, 30, 30, 0, 0]], np.float32)}
     hook._counts = np.zeros((3, 3))
     single, mosaic = (runner.model.pseudo_labels[0].new() for _ in range(2))

@@ -75,7 +75,7 @@ def test_collapse_is_warned_of_once_for_each_cause(tmp_path):
     assert f'labeled image has {objects:.3g} objects' in boxes
     assert 'a higher `model.semi_train_cfg.pseudo_test_cfg.score_thr` (now 0.0)' in boxes
     assert 'coco/bbox_mAP_50 is 0.1 for the teacher and 0.5 for the student, in 3 validations in a row' in teacher
-    assert '`default_hooks.mean_teacher.momentum` (now 0.004)' in teacher
+    assert '`default_hooks.mean_teacher.momentum`' in teacher
 
 
 def iterate(hook, runner, values):
@@ -167,7 +167,7 @@ def test_the_teacher_behind(pairs, warnings, logged):
     hook = CollapseMonitorHook()
     for teacher, student in pairs:
         metrics = {'teacher/coco/bbox_mAP_50': teacher, 'student/coco/bbox_mAP_50': student}
-        hook.after_val_epoch(SimpleNamespace(hooks=[]), metrics=metrics)
+        hook.after_val_epoch(None, metrics=metrics)
     assert len(logged) == warnings
     assert all('0.3 for the student, in 3 validations in a row' in text and level == 30 for text, level in logged)
 
@@ -176,7 +176,7 @@ def test_other_metrics_are_not_compared(logged):
     hook = CollapseMonitorHook()
     for metrics in (None, *({f'{name}coco/bbox_mAP_50': 0.1} for name in ('', 'teacher/', 'student/'))):
         for _ in range(3):
-            hook.after_val_epoch(SimpleNamespace(hooks=[]), metrics=metrics)
+            hook.after_val_epoch(None, metrics=metrics)
     assert logged == []
 
 

@@ -82,7 +82,6 @@ def reported(runner):
 
 def quality(runner, samples, hook=None):
     hook = hook or PseudoLabelQualityHook(interval=1)
-    hook.before_train(runner)
     runner.model.pseudo_labels = samples
     hook.after_train_iter(runner, 0)
     return reported(runner)
