@@ -9,21 +9,27 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from mmyolo.registry import TRANSFORMS
 
 from mmyolo_bgpenalty import lambda_bg_at
 from mmyolo_bgpenalty.cli import test as test_command
 from mmyolo_bgpenalty.cli import train as train_command
-from tests.helpers.tiny import CLASSES, INPUT, ROOT, SEMI, SIZE, load
+from tests.helpers.tiny import CLASSES, INPUT, ROOT, SEMI, load
 
 OURS = ROOT / 'tools/train.py'
 MMDET = Path(find_spec('mmdet').origin).parent / '.mim/tools/train.py'
-OVERRIDES = (
-    'lambda_bg=1.5',
-    'lambda_bg_warmup=10',
-    'lambda_bg_schedule=cosine',
-    'use_focal_bg=True',
-    'burn_in=3',
-)
+OVERRIDES = ('lambda_bg=1.5', 'lambda_bg_warmup=10', 'lambda_bg_schedule=cosine', 'use_focal_bg=True', 'burn_in=3')
+
+
+@TRANSFORMS.register_module()
+class MineOfTestTrain:
+    """The user's own transform: this file is no part of the package."""
+
+    def __init__(self, **options):
+        pass
+
+    def __call__(self, results):
+        raise ValueError('mine')
 
 
 @pytest.fixture(scope='module')
@@ -74,7 +80,6 @@ def test_overrides_take_effect(tool, config, tmp_path):
     'options, part',
     [
         (['lamda_bg=1.5'], '`lambda_bg` meant'),
-        (['max_epochs=3'], 'train_cfg.max_epochs'),
         (['load_from=none.pth'], 'no such checkpoint: none.pth'),
         # These are found while the Runner is built, and just before training.
         (['train_dataloader.dataset.labeled.ann_file=none.json'], 'none.json'),
@@ -91,37 +96,16 @@ def test_bad_input_is_one_line(config, tmp_path, capfd, quiet_loggers, options, 
     assert not list(tmp_path.glob('*/vis_data/scalars.json'))
 
 
-def test_a_mistake_in_the_users_own_transform_keeps_its_traceback(config, tmp_path, monkeypatch, quiet_loggers):
-    """Already in the first batch."""
-    (tmp_path / 'mine_of_test_train.py').write_text("""
-from mmyolo.registry import TRANSFORMS
-
-@TRANSFORMS.register_module()
-class MineOfTestTrain:
-    def __call__(self, results):
-        raise ValueError('mine')
-""")
-    monkeypatch.syspath_prepend(tmp_path)
-    child = tmp_path / 'child.py'
-    child.write_text(
-        f"_base_ = {str(config)!r}\ncustom_imports = dict(imports=['mmyolo_bgpenalty', 'mine_of_test_train'])\n"
-        f'visualizer = dict(name={str(tmp_path)!r})\n'
-        'pipeline = _base_.train_dataloader.dataset.labeled.pipeline\n'
-        "pipeline.insert(2, dict(type='MineOfTestTrain'))\n"
-        'train_dataloader = dict(dataset=dict(labeled=dict(pipeline=pipeline)))\n'
-    )
+def test_a_mistake_in_the_users_own_transform_keeps_its_traceback(config, tmp_path, quiet_loggers):
+    options = ['train_dataloader.dataset.labeled.pipeline.1.type=MineOfTestTrain', f'visualizer.name={tmp_path}']
     with pytest.raises(ValueError, match='^mine$'):
-        train_command.main([str(child), '--work-dir', str(tmp_path / 'work')])
+        train_command.main([str(config), '--work-dir', str(tmp_path), '--cfg-options', *options])
 
 
 def test_test_says_what_is_wrong_in_one_line(config, tmp_path, capsys):
     checkpoint = tmp_path / 'none.pth'
-    for arguments, part in (
-        ((tmp_path / 'none.py', checkpoint), 'none.py'),
-        ((config, checkpoint), f'no such checkpoint: {checkpoint}'),
-        ((config, checkpoint, '--cfg-options', 'max_epochs=3'), 'train_cfg.max_epochs'),
-    ):
-        assert test_command.main(list(map(str, arguments))) == 2
+    for file, part in ((tmp_path / 'none.py', 'none.py'), (config, f'no such checkpoint: {checkpoint}')):
+        assert test_command.main([str(file), str(checkpoint)]) == 2
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1 and part in lines[0]
 
@@ -162,19 +146,13 @@ data = dict(type='CocoDataset', data_root='{data}', data_prefix=dict(img='images
 train_dataloader = dict(
     batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(ann_file='labeled.json', pipeline=pipeline, **data))
-val_dataloader = dict(
-    batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(ann_file='val.json', pipeline=pipeline, test_mode=True, **data))
-val_evaluator = dict(type='CocoMetric', ann_file='{data}/val.json')
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)
-val_cfg = dict(type='ValLoop')
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
 default_hooks = dict(
     logger=dict(interval=1),
     lambda_bg=dict(type='mmyolo.LambdaBgSchedulerHook', lambda_bg=0.5, burn_in=0, warmup=1),
 )
 """)
-    assert SIZE != INPUT
     done = train(MMDET, config, tmp_path / 'work', cwd=config.parent.parent)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = scalars(tmp_path / 'work')
