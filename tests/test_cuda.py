@@ -271,7 +271,7 @@ def test_the_teacher_is_averaged_without_waiting():
     }
     expected = to(expected, 'cpu')
     hook = BurnInMeanTeacherHook(momentum=0.25)
-    hook._averaged = None
+    hook._collect(model)
     with never_waiting():
         hook.momentum_update(model, 0.25)
     torch.testing.assert_close(to(dict(model.teacher.state_dict()), 'cpu'), expected)

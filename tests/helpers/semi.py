@@ -14,23 +14,64 @@ DENSE = 'yolov8_semi_bgpenalty_dense.py'
 SHAPE = (64, 96)  # height, width
 
 
-def take_yolov8_head(cfg):
-    """MMYOLO's own, which has none of the options."""
-    head = cfg.model.detector.bbox_head
-    head.type = 'YOLOv8Head'
-    del head['bg_penalty'], head['ignored_in_cls']
-
-
-def build(head=None, **semi_train_cfg):
+def build(head=None, config=SEMI, dense=None, **semi_train_cfg):
+    """A detector in training mode. The arguments are options of its parts."""
     init_default_scope('mmyolo')
-    cfg = Config.fromfile(CONFIGS / SEMI)
+    cfg = Config.fromfile(CONFIGS / config)
     cfg.merge_from_dict(SMALL)
     cfg.model.semi_train_cfg.update({'unsup_weight': 1.0, **semi_train_cfg})
-    cfg.model.detector.bbox_head.update(head or {})
+    if dense:
+        cfg.model.dense.update(dense)
+    bbox_head = cfg.model.detector.bbox_head
+    bbox_head.update(head or {})
+    if bbox_head.type == 'YOLOv8Head':  # MMYOLO's own head has none of the options
+        del bbox_head['bg_penalty'], bbox_head['ignored_in_cls']
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     model.init_weights()
     return model.train()
+
+
+def build_dense(dense=None, **options):
+    return build(config=DENSE, dense=dense, **options)
+
+
+def batch(images=4, boxes=1):
+    """Inputs and data samples of all branches."""
+    inputs = {branch: torch.rand(images, 3, *SHAPE) for branch in ('sup', 'unsup_teacher', 'unsup_student')}
+    return inputs, {branch: [sample(boxes=boxes) for _ in range(images)] for branch in inputs}
+
+
+def views(images=2):
+    """A batch with equal views."""
+    inputs, samples = batch(images)
+    inputs['unsup_student'] = inputs['unsup_teacher'].clone()
+    return inputs, samples
+
+
+def teacher_finds(model, scores, labels=None, boxes=None):
+    """Let the teacher find boxes with these scores, one list per image.
+
+    Boxes with scores that are not above the asked ``score_thr`` are left out, as the head does.
+    """
+
+    def predict_by_feat(*args, cfg, **kwargs):
+        found = []
+        for i, own in enumerate(scores):
+            instances = InstanceData(scores=torch.tensor(own))
+            instances.labels = torch.zeros(len(own)).long() if labels is None else torch.tensor(labels[i]).long()
+            instances.bboxes = torch.tensor([[10.0, 10, 50, 50]] * len(own) if boxes is None else boxes[i]).reshape(
+                -1, 4
+            )
+            found.append(instances[instances.scores > cfg.score_thr])
+        return found
+
+    model.teacher.bbox_head.predict_by_feat = predict_by_feat
+
+
+def teacher_sees(model, boxes_per_image):
+    """Let the teacher find that many boxes, of score 1."""
+    teacher_finds(model, [[1.0] * number for number in boxes_per_image])
 
 
 def sample(homography=None, boxes=0):
@@ -51,44 +92,5 @@ def sample(homography=None, boxes=0):
     return data_sample
 
 
-def batch(images=4, boxes=1):
-    inputs = {branch: torch.rand(images, 3, *SHAPE) for branch in ('sup', 'unsup_teacher', 'unsup_student')}
-    return inputs, {branch: [sample(boxes=boxes) for _ in range(images)] for branch in inputs}
-
-
-def teacher_sees(model, boxes_per_image):
-    """Make the teacher find what the test wants."""
-
-    def predict_by_feat(*args, batch_img_metas, **kwargs):
-        found = []
-        for number in boxes_per_image:
-            boxes = torch.tensor([[10.0, 10, 50, 50]] * number).reshape(-1, 4)
-            found.append(
-                InstanceData(bboxes=boxes, labels=torch.zeros(number, dtype=torch.long), scores=torch.ones(number))
-            )
-        return found
-
-    model.teacher.bbox_head.predict_by_feat = predict_by_feat
-
-
 def total(losses):
     return sum(value.sum() for name, value in losses.items() if 'loss' in name)
-
-
-def build_dense(dense=None, head=None, **semi_train_cfg):
-    init_default_scope('mmyolo')
-    cfg = Config.fromfile(CONFIGS / DENSE)
-    cfg.merge_from_dict(SMALL)
-    cfg.model.semi_train_cfg.update({'unsup_weight': 1.0, **semi_train_cfg})
-    cfg.model.dense.update(dense or {})
-    cfg.model.detector.bbox_head.update(head or {})
-    torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
-    model.init_weights()
-    return model.train()
-
-
-def views(images=2):
-    inputs, samples = batch(images)
-    inputs['unsup_student'] = inputs['unsup_teacher'].clone()
-    return inputs, samples
