@@ -71,13 +71,16 @@ def test_places_equal_a_naive_search(paths, files, folders, folder):
             places_of(names, whole, folder)
 
 
-def test_the_folder_itself_is_all_of_it():
-    assert places_of(['./'], ['r/a.png', 'r/b/c.png', '/other/d.png', 'ra.png'], 'r') == [0, 1]
-    assert places_of(['./'], ['a.png', 'b/c.png']) == [0, 1]
-
-
-def test_a_name_may_lead_out_of_the_folder():
-    assert places_of(['../o/a.png'], ['r/a.png', 'r/../o/a.png', 'o/b.png'], 'r') == [1]
+@pytest.mark.parametrize(
+    'name, paths, folder, places',
+    [
+        ('./', ['r/a.png', 'r/b/c.png', '/other/d.png', 'ra.png'], 'r', [0, 1]),
+        ('./', ['a.png', 'b/c.png'], '', [0, 1]),
+        ('../o/a.png', ['r/a.png', 'r/../o/a.png', 'o/b.png'], 'r', [1]),
+    ],
+)
+def test_a_name_may_be_the_folder_or_lead_out_of_it(name, paths, folder, places):
+    assert places_of([name], paths, folder) == places
 
 
 def test_names_of_no_image_are_counted_and_the_first_named():
@@ -119,6 +122,7 @@ def flags(dataset):
 def test_both_views_of_an_image_say_it(data, tmp_path):
     assert flags(built(data, tmp_path)) == [[True] * 2] * 3 + [[False] * 2] * 7
     assert 'known_empty' not in built(data, tmp_path)[0]['data_samples']['sup'].metainfo
+    assert 'known_empty' not in built(data, tmp_path, **{KNOWN: None})[6]['data_samples']['unsup_student'].metainfo
 
 
 def test_a_folder_of_images(data, tmp_path):
@@ -138,11 +142,6 @@ def test_a_folder_of_images(data, tmp_path):
 def test_an_image_in_place_of_a_broken_one_is_itself(data, tmp_path):
     (data / 'images' / 'unlabeled_002.png').write_bytes(b'no picture')
     assert flags(built(data, tmp_path)) == [[True] * 2] * 2 + [[False] * 2] * 8
-
-
-def test_without_the_option_nothing_is_said(data, tmp_path):
-    views = built(data, tmp_path, **{KNOWN: None})[6]['data_samples']
-    assert 'known_empty' not in views['unsup_student'].metainfo
 
 
 @pytest.mark.parametrize(
@@ -170,12 +169,6 @@ def test_a_set_in_test_mode_cannot_say_it(data, tmp_path, kind):
 def test_what_is_no_path_is_refused(data, tmp_path, name):
     with pytest.raises(ValueError, match='Expected `known_empty` to be the path of a text file, but got'):
         built(data, tmp_path, **{KNOWN: name})
-
-
-def test_the_file_is_read_once(data, tmp_path):
-    dataset = built(data, tmp_path)
-    (data / 'empty.txt').unlink()
-    dataset.full_init()  # as Runner does again
 
 
 def test_a_set_that_loads_in_its_own_way_cannot_say_it(data, tmp_path):

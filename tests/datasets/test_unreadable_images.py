@@ -84,12 +84,7 @@ def test_a_file_is_examined_before_its_first_load_alone(root, monkeypatch):
 
 def test_sizes_do_not_matter_where_there_are_no_boxes(root, warnings):
     edit(root, 'unlabeled', lambda coco: (coco.pop('annotations'), [i.update(width=9) for i in coco['images']]))
-    dataset = pair(root)
-    assert [Path(dataset[place]['data_samples'].img_path).name for place in (6, 15)] == [
-        'unlabeled_000.png',
-        'unlabeled_009.png',
-    ]
-    assert warnings == []
+    assert Path(pair(root)[6]['data_samples'].img_path).name == 'unlabeled_000.png' and warnings == []
 
 
 def test_nothing_readable_ends_with_an_error(root):
@@ -148,23 +143,19 @@ def test_scan_and_total_count_and_name_the_first_ten(root):
     (finding,) = image_faults('here', [f'{root}/images/val_000.png', *missing], True)
     assert finding.level == 'warning' and finding.what.startswith('15 of the 16 images looked at cannot be read: ')
     assert [path in finding.what for path in missing] == [True] * 10 + [False] * 5 and finding.what.endswith(', …')
-    edit(
-        root,
-        'val',
-        lambda coco: coco.update(images=[dict(coco['images'][0], id=i, file_name=f'{i}') for i in range(16)]),
-    )
+    image = dict(width=80, height=64)
+    edit(root, 'val', lambda coco: coco.update(images=[dict(image, id=i, file_name=f'{i}') for i in range(12)]))
     dataset = DATASETS.build(member(root, 'val'))
     dataset.first_readable.bad[1:] = True
-    assert dataset.first_readable.summary() == (
-        f'15 of 16 images in {root}/val.json ({", ".join(f"{root}/images/{i}" for i in range(1, 11))}, …)'
-    )
+    first = ', '.join(f'{root}/images/{i}' for i in range(1, 11))
+    assert dataset.first_readable.summary() == f'11 of 12 images in {root}/val.json ({first}, …)'
 
 
 def test_only_loading_may_fail(root, warnings):
     def wrong(results):
         raise TypeError('of ours')
 
-    for pipeline in ([*LOAD, wrong], [LOAD[0], wrong]):
+    for pipeline in ([*LOAD, wrong], [LOAD[0], wrong], [wrong, *LOAD]):
         with pytest.raises(TypeError, match='of ours'):
             pair(root, pipeline=pipeline)[0]
     assert warnings == []
@@ -206,6 +197,9 @@ def test_a_file_whose_name_is_no_text_can_be_warned_of(root, warnings):
     assert r'images/\udce9.png' in dataset.datasets[0].first_readable.summary()
 
 
+PLAN = dict(train_cfg__max_epochs=2, train_cfg__val_interval=10, default_hooks__checkpoint__save_best=None)
+
+
 def train(cfg):
     cfg.visualizer.name = cfg.work_dir
     runner = Runner.from_cfg(cfg)
@@ -216,19 +210,10 @@ def train(cfg):
 def test_training_goes_on_without_them_and_says_so(root, tmp_path):
     """Before it starts, while it runs, once a file whichever worker meets it, and at its end."""
     broken = spoil(root)
-    cfg = load(
-        SEMI,
-        root,
-        tmp_path / 'work',
-        burn_in=1,
-        train_cfg__max_epochs=3,
-        train_cfg__val_interval=10,
-        default_hooks__checkpoint__save_best=None,
-        train_dataloader__num_workers=2,
-    )
+    cfg = load(SEMI, root, tmp_path / 'work', burn_in=1, train_dataloader__num_workers=2, **PLAN)
     runner, log = train(cfg)
     lines = [line.partition(' - WARNING - ')[2] for line in log.splitlines() if ' - WARNING - ' in line]
-    assert runner.iter == 15
+    assert runner.iter == 10
     before = [line for line in lines if 'images looked at cannot be read' in line]
     assert len(before) == 2 and 'labeled: 3 of the 6 images' in before[0] and 'unlabeled: 1 of the 10' in before[1]
     assert '/labeled_000.png (empty)' in before[0] and '/labeled_001.png (cut off: a JPEG' in before[0]
@@ -245,16 +230,7 @@ def test_training_goes_on_without_them_and_says_so(root, tmp_path):
 def test_a_supervised_run_with_mosaics_goes_on_too(root, tmp_path):
     broken = spoil(root)
     shutil.copy(root / 'images/labeled_005.png', root / 'images/labeled_003.png')
-    cfg = load(
-        SUPERVISED,
-        root,
-        tmp_path / 'work',
-        burn_in=0,
-        train_cfg__max_epochs=2,
-        train_cfg__val_interval=10,
-        default_hooks__checkpoint__save_best=None,
-        train_dataloader__batch_size=2,
-    )
+    cfg = load(SUPERVISED, root, tmp_path / 'work', burn_in=0, train_dataloader__batch_size=2, **PLAN)
     cfg.train_dataloader.dataset.type = 'CheckedCocoDataset'
     _, log = train(cfg)
     for name in broken:

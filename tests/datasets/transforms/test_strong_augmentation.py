@@ -2,20 +2,13 @@
 
 import copy
 
-import cv2
 import numpy as np
 import pytest
 import torch
-from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.config import Config
 from mmyolo.registry import TRANSFORMS
 
-from tests.helpers.pictures import (
-    build,
-    letter,
-    on_picture,
-    picture,
-)
+from tests.helpers.pictures import build, letter, picture
 from tests.helpers.tiny import CONFIGS
 
 VIEWS = 'yolov8_semi_bgpenalty_views.py'
@@ -67,13 +60,6 @@ def test_colour_and_erasing_change_the_pixels_alone(name):
     assert all(again) and changed >= 15
 
 
-def test_grey_is_the_eyes_grey():
-    image = np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8)
-    grey = build(dict(STUDENT['grey'], prob=1.0))({'img': image.copy()})['img']
-    expected = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-    assert (np.abs(grey.astype(int) - expected[..., None]) <= 1).all()
-
-
 def test_blur_is_a_gaussian():
     image = np.zeros((41, 41, 3), np.uint8)
     image[20, 20] = 255
@@ -98,20 +84,3 @@ def test_blur_is_a_gaussian():
 def test_a_bad_blur_is_refused(bad, message):
     with pytest.raises(ValueError, match=message):
         TRANSFORMS.build(dict(type='RandomGaussianBlur', **bad))
-
-
-def test_erased_is_still_picture_and_keeps_boxes_to_come():
-    """RandomErasing drops boxes that it covers: an unlabeled image has none yet."""
-    for boxes, left in ((np.zeros((0, 4), np.float32), 0), (np.array([[30, 20, 34, 24]], np.float32), 0)):
-        results = build(letter((96, 64)))(picture(96, 64, [20, 10, 44, 30]))
-        number = len(boxes)
-        results.update(
-            gt_bboxes=HorizontalBoxes(boxes),
-            gt_bboxes_labels=np.zeros(number, np.int64),
-            gt_ignore_flags=np.zeros(number, bool),
-        )
-        np.random.seed(0)
-        results = build(dict(type='mmdet.RandomErasing', n_patches=60, ratio=0.3, img_border_value=7))(results)
-        assert (results['img'] == 7).mean() > 0.9 and len(results['gt_bboxes']) == left
-        sample = type('Sample', (), {'img_shape': results['img_shape'], 'metainfo': results})
-        assert on_picture(sample).all()

@@ -15,7 +15,6 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from mmyolo_bgpenalty import PseudoLabelQualityHook
-from mmyolo_bgpenalty.config_check.check import check_config
 from mmyolo_bgpenalty.datasets.samplers import SeededIndex
 from tests.helpers.tiny import CONFIGS, load, make_images, make_set
 
@@ -66,11 +65,12 @@ def configured(data, work_dir, folder=False, **options):
 
 @pytest.fixture(scope='module')
 def pool(data):
-    """The unlabeled images as a folder in which every second file is broken."""
-    (data / 'pool').mkdir()
+    """The unlabeled images in a folder with sub-folders. Every second file is broken."""
     for i, file in enumerate(sorted((data / 'images').glob('unlabeled_*'))):
-        (data / f'pool/{i}.png').write_bytes(file.read_bytes())
-        (data / f'pool/{i}_broken.png').write_bytes(b'no picture')
+        target = data / f'pool/{i % 3}/{i}.png'
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())
+        target.with_name(f'{i}_broken.png').write_bytes(b'no picture')
     return data
 
 
@@ -169,7 +169,7 @@ class Watch(Hook):
     priority = 'VERY_HIGH'
 
     def __init__(self):
-        self.rows, self.tiles, self.boxes = [], dict(sup=[], unsup_teacher=[]), []
+        self.rows, self.tiles, self.boxes, self.paths = [], dict(sup=[], unsup_teacher=[]), [], []
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.rows.append(float(outputs['loss'].detach()))
@@ -177,6 +177,7 @@ class Watch(Hook):
             samples = data_batch['data_samples'][branch]
             rows += [(runner.epoch, 'mosaic_tiles' in sample.metainfo) for sample in samples if sample is not None]
         self.boxes.append(float(outputs['semi/pseudo_boxes']))
+        self.paths += [sample.img_path for sample in data_batch['data_samples']['unsup_student'] if sample]
 
 
 def train(cfg):
@@ -215,10 +216,12 @@ def test_workers_and_resuming_change_nothing(run, data, tmp_path):
 
 
 def test_training_on_a_folder(data, pool, tmp_path):
-    cfg = configured(data, tmp_path, folder=True)
-    assert [finding for finding in check_config(cfg, data=False) if 'pipeline' in finding.where] == []
-    runner, watch = train(cfg)
+    runner, watch = train(configured(data, tmp_path, folder=True, train_dataloader__num_workers=2))
     assert np.isfinite(watch.rows).all() and runner.train_dataloader.dataset.datasets[1].first_readable.bad.sum() == 10
+    log = next(Path(runner.log_dir).glob('*.log')).read_text()
+    assert all(log.count(f'/{i}_broken.png cannot be read and is skipped') == 1 for i in range(10))
+    files = {str(path) for path in (pool / 'pool').glob('*/?.png')}
+    assert len(files) == 10 and set(watch.paths) == files
 
 
 def test_quality_is_measured_on_single_images_alone(run, monkeypatch):
