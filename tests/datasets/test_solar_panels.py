@@ -260,5 +260,6 @@ def test_the_command_makes_the_same_bytes_and_shows_progress(tmp_path, capsys):
     assert (done.returncode, done.stdout) == (0, ''), done.stderr
     assert 'Rendering loud' in done.stderr and '100%' in done.stderr
     assert digest(tmp_path / 'loud') == digest(tmp_path / 'quiet')
+    assert '"percent": 50,' in (tmp_path / 'loud/solar.json').read_text()
     other = subprocess.run([*command, '--seed', '1'], cwd=tmp_path, capture_output=True, text=True)
     assert other.returncode == 2 and 'seed=0 (asked for 1)' in other.stderr and len(other.stderr.splitlines()) == 1
