@@ -91,7 +91,7 @@ class ReadableImages:
             transform = transforms.pop(0)
             try:
                 results = transform(results)
-            except Exception as error:  # each loading backend raises errors of its own for a broken file
+            except Exception as error:  # each loading backend raises its own errors for a broken file
                 if any(isinstance(later, LoadImageFromFile) for later in transforms):
                     raise  # the image is not loaded yet
                 lasting = not isinstance(error, OSError) or isinstance(error, LASTING)

@@ -61,7 +61,7 @@ def test_a_set_with_a_mistake_is_not_built(root, mistake, name):
 
 
 def test_classes_that_would_be_counted_otherwise_are_refused(root):
-    """Without disc bar would have its label, silently."""
+    """If the json has no disc, MMDetection would give its label to bar."""
 
     def drop(coco):
         coco['categories'].pop(1)
@@ -71,7 +71,7 @@ def test_classes_that_would_be_counted_otherwise_are_refused(root):
     edit(root, 'val', drop)
     with pytest.raises(ValueError, match=r"'disc', 'bar'\] in .*val.json, but got \['square', 'bar'\]: MMDetection"):
         DATASETS.build(member(root, 'val'))
-    # The last one may be lacking, and all of them where there are no boxes.
+    # The last class may be missing. All classes may be missing if there are no boxes.
     edit(root, 'val', lambda coco: coco['annotations'].clear())
     assert len(DATASETS.build(member(root, 'val'))) == 4
     edit(root, 'unlabeled', lambda coco: [c.update(name=f'{c["id"]}') for c in coco['categories']])
@@ -80,7 +80,7 @@ def test_classes_that_would_be_counted_otherwise_are_refused(root):
 
 @pytest.mark.parametrize('name', ['labeled', 'unlabeled'])
 def test_classes_in_another_order_are_refused(root, name):
-    """MMDetection numbers labels by the json: discs would be called squares, or, in one set, be learnt as squares."""
+    """MMDetection numbers labels in the order of the json, so discs would be learnt as squares."""
     edit(root, name, lambda coco: coco['categories'].insert(0, coco['categories'].pop(1)))
     message = rf"'square', 'disc', 'bar'\] in .*{name}.json, but got \['disc', 'square', 'bar'\]: MMDetection"
     with pytest.raises(ValueError, match=message):
@@ -91,7 +91,7 @@ def test_classes_in_another_order_are_refused(root, name):
     coco = json.loads((root / f'{name}.json').read_text())
     first = next(a for a in coco['annotations'] if a['image_id'] == 0)
     assert ordered.get_data_info(0)['instances'][0]['bbox_label'] == [2, 1, 3].index(first['category_id'])
-    edit(root, 'unlabeled', lambda coco: coco['annotations'].clear())  # nothing can be wrong then
+    edit(root, 'unlabeled', lambda coco: coco['annotations'].clear())  # without boxes no label can be wrong
     assert name == 'labeled' or len(pair(root)) == 16
 
 
@@ -101,7 +101,7 @@ def test_a_filter_that_leaves_nothing_is_named(root):
 
 
 def test_a_json_in_another_encoding_is_read(root):
-    """pycocotools reads as the locale says."""
+    """pycocotools reads with the encoding of the locale."""
     text = (root / 'val.json').read_text()
     (root / 'val.json').write_bytes(text.encode('utf-8-sig'))
     assert len(DATASETS.build(member(root, 'val'))) == 4

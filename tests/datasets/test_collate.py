@@ -1,4 +1,4 @@
-"""What leaves a worker arrives as it was, in one piece."""
+"""A batch from a worker process arrives unchanged, as one tensor."""
 
 import copy
 import pickle
@@ -54,13 +54,13 @@ def same(a, b):
 
 
 @given(contents)
-def test_what_is_unpickled_is_what_was_pickled(content):
+def test_pickling_changes_nothing(content):
     arrived = pickle.loads(pickle.dumps(SharedBatch(content)))
     assert same(content, arrived)
     assert same(content, copy.deepcopy(SharedBatch(content)))
 
 
-def test_tensors_that_numpy_does_not_know_are_pickled_as_torch_does():
+def test_other_tensors_are_pickled_as_torch_does():
     learnt = torch.ones(3, requires_grad=True)
     sparse = torch.eye(3).to_sparse()
     arrived = pickle.loads(pickle.dumps(SharedBatch(learnt=learnt, sparse=sparse)))
@@ -69,7 +69,7 @@ def test_tensors_that_numpy_does_not_know_are_pickled_as_torch_does():
 
 
 @pytest.mark.parametrize('kind, expected', [(SharedBatch, 1), (dict, 12)])
-def test_one_tensor_is_handed_over(monkeypatch, kind, expected):
+def test_one_tensor_is_sent(monkeypatch, kind, expected):
     content = ForkingPickler.dumps(kind(boxes=[torch.ones(i, 4) for i in range(12)]))
     opened, rebuild = [], reductions.rebuild_tensor
     monkeypatch.setattr(reductions, 'rebuild_tensor', lambda *args: opened.append(args) or rebuild(*args))
@@ -77,7 +77,7 @@ def test_one_tensor_is_handed_over(monkeypatch, kind, expected):
     assert len(opened) == expected
 
 
-def test_parts_are_aligned_and_one_may_be_written_without_the_others():
+def test_parts_are_aligned_and_do_not_overlap():
     first, second = pickle.loads(pickle.dumps(SharedBatch(parts=[torch.ones(3), torch.ones(5)])))['parts']
     assert (second.data_ptr() - first.data_ptr()) == ALIGNMENT
     first.zero_()
@@ -85,7 +85,7 @@ def test_parts_are_aligned_and_one_may_be_written_without_the_others():
 
 
 def tensors_of(batch):
-    """All tensors of a batch, and the homographies and paths of its samples."""
+    """The images of a batch, and the boxes, labels, homographies and paths of its samples."""
     found = dict(batch['inputs'])
     for branch, samples in batch['data_samples'].items():
         for place, sample in enumerate(samples):
@@ -97,7 +97,7 @@ def tensors_of(batch):
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_batches_are_the_same_from_workers_in_one_piece_and_in_many(cfg, workers):
+def test_batches_are_the_same_as_with_pseudo_collate(cfg, workers):
     def loaded(**changes):
         return [tensors_of(batch) for batch in Runner.build_dataloader(dict(cfg.train_dataloader, **changes), seed=4)]
 

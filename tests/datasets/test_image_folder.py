@@ -1,3 +1,5 @@
+"""Folders of images without labels."""
+
 import logging
 import os
 import pickle
@@ -33,7 +35,7 @@ def touch(root, *names):
         (root / name).touch()
 
 
-def test_images_of_all_kinds_in_order_of_their_paths(tmp_path):
+def test_images_of_all_kinds_in_the_order_of_their_paths(tmp_path):
     kept = ['a-b/1.jpg', 'a.jpg', 'a/2.JPEG', 'a/b/c/3.Png', 'a/b.bmp', 'B.webp', 'x.jpg/5.tif', 'é.TIFF', 'Ω/ä ö.jpg']
     kept.append(os.fsdecode(b'\xff\xe9.jpg'))  # not UTF-8
     dropped = ['.hidden.jpg', '.cache/4.jpg', 'notes.txt', 'a/list.json', 'jpg', 'a/.jpg', 'video.mp4', 'a.jpg.part']
@@ -58,7 +60,7 @@ def test_the_order_is_that_of_the_whole_paths(tmp_path_factory, trees):
     shutil.rmtree(root)
 
 
-def test_links_are_followed_but_not_in_circles(tmp_path):
+def test_links_are_followed_but_no_folder_is_entered_twice(tmp_path):
     root = tmp_path / 'root'
     touch(root, 'a/1.jpg', 'b/2.jpg')
     touch(tmp_path / 'elsewhere', '3.jpg', 'deep/4.jpg')
@@ -84,7 +86,7 @@ def folder(path, **kwargs):
 
 
 def paint(root, number, broken=()):
-    """Pictures whose every pixel is their number; of the broken ones some text, nothing, or half a file."""
+    """Write pictures. The value of all pixels is the number of the picture. Broken files are text, empty or cut off."""
     root.mkdir(parents=True, exist_ok=True)
     for i in range(number):
         file = root / f'{i:03}.png'
@@ -98,7 +100,7 @@ def shown(results):
     return int(results['img'][0, 0, 0])
 
 
-def test_what_is_known_of_an_image(tmp_path):
+def test_the_info_of_an_image(tmp_path):
     dataset = folder(paint(tmp_path / 'pool', 4), pipeline=[LOAD], metainfo=dict(classes=CLASSES))
     assert len(dataset) == 4 and dataset.metainfo == dict(classes=CLASSES)
     for index, place in ((0, 0), (3, 3), (-1, 3), (np.int64(2), 2)):
@@ -134,13 +136,13 @@ def test_a_large_set_is_small_in_memory(tmp_path):
     assert pickle.loads(pickle.dumps(dataset)).get_data_info(1234)['img_path'].endswith('day_12/001234.jpg')
 
 
-def test_a_loader_that_returns_nothing_is_one_that_cannot_read(tmp_path, warnings):
+def test_an_image_is_unreadable_if_its_loader_returns_nothing(tmp_path, warnings):
     dataset = folder(paint(tmp_path / 'pool', 3, broken=[0]), pipeline=[dict(LOAD, ignore_empty=True)])
     (tmp_path / 'pool/001.png').unlink()
     assert shown(dataset[0]) == 2 and dataset.first_readable.bad.sum() == len(warnings) == 2
 
 
-def test_a_transform_that_returns_nothing_gets_the_next_image(tmp_path, warnings):
+def test_the_next_image_is_taken_if_a_transform_returns_nothing(tmp_path, warnings):
     pool = paint(tmp_path / 'pool', 3)
     dataset = folder(pool, pipeline=[LOAD, lambda results: results if shown(results) == 1 else None])
     assert [shown(dataset[i]) for i in range(3)] == [1, 1, 1]
@@ -169,7 +171,7 @@ def test_workers_share_what_they_found(tmp_path):
     assert dataset.first_readable.bad.sum() == 2
     log = (tmp_path / 'log').read_text()
     assert log.count('002.png cannot be read') == log.count('006.png cannot be read') == 1
-    # What a worker gets that is spawned and not forked.
+    # A worker process that is spawned, not forked, gets a pickled copy.
     other = pickle.loads(ForkingPickler.dumps(dataset))
     other.first_readable.bad[0] = True
     assert dataset.first_readable.bad.sum() == 3 and other[0] == 1

@@ -1,4 +1,4 @@
-"""Unlabeled images that are known to show no object: from the file that names them to the losses."""
+"""Unlabeled images that are known to show no object, from the file that names them to the losses."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from tests.helpers.monitored import OBJECTS, TRUE, Listed, fake_runner
 from tests.helpers.pictures import PICTURES, Pictures, picture
 from tests.helpers.semi import batch, build, sample, teacher_sees, total
 from tests.helpers.thresholds import images
-from tests.helpers.tiny import SEMI, load, make_set
+from tests.helpers.tiny import SEMI, load
 
 SHIPPED = 'yolov8_semi_bgpenalty.py'
 KNOWN = 'train_dataloader__dataset__known_empty'
@@ -32,7 +32,7 @@ KNOWN = 'train_dataloader__dataset__known_empty'
 # The file
 
 
-def test_lines_are_names_whatever_their_end(tmp_path):
+def test_names_are_lines_with_any_line_end(tmp_path):
     (tmp_path / 'empty.txt').write_bytes('\ufeffa.png\r\n\n  b c/ü.png \nd/'.encode())
     assert read_names(tmp_path / 'empty.txt') == ['a.png', 'b c/ü.png', 'd/']
 
@@ -83,7 +83,7 @@ def test_a_name_may_be_the_folder_or_lead_out_of_it(name, paths, folder, places)
     assert places_of([name], paths, folder) == places
 
 
-def test_names_of_no_image_are_counted_and_the_first_named():
+def test_names_that_fit_no_image_are_counted():
     names = ['a.png', *(f'x{i:02}.png' for i in range(12))]
     with pytest.raises(ValueError, match=r'relative to r/.* 12 of 13 names .* set: x00.png, .*x09.png, …$'):
         places_of(names, ['r/a.png'], 'r/')
@@ -93,9 +93,8 @@ def test_names_of_no_image_are_counted_and_the_first_named():
 
 
 @pytest.fixture
-def data(tmp_path):
-    """The tiny set, of whose unlabeled images the first three show nothing, which empty.txt says."""
-    root = make_set(tmp_path / 'set')
+def data(root):
+    """The tiny set. Its first three unlabeled images show nothing, and empty.txt names them."""
     content = json.loads((root / 'unlabeled.json').read_text())
     empty = content['images'][:3]
     taken = {image['id'] for image in empty}
@@ -119,7 +118,7 @@ def flags(dataset):
     return [[view.metainfo['known_empty'] for view in one.values() if view is not None] for one in samples[6:]]
 
 
-def test_both_views_of_an_image_say_it(data, tmp_path):
+def test_both_views_of_an_image_are_marked(data, tmp_path):
     assert flags(built(data, tmp_path)) == [[True] * 2] * 3 + [[False] * 2] * 7
     assert 'known_empty' not in built(data, tmp_path)[0]['data_samples']['sup'].metainfo
     assert 'known_empty' not in built(data, tmp_path, **{KNOWN: None})[6]['data_samples']['unsup_student'].metainfo
@@ -139,7 +138,7 @@ def test_a_folder_of_images(data, tmp_path):
     assert flags(dataset) == [['/ok/' in path] * 2 for path in paths] and sum('/ok/' in path for path in paths) == 3
 
 
-def test_an_image_in_place_of_a_broken_one_is_itself(data, tmp_path):
+def test_an_image_in_place_of_a_broken_one_has_its_own_mark(data, tmp_path):
     (data / 'images' / 'unlabeled_002.png').write_bytes(b'no picture')
     assert flags(built(data, tmp_path)) == [[True] * 2] * 2 + [[False] * 2] * 8
 
@@ -152,26 +151,26 @@ def test_an_image_in_place_of_a_broken_one_is_itself(data, tmp_path):
         ('', '`known_empty`: .*empty.txt: names no image'),
     ],
 )
-def test_a_mistaken_file_is_named(data, tmp_path, content, message):
+def test_a_file_with_a_mistake_is_named(data, tmp_path, content, message):
     (data / 'empty.txt').write_text(content)
     with pytest.raises(ValueError, match=message):
         built(data, tmp_path)
 
 
 @pytest.mark.parametrize('kind', ['YOLOv5CocoDataset', 'CheckedCocoDataset'])
-def test_a_set_in_test_mode_cannot_say_it(data, tmp_path, kind):
+def test_a_set_in_test_mode_is_refused(data, tmp_path, kind):
     options = {'train_dataloader__dataset__unlabeled__type': kind}
     with pytest.raises(ValueError, match=f'no `known_empty`, because {kind} is in test_mode'):
         built(data, tmp_path, train_dataloader__dataset__unlabeled__test_mode=True, **options)
 
 
 @pytest.mark.parametrize('name', ['', ['unlabeled_000.png']])
-def test_what_is_no_path_is_refused(data, tmp_path, name):
+def test_a_value_that_is_no_path_is_refused(data, tmp_path, name):
     with pytest.raises(ValueError, match='Expected `known_empty` to be the path of a text file, but got'):
         built(data, tmp_path, **{KNOWN: name})
 
 
-def test_a_set_that_loads_in_its_own_way_cannot_say_it(data, tmp_path):
+def test_a_set_that_loads_in_its_own_way_is_refused(data, tmp_path):
     class Own(DATASETS.get('YOLOv5CocoDataset')):
         def prepare_data(self, idx):
             return super().prepare_data(idx)
@@ -201,8 +200,8 @@ def known(samples, which):
             view.set_metainfo(dict(known_empty=empty))
 
 
-def test_what_the_teacher_sees_there_is_background():
-    """Neither an object nor unsure: as if it had seen nothing."""
+def test_boxes_of_the_teacher_in_empty_images_are_background():
+    """The boxes of the teacher in a known-empty image are neither pseudo-labels nor unsure: all is background."""
     found, unsure = [], dict(unsure_thr=0.02)
     inputs, _ = batch(3)
     for sees, which in (([2, 1, 1], [True, False, False]), ([0, 1, 1], [False] * 3)):
@@ -221,7 +220,7 @@ def test_what_the_teacher_sees_there_is_background():
 
 
 def test_a_batch_without_pseudo_boxes_teaches_known_background_as_if_it_had_one():
-    """With factor 1 / B; without such images nothing is known of it, and nothing is taught."""
+    """The factor is 1 / B. A batch without boxes and without known-empty images has no loss."""
     inputs, samples = batch(4)
     losses = {}
     for number in (0, 1, 4):
@@ -239,8 +238,8 @@ def test_a_batch_without_pseudo_boxes_teaches_known_background_as_if_it_had_one(
 
 
 @pytest.mark.parametrize('kind', ['ClassFrequency', 'Mixture'])
-def test_thresholds_are_of_the_other_images(kind):
-    """However many empty ones there are, and whatever the teacher sees there."""
+def test_thresholds_come_from_the_other_images(kind):
+    """The number of known-empty images and the boxes of the teacher in them do not matter."""
     sees, ends = images(40, seed=1), []
     for among in (False, True):
         thresholds = build_thresholds(dict(type=kind, window=32), 3, 6, 0.4)
@@ -251,7 +250,7 @@ def test_thresholds_are_of_the_other_images(kind):
     assert ends[0] == ends[1] and ends[0][2] == 32
 
 
-def test_the_detector_asks_for_thresholds_without_them(monkeypatch):
+def test_the_detector_leaves_them_out_of_the_thresholds(monkeypatch):
     model = build(class_thresholds=dict(type='ClassFrequency', window=4, min_images=1))
     model.class_thresholds.objects_per_image = torch.ones(3)
     teacher_sees(model, [3, 1])
@@ -263,7 +262,7 @@ def test_the_detector_asks_for_thresholds_without_them(monkeypatch):
 
 
 def test_the_collapse_monitor_leaves_them_out(logged):
-    """Of the others' pseudo-boxes there are as many as expected, an image."""
+    """The monitor counts pseudo-boxes per image that is not known to be empty. Their number is as expected at first."""
     runner = fake_runner(Listed(OBJECTS), Listed(TRUE))
     hook = CollapseMonitorHook(band=(0.25, 3.0), window=4)
     empty = sample()
@@ -277,7 +276,7 @@ def test_the_collapse_monitor_leaves_them_out(logged):
     for _ in range(3):
         iteration(0.0, empty, empty)
     iteration(0.5, empty, sample())
-    for _ in range(4):  # a window with no others says nothing
+    for _ in range(4):  # a window of known-empty images alone gives no warning
         iteration(0.0, empty, empty)
     assert logged == []
     iteration(4.0, empty, sample())
@@ -288,7 +287,7 @@ def test_the_collapse_monitor_leaves_them_out(logged):
 
 
 class Names(Listed):
-    """A set some of whose images are known to be empty."""
+    """A set with some images that are known to be empty."""
 
     def __init__(self, images, empty):
         super().__init__(images)
@@ -298,8 +297,8 @@ class Names(Listed):
 @pytest.mark.parametrize(
     'empty, factor', [(None, 1), ([0, 0, 0, 0, 0], 1), ([1, 0, 0, 0, 0], 1.25), ([1, 1, 1, 0, 0], 1.5), ([1] * 5, 1.5)]
 )
-def test_the_other_images_have_the_more_objects(empty, factor):
-    """Two of three labeled images have some: so many the others have at most."""
+def test_the_other_images_have_more_objects(empty, factor):
+    """Two of three labeled images have objects. All other images have objects at most: factor 3 / 2."""
     thresholds = build_thresholds(dict(type='ClassFrequency'), 3, 6, 0.4)
     runner = fake_runner(Listed(OBJECTS), Names([[]] * 5, empty))
     ClassThresholdsHook().count(SimpleNamespace(class_thresholds=thresholds), runner.train_dataloader.dataset)
@@ -309,7 +308,7 @@ def test_the_other_images_have_the_more_objects(empty, factor):
 # Config and run
 
 
-def test_views_that_do_not_say_it_are_found(data, tmp_path):
+def test_views_without_the_mark_are_found(data, tmp_path):
     cfg = load(SHIPPED, data, tmp_path / 'work', **{KNOWN: 'empty.txt'})
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
     assert check_config(cfg) == []
@@ -320,7 +319,7 @@ def test_views_that_do_not_say_it_are_found(data, tmp_path):
     assert 'known_empty' in finding.what
 
 
-def test_a_detector_that_does_not_know_of_it_is_found(data, tmp_path):
+def test_a_detector_that_ignores_the_mark_is_found(data, tmp_path):
     cfg = load('yolov8_semi_bgpenalty_dense.py', data, tmp_path / 'work', **{KNOWN: 'empty.txt'})
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
     [finding] = check_config(cfg)
@@ -337,10 +336,10 @@ class Watch(Hook):
             self.seen.setdefault(os.path.basename(view.img_path), []).append(boxes)
 
 
-def test_a_run_takes_none_of_them_for_an_object(data, tmp_path):
+def test_a_run_has_no_pseudo_boxes_in_them(data, tmp_path):
     options = {'burn_in': 1, 'train_cfg__max_epochs': 3, 'train_cfg__val_interval': 3, KNOWN: 'empty.txt'}
-    # An untrained teacher is sure of nothing: all that it sees counts.
-    options |= {f'model__semi_train_cfg__{name}': value for name, value in (('unsure_thr', 0.0),)}
+    # The scores of an untrained teacher are low. With this threshold all its boxes count.
+    options['model__semi_train_cfg__unsure_thr'] = 0.0
     runner, watch = Runner.from_cfg(load(SHIPPED, data, tmp_path / 'run', **options)), Watch()
     runner.register_hook(watch)
     runner.train()

@@ -1,4 +1,4 @@
-"""The pair of labeled and unlabeled images as one dataset."""
+"""Labeled and unlabeled images as one dataset."""
 
 import json
 
@@ -40,7 +40,6 @@ def test_an_empty_set_is_named(cfg, tmp_path, name):
 
 
 def test_the_unlabeled_json_needs_no_boxes(cfg, data, tmp_path):
-    """As the README says."""
     content = json.loads((data / 'unlabeled.json').read_text())
     del content['annotations']
     (tmp_path / 'bare.json').write_text(json.dumps(content))
@@ -65,7 +64,7 @@ def test_labels_of_other_classes_are_named(cfg):
 
 
 def test_trap_17_mmdetections_pipeline_switch_reaches_the_labeled_images(cfg):
-    """PipelineSwitchHook sets `pipeline` on the loader's dataset."""
+    """PipelineSwitchHook sets `pipeline` of the dataset in the loader."""
     from mmcv.transforms import Compose
 
     dataset = DATASETS.build(cfg.train_dataloader.dataset)

@@ -35,7 +35,7 @@ def test_an_epoch_is_one_pass_over_the_unlabeled_set(labeled, unlabeled, world_s
             assert [index < labeled for index in batch] == [True, True, False, False]
     seen = [index - labeled for rank in ranks for batch in rank for index in batch[2:]]
     assert set(seen) == set(range(unlabeled))
-    # Only what rounding up to whole batches needs is seen again.
+    # Images are seen again only to complete the last batch.
     assert len(seen) - unlabeled < per_global_batch
 
 
@@ -47,7 +47,7 @@ def test_the_global_batch_does_not_depend_on_the_number_of_processes(world_size)
         order = []
         for step in zip(*per_rank):
             for part in (slice(0, half), slice(half, None)):
-                # Ranks take turns.
+                # Rank 0 has the first image, rank 1 the second, and so on.
                 order += [i for group in zip(*[batch[part] for batch in step]) for i in group]
         return [(int(i), i.seed) for i in order]
 
@@ -96,11 +96,11 @@ def test_bad_batches_are_refused(bad, message):
         (DefaultSampler(range(4)), 'LabeledUnlabeledDataset, but got a range'),
     ],
 )
-def test_batches_of_what_is_no_pair_of_sets_are_refused(sampler, message):
+def test_other_samplers_and_datasets_are_refused(sampler, message):
     with pytest.raises(ValueError, match=message):
         LabeledUnlabeledBatchSampler(sampler, 4)
 
 
-def test_seeded_index_survives_the_way_to_a_worker():
+def test_a_seeded_index_can_be_pickled():
     index = pickle.loads(pickle.dumps(SeededIndex(7, 123)))
     assert index == 7 and index.seed == 123

@@ -1,4 +1,4 @@
-"""Images that cannot be read, from the check before training to its last line."""
+"""Images that cannot be read: the check before training, the training, and its last line in the log."""
 
 import copy
 import errno
@@ -63,7 +63,7 @@ def test_images_that_cannot_be_read_give_way_to_others_with_their_own_boxes(root
 
 
 def test_a_jpeg_that_is_cut_off_is_not_learnt_though_it_decodes(root, warnings, monkeypatch):
-    """As OpenCV before 5 does."""
+    """OpenCV before 5 decodes it."""
     original = Path(root / 'images/labeled_001.png')
     picture = cv2.imread(str(original))
     jpeg = bytes(cv2.imencode('.jpg', picture)[1])
@@ -97,7 +97,7 @@ def test_nothing_readable_ends_with_an_error(root):
 
 
 class Drive:
-    """A loader from a drive that is away for a while."""
+    """Loads from a drive that does not answer while ``away`` is True."""
 
     def __init__(self):
         self.away = False
@@ -121,7 +121,7 @@ def test_what_the_system_could_not_read_is_tried_again(root, warnings):
 
 @pytest.mark.parametrize('type', ['CheckedCocoDataset', 'mmdet.CocoDataset'])
 def test_a_pipe_in_place_of_an_image_is_not_waited_at(root, warnings, type):
-    """Nor a folder. Were the pipe opened, the other end of a thread would open too."""
+    """The writer thread waits until somebody opens the pipe to read. A folder is not opened either."""
     (root / 'images/labeled_000.png').unlink()
     os.mkfifo(root / 'images/labeled_000.png')
     (root / 'images/labeled_001.png').unlink()
@@ -163,7 +163,7 @@ def test_only_loading_may_fail(root, warnings):
 
 @DATASETS.register_module()
 class OwnDataset(CocoDataset):
-    """Loads in a way of its own."""
+    """Loads images in its own way."""
 
     def prepare_data(self, idx):
         return f'{type(self).__name__} {idx}'
@@ -208,7 +208,7 @@ def train(cfg):
 
 
 def test_training_goes_on_without_them_and_says_so(root, tmp_path):
-    """Before it starts, while it runs, once a file whichever worker meets it, and at its end."""
+    """The log names them before training, once while it runs, for all workers together, and at the end."""
     broken = spoil(root)
     cfg = load(SEMI, root, tmp_path / 'work', burn_in=1, train_dataloader__num_workers=2, **PLAN)
     runner, log = train(cfg)
@@ -249,7 +249,7 @@ def test_a_supervised_run_without_boxes_does_not_begin(root, tmp_path, type):
 
 
 def test_nothing_is_trained_where_nothing_can_be(root, tmp_path):
-    """Labeled images that are elsewhere, and a validation set that would end a run hours later."""
+    """All labeled images are missing, and a broken validation image would end the run hours later."""
     cfg = load(SEMI, root, tmp_path / 'work')
     (root / 'images/val_001.png').write_bytes(b'')
     for path in (root / 'images').glob('labeled*'):

@@ -1,4 +1,4 @@
-"""Painted pictures and short configs of transforms, for tests of what transforms record."""
+"""Painted pictures and short configs, for tests of the geometry that transforms record."""
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ def flip(direction):
 
 
 def picture(width, height, square):
-    """Results of an image with a bright square; channel 0 is 0 in pictures and PAD in padding."""
+    """Results of an image with a bright square. Channel 0 is 0 in pictures and PAD in padding."""
     x1, y1, x2, y2 = square
     image = np.zeros((height, width, 3), np.uint8)
     image[..., 2] = 40
@@ -70,7 +70,7 @@ class Pictures(list):
         raise AssertionError('the dataset is copied')
 
 
-# Sizes whose scale to a tile of 64 x 64 is exact.
+# The scale of these sizes to a tile of 64 x 64 is exact.
 PICTURES = (
     (64, 32, [10, 6, 40, 26]),
     (32, 64, [4, 20, 28, 60]),
@@ -80,7 +80,7 @@ PICTURES = (
 
 
 def on_picture(sample):
-    """Where the penalty takes an input's pixels for picture, (H, W)."""
+    """Bool, (H, W): the pixels of an input that the penalty treats as picture."""
     height, width = sample.img_shape[:2]
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing='ij')
     to_image, boxes = picture_frame(sample.metainfo)

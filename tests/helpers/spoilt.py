@@ -35,11 +35,11 @@ def pair(root, **kwargs):
 
 
 def spoil(root):
-    """One labeled image after the other broken in its own way, the last not; and some unlabeled ones."""
+    """Break all labeled images but the last, each in another way, and some unlabeled images. Return their names."""
     images = root / 'images'
     picture = cv2.imread(str(images / 'labeled_000.png'))
     (images / 'labeled_000.png').write_bytes(b'')
-    # In the middle: OpenCV before 5 would decode the upper half, and leave the rest grey.
+    # OpenCV before 5 would decode the upper half and leave the rest grey.
     jpeg = bytes(cv2.imencode('.jpg', cv2.imread(str(images / 'labeled_001.png')))[1])
     (images / 'labeled_001.png').write_bytes(jpeg[: len(jpeg) // 2])
     (images / 'labeled_002.png').write_bytes((images / 'labeled_002.png').read_bytes()[:300])

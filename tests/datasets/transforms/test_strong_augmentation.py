@@ -1,4 +1,4 @@
-"""Colour transforms and erasing change pixels and move nothing."""
+"""Colour transforms and erasing change pixels and do not move them."""
 
 import copy
 
@@ -15,7 +15,7 @@ VIEWS = 'yolov8_semi_bgpenalty_views.py'
 
 
 def student_steps():
-    """The student's steps in the shipped config, by the type of the step or of the first one that it applies."""
+    """The steps of the student in the shipped config. A key is the type of the step, or of the first step in it."""
     pipeline = Config.fromfile(CONFIGS / VIEWS).train_dataloader.dataset.unlabeled.pipeline
     (views,) = (step for step in pipeline if step.type == 'Views')
     return {step.get('transforms', [step])[0].type: dict(step) for step in views.unsup_student}
@@ -27,7 +27,7 @@ STUDENT = {
     'grey': STEPS['RandomGrayscale'],
     'blur': STEPS['RandomGaussianBlur'],
     'erasing': STEPS['mmdet.RandomErasing'],
-    # As SoftTeacher: one of MMDetection's colour transforms.
+    # One of MMDetection's colour transforms, as in SoftTeacher.
     'RandAugment': dict(
         type='mmdet.RandAugment',
         aug_num=1,

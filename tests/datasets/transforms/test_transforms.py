@@ -1,4 +1,4 @@
-"""Where a painted square is seen is where the recorded homography takes its corners."""
+"""The recorded homography maps the corners of a painted square to the place where the image shows it."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def corners_of(box):
 
 
 def depth(shape, quadrilateral):
-    """How far inside a convex quadrilateral each pixel's centre lies, in pixels; negative outside."""
+    """Distance of the centre of each pixel from the edge of a convex quadrilateral, in pixels. Negative outside."""
     start, end = quadrilateral, np.roll(quadrilateral, -1, 0)
     turn = np.sign(np.sum(start[:, 0] * end[:, 1] - end[:, 0] * start[:, 1]))
     y, x = np.mgrid[: shape[0], : shape[1]] + 0.5
@@ -46,7 +46,7 @@ def depth(shape, quadrilateral):
 
 
 def seen_at(found, quadrilaterals, tolerance=1.0):
-    """Whether the marked pixels are those of the quadrilaterals, up to ``tolerance`` pixels."""
+    """Whether the pixels ``found`` fill the quadrilaterals, up to ``tolerance`` pixels at the edges."""
     inside = np.max([depth(found.shape, q) for q in quadrilaterals], axis=0)
     return not found[inside < -tolerance].any() and found[inside > tolerance].all()
 
@@ -56,7 +56,7 @@ def bright(results):
 
 
 def check(results, square):
-    """Pixels, box and record agree. Returns the square's corners by the record."""
+    """Check that pixels, box and homography agree. Return the mapped corners of the square."""
     assert results['homography_matrix'].dtype == np.float32
     corners = through(corners_of(square), results['homography_matrix'])
     assert bright(results).sum() > 5
@@ -84,7 +84,7 @@ def test_trap_6_letter_resize(size, target, up, mode, seed):
     results = build(letter(target, allow_scale_up=up, **({mode: True} if mode else {})))(picture(*size, square))
     check(results, square)
     frame = through(corners_of([0, 0, *size]), results['homography_matrix'])
-    # MMYOLO records an odd padding as two halves then, and pads by whole pixels.
+    # In this mode MMYOLO records half pixels for an odd padding, but pads by whole pixels.
     tolerance = 0.51 if mode == 'half_pad_param' else 0.01
     assert seen_at(results['img'][..., 0] != PAD, [frame], tolerance)
 
@@ -144,7 +144,7 @@ def test_trap_7_mosaic(seed):
     x, y = tiles[3, :2]
     assert tiles[:, [2, 3]][0].tolist() == [x, y] and (tiles[1, 0], tiles[2, 1]) == (x, y)
     assert seen_at(results['img'][..., 0] != PAD, quadrilaterals(results, tiles), tolerance=0.01)
-    # An object's box goes on beyond the tile that crops its picture.
+    # The box of an object may go beyond the tile of its picture.
     low, high = np.split(results['gt_bboxes'].numpy(), 2, axis=1)
     visible = np.concatenate([np.maximum(low, tiles[:, :2]), np.minimum(high, tiles[:, 2:])], axis=1)
     visible = visible[(visible[:, 2:] - visible[:, :2] > 2).all(1)]
@@ -154,7 +154,7 @@ def test_trap_7_mosaic(seed):
 
 @given(seeds)
 def test_trap_7_tiles_through_the_affine(seed):
-    """As YOLOv8 does: a mosaic of twice the size, cut to the middle."""
+    """A mosaic of twice the size is cut to its middle, as in YOLOv8."""
     results = mosaic(seed)
     canvas = results['img'].shape[:2]
     transform = build(affine(border=(-32, -32)))
@@ -163,13 +163,13 @@ def test_trap_7_tiles_through_the_affine(seed):
     assert seen_at(results['img'][..., 0] < PAD // 2, quadrilaterals(results, results['mosaic_tiles']))
 
 
-def test_a_mosaic_not_made_records_nothing():
+def test_without_a_mosaic_nothing_is_recorded():
     results = mosaic(0, prob=0.0)
     assert 'mosaic_tiles' not in results
     assert results['homography_matrix'].tolist() == np.diag([3, 3, 1]).tolist()
 
 
-def test_the_record_of_one_image_is_not_the_nexts():
+def test_the_next_image_has_its_own_record():
     transform = build(affine())
     turns = set()
     for square, size in (([30, 20, 50, 40], (80, 60)), ([20, 30, 50, 60], (70, 90))):

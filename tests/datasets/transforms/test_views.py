@@ -1,4 +1,4 @@
-"""Two views of one canvas of several images: their boxes and their padding."""
+"""Boxes and padding of two views of one mosaic or mixed image."""
 
 import copy
 
@@ -26,7 +26,7 @@ from tests.helpers.pictures import (
 
 SCALE = (64, 64)
 PACK = {'type': 'mmdet.PackDetInputs', 'meta_keys': ('homography_matrix', 'mosaic_tiles', 'ori_shape', 'img_shape')}
-# The middle of a mosaic's canvas, pixel for pixel.
+# Cuts the middle out of a mosaic. Pixels stay the same.
 MIDDLE = affine(
     max_rotate_degree=0.0,
     max_shear_degree=0.0,
@@ -37,7 +37,7 @@ MIDDLE = affine(
     min_area_ratio=0.0,
     bbox_clip_border=True,
 )
-# Smaller than the canvas, so that padding takes the place of what the canvas cut off.
+# Shrinks the image, so that padding takes the place of parts that were cut off.
 STRONG = affine(scaling_ratio_range=(0.4, 0.8), max_translate_ratio=0.1, min_area_ratio=0.0)
 
 
@@ -50,7 +50,7 @@ def mixup(**kwargs):
 
 
 class Loaded(Pictures):
-    """Pictures that are loaded already, each time afresh."""
+    """Pictures that are loaded already. Each access gives a copy."""
 
     def get_data_info(self, index):
         return copy.deepcopy(self[index])
@@ -86,7 +86,7 @@ def same_up_to_a_pixel(mask, picture, padding):
 
 
 def padding_is_known(sample, image):
-    """Channel 0 is PAD in padding, 0 in pictures and between in a picture that is mixed with padding."""
+    """Channel 0 is PAD in padding, 0 in pictures, and in between if a picture is mixed with padding."""
     return same_up_to_a_pixel(on_picture(sample), image[..., 0] <= 0.55 * PAD, image[..., 0] >= PAD - 2)
 
 
@@ -100,13 +100,13 @@ def test_same_up_to_a_pixel_tells_two_pixels():
 
 
 def check_views(results, weak, strong):
-    """Boxes and padding of two views of one canvas. Returns the number of boxes seen in both."""
+    """Check the boxes and the padding of two views of one image. Return the number of boxes that both show."""
     (weak_image, weak), (strong_image, strong) = two_views(results, weak, strong)
     for image, sample in ((weak_image, weak), (strong_image, strong)):
         assert padding_is_known(sample, image)
     between = strong.homography_matrix.astype(np.float64) @ np.linalg.inv(weak.homography_matrix.astype(np.float64))
     number = 0
-    # What a perfect teacher finds in the weak view: each square that is there, as far as it is there.
+    # A perfect teacher finds the visible part of each square in the weak view.
     components, _, boxes, _ = cv2.connectedComponentsWithStats((weak_image[..., 2] > 148).astype(np.uint8))
     for x, y, width, height, area in boxes[1:components]:
         if width * height != area or min(width, height) < 6:
@@ -116,7 +116,7 @@ def check_views(results, weak, strong):
         if (projected[2:] - projected[:2] < 6).any():
             continue
         corners = through(np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height]]), between)
-        # The square in the strong view is the painted area whose pixels the projected corners enclose.
+        # In the strong view the square is the painted area around the centre of the projected corners.
         cx, cy = corners.mean(0)
         seen = strong_image[..., 2] > 148
         if not (0 <= cx < seen.shape[1] and 0 <= cy < seen.shape[0] and seen[int(cy), int(cx)]):
@@ -163,7 +163,7 @@ def test_mixed_images_are_shared_by_both_views():
     @given(seeds)
     def check(seed):
         one = [mosaic(), MIDDLE]
-        # At a ratio of 0.5 a square over padding is (255 + 114) / 2 = 185, over picture 148: only where it shows.
+        # The ratio is 0.5. A square has the value (255 + 114) / 2 = 185 over padding and 148 over a picture.
         results = canvas(seed, *one, mixup(alpha=1e6, beta=1e6, pre_transform=one))
         assert results['img'].shape == (64, 64, 3) and len(results['mosaic_tiles']) > 1
         numbers.append(check_views(results, [flip('horizontal')], [UPRIGHT_STRONG]))
@@ -172,16 +172,16 @@ def test_mixed_images_are_shared_by_both_views():
     assert sum(numbers) > 5
 
 
-def test_a_mixed_image_may_be_of_single_images_and_has_the_boxes_of_both():
+def test_an_image_mixed_from_two_has_the_boxes_and_tiles_of_both():
     results = canvas(1, letter(SCALE), mixup(pre_transform=[letter(SCALE)]))
     tiles = results['mosaic_tiles']
     assert len(tiles) == len(results['gt_bboxes']) == 2
     assert np.array_equal(results['homography_matrix'], np.eye(3)) and results['homography_matrix'].dtype == np.float32
-    # Seed 1 begins with the second picture. 32 x 64 letterboxed to 64 x 64: 16 columns of padding on either side.
+    # Seed 1 begins with the second picture, 32 x 64. In 64 x 64 it has 16 columns of padding on either side.
     assert tiles[0].tolist() == [16, 0, 48, 64]
 
 
-def test_no_image_mixed_is_no_tiles():
+def test_without_mixing_there_are_no_tiles():
     results = canvas(0, letter(SCALE), mixup(prob=0.0, pre_transform=[letter(SCALE)]))
     assert 'mosaic_tiles' not in results and len(results['gt_bboxes']) == 1
 
@@ -219,10 +219,10 @@ def test_where_nothing_is_cut_off_nothing_is_recorded(seed):
     assert 'mosaic_tiles' not in results
 
 
-def test_a_picture_wholly_cut_off_is_nowhere():
+def test_a_picture_that_is_cut_off_has_no_tile():
     results = picture(64, 48, [20, 10, 44, 30])
     results['mosaic_tiles'] = np.array([[0, 0, 20, 48], [20, 0, 64, 48]], np.float32)
-    # The left 30 columns of the canvas are cut off, the first tile with them.
+    # The left 30 columns are cut off, and the first tile with them.
     results['homography_matrix'] = np.array([[1, 0, -30], [0, 1, 0], [0, 0, 1]], np.float32)
     results['img'] = results['img'][:, 30:].copy()
     results = build(letter((96, 48)))(results)
@@ -232,7 +232,7 @@ def test_a_picture_wholly_cut_off_is_nowhere():
 @pytest.mark.parametrize('crowd', [False, True])
 @pytest.mark.parametrize('x2, left, kept', [(36, 20, 'both'), (19, 3, 'crowd'), (17, 1, 'none')])
 def test_what_is_visible_of_a_crowd_is_kept(crowd, x2, left, kept):
-    """A tenth of an object is no object, of a crowd still no background. 2 pixels are too small for either."""
+    """A tenth of an object is dropped. A tenth of a crowd is kept: it is no background. 2 pixels are dropped."""
     results = picture(64, 64, [0, 0, x2, 64])
     results['gt_ignore_flags'][:] = crowd
     results = build({**MIDDLE, 'min_area_ratio': 0.1, 'max_aspect_ratio': 20.0, 'border': (-16, -16)})(results)

@@ -1,4 +1,4 @@
-"""The shipped config with stronger views: its samples and real runs."""
+"""The shipped config with stronger views: samples and real runs."""
 
 import copy
 import json
@@ -116,7 +116,7 @@ def test_labeled_mosaics_keep_crowds_apart_and_take_empty_images(data, tmp_path)
 
 
 def flat(batch):
-    """All that a batch holds, as arrays by name."""
+    """The content of a batch as arrays by branch and place."""
     found = {}
     for branch, images in batch['inputs'].items():
         for i, (image, sample) in enumerate(zip(images, batch['data_samples'][branch])):
@@ -130,7 +130,7 @@ def flat(batch):
 
 @pytest.mark.parametrize('folder', [False, True])
 def test_a_sample_depends_on_its_seed_alone(data, pool, tmp_path, folder):
-    """Whatever the workers, and whatever was loaded before."""
+    """Neither the number of workers nor earlier samples matter."""
     cfg = configured(data, tmp_path, folder)
 
     def loaded(workers):
@@ -161,7 +161,7 @@ def test_partners_that_cannot_be_read_give_way(data, pool, tmp_path):
     for seed in range(10):
         sample = dataset[SeededIndex(6, seed)]['data_samples']['unsup_teacher']
         assert sample.img_path.endswith('0.png') and len(sample.mosaic_tiles) > 1
-    # The partners were broken as often as not.
+    # About half of the partners are broken.
     assert 5 <= dataset.datasets[1].first_readable.bad.sum() <= 10
 
 
@@ -197,7 +197,7 @@ def test_training_with_all_of_them(run):
     runner, watch = run
     assert len(watch.rows) == 15 and np.isfinite(watch.rows).all()
     assert max(watch.boxes[6:]) > 0
-    # Labeled images are mosaics until the pipeline is switched, unlabeled ones by half.
+    # Labeled images are mosaics until the pipeline is switched. About half of the unlabeled images are mosaics.
     assert all(mosaic == (epoch < 2) for epoch, mosaic in watch.tiles['sup'])
     made = [mosaic for _, mosaic in watch.tiles['unsup_teacher']]
     assert 0.2 < np.mean(made) < 0.9
@@ -225,7 +225,7 @@ def test_training_on_a_folder(data, pool, tmp_path):
 
 
 def test_quality_is_measured_on_single_images_alone(run, monkeypatch):
-    """In a mosaic the hook would know the boxes of the first image alone."""
+    """The hook knows only the boxes of the first image of a mosaic."""
     runner, _ = run
     hook = PseudoLabelQualityHook()
     hook._truth = {'a.png': np.array([[10, 10, 30, 30, 0, 0]], np.float32)}
