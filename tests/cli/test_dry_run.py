@@ -17,16 +17,9 @@ from tests.helpers.tiny import SEMI, SUPERVISED, load
 
 @pytest.fixture(scope='module')
 def cfg(data, tmp_path_factory):
-    cfg = load(
-        SEMI,
-        data,
-        tmp_path_factory.mktemp('config') / 'none',
-        lambda_bg=2.0,
-        burn_in=2,
-        train_cfg__max_epochs=8,
-        default_hooks__mean_teacher__unsup_warmup=2,
-        model__semi_train_cfg__pseudo_test_cfg__max_per_img=3,
-    )
+    changes = dict(lambda_bg=2.0, burn_in=2, train_cfg__max_epochs=8, default_hooks__mean_teacher__unsup_warmup=2)
+    changes['model__semi_train_cfg__pseudo_test_cfg__max_per_img'] = 3
+    cfg = load(SEMI, data, tmp_path_factory.mktemp('config') / 'none', **changes)
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
     return cfg
 

@@ -118,11 +118,6 @@ def test_a_config_that_cannot_be_read_is_named(config, name, text, part):
     assert line.startswith(f'{named}: ') and part in line and '\n' not in line
 
 
-def test_a_config_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(InputError, match=rf'^{tmp_path}/none\.py: No such file or directory$'):
-        read_config(str(tmp_path / 'none.py'), {})
-
-
 @pytest.mark.parametrize(
     'text, kind', [('lr = rate', NameError), ("a = dict(b=1)['c']", KeyError), ("int('x')", ValueError)]
 )
