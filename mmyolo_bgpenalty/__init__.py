@@ -1,13 +1,13 @@
 """Semi-supervised YOLOv8 with a background penalty, for MMDetection and MMYOLO.
 
-Importing the package (``custom_imports=dict(imports=['mmyolo_bgpenalty'])``) registers its modules. It also
+``custom_imports=dict(imports=['mmyolo_bgpenalty'])`` in a config imports the package, which registers its modules. The
+import also
 
-- checks the versions of torch, MMEngine, MMCV, MMDetection and MMYOLO, and imports ``mmcv.ops``;
-- imports MMYOLO, without its assertions about versions if MMCV is that of OpenMMLab's fork (``import_mmyolo``);
+- checks the versions of torch, MMEngine, MMCV, MMDetection and MMYOLO, and imports ``mmcv.ops`` (``check_versions``);
+- imports MMYOLO. If MMCV is the one of OpenMMLab's fork, MMYOLO's checks of versions are left out (``import_mmyolo``);
 - lets ``torch.load`` read the types that MMEngine stores in checkpoints (``allow_checkpoint_types``).
 
-MMEngine's loaders of checkpoints stay as they are. ``ResumableCheckpointHook``, the tools and the export check a file
-before MMEngine reads it.
+It leaves MMEngine's functions that load checkpoints unchanged.
 """
 
 from mmyolo_bgpenalty.compat import allow_checkpoint_types, check_versions, import_mmyolo

@@ -4,16 +4,16 @@ import sys
 from difflib import get_close_matches
 from importlib import import_module
 
-# Command -> module in mmyolo_bgpenalty.cli, and what the command does.
+# Command -> its module in mmyolo_bgpenalty.cli, and what it does.
 COMMANDS = {
     'check': ('check', 'look for mistakes in a config, its files and its first batch'),
     'split': ('data.split', 'split a COCO set into labeled and unlabeled parts'),
-    'make-solar': ('data.make_solar', 'make the set of solar panels, of any size and seed'),
+    'make-solar': ('data.make_solar', 'make the set of solar panels with any size and seed'),
     'train': ('train', 'train a detector'),
     'test': ('test', 'evaluate a checkpoint'),
-    'ablate': ('ablation.ablate', 'train variants of a config over several seeds, and compare them'),
+    'ablate': ('ablation.ablate', 'train variants of a config with several seeds, and compare them'),
     'export': ('export', 'export the teacher of a checkpoint as a plain detector, also as ONNX'),
-    'benchmark': ('benchmark.benchmark', 'time this package beside MMYOLO, MMDetection and Ultralytics'),
+    'benchmark': ('benchmark.benchmark', 'compare time and memory with MMYOLO, MMDetection and Ultralytics'),
 }
 PROGRAM = 'python -m mmyolo_bgpenalty'
 
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
         meant = get_close_matches(name, COMMANDS, n=1) or [', '.join(COMMANDS)]
         print(f'{PROGRAM}: there is no command {name!r}; did you mean {meant[0]}?', file=sys.stderr)
         return 2
-    sys.argv[0] = f'{PROGRAM} {name}'  # for the usage and the errors of the command
+    sys.argv[0] = f'{PROGRAM} {name}'  # the usage and the errors of the command show it
     return import_module(f'mmyolo_bgpenalty.cli.{COMMANDS[name][0]}').main(arguments)
 
 

@@ -1,6 +1,6 @@
-"""Check a config before a long training: its wiring, its files and, with --step, one forward and backward pass.
+"""Check a config before a long training: its settings and its files. --step also runs one forward and backward pass.
 
-Exit code 0: no error, but maybe warnings. 1: errors. 2: the config cannot be read.
+Exit code 0: no errors, possibly warnings. 1: errors. 2: the config cannot be read.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ COLOURS = dict(error='bold red', warning='yellow')
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     parser = config_parser(__doc__)
-    parser.add_argument('--step', action='store_true', help='run one pass over the first batch')
+    parser.add_argument('--step', action='store_true', help='run one forward and backward pass on the first batch')
     args = parser.parse_args(argv)
     with InputCheck():
         cfg = read_config(args.config, args.cfg_options)
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     findings = check_config(cfg)
     if args.step:
         if any(finding.level == 'error' for finding in findings):
-            console.print('No step is taken before the errors below are corrected.')
+            console.print('The errors below must be corrected before --step can run.')
         else:
             findings += take_step(console, cfg)
     show_findings(console, args.config, findings)
@@ -40,9 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def take_step(console: Console, cfg: Config) -> list[Finding]:
-    """Run and show one pass. What goes wrong is a finding."""
+    """Run one pass and show its results. An exception becomes a finding."""
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # messages of MMEngine and of the datasets
+        with contextlib.redirect_stdout(io.StringIO()):  # hides what MMEngine and the datasets print
             first = dry_run(cfg)
     except Exception as problem:
         if in_users_code(problem):
@@ -59,14 +59,14 @@ def take_step(console: Console, cfg: Config) -> list[Finding]:
 
 def show_pass(console: Console, first: FirstPass, loaded: bool) -> None:
     images = ', '.join(f'{number} {branch}' for branch, number in first.images.items())
-    console.print(Text(f'One pass over the first batch ({images}):'))
+    console.print(Text(f'One pass on the first batch ({images}):'))
     for name, value in first.losses.items():
         console.print(Text(f'    {name:<24}{value:.6g}'))
     if first.penalty:
         stats = ' '.join(f'{name}={value:.4g}' for name, value in first.penalty.items())
         console.print(Text(f'BG penalty at λ_bg={first.lambda_bg:g}: {stats}'))
     if first.pseudo_boxes is not None:
-        hint = '' if loaded else ' (from initial weights; --cfg-options load_from=… looks at trained ones)'
+        hint = '' if loaded else ' (from initial weights; --cfg-options load_from=… starts from trained ones)'
         console.print(Text(f'Pseudo-boxes: {first.pseudo_boxes}{hint}'))
     norms = ', '.join(f'{part} {norm:.4g}' for part, norm in first.gradients.items())
     console.print(Text(f'Gradient norm: {norms}'))

@@ -1,4 +1,4 @@
-"""One forward and backward pass over the first batch of a config, as after burn-in. It leaves no file behind."""
+"""One forward and backward pass on the first batch of a config, as after burn-in. It leaves no files."""
 
 import copy
 import math
@@ -24,7 +24,7 @@ from mmyolo_bgpenalty.models.bg_penalty_head import BgPenaltyYOLOv8Head
 
 
 class PlanRow(NamedTuple):
-    """Values from ``first`` to ``last``, in epochs or iterations. ``unsup_ramp`` weights the unlabeled images."""
+    """λ and the weight of the unlabeled images from ``first`` to ``last``, in epochs or iterations."""
 
     first: float
     last: float
@@ -37,24 +37,24 @@ class FirstPass(NamedTuple):
     """The results of one pass."""
 
     images: dict[str, int]  # number of images by branch
-    losses: dict[str, float]  # every entry of the log, and `loss`, the sum of the losses
+    losses: dict[str, float]  # everything that training logs; `loss` is the sum of the losses
     penalty: dict | None  # statistics of the head, None without the penalty
     lambda_bg: float | None  # λ in this pass, None without the penalty
     pseudo_boxes: int | None  # number of pseudo-boxes, None without a teacher
-    gradients: dict[str, float]  # norm by part of the trained detector, and `total`
-    not_finite: list[str]  # losses that are not finite, and parameters with such a gradient
+    gradients: dict[str, float]  # norm by part of the trained detector; `total` is the norm of all
+    not_finite: list[str]  # losses that are not finite, and parameters whose gradient is not finite
     untouched: list[str]  # trained parameters without a gradient
     plan: list[PlanRow]  # λ and the ramp over the whole training
-    unit: str  # of the plan, 'epoch' or 'iteration'
+    unit: str  # unit of the plan, 'epoch' or 'iteration'
 
 
 def dry_run(cfg: Config) -> FirstPass:
-    """Run one pass over the first batch, with λ at its maximum and the full weight of the unlabeled images.
+    """Run one pass on the first batch, with λ at its maximum and the unlabeled images at their full weight.
 
-    The model has the weights that training starts with: initial ones, or those of ``load_from``.
+    The model starts as in training: with initial weights, or with the weights of ``load_from``.
     """
     cfg = copy.deepcopy(cfg)
-    name = f'dry_run_{uuid.uuid4().hex}'  # MMEngine keeps one visualizer and one logger for each name
+    name = f'dry_run_{uuid.uuid4().hex}'  # MMEngine makes one visualizer and one logger per name
     cfg.merge_from_dict(dict(experiment_name=name, log_level='ERROR', launcher='none', resume=False))
     cfg.visualizer = dict(type='Visualizer', name=name)
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
@@ -114,7 +114,7 @@ def _find_hook(runner: Runner, kind: type[Hook]) -> Any:
 
 
 def _gradients(detector: nn.Module) -> tuple[dict[str, float], list[str], list[str]]:
-    """Norms by part and in total, parameters with a gradient that is not finite, and parameters without one."""
+    """Norms by part and in total, parameters whose gradient is not finite, and parameters without a gradient."""
     norms, not_finite, untouched = {}, [], []
     for part, module in detector.named_children():
         named = [(f'{part}.{name}', p) for name, p in module.named_parameters() if p.requires_grad]
@@ -135,7 +135,7 @@ def _plan(runner: Runner, hook: LambdaBgSchedulerHook, batches: int) -> Iterator
     if hook.by_epoch:
         points = range((epochs or math.ceil(iterations / batches)) + 1)
     else:
-        # Ten points show a ramp. A row for each iteration would be too many.
+        # Ten points show the ramp. One row per iteration would be too many.
         burn_in, warmup = hook.plan['burn_in'], hook.plan['warmup']
         ends = (0, burn_in - 1, *(burn_in + math.ceil(warmup * i / 10) for i in range(11)), iterations)
         points = sorted({min(max(point, 0), iterations) for point in ends})

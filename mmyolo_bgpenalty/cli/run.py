@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 
 from mmyolo_bgpenalty.config_check.overrides import check_overrides
 
-# The code of any other package counts as the user's own.
+# Code outside these packages counts as the user's own.
 LIBRARIES = {'mmyolo_bgpenalty', 'mmengine', 'mmcv', 'mmdet', 'mmyolo', *sys.stdlib_module_names}
 LIBRARIES |= {'torch', 'torchvision', 'numpy', 'scipy', 'cv2', 'PIL', 'pycocotools', 'addict', 'yaml'}
 LIBRARIES |= {'onnx', 'onnxruntime'}
@@ -51,8 +51,8 @@ def command(main: Callable) -> Callable[[Sequence[str] | None], int]:
 class InputCheck(Hook):
     """``with InputCheck():`` turns a ValueError, OSError or ImportError of the block into an InputError.
 
-    It leaves errors from the user's own code as they are. If it is also a hook of a Runner, it leaves all errors as
-    they are after training or testing has started: the input has been read by then.
+    Errors from the user's own code stay as they are. The check is also a hook for a Runner: all errors stay as they are
+    when training or testing has started, because the input has been read by then.
     """
 
     priority = 'LOWEST'
@@ -74,7 +74,7 @@ class InputCheck(Hook):
 
 
 def in_users_code(error: BaseException | None) -> bool:
-    """Whether the traceback of an error, or of an error that led to it, has code of the user.
+    """Whether the user's own code is in the traceback of an error, or of an error that led to this one.
 
     The function that catches the error does not count.
     """
@@ -88,7 +88,7 @@ def in_users_code(error: BaseException | None) -> bool:
 
 
 def _line(error: Exception) -> str:
-    """The message. If a library raised the error, also its type and place."""
+    """The message in one line. If a library raised the error, the line also has the type and the place."""
     message = str(error).strip() or type(error).__name__
     frame, number = list(traceback.walk_tb(error.__traceback__))[-1]
     if isinstance(error, OSError) or frame.f_globals.get('__name__', '').startswith('mmyolo_bgpenalty.'):
@@ -137,7 +137,7 @@ def read_config(file: str, options: Mapping) -> Config:
 
 
 def _broken_file(error: SyntaxError) -> str | None:
-    """The file with the syntax error. MMEngine does not tell the parser the name of a config."""
+    """The file with the syntax error. MMEngine parses a config without naming its file."""
     if error.filename != '<unknown>':
         return error.filename
     local = [frame.f_locals.get('filename') for frame, _ in traceback.walk_tb(error.__traceback__)]

@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint, like MMDetection's tools/test.py. --out writes all metrics to one file."""
+"""Evaluate a checkpoint, like MMDetection's tools/test.py. --out writes the metrics to a file."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from mmyolo_bgpenalty.utils.files import write_whole
 def main(argv: Sequence[str] | None = None) -> None:
     parser = config_parser(__doc__)
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--work-dir', help='where logs go (work_dirs/<name of the config>)')
+    parser.add_argument('--work-dir', help='folder of the logs (default: work_dirs/<name of the config>)')
     parser.add_argument('--out', help='folder for metrics.json, and for the curves of PrecisionRecallMetric')
     args = parser.parse_args(argv)
     with InputCheck() as check:
@@ -31,10 +31,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                     evaluator.outfile_prefix = os.path.join(args.out, 'test')
         runner = build_runner(cfg)
         runner.register_hook(check)
-        # MMEngine only logs a warning when a layer of another shape keeps its initial weights.
+        # If a layer has another shape, MMEngine only warns, and the layer keeps its initial weights.
         check_loadable(args.checkpoint, unwrapped(runner.model), complete=True)
         metrics = runner.test()
     if args.out:
-        # json has no nan. A metric without images is nan, such as false positives per empty image.
+        # json has no nan. A metric that is not defined is nan, such as false positives per empty image without one.
         known = {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in metrics.items()}
         write_whole(os.path.join(args.out, 'metrics.json'), json.dumps(known, indent=1) + '\n')

@@ -1,4 +1,4 @@
-"""Train a detector, like MMDetection's tools/train.py. Overrides that would change nothing are refused."""
+"""Train a detector, like MMDetection's tools/train.py. It refuses overrides that would change nothing."""
 
 import argparse
 import os
@@ -16,9 +16,9 @@ from mmyolo_bgpenalty.utils.distributed import destroy_processes, init_cpu_proce
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = config_parser(__doc__)
-    parser.add_argument('--work-dir', help='where logs and checkpoints go (work_dirs/<name of the config>)')
-    parser.add_argument('--amp', action='store_true', help='mixed precision: fp16, on a CPU bf16')
-    parser.add_argument('--resume', nargs='?', const='auto', help='checkpoint to continue from (latest in --work-dir)')
+    parser.add_argument('--work-dir', help='folder of logs and checkpoints (default: work_dirs/<name of the config>)')
+    parser.add_argument('--amp', action='store_true', help='mixed precision: fp16 on a GPU, bf16 on a CPU')
+    parser.add_argument('--resume', nargs='?', const='auto', help='checkpoint to continue from (default: the latest)')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     # torch.distributed.launch passes it.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
@@ -43,12 +43,10 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def use_amp(wrapper: dict) -> None:
-    """Switch the config of an optim_wrapper to mixed precision.
-
-    On a GPU the type is fp16, or ``dtype`` if the config has it. On a CPU it is bf16.
+    """Switch the config of an optim_wrapper to mixed precision: fp16 or its ``dtype`` on a GPU, bf16 on a CPU.
 
     Raises:
-        ValueError: another ``dtype`` than bfloat16 on a CPU.
+        ValueError: the config asks for another ``dtype`` than bfloat16 on a CPU.
     """
     if get_device() != 'cpu':
         wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
@@ -71,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         runner = build_runner(cfg)
         runner.register_hook(check)
         if not any(isinstance(hook, ResumableCheckpointHook) for hook in runner.hooks):
-            # That hook checks the checkpoint by itself.
+            # ResumableCheckpointHook would check the checkpoint itself.
             check_start(runner, optimizer=False)
         runner.train()
     del runner

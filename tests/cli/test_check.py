@@ -81,4 +81,4 @@ def test_a_mistake_in_the_users_own_code_shows_its_traceback(config, capsys, mon
 def test_no_step_is_taken_from_a_config_with_errors(config, monkeypatch, capsys):
     monkeypatch.setattr(check, 'dry_run', lambda cfg: pytest.fail('a step was taken'))
     assert call(config, '--step', '--cfg-options', f'{ASSIGNER}=80') == 1
-    assert 'No step is taken' in capsys.readouterr().out
+    assert 'must be corrected before --step' in capsys.readouterr().out

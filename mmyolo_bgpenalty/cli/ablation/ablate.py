@@ -1,9 +1,9 @@
-"""Train named variants of a config over several seeds, and compare them with the first.
+"""Train named variants of a config with several seeds, and compare them with the first variant.
 
     python tools/ablation.py configs/yolov8_semi_bgpenalty.py --seeds 0 1 2 [--jobs 2] [--dry-run]
 
 Each run has a folder, <work dir>/<variant>/seed_<n>, with its log and its checkpoints. A finished run also has
-result.json. A second call skips finished runs and continues the others.
+result.json. When the command is called again, it skips finished runs and continues the others.
 """
 
 import argparse
@@ -20,15 +20,15 @@ from mmyolo_bgpenalty.utils.shipped_configs import config
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = config_parser(__doc__, 'config file of all runs; --cfg-options are for every run')
-    parser.add_argument('--variants', help='file with `variants`; the first is the baseline (ablations/bg_penalty.py)')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='seeds of each variant (0 1 2)')
-    parser.add_argument('--jobs', type=int, default=1, help='number of parallel runs, which share the cores (1)')
-    parser.add_argument('--work-dir', type=Path, help='folder of the runs and the report (work_dirs/ablation/<config>)')
+    parser = config_parser(__doc__, 'config file; --cfg-options are for every run')
+    parser.add_argument('--variants', help='file with `variants`; the first is the baseline (default: bg_penalty.py)')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='seeds of each variant (default 0 1 2)')
+    parser.add_argument('--jobs', type=int, default=1, help='number of parallel runs (default 1)')
+    parser.add_argument('--work-dir', type=Path, help='folder of runs and report (default: in work_dirs/ablation)')
     parser.add_argument('--dry-run', action='store_true', help='print what would run, and train nothing')
     args = parser.parse_args(argv)
     if args.jobs < 1 or min(args.seeds) < 0 or len(set(args.seeds)) < len(args.seeds):
-        raise InputError('Expected --jobs >= 1 and --seeds >= 0, each once')
+        raise InputError('Expected --jobs >= 1, and each of --seeds >= 0 and only once')
     return args
 
 
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _execute(run: Run, threads: int | None, baseline: Future | None) -> str | None:
-    """Why the run failed, or None. It begins when the run of the baseline has ended."""
+    """Execute a run when the run of its baseline has ended. Returns the reason if it fails."""
     if baseline is not None:
         wait([baseline])
     print(f'{run}: begun', flush=True)

@@ -8,7 +8,7 @@ from scipy import stats
 
 
 class MeanAndStd(NamedTuple):
-    """Mean and sample standard deviation (None for one value) of ``number`` values."""
+    """Mean and sample standard deviation of ``number`` values. ``std`` is None for one value."""
 
     mean: float
     std: float | None
@@ -16,7 +16,7 @@ class MeanAndStd(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Mean of variant − baseline over the ``number`` seeds that both have, and its 95 % confidence interval."""
+    """Mean of variant − baseline over the ``number`` common seeds, and its 95 % confidence interval."""
 
     mean: float
     interval: tuple[float, float] | None
@@ -24,7 +24,7 @@ class Difference(NamedTuple):
 
 
 def mean_and_std(values: Sequence[float]) -> MeanAndStd | None:
-    """Of the finite values; None if there is none."""
+    """Mean and standard deviation of the finite values, or None without a finite value."""
     finite = [value for value in values if np.isfinite(value)]
     if not finite:
         return None
@@ -32,7 +32,7 @@ def mean_and_std(values: Sequence[float]) -> MeanAndStd | None:
 
 
 def paired_difference(variant: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
-    r"""Mean of :math:`d_s = v_s - b_s` over the seeds s that both have, with Student's interval
+    r"""Mean of the differences :math:`d_s = v_s - b_s` over the n common seeds s, with Student's interval
 
     .. math:: \bar d \pm t_{0.975,\, n - 1} \cdot s_d / \sqrt n
 

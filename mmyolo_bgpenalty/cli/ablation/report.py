@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from mmyolo_bgpenalty.cli.ablation.comparison import mean_and_std, paired_difference
 from mmyolo_bgpenalty.utils.files import write_whole
 
-# Metric -> (heading, whether more is better), in the table's order. Metrics that no result has are left out.
+# Metric -> (heading, whether more is better), in the order of the table. Metrics without a result are left out.
 METRICS = {
     'coco/bbox_mAP': ('mAP', True),
     'coco/bbox_mAP_50': ('mAP50', True),
@@ -34,8 +34,8 @@ COLUMNS = 4
 def compare(results: list[dict], variants: Sequence[str]) -> list[dict]:
     """One row per variant and metric.
 
-    ``mean``, ``std`` and ``number`` are over the seeds. ``difference`` is paired with the first variant, and ``low``
-    and ``high`` are its 95 % interval. What does not exist is None.
+    ``mean``, ``std`` and ``number`` are over the seeds. ``difference`` to the first variant is paired by seed. ``low``
+    and ``high`` are its 95 % interval. Values that do not exist are None.
     """
     metrics = [metric for metric in METRICS if any(metric in result['metrics'] for result in results)]
     rows = []
@@ -56,7 +56,7 @@ def _by_seed(results: list[dict], variant: str, metric: str) -> dict[int, float]
 
 
 def markdown(rows: list[dict]) -> str:
-    """Two tables: mean ± std, and the differences to the first variant with their intervals."""
+    """Two tables: mean ± standard deviation, and the differences to the first variant with their intervals."""
     variants, metrics = _names(rows)
     cells = {(row['variant'], row['metric']): row for row in rows}
 
@@ -97,11 +97,11 @@ def write_report(path, results: list[dict], variants: Sequence[str]) -> None:
     """Write ``path``.md, .csv, .json and .png.
 
     Raises:
-        ValueError: no result has any metric of the table.
+        ValueError: no result has a metric of the table.
     """
     rows = compare(results, variants)
     if not rows:
-        raise ValueError(f'Expected results with any of {", ".join(METRICS)}, but got none: nothing to report')
+        raise ValueError(f'Expected results with one of {", ".join(METRICS)}, but got none: nothing to report')
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator='\n')
     writer.writeheader()
@@ -114,7 +114,7 @@ def write_report(path, results: list[dict], variants: Sequence[str]) -> None:
 
 
 def picture(rows: list[dict], results: list[dict]) -> bytes:
-    """PNG: precision over recall, a line per variant (mean over seeds), and a panel of bars per metric."""
+    """PNG: precision over recall with a line per variant (mean over seeds), and a panel of bars per metric."""
     variants, metrics = _names(rows)
     colours = {variant: f'C{i % 10}' for i, variant in enumerate(variants)}
     bar_rows = -(-len(metrics) // COLUMNS)
@@ -148,7 +148,7 @@ def _bars(axes, metric: str, rows: list[dict], results: list[dict], colours: dic
         axes.plot([place] * len(values), values, 'k.', markersize=4)
         seen += values
     if seen:
-        # From 0 all bars would look alike.
+        # With an axis from 0, all bars would look alike.
         room = max(max(seen) - min(seen), 1e-3)
         axes.set_ylim(max(0, min(seen) - room), max(seen) + 0.5 * room)
     heading, more = METRICS[metric]

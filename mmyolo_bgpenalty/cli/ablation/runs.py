@@ -1,4 +1,4 @@
-"""The runs of an ablation: the plan, training and evaluation of a run, and its result."""
+"""The runs of an ablation: planning, executing, results."""
 
 import json
 import os
@@ -24,7 +24,7 @@ AFTER_BURN_IN = r'model\.(detector\.bbox_head\.bg_penalty|semi_train_cfg)\.(?!su
 
 @dataclass(eq=False)
 class Run:
-    """One variant with one seed. ``overrides`` are as json has them, and state the seed."""
+    """One variant with one seed. ``overrides`` have the types of json, and include the seed."""
 
     config: str
     variant: str
@@ -53,7 +53,7 @@ class Run:
         """The content of result.json, or None if the run is not finished.
 
         Raises:
-            ValueError: it is the result of other overrides, or no json.
+            ValueError: the file is no json, or the result of a run with other overrides.
         """
         file = self.folder / 'result.json'
         if not file.exists():
@@ -61,10 +61,10 @@ class Run:
         result = read_json(file)
         if result['overrides'] != self.overrides:
             raise ValueError(
-                f'{file} is of other overrides: {result["overrides"]} there, {self.overrides} now; remove the folder '
+                f'Expected the overrides {self.overrides} in {file}, but got {result["overrides"]}: remove its folder '
                 'or choose another --work-dir'
             )
-        return {**result, 'variant': self.variant}  # the variant may have another name now
+        return {**result, 'variant': self.variant}  # it may have been renamed
 
     def execute(self, threads: int | None) -> None:
         """Train and evaluate, each in its own process.
@@ -80,7 +80,7 @@ class Run:
             train += ['--resume']
         elif self.start_from is not None and self.start_from.exists():
             train += ['--resume', str(self.start_from)]
-        # The best checkpoint is chosen on the images that the comparison uses. So the last one is compared.
+        # The best checkpoint would be chosen on the images of the comparison. So the last checkpoint is compared.
         train += ['--cfg-options', 'default_hooks.checkpoint.save_best=None']
         if self.keeps_all:
             train += ['default_hooks.checkpoint.max_keep_ckpts=-1']
@@ -122,23 +122,23 @@ def read_variants(file: str) -> dict[str, dict]:
     """Variant -> overrides.
 
     Raises:
-        ValueError: the file cannot be read or has no dict `variants`, or two variants would share a folder.
+        ValueError: the file cannot be read, it has no dict `variants`, or two variants would share a folder.
     """
     variants = read_config(file, {}).get('variants')
     if not isinstance(variants, dict) or not variants or not all(isinstance(v, dict) for v in variants.values()):
-        raise ValueError(f'{file}: expected `variants`, a dict of names to dicts of overrides, but got {variants!r}')
+        raise ValueError(f'Expected `variants` in {file} to be a dict of dicts of overrides, but got {variants!r}')
     folders = [folder_name(name) for name in variants]
     for name, folder in zip(variants, folders, strict=True):
         if not folder or folders.count(folder) > 1:
-            raise ValueError(f'{file}: the variant {name!r} has no folder of its own; name it in letters and digits')
+            raise ValueError(f'Expected the letters and digits of the variant {name!r} in {file} to be unique')
     return {name: dict(overrides) for name, overrides in variants.items()}
 
 
 def plan_runs(config: str, variants: dict[str, dict], seeds: list[int], work_dir: Path, common: dict) -> list[Run]:
-    """All runs. Those of the baseline, which is the first variant, come first.
+    """All runs. The first variant is the baseline. Its runs come first.
 
     If a variant differs from the baseline only after burn-in, its run starts from the baseline's checkpoint at the end
-    of burn-in. The result is the same as from the start. ``common`` are overrides of every run.
+    of burn-in. The result is the same as without this start. ``common`` are overrides of every run.
 
     Raises:
         ValueError: the config cannot be read, or an override would change nothing.
@@ -157,7 +157,7 @@ def plan_runs(config: str, variants: dict[str, dict], seeds: list[int], work_dir
                 run.baseline.keeps_all = True
                 run.start_from = run.baseline.folder / shared
             runs.append(run)
-    # The runs after the baseline's are sorted by seed, so that an interrupted ablation has complete seeds.
+    # The other runs are sorted by seed, so that an interrupted ablation has complete seeds.
     return sorted(runs, key=lambda run: (run.variant != baseline, run.seed if run.variant != baseline else 0))
 
 
@@ -178,7 +178,7 @@ def _end_of_burn_in(cfg: Config) -> str | None:
 def estimate_seconds(runs: list[Run], jobs: int) -> float | None:
     """Seconds for the unfinished runs, if each of ``jobs`` parallel runs is as fast as a single one.
 
-    The estimate is made from the finished runs that were not interrupted. It is None if there are none.
+    The estimate is the mean of the finished runs that were not interrupted. Without such a run it is None.
     """
     taken = [(run.start_from is None, run.result['seconds']) for run in runs if run.result and run.result['seconds']]
     if not taken:

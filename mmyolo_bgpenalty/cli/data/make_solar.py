@@ -1,8 +1,8 @@
-"""Make the embedded set of infrared-like pictures of solar panels, in COCO format, of any seed and size.
+"""Make the synthetic set of infrared pictures of solar panels, in COCO format, with any seed and size.
 
     python tools/make_solar_set.py data/solar_test --seed 1 --num-train 10 --num-val 1500
 
-A training makes data/solar, with seed 0, by itself. The same seed gives the same bytes. An existing set is kept.
+Training makes data/solar with seed 0 by itself. The same seed gives the same bytes. An existing set is kept.
 """
 
 import argparse
@@ -16,10 +16,10 @@ from mmyolo_bgpenalty.datasets.solar_panels.generate import generate
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('root', help='folder to make')
-    parser.add_argument('--seed', type=int, default=0, help='whole number >= 0 (0)')
-    parser.add_argument('--num-train', type=int, default=600, help='number of training images (600)')
-    parser.add_argument('--num-val', type=int, default=150, help='number of validation images (150)')
-    parser.add_argument('--percent', type=float, default=10, help='labeled share of train, in (0, 100) (10)')
+    parser.add_argument('--seed', type=int, default=0, help='whole number >= 0 (default 0)')
+    parser.add_argument('--num-train', type=int, default=600, help='number of training images (default 600)')
+    parser.add_argument('--num-val', type=int, default=150, help='number of validation images (default 150)')
+    parser.add_argument('--percent', type=float, default=10, help='labeled percentage of train (default 10)')
     parser.add_argument('--size', type=int, nargs=2, default=(320, 256), metavar=('WIDTH', 'HEIGHT'), help='(320 256)')
     args = vars(parser.parse_args(argv))
     with InputCheck():

@@ -2,9 +2,9 @@
 
     python tools/split_dataset.py data/x/annotations/train.json --percent 1 5 10 --folds 5
 
-writes data/x/semi_anns/train.1@1.json, train.1@1-unlabeled.json and so on. Every fold is another draw, stratified by
-class, with exactly round(percent / 100 * images) labeled images. The unlabeled parts keep their boxes, so that
-pseudo-labels can be scored. Training does not read these boxes. One seed gives the same bytes on every machine.
+writes data/x/semi_anns/train.1@1.json, train.1@1-unlabeled.json and so on: fold 1 at 1 %. Each fold is drawn anew,
+stratified by class, and has exactly round(percent / 100 * images) labeled images. The unlabeled parts keep their boxes,
+so that pseudo-labels can be scored. Training does not read these boxes. One seed gives the same bytes on every machine.
 """
 
 import argparse
@@ -34,10 +34,10 @@ from mmyolo_bgpenalty.utils.files import write_together
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('annotations', type=Path, help='COCO json of all images')
-    parser.add_argument('--percent', type=float, nargs='+', default=[10], help='labeled shares, in (0, 100) (10)')
-    parser.add_argument('--folds', type=int, default=1, help='number of draws of each share (1)')
-    parser.add_argument('--seed', type=int, default=0, help='whole number >= 0 (0)')
-    parser.add_argument('--out', type=Path, help='folder of the parts (semi_anns beside the folder `annotations`)')
+    parser.add_argument('--percent', type=float, nargs='+', default=[10], help='labeled percentages (default 10)')
+    parser.add_argument('--folds', type=int, default=1, help='draws per percentage (default 1)')
+    parser.add_argument('--seed', type=int, default=0, help='whole number >= 0 (default 0)')
+    parser.add_argument('--out', type=Path, help='folder of the parts (default: semi_anns in the root of the set)')
     parser.add_argument('--force', action='store_true', help='overwrite existing files that have other contents')
     return parser.parse_args(argv)
 
@@ -75,9 +75,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def show(
     console: Console, names: list[str], image_of: np.ndarray, class_of: np.ndarray, labeled: dict[str, np.ndarray]
 ) -> None:
-    """Print how many images and objects of each class are labeled, and warn of classes without a labeled object.
+    """Print how many images and objects of each class are labeled. Warn of classes without a labeled object.
 
-    ``objects`` returns ``image_of`` and ``class_of``. ``labeled`` is file name -> mask of the labeled images.
+    ``objects`` returns ``image_of`` and ``class_of``. ``labeled`` maps a file name to the mask of its labeled images.
     """
     number = len(next(iter(labeled.values())))
     every = class_counts(image_of, class_of, np.ones(number, dtype=bool), len(names))
@@ -93,7 +93,7 @@ def show(
         lost = [names[row] for row in np.flatnonzero((every[:, 0] > 0) & (count[:, 0] == 0))]
         if lost:
             print(
-                f'warning: {name} has no object of {", ".join(lost)}: its {mask.sum()} images are too few for all '
+                f'warning: {name} has no object of {", ".join(lost)}: {mask.sum()} images are too few for all '
                 f'{np.count_nonzero(every[:, 0])} classes',
                 file=sys.stderr,
             )

@@ -125,8 +125,8 @@ def test_time_is_estimated_from_finished_runs(stage, capsys):
 @pytest.mark.parametrize(
     'content, part',
     [
-        ('variants = {}', 'expected `variants`'),
-        ("variants = {'a b': dict(), 'A_b': dict()}", "the variant 'a b' has no folder of its own"),
+        ('variants = {}', 'Expected `variants`'),
+        ("variants = {'a b': dict(), 'A_b': dict()}", "the variant 'a b'"),
         ("variants = {'a': dict(lamda_bg=1.0)}", 'lamda_bg'),
     ],
 )
@@ -138,7 +138,7 @@ def test_bad_variants(stage, capsys, content, part):
 
 
 def test_bad_arguments(stage, capsys):
-    for options, part in ((('--jobs', '0'), '--jobs >= 1'), (('--seeds', '1', '1'), 'each once')):
+    for options, part in ((('--jobs', '0'), '--jobs >= 1'), (('--seeds', '1', '1'), 'only once')):
         assert stage(*options) == 2
         error = capsys.readouterr().err
         assert error.count('\n') == 1 and part in error and not stage.calls()
@@ -151,7 +151,7 @@ def test_a_result_is_of_its_overrides_whatever_the_variants_name(stage, capsys):
     assert len(stage.calls()) == 3 and '| Long | 1 |' in (stage.work / 'ablation.md').read_text()
     (stage.folder / 'variants.py').write_text(VARIANTS.replace('lambda_bg=1.5', 'lambda_bg=1.25'))
     assert stage('--seeds', '0') == 2
-    assert 'is of other overrides' in capsys.readouterr().err
+    assert 'Expected the overrides {' in capsys.readouterr().err
 
 
 def test_for_real(tmp_path):
