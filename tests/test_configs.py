@@ -59,11 +59,8 @@ def test_labeled_and_unlabeled_sets_belong_together(name):
     ],
 )
 def test_presets(preset, settings):
-    file = CONFIGS / f'yolov8_semi_bgpenalty_{preset}.py'
-    cfg = Config.fromfile(file)
+    cfg = Config.fromfile(CONFIGS / f'yolov8_semi_bgpenalty_{preset}.py')
     assert (cfg.lambda_bg, cfg.lambda_bg_warmup, cfg.lambda_bg_schedule, cfg.use_focal_bg) == settings
-    base = Config.fromfile(CONFIGS / SEMI)
-    assert cfg.model == base.model and cfg.default_hooks == base.default_hooks
 
 
 def test_coco_takes_mmdetections_layout():

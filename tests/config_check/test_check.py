@@ -105,11 +105,6 @@ def logged(monkeypatch):
     return lines
 
 
-def test_a_start_without_mistakes_says_nothing(runner, logged):
-    check_at_start(runner)
-    assert logged == []
-
-
 def test_a_start_with_mistakes_is_refused_with_all_of_them(runner, logged, monkeypatch):
     cfg = copy.deepcopy(runner.cfg)
     cfg.merge_from_dict(dict(custom_hooks=[dict(type='EMAHook')], burn_in=20))

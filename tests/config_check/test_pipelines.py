@@ -68,8 +68,6 @@ MISTAKES = {
     'validation at another size': (validate_at_another_size, W, 'val_dataloader.dataset.pipeline', '640×512, but'),
     # Geometry
     'letterbox in a view': (strong(LETTERBOX), E, f'{STRONG}.type', 'pseudo-boxes land'),
-    "MMDetection's affine": (strong(dict(type='mmdet.RandomAffine')), E, f'{STRONG}.type', 'RandomAffine does not'),
-    'mosaic in a view': (strong(dict(type='Mosaic', img_scale=INPUT)), E, f'{STRONG}.type', 'Mosaic does not'),
     'recorded mosaic in a view': (strong(MOSAIC), E, f'{STRONG}.type', 'within one view'),
     'MixUp before the views': (
         {f'{UNLABELED}.3': Before(dict(type='YOLOv5MixUp', pre_transform=LOAD[:1]))},
