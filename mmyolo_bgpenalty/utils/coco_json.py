@@ -145,7 +145,7 @@ def _shown(value) -> str:
 
 
 def _and_more(places: Sequence[int]) -> str:
-    """Names the places after the first one. The message has named that one."""
+    """The number and the places of the faults after the first one, which the message has named."""
     if len(places) == 1:
         return ''
     rest = ', '.join(map(str, places[1:NAMED]))

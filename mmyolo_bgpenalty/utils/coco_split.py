@@ -59,10 +59,10 @@ def part(coco: dict, mask: np.ndarray) -> dict:
 
 
 def objects(coco: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Image and class of every object, two arrays (objects,) of indices into ``images`` and ``categories``.
+    """Image and class of each object: two arrays (objects,) of indices into ``images`` and ``categories``.
 
-    Objects are the boxes that MMDetection's CocoDataset trains on: no crowd, not ignored, at least one pixel wide
-    and high.
+    Objects are the boxes that MMDetection's CocoDataset trains on: not crowd, not ignored, with an area, at least one
+    pixel wide and high.
     """
     images, classes = ({entry['id']: place for place, entry in enumerate(coco[n])} for n in ('images', 'categories'))
     image_of, class_of = [], []
@@ -85,7 +85,7 @@ def draw(
     NumPy never changes the raw stream of PCG64.
 
     Args:
-        image_of, class_of: image and class of every object, as ``objects`` returns them.
+        image_of, class_of: image and class of each object, as ``objects`` returns them.
         number: number of all images.
         labeled: number of images to choose, in (0, number).
         seed, fold: whole numbers >= 0. Each pair gives another draw.
@@ -142,11 +142,11 @@ class _Strata:
         return int((self.count(chosen)[: self.empty] > 0).sum())
 
     def per_image(self, weights: np.ndarray) -> np.ndarray:
-        """The sum of the weights of each image's strata."""
+        """For each image, the sum of the weights of its strata."""
         return np.bincount(self.image, weights=weights[self.stratum], minlength=self.number)
 
     def choose(self, kept: np.ndarray) -> np.ndarray:
-        """A mask of ``labeled`` images, which include the mask ``kept``."""
+        """A mask of ``labeled`` images. It includes the mask ``kept``."""
         chosen, decided = kept.copy(), kept.copy()
         for stratum in self.rarest_first:
             members = self.members[stratum]

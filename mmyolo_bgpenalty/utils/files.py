@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
-NAMED = 10  # a message names at most so many faults
+NAMED = 10  # the most faults that a message names
 
 
 def write_whole(path, content: str | bytes) -> None:
@@ -68,7 +68,7 @@ def read_json(path):
 
 
 def printable(text) -> str:
-    """A text that can be printed: lone surrogates are escaped. File names that are not text have them."""
+    """The text with lone surrogates escaped. File names that are not text have them; they cannot be printed."""
     return str(text).encode('utf-8', 'backslashreplace').decode()
 
 

@@ -43,7 +43,7 @@ def generate(
     Each file_name is relative to root/images. root/solar.json has the parameters.
 
     Args:
-        root: folder. It is renamed to this name when the set is complete. Its parents are made.
+        root: folder to make, with its parents. It appears only when the set is complete.
         seed: whole number >= 0. The same seed gives the same bytes.
         num_train, num_val: numbers of images, >= 2 and >= 1.
         percent: labeled share of the training images, in (0, 100). Both parts must have an image.
@@ -51,7 +51,7 @@ def generate(
         progress: show the progress on stderr.
 
     Raises:
-        ValueError: an argument is bad, or ``root`` holds something else. Then nothing in it changes.
+        ValueError: an argument is bad, or ``root`` holds something else. Nothing in it changes.
     """
     wanted = _parameters(seed, num_train, num_val, percent, size)
     root = Path(os.path.realpath(root))
@@ -65,7 +65,7 @@ def generate(
             try:
                 os.rename(draft, root)
             except OSError:
-                if not _present(root, wanted):  # otherwise another process was first
+                if not _present(root, wanted):  # if it is, another process was first
                     raise
 
 
@@ -106,7 +106,7 @@ def _present(root: Path, wanted: dict) -> bool:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Wait until no other process makes a set below ``folder``. So no set is made twice."""
+    """Wait while another process makes a set in ``folder``, so that no set is made twice."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # the file system has no locks: the first rename wins
