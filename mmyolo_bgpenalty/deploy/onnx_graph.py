@@ -107,17 +107,14 @@ def export_onnx(export: Export, shape: Sequence[int]) -> tuple[bytes, dict[str, 
 
 @torch.no_grad()
 def _traced(graph: OnnxGraph, shape: Sequence[int]) -> bytes:
-    names = ['images', 'boxes', 'scores']
-    axes = {name: {0: 'batch'} for name in names}
-    options: dict[str, Any] = dict(
-        input_names=names[:1], output_names=names[1:], dynamic_axes=axes, opset_version=OPSET
-    )
+    inputs, outputs = ['images'], ['boxes', 'scores']
+    axes = {name: {0: 'batch'} for name in inputs + outputs}
     # The TorchScript exporter exists in all supported versions of torch and needs no further package.
-    if 'dynamo' in inspect.signature(torch.onnx.export).parameters:
-        options['dynamo'] = False
+    options: dict[str, Any] = {'dynamo': False} if 'dynamo' in inspect.signature(torch.onnx.export).parameters else {}
+    options |= dict(input_names=inputs, output_names=outputs, dynamic_axes=axes, opset_version=OPSET)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # this exporter is deprecated, and branches depend on shapes
+        warnings.simplefilter('ignore')  # the exporter is deprecated, and warns of branches that depend on shapes
         torch.onnx.export(graph, (block_pictures(2, shape),), buffer, **options)  # type: ignore[arg-type]  # a buffer
     return buffer.getvalue()
 

@@ -72,7 +72,9 @@ def export_detector(cfg: Config, path: str, student: bool = False) -> Export:
             trained.semi_test_cfg = ConfigDict(predict_on=role)
         found, expected = _predictions(model, plain), _predictions(trained, cfg)
     if len(found) != len(expected) or not all(torch.equal(found[key], expected[key]) for key in expected.keys()):
-        raise ValueError(f'{cfg.filename}: expected the plain detector to predict as the trained one, but it does not')
+        raise ValueError(
+            f'{cfg.filename}: expected equal predictions of the plain and the trained detector, but got others'
+        )
     model.cfg, model.dataset_meta = copy.deepcopy(plain), metainfo
     kept = {key: meta[key] for key in ('epoch', 'iter', 'mmengine_version') if key in meta}
     kept |= dict(cfg=plain.pretty_text, dataset_meta=metainfo)

@@ -15,15 +15,13 @@ MISTAKES = ('background', 'place', 'class', 'duplicate')
 
 
 class Detections(NamedTuple):
-    """The detections of one image."""
-
     boxes: np.ndarray  # (N, 4)
     scores: np.ndarray  # (N,)
     labels: np.ndarray  # (N,), class indices
 
 
 class Truth(NamedTuple):
-    """The annotated boxes of one image. Ignored boxes are regions, as crowds in COCO. The others are objects."""
+    """The annotated boxes of one image. Ignored boxes are regions, like crowds in COCO. The others are objects."""
 
     boxes: np.ndarray  # (G, 4)
     labels: np.ndarray  # (G,)
@@ -31,7 +29,7 @@ class Truth(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """The matched detections of a set of images without the ignored ones, and the numbers of objects."""
+    """The detections of a set of images, without the ignored ones, and the numbers of objects."""
 
     scores: np.ndarray  # (D,), highest first
     labels: np.ndarray  # (D,)
@@ -54,8 +52,8 @@ def match_boxes(found: Detections, truth: Truth, iou_thr: float = 0.5) -> tuple[
     """Match the detections of one image to its objects, as COCO does. ``iou_thr`` is in (0, 1].
 
     The detections choose in the order of their scores, the highest first. Each takes the free object of its class with
-    the highest IoU, if this IoU is >= ``iou_thr``. A detection without object is ignored if an ignored box of its class
-    covers a share >= ``iou_thr`` of its area.
+    the highest IoU, if this IoU is >= ``iou_thr``. A detection that takes no object is ignored if an ignored box of its
+    class covers a share >= ``iou_thr`` of its area.
 
     ``COCOeval.evaluateImg`` of pycocotools has the same result, but is 8 to 25 times slower and needs annotation ids.
 
@@ -85,13 +83,15 @@ def _iou(found: Detections, truth: Truth) -> np.ndarray:
 
 
 def kinds_of_mistakes(found: Detections, truth: Truth, iou_thr: float = 0.5) -> np.ndarray:
-    """The kind of mistake of each detection of an image, which must be a false positive. The first that is true:
+    """The kind of mistake of each false positive of an image. For other detections the result has no meaning.
+
+    The first condition that is true decides:
 
     - 'duplicate': IoU >= ``iou_thr`` with an object of its class, which another detection has taken.
     - 'class': IoU >= ``iou_thr`` with an object of another class.
     - 'place': IoU >= 0.1 with an object of its class.
     - 'class': IoU >= 0.1 with an object of another class.
-    - 'background': else.
+    - 'background': none of them is true.
 
     Returns:
         (N,) int, indices into ``MISTAKES``.
@@ -124,8 +124,7 @@ def match_images(images: Iterable[tuple[Detections, Truth]], num_classes: int, i
         objects.append(truth.labels[~truth.ignored])
     scores, labels, *rest = (np.concatenate(columns) for columns in zip(*parts))
     if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
-        got = f'{labels.min()} to {labels.max()}'
-        raise ValueError(f'Expected `labels` to be in [0, {num_classes}), the classes of the set, but got {got}')
+        raise ValueError(f'Expected `labels` to be in [0, {num_classes}), but got {labels.min()} to {labels.max()}')
     order = np.argsort(-scores, kind='stable')
     tp, in_empty, mistakes = (column[order] for column in rest)
     num_gt = np.bincount(np.concatenate(objects), minlength=num_classes)

@@ -136,8 +136,7 @@ class PrecisionRecallMetric(CocoMetric):
         predictions = {prediction['img_id']: prediction for _, prediction in results}
         unknown = predictions.keys() - self._truth.keys()
         if unknown:
-            lacks = f'`images` has no id {min(unknown)!r}, which was predicted'
-            raise ValueError(f'{self.ann_file}: {lacks}; is it the file of the dataset that is evaluated?')
+            raise ValueError(f'{self.ann_file}: expected `images` to have the id {min(unknown)}, which was predicted')
         nothing = dict(bboxes=[], scores=np.zeros(0), labels=np.zeros(0, int))
         for image, boxes in self._truth.items():
             found = predictions.get(image, nothing)

@@ -83,14 +83,14 @@ def precision_recall(matches: Matches, score_thr: float = 0.25, recalls: Sequenc
 
 
 class _Counts:
-    """Cumulative counts of the detections, for all classes and for each."""
+    """Cumulative counts of the detections, for all classes together and for each class."""
 
     def __init__(self, matches: Matches):
         self.scores, self.num_gt = matches.scores, matches.num_gt
         self.present = np.flatnonzero(self.num_gt)  # classes that have objects
         self.places = [np.flatnonzero(matches.labels == k) for k in range(len(self.num_gt))]
         self.ends = _ends(self.scores)
-        # Of the first 0, 1, … D detections: how many are true positives, and how many are in empty images.
+        # For the first 0, 1, …, D detections: how many are true positives, and how many are in empty images.
         self.tp, self.in_empty = (np.append(0, flags).cumsum() for flags in (matches.tp, matches.in_empty))
         self.class_tp = [np.append(0, matches.tp[places]).cumsum() for places in self.places]
 
@@ -121,10 +121,10 @@ class _Counts:
         return rows
 
     def best_confidence(self) -> float:
-        """The score with the highest mean of f1 over classes, and the highest of several such scores."""
+        """The score with the highest mean of f1 over classes. If several are equal, the highest score."""
         if not len(self.scores):
             return 1.0
-        # Each detection changes the f1 of its class. The sum of the changes is the mean of f1 from score to score.
+        # Each detection changes the f1 of its class. The cumulative sum of the changes is the mean f1 at each score.
         change = np.zeros(len(self.scores))
         for k in self.present:
             places, tp = self.places[k], self.class_tp[k][1:]

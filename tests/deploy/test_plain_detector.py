@@ -206,7 +206,7 @@ def test_unequal_predictions_are_no_export(semi, monkeypatch):
         return plain
 
     monkeypatch.setattr(plain_detector, 'plain_config', other)
-    with pytest.raises(ValueError, match='to predict as the trained one'):
+    with pytest.raises(ValueError, match='expected equal predictions'):
         export_detector(Config.fromfile(semi.config), semi.checkpoint)
 
 

@@ -89,5 +89,5 @@ def test_images_are_joined_by_score():
 
 
 def test_labels_are_checked():
-    with pytest.raises(ValueError, match=r'`labels` to be in \[0, 3\), the classes of the set, but got 1 to 3'):
+    with pytest.raises(ValueError, match=r'`labels` to be in \[0, 3\), but got 1 to 3'):
         match_images([image([0.5, 0.5], [1, 3])], CLASSES)

@@ -253,7 +253,7 @@ def test_files_are_checked(crowd, coco, samples, tmp_path):
     with pytest.raises(ValueError, match="crowd.json: `categories` has no 'cell'"):
         evaluate(samples, classes=('square', 'cell'), ann_file=crowd)
     path.write_text(json.dumps(dict(coco, images=coco['images'][1:], annotations=[])))
-    with pytest.raises(ValueError, match='set.json: `images` has no id 0'):
+    with pytest.raises(ValueError, match='set.json: expected `images` to have the id 0'):
         evaluate(samples, ann_file=str(path))
     with pytest.raises(ValueError, match=r'`labels` to be in \[0, 1\)'):
         evaluate(samples, classes=('square',), ann_file=crowd)

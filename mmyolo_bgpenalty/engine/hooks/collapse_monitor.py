@@ -1,4 +1,4 @@
-"""A hook that warns when semi-supervised training collapses."""
+"""A hook that warns if semi-supervised training collapses."""
 
 import logging
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class CollapseMonitorHook(Hook):
     - Teacher: in 3 validations in a row ``student/<metric>`` exceeds ``teacher/<metric>`` by more than 0.02. Nothing
       is compared if one of the two metrics is missing.
 
-    A resumed run continues the counts of the main process.
+    A resumed run continues with the counts of the main process.
 
     Args:
         band: two numbers, 0 <= low < high.
@@ -44,7 +44,7 @@ class CollapseMonitorHook(Hook):
         self.window = whole_number('window', window)
         self.metric = metric
         self._warned: set[str] = set()
-        # Of each iteration: pseudo-boxes per image, on the device, and number of images.
+        # For each iteration: pseudo-boxes per image, on the device, and number of images.
         self._boxes: list[tuple[Tensor | float, int]] = []
         self._objects: float | None = None  # per labeled image
         self._behind = 0

@@ -1,4 +1,4 @@
-"""Pictures of the pseudo-labels, and of the background on which the penalty acts."""
+"""Pictures of unlabeled images with their pseudo-labels and with confident predictions on background."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,9 +27,7 @@ from mmyolo_bgpenalty.utils.files import write_whole
 from mmyolo_bgpenalty.utils.geometry import picture_frame, priors_inside, priors_on_image
 
 LABEL, BACKGROUND = '#00e676', '#ff4df8'
-PANEL = 6.5  # width of a view, in inches of 100 pixels
-
-
+PANEL = 6.5  # width of a view in inches, 100 pixels each
 Boxes = Sequence[tuple[Sequence[float], str]]  # x1, y1, x2, y2 in pixels, and the text at the box
 
 
@@ -43,7 +41,7 @@ class View(NamedTuple):
 def draw_pseudo_labels(rows: Sequence[tuple[str, View, View]], title: str) -> Figure:
     """A sheet with a row for each image: its name, its weak and its strong view. All rows have the same sizes."""
     height = max(view.image.shape[0] / view.image.shape[1] for view in rows[0][1:])
-    # Not by pyplot: its figures are global, and a training may have some of its own.
+    # Without pyplot, because its figures are global.
     figure = Figure(figsize=(2 * PANEL, 0.7 + len(rows) * (0.3 + height * PANEL)), layout='constrained')
     figure.suptitle(title, weight='bold')
     handles = [
@@ -52,16 +50,14 @@ def draw_pseudo_labels(rows: Sequence[tuple[str, View, View]], title: str) -> Fi
         Patch(facecolor='0.3', edgecolor='0.6', hatch='////', label='padding or ignored: no penalty'),
     ]
     figure.legend(handles=handles, loc='outside lower center', ncols=3, frameon=False)
-    grid = figure.subplots(len(rows), 2, squeeze=False)
-    for (name, weak, strong), (left, right) in zip(rows, grid):
-        left.set_title(f'{name}: weak view, the teacher labels it', size=10, loc='left', parse_math=False)
-        right.set_title(f'{name}: strong view, the student learns it', size=10, loc='left', parse_math=False)
-        _draw_view(left, weak)
-        _draw_view(right, strong)
+    for (name, weak, strong), (left, right) in zip(rows, figure.subplots(len(rows), 2, squeeze=False)):
+        _draw_view(left, weak, f'{name}: weak view, the teacher labels it')
+        _draw_view(right, strong, f'{name}: strong view, the student learns it')
     return figure
 
 
-def _draw_view(axes: Axes, view: View) -> None:
+def _draw_view(axes: Axes, view: View, title: str) -> None:
+    axes.set_title(title, size=10, loc='left', parse_math=False)
     height, width = view.image.shape[:2]
     stripes = np.add.outer(np.arange(height), np.arange(width)) // max(width // 60, 1) % 2
     dark = view.image * (0.25 + 0.2 * stripes[..., None])
@@ -69,7 +65,7 @@ def _draw_view(axes: Axes, view: View) -> None:
     axes.imshow(image, extent=(0, width, height, 0))
     axes.set_axis_off()
     outline = withStroke(linewidth=3.2, foreground='black')  # visible on any picture
-    text_height = 0.025 * width
+    text_height = 0.025 * width  # in pixels of the view
     for boxes, colour, style in ((view.background, BACKGROUND, '--'), (view.labels, LABEL, '-')):
         line = dict(fill=False, edgecolor=colour, linewidth=1.6, linestyle=style, path_effects=[outline])
         patch = dict(facecolor=colour, edgecolor='none', alpha=0.75, pad=1)
@@ -83,15 +79,15 @@ def _draw_view(axes: Axes, view: View) -> None:
 
 @HOOKS.register_module()
 class PseudoLabelPicturesHook(Hook):
-    """Draws every ``interval`` iterations after burn-in what the student was taught from unlabeled images.
+    """Every ``interval`` iterations after burn-in, draws what the student has learned from unlabeled images.
 
-    The weak and the strong view are side by side, with the pseudo-labels (class, score). The strong view also shows
-    where there is no penalty (padding and ignored boxes, darkened), and the most confident predictions on background:
-    up to 5 with a confidence above 0.05, without those that overlap a better one (IoU > 0.5).
+    The weak and the strong view are side by side, with the pseudo-labels (class, score). In the strong view, padding
+    and ignored boxes are dark: there is no penalty. It also shows the most confident predictions on background, up to 5
+    with a confidence above 0.05. Predictions that overlap a better one (IoU > 0.5) are left out.
 
-    The sheet goes to ``vis_data/vis_image/pseudo_labels_<iteration>.png`` in the log folder of the run, and to every
-    visualizer backend as ``pseudo_labels``. Without a ``SemiYOLODetector`` nothing is drawn. Drawing uses no random
-    numbers and does not change the model. If it fails, training continues after a warning.
+    The sheet is saved as ``vis_data/vis_image/pseudo_labels_<iteration>.png`` in the log folder of the run, and sent to
+    every visualizer backend as ``pseudo_labels``. Without a ``SemiYOLODetector`` nothing is drawn. Drawing uses no
+    random numbers and does not change the model. If it fails, training continues after a warning.
 
     Args:
         interval: iterations between sheets, >= 1, or -1 for no sheets.
@@ -119,14 +115,14 @@ class PseudoLabelPicturesHook(Hook):
         batch, model.latest = model.latest, None
         step = runner.iter + 1
         try:
-            # IterBasedTrainLoop stays in epoch 0, and batch_idx goes on.
+            # In IterBasedTrainLoop the epoch stays 0, and batch_idx counts all batches.
             epoch = runner.epoch + batch_idx // len(runner.train_dataloader)
             classes = runner.train_dataloader.dataset.metainfo.get('classes', ())
             sheet = self._sheet(model, batch, classes, f'Iteration {step}, epoch {epoch}')
             path = Path(runner.log_dir) / 'vis_data' / 'vis_image' / f'pseudo_labels_{step}.png'
             write_whole(path, cv2.imencode('.png', sheet[..., ::-1])[1].tobytes())
             runner.visualizer.add_image('pseudo_labels', sheet, step)
-        except Exception as error:  # a full disk or a lost backend must not end a training
+        except Exception as error:  # a full disk must not end the training
             runner.logger.warning(f'PseudoLabelPicturesHook could not draw: {type(error).__name__}: {error}')
 
     @torch.no_grad()
@@ -158,17 +154,17 @@ def _background(head: nn.Module, image: int) -> Boxes:
 
 
 def _pixels(view: Tensor, preprocessor: nn.Module) -> np.ndarray:
-    """A pre-processed view (1 or 3, H, W) as a picture (H, W, 3), RGB, uint8. MMDetection loads pictures as BGR."""
+    """Undo the pre-processing: a view (1 or 3, H, W) becomes a picture (H, W, 3), RGB, uint8."""
     view = view.float()
     if preprocessor._enable_normalize:
         view = view * preprocessor.std + preprocessor.mean
-    if not preprocessor._channel_conversion:
+    if not preprocessor._channel_conversion:  # MMDetection loads images as BGR
         view = view.flip(0)
     return view.round().clamp(0, 255).byte().expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
 
 
 def _ignored(sample: DetDataSample, shape: Sequence[int]) -> np.ndarray:
-    """Where a prior would have no penalty: (H, W), bool, True in padding and in ignored boxes."""
+    """Where priors have no penalty, (H, W), bool: in padding and in ignored boxes."""
     y, x = torch.meshgrid(*(torch.arange(side) + 0.5 for side in shape), indexing='ij')
     points = torch.stack([x.flatten(), y.flatten()], dim=-1)
     to_image, boxes = picture_frame(sample.metainfo)

@@ -24,9 +24,9 @@ class ProgressBarHook(Hook):
     """Shows a live bar below MMEngine's log lines on a terminal, and nothing if the output is piped.
 
     It shows the epoch (counted from 0, as in the schedule of λ), the mode ('burn-in' or 'semi', 'train' without a
-    teacher, 'val'), iterations, their rate and the time left. For the latest batch it shows ``loss`` and λ, with a
-    teacher also the sums of the ``sup_*`` and ``unsup_*`` losses and ``unsup_weight``. Only the main process draws.
-    Only a drawing waits for the device. If the terminal goes away, the bar ends and training continues.
+    teacher, 'val'), iterations, their rate and the time left. For the latest batch it shows ``loss`` and λ. With a
+    teacher it also shows the sums of the ``sup_*`` and ``unsup_*`` losses, and ``unsup_weight``. Only the main process
+    draws, and only a drawing waits for the device. If the terminal closes, the bar ends and training continues.
 
     Args:
         refresh_per_second: largest number of drawings per second, > 0.
@@ -35,7 +35,7 @@ class ProgressBarHook(Hook):
         ValueError: ``refresh_per_second`` is not a finite number > 0.
     """
 
-    priority = 'LOW'  # after the hooks that log, so that a line and the bar show the same numbers
+    priority = 'LOW'  # after the hooks that log: the log and the bar show the same numbers
 
     def __init__(self, refresh_per_second: float = 4):
         if not non_negative('refresh_per_second', refresh_per_second):
@@ -59,21 +59,21 @@ class ProgressBarHook(Hook):
         self._figures = Text()
         self._epoch = runner.epoch
         self._drawn_at = float('-inf')
-        # No thread: DataLoader forks, and a lock that a thread holds then stays locked in the worker.
+        # No refresh thread: if it holds a lock when DataLoader forks, the lock stays locked in the worker.
         rows = Group(self._progress, self._figures)
         self._live = Live(rows, console=console, auto_refresh=False, redirect_stderr=sys.stderr.isatty())
         old = sys.stdout, sys.stderr
         self._live.start()
-        # A killed process cannot show the cursor again.
+        # Live hides the cursor. A killed process could not show it again.
         console.show_cursor(True)
-        # Log handlers hold the old streams, which would write into the bar.
+        # Log handlers still have the old streams, and would write into the bar.
         new = dict(zip(old, (sys.stdout, sys.stderr)))
         handlers = {}
         for handler in (*runner.logger.handlers, *logging.getLogger().handlers):
             if isinstance(handler, logging.StreamHandler) and handler.stream in new:
                 handlers[handler] = handler.stream
                 handler.setStream(new[handler.stream])
-        # MMEngine calls no hook if training raises. A finalizer also runs at exit.
+        # If training raises an error, MMEngine calls no hook. A finalizer runs then, and at exit.
         self._finalizer = weakref.finalize(runner, _restore, self._live, handlers)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
@@ -85,7 +85,7 @@ class ProgressBarHook(Hook):
         if now - self._drawn_at < 1 / self.refresh_per_second and done < runner.max_iters:
             return
         self._drawn_at = now
-        # IterBasedTrainLoop stays in epoch 0, and batch_idx goes on.
+        # In IterBasedTrainLoop the epoch stays 0, and batch_idx counts all batches.
         self._epoch = runner.epoch + batch_idx // len(runner.train_dataloader)
         self._figures.plain = '  '.join(f'{k} {v:.4g}' for k, v in self._read(runner, outputs).items())
         ramp = getattr(unwrapped(runner.model), 'unsup_ramp', None)
@@ -125,7 +125,7 @@ class ProgressBarHook(Hook):
 
 
 def _restore(live: Live, handlers: dict) -> None:
-    """Leave the bar as it is on the terminal, and restore the streams."""
+    """End the bar, which stays visible, and restore the streams."""
     with suppress(OSError, ValueError):
         live.stop()
     for handler, stream in handlers.items():

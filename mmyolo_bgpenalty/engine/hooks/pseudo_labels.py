@@ -1,4 +1,4 @@
-"""Hooks about pseudo-labels: one measures their quality, one serves their thresholds per class."""
+"""Hooks for pseudo-labels: one measures their quality, the other supports thresholds for each class."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ MAX_CLASSES_IN_LOG = 20
 
 
 def labeled_and_unlabeled(dataset) -> list:
-    """The two parts of a training set. None stands for a part that does not tell its annotations."""
+    """The two parts of a training set. A part is None if it does not give its annotations."""
     parts = (*getattr(dataset, 'datasets', ()), None, None)[:2]
     return [part if hasattr(part, 'get_data_info') else None for part in parts]
 
@@ -89,13 +89,13 @@ class PseudoLabelQualityHook(Hook):
         labeled, dataset = labeled_and_unlabeled(runner.train_dataloader.dataset)
         reason = None
         if labeled is None or dataset is None:
-            reason = 'the training set does not tell its annotations'
+            reason = 'the training set does not give its annotations'
         elif not any(instances_of(dataset)):
-            reason = 'it has none'
+            reason = 'the unlabeled set has no boxes'
         elif class_names(dataset) != class_names(labeled):
-            reason = f'its classes {class_names(dataset)} are not the classes of the labeled set'
+            reason = f'the unlabeled set has other classes than the labeled set: {class_names(dataset)}'
         if reason:
-            print_log(f'Pseudo-labels are not measured by boxes of the unlabeled set: {reason}', logger='current')
+            print_log(f'The quality of the pseudo-labels is not measured: {reason}', logger='current')
             return {}
         self._names = class_names(dataset)
         # Rows: correct boxes, pseudo-boxes, true boxes. Columns: classes.
@@ -123,8 +123,8 @@ class PseudoLabelQualityHook(Hook):
             true_labels, ignored = true[visible, 4].astype(int), true[visible, 5] > 0
             labels = found[:, 5].long().numpy()
             detections = Detections(xywh(found[:, :4]), found[:, 4].numpy(), labels)
-            right, neither = match_boxes(detections, Truth(xywh(boxes[visible]), true_labels, ignored), self.iou_thr)
-            for row, counted in enumerate((labels[right], labels[~neither], true_labels[~ignored])):
+            right, left_out = match_boxes(detections, Truth(xywh(boxes[visible]), true_labels, ignored), self.iou_thr)
+            for row, counted in enumerate((labels[right], labels[~left_out], true_labels[~ignored])):
                 self._counts[row] += np.bincount(counted, minlength=self._counts.shape[1])
 
     def _report(self, runner: Runner) -> None:
@@ -145,7 +145,7 @@ def _ratio(part: float, total: float) -> str:
 
 
 def _set_scalar(hub: MessageHub, key: str, value: float | None) -> None:
-    """Log only the latest value: without a new value the log would repeat the old one."""
+    """Replace a scalar. None removes it, because the log would repeat the old value."""
     hub.log_scalars.pop(key, None)
     if value is not None:
         hub.update_scalar(key, value)
@@ -153,12 +153,12 @@ def _set_scalar(hub: MessageHub, key: str, value: float | None) -> None:
 
 @HOOKS.register_module()
 class ClassThresholdsHook(Hook):
-    """Gives ``class_thresholds`` of SemiYOLODetector the labeled boxes per image of each class, and logs thresholds.
+    """Counts the labeled boxes of each class for ``class_thresholds`` of SemiYOLODetector, and logs the thresholds.
 
     The boxes are counted before training, without crowds. If K of N unlabeled images are known to be empty, the other
     unlabeled images are expected to have N / (N - K) times as many boxes, but at most as many as the labeled images
-    with boxes have. When LoggerHook prints, ``semi/threshold_<class>`` is logged, for more than 20 classes
-    ``semi/threshold_min``, ``_mean`` and ``_max``. Without the option the hook does nothing.
+    with boxes have. Whenever LoggerHook prints, this hook logs ``semi/threshold_<class>``. For more than 20 classes it
+    logs ``semi/threshold_min``, ``_mean`` and ``_max``. Without ``class_thresholds`` it does nothing.
 
     Raises:
         ValueError: before training, if type='ClassFrequency' has no labeled boxes to count.
@@ -182,7 +182,11 @@ class ClassThresholdsHook(Hook):
         if not labels:
             raise ValueError(
                 "type='ClassFrequency' of `semi_train_cfg.class_thresholds` expects labeled images with boxes, but got "
-                + ('a training set that does not tell them' if labeled is None else f'{len(images)} without any')
+                + (
+                    'a training set that does not give its annotations'
+                    if labeled is None
+                    else f'{len(images)} images without any'
+                )
             )
         counts = torch.bincount(torch.tensor(labels), minlength=thresholds.num_classes)
         most = len(images) / sum(map(bool, images))

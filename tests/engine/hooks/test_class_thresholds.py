@@ -137,8 +137,8 @@ def started(dataset, thresholds):
 @pytest.mark.parametrize(
     'dataset, message',
     [
-        (SimpleNamespace(), 'got a training set that does not tell them'),
-        (SimpleNamespace(datasets=[Listed([[], [(0, 0, 1, 1, 0, 1)]]), Listed([])]), 'got 2 without any'),
+        (SimpleNamespace(), 'got a training set that does not give its annotations'),
+        (SimpleNamespace(datasets=[Listed([[], [(0, 0, 1, 1, 0, 1)]]), Listed([])]), 'got 2 images without any'),
     ],
 )
 def test_no_labeled_boxes_are_an_error(dataset, message):

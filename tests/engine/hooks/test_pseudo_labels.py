@@ -139,10 +139,13 @@ def test_boxes_are_read_at_the_interval_or_for_a_checkpoint():
 @pytest.mark.parametrize(
     'datasets, reason',
     [
-        ((Listed([[]]), Listed([[], []])), 'it has none'),
-        ((Listed([[]]), SILENT), 'does not tell'),
-        ((), 'does not tell'),
-        ((Listed([[]]), Listed(TRUE, classes=('disc', 'square', 'bar'))), "classes ['disc', 'square', 'bar'] are not"),
+        ((Listed([[]]), Listed([[], []])), 'has no boxes'),
+        ((Listed([[]]), SILENT), 'does not give'),
+        ((), 'does not give'),
+        (
+            (Listed([[]]), Listed(TRUE, classes=('disc', 'square', 'bar'))),
+            "other classes than the labeled set: ['disc', 'square', 'bar']",
+        ),
     ],
 )
 def test_quality_without_true_boxes_is_said_once(datasets, reason, logged):
