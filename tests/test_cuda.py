@@ -4,14 +4,11 @@ Of MMCV's compiled operators only NMS takes part.
 """
 
 import copy
-import math
 import warnings
 from contextlib import contextmanager
 
 import pytest
 import torch
-from mmengine.hooks import Hook
-from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
@@ -22,7 +19,7 @@ from mmyolo_bgpenalty.models.losses import background_penalty, background_statis
 from mmyolo_bgpenalty.models.sparse_losses import dense_distillation
 from mmyolo_bgpenalty.utils.geometry import priors_on_image, project_boxes
 from tests.helpers.finite_runs import PLAN, train
-from tests.helpers.heads import ASSIGNERS, NO_OBJECTS, PENALTIES, batch, build, features, head_cfg
+from tests.helpers.heads import ASSIGNERS, PENALTIES, head_cfg
 from tests.helpers.semi import batch as semi_batch
 from tests.helpers.semi import build as semi_model
 from tests.helpers.semi import build_dense, views
@@ -32,6 +29,7 @@ DEVICE = 'cuda'
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
 
 GRIDS, SIZE = (16, 8, 4), 128
+HALF = torch.float16, torch.bfloat16
 
 
 @pytest.fixture(autouse=True)
@@ -83,10 +81,10 @@ def to(value, device):
 # The head and what it is made of
 
 
-def logits_and_objects(images=3, seed=0, dtype=torch.float32):
+def logits_and_objects(images=3, dtype=torch.float32):
     """Logits of classes and distributions, whose boxes lie around their priors, so that none aligns with an object by
     0; boxes and labels."""
-    rng = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(0)
     classes, distributions = [], []
     for n in GRIDS:
         classes.append((torch.randn(images, 3, n, n, generator=rng) - 2).to(dtype).requires_grad_())
@@ -122,92 +120,39 @@ def losses_on(device, head, logits, boxes, labels):
     return to(losses, 'cpu'), to(gradients, 'cpu'), head.get_bg_penalty_stats()
 
 
+@pytest.mark.parametrize('objects', [4, 0])
 @pytest.mark.parametrize('penalty', PENALTIES, ids=str)
 @pytest.mark.parametrize('assigner', ASSIGNERS)
-def test_losses_and_gradients_are_those_of_the_cpu(assigner, penalty):
+def test_losses_and_gradients_are_those_of_the_cpu(assigner, penalty, objects):
     sparse = assigner == ASSIGNERS[1]
     head = MODELS.build(head_cfg(assigner=assigner, bg_penalty=penalty, ignored_in_cls=sparse))
-    case = logits_and_objects()
+    logits, boxes, labels = logits_and_objects()
+    case = logits, boxes[:, :objects], labels[:, :objects]
     expected, found = (losses_on(device, head, *case) for device in ('cpu', DEVICE))
     assert expected[2]['num'] == found[2]['num'] > 0
     torch.testing.assert_close(found[2], expected[2], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found[0], expected[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found[1], expected[1], rtol=1e-3, atol=1e-5)
-    assert all(loss > 0 for loss in found[0].values())
+    assert all(loss > 0 for loss in found[0].values()) or not objects
 
 
-def test_both_codes_have_the_same_losses():
-    """MMYOLO's dense targets, and ours from the positives alone."""
-    case = logits_and_objects(images=4, seed=1)
-    theirs, ours = (losses_on(DEVICE, MODELS.build(head_cfg(assigner=name)), *case)[:2] for name in ASSIGNERS)
-    torch.testing.assert_close(ours[0], theirs[0], rtol=1e-4, atol=1e-5)
-    for found, expected in zip(ours[1], theirs[1]):
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=['fp16', 'bf16'])
-@pytest.mark.parametrize('value', [1e4, -1e4])
-def test_extreme_logits_are_finite_under_autocast(dtype, value):
-    for penalty in PENALTIES:
-        head = MODELS.build(head_cfg(assigner=ASSIGNERS[1], bg_penalty=penalty))
+@pytest.mark.parametrize('dtype', HALF)
+@pytest.mark.parametrize('penalty', PENALTIES, ids=str)
+def test_half_precision_is_finite_and_near(penalty, dtype):
+    head = MODELS.build(head_cfg(assigner=ASSIGNERS[1], bg_penalty=penalty))
+    expected, _, _ = losses_on(DEVICE, head, *logits_and_objects())
+    for value in (None, 1e4, -1e4):
         logits, boxes, labels = logits_and_objects(dtype=dtype)
-        with torch.no_grad():
-            for level in logits[0]:
-                level[torch.rand(level.shape) < 0.5] = value
+        if value is not None:
+            with torch.no_grad():
+                for level in logits[0]:
+                    level[torch.rand(level.shape) < 0.5] = value
         with torch.autocast(DEVICE, dtype):
             losses, gradients, _ = losses_on(DEVICE, head, logits, boxes, labels)
-        assert all(loss.isfinite() for loss in losses.values()), penalty
-        assert all(gradient.isfinite().all() for gradient in gradients), penalty
-
-
-STRENGTHS = [
-    dict(lambda_bg=1.0),
-    dict(lambda_bg=1.0, focal=True),
-    dict(lambda_bg=1.0, normalizer='hard', region='outside'),
-    dict(lambda_bg=1.0, normalizer='hard', hard_score=0.05),
-]
-
-
-def losses_and_gradients(head, samples, device, dtype=None):
-    head = head.to(device)
-    feats = [feat.detach().to(device).requires_grad_() for feat in features()]
-    samples = [sample.to(device) for sample in samples]
-    with torch.autocast(device, dtype, enabled=dtype is not None):
-        losses = head.loss(feats, samples)
-    sum(losses.values()).backward()
-    gradients = {f'feature {i}': feat.grad for i, feat in enumerate(feats)}
-    gradients.update({name: p.grad for name, p in head.named_parameters()})
-    return losses, gradients
-
-
-@pytest.mark.parametrize('options', STRENGTHS, ids=str)
-@pytest.mark.parametrize('assigner', ASSIGNERS)
-def test_a_batch_without_objects_is_as_on_the_cpu(options, assigner):
-    ignored = [torch.tensor([[4.0, 4, 20, 20]]), torch.zeros(0, 4)]
-    results = []
-    for device in ('cpu', DEVICE):
-        head = build(assigner=assigner, bg_penalty=options)
-        results.append(losses_and_gradients(head, batch('list', NO_OBJECTS, ignored=ignored), device))
-    for expected, found in zip(*results):
-        assert expected.keys() == found.keys()
-        for name, value in expected.items():
-            if value is None:
-                assert found[name] is None
-            else:
-                torch.testing.assert_close(
-                    found[name].cpu(), value, rtol=2e-4, atol=2e-5, msg=lambda m, n=name: f'{n}: {m}'
-                )
-
-
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize('options', STRENGTHS, ids=str)
-def test_mixed_precision_is_finite_and_near(options, dtype):
-    sparse = dict(assigner='SparseTaskAlignedAssigner', bg_penalty=options)
-    plain, _ = losses_and_gradients(build(**sparse), batch('list'), DEVICE)
-    losses, gradients = losses_and_gradients(build(**sparse), batch('list'), DEVICE, dtype)
-    for name, loss in losses.items():
-        assert loss.dtype == torch.float32 and loss.item() == pytest.approx(plain[name].item(), rel=0.1, abs=0.02)
-    assert all(value.isfinite().all() for value in gradients.values() if value is not None)
+        assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values()), value
+        assert all(gradient.isfinite().all() for gradient in gradients), value
+        if value is None:
+            torch.testing.assert_close(losses, expected, rtol=0.1, atol=0.02)
 
 
 def test_the_penalty_waits_for_nothing():
@@ -287,7 +232,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize('dtype', [None, torch.float16, torch.bfloat16], ids=['fp32', 'fp16', 'bf16'])
+@pytest.mark.parametrize('dtype', [None, *HALF])
 @pytest.mark.parametrize('options', OPTIONS)
 def test_options_of_the_detector(options, dtype):
     """All tensors are where they belong; losses and gradients are finite."""
@@ -299,7 +244,7 @@ def test_options_of_the_detector(options, dtype):
     assert sum(len(sample.gt_instances) for sample in model.pseudo_labels) > 0
 
 
-@pytest.mark.parametrize('dtype', [None, torch.float16, torch.bfloat16], ids=['fp32', 'fp16', 'bf16'])
+@pytest.mark.parametrize('dtype', [None, *HALF])
 def test_the_dense_detector(dtype):
     check_step(build_dense().to(DEVICE), *to(views(), DEVICE), dtype)
 
@@ -334,38 +279,12 @@ def test_batches_come_pinned_and_are_sent_without_waiting(tmp_path, workers):
         assert torch.equal(sample.gt_instances.bboxes.cpu(), other.gt_instances.bboxes)
 
 
-@pytest.mark.parametrize('dtype, epochs', [('float16', 40), ('bfloat16', 10)])
-def test_iterations_with_amp_are_finite_and_overflows_counted(tmp_path, dtype, epochs):
-    """200 in fp16, from a scale that is too large at first."""
-    cfg = load(SEMI, make_set(tmp_path / 'set'), tmp_path / 'work', **{**PLAN, 'train_cfg__max_epochs': epochs})
-    cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype=dtype, loss_scale=dict(init_scale=2.0**26))
-    runner, watch, log = train(cfg)
-    assert isinstance(runner.optim_wrapper, AmpOptimWrapper) and len(watch.losses) == 5 * epochs
-    assert next(runner.model.parameters()).device.type == DEVICE
-    (monitor,) = (hook for hook in runner.hooks if type(hook).__name__ == 'NonFiniteGuardHook')
-    overflows = int(monitor._overflows)
-    assert (0 < overflows < 50) if dtype == 'float16' else overflows == 0
-    assert (f'{overflows} updates whose fp16 gradients overflowed' in log) == (overflows > 0)
-
-
-class Watch(Hook):
-    def __init__(self):
-        self.losses, self.ramps, self.boxes = [], [], []
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.losses.append(outputs['loss'].item())
-        self.ramps.append(runner.model.unsup_ramp)
-        self.boxes.append(float(outputs['semi/pseudo_boxes']))
-
-
 @pytest.mark.parametrize('dtype', [None, 'bfloat16', 'float16'], ids=['fp32', 'bf16', 'fp16'])
 def test_200_iterations_of_the_semi_config(tmp_path, dtype):
+    """fp16 starts with a scale that is too large. Overflows are counted."""
     plan = dict(
-        burn_in=1,
-        lambda_bg_warmup=0,
+        PLAN,
         train_cfg__max_epochs=40,
-        train_cfg__val_interval=40,
-        default_hooks__logger__interval=50,
         default_hooks__mean_teacher__momentum=0.1,
         model__semi_train_cfg__pseudo_test_cfg__score_thr=0.002,
         model__semi_train_cfg__unsure_thr=0.001,
@@ -373,12 +292,12 @@ def test_200_iterations_of_the_semi_config(tmp_path, dtype):
     )
     cfg = load(SEMI, make_set(tmp_path / 'set'), tmp_path / 'work', **plan)
     if dtype:
-        cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype=dtype, loss_scale='dynamic')
-    runner, watch = Runner.from_cfg(cfg), Watch()
-    runner.register_hook(watch)
-    runner.train()
-    assert next(runner.model.parameters()).is_cuda
-    assert len(watch.losses) == 200 and all(map(math.isfinite, watch.losses))
-    assert watch.ramps[0] == 0 and watch.ramps[-1] == 1 and max(watch.boxes) > 0
-    for student, teacher in zip(runner.model.student.parameters(), runner.model.teacher.parameters()):
-        assert student.isfinite().all() and teacher.isfinite().all()
+        cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype=dtype, loss_scale=dict(init_scale=2.0**26))
+    runner, watch, log = train(cfg)
+    assert next(runner.model.parameters()).device.type == DEVICE
+    assert len(watch.losses) == 200 and 'unsup_loss_cls' not in watch.losses[0]
+    assert max(losses.get('unsup_loss_bbox', 0) for losses in watch.losses) > 0
+    (guard,) = (hook for hook in runner.hooks if type(hook).__name__ == 'NonFiniteGuardHook')
+    overflows = int(guard._overflows)
+    assert (0 < overflows < 50) if dtype == 'float16' else overflows == 0
+    assert (f'{overflows} updates whose fp16 gradients overflowed' in log) == (overflows > 0)
