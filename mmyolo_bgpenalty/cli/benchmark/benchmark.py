@@ -1,4 +1,4 @@
-"""Time and memory of this package beside MMYOLO, MMDetection and Ultralytics, in pairs within one process.
+"""Compare time and memory of this package with MMYOLO, MMDetection and Ultralytics, in pairs within one process.
 
     python tools/benchmark.py [--cases loss assigner step memory] [--device cuda] [--out docs/benchmark]
 
@@ -44,19 +44,19 @@ class Row(NamedTuple):
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cases = [*TIMED, 'memory']
-    parser.add_argument('--cases', nargs='+', choices=cases, default=cases, help='what to measure (all)')
+    parser.add_argument('--cases', nargs='+', choices=cases, default=cases, help='what to measure (default: all)')
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
-    parser.add_argument('--pairs', type=int, default=30, help='pairs of a loss; of whole steps a half (30)')
+    parser.add_argument('--pairs', type=int, default=30, help='number of pairs; half for whole steps (default 30)')
     threads = torch.get_num_threads()
-    parser.add_argument('--threads', type=int, default=threads, help=f'number of CPU threads of torch ({threads})')
-    parser.add_argument('--out', help='path, without suffix, of the report (none is written)')
-    parser.add_argument('--quick', action='store_true', help='tiny shapes and two pairs, to see whether it runs')
+    parser.add_argument('--threads', type=int, default=threads, help=f'CPU threads of torch (default {threads})')
+    parser.add_argument('--out', help='path of the report, without suffix (default: no report)')
+    parser.add_argument('--quick', action='store_true', help='tiny shapes and two pairs, to see whether it works')
     args = parser.parse_args(argv)
     with InputCheck():
         whole_number('--pairs', args.pairs)
         whole_number('--threads', args.threads)
     if args.device == 'cuda' and not torch.cuda.is_available():
-        raise InputError('Expected a GPU for --device cuda, but torch finds none')
+        raise InputError('Expected a GPU for --device cuda, but torch finds no GPU')
     args.pairs = 2 if args.quick else args.pairs
     return args
 
@@ -81,21 +81,21 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def time_row(pair: Pair, pairs: int) -> Row:
-    """Whole steps take a hundred times as long as a small loss, and are timed half as often."""
+    """Whole steps are timed half as often, because they take up to a hundred times as long as a loss."""
     times = paired_times(pair.ours, pair.theirs, max(2, pairs // 2) if pair.case.endswith('step') else pairs)
     ours, theirs = (1e3 * spread(side).median for side in zip(*times, strict=True))
     return Row(pair.case, pair.what, str(pair.shape), ours, theirs, 'ms', spread([a / b for a, b in times]), pair.note)
 
 
 def memory_row(pair: Pair, device: str) -> Row:
-    """Memory is measured once, since it is the same in every run."""
+    """Memory is measured once, because it is the same in every run."""
     ours, theirs = (peak_bytes(task, device) / 2**20 for task in (pair.ours, pair.theirs))
     case = f'memory of the {pair.case}'
     return Row(case, pair.what, str(pair.shape), ours, theirs, 'MiB', spread([ours / theirs]), '')
 
 
 def describe(args: argparse.Namespace) -> dict:
-    """The machine and the command, without names of hosts or files."""
+    """The machine and the command, without host names and paths."""
     words = ['python tools/benchmark.py --cases', *args.cases]
     words += [f'--device {args.device} --pairs {args.pairs} --threads {args.threads}']
     cpu = Path('/proc/cpuinfo')

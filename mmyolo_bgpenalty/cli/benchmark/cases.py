@@ -1,4 +1,4 @@
-"""What is compared: our loss, assigner and training steps with those of MMYOLO, MMDetection and Ultralytics."""
+"""The cases: our loss, assigner and training steps, compared with MMYOLO, MMDetection and Ultralytics."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -11,12 +11,12 @@ from mmyolo_bgpenalty.cli.benchmark.training_steps import semi_steps, supervised
 
 TINY = Shape(2, 64, 64, 3, 3)
 SHAPES = (Shape(8, 320, 320, 3, 15), Shape(8, 640, 640, 80, 8), Shape(16, 640, 640, 80, 20))
-# Of whole steps: the shipped width, and YOLOv8-n.
+# For whole steps: the shipped width, and YOLOv8-n.
 STEP_SHAPES: tuple[tuple[Shape, dict], ...] = (
     (Shape(8, 256, 320, 3, 3), {}),
     (Shape(4, 640, 640, 80, 8), at_width(0.25)),
 )
-# Overrides of our detector. λ is at its maximum unless they say otherwise.
+# Overrides for our detector. Without an override, λ is at its maximum.
 PENALTIES: dict[str, dict] = {
     'penalty': {},
     'focal penalty': {'bbox_head.bg_penalty.focal': True},
@@ -25,7 +25,7 @@ PENALTIES: dict[str, dict] = {
 
 
 class Pair(NamedTuple):
-    """Two tasks to compare, and what was found about them before."""
+    """Two tasks to compare. ``note`` says what was checked before they are timed."""
 
     case: str
     what: str
@@ -36,7 +36,7 @@ class Pair(NamedTuple):
 
 
 def loss_pairs(device: str, quick: bool) -> Iterator[Pair]:
-    """The loss with each penalty to MMYOLO's and Ultralytics', and to the same with λ = 0."""
+    """Our loss with each form of the penalty, compared with MMYOLO's, with Ultralytics' and with λ = 0."""
     for shape in (TINY,) if quick else SHAPES:
         scene = Scene(shape, device)
         cfgs = {name: our_config(shape, overrides).model for name, overrides in PENALTIES.items()}
@@ -47,7 +47,7 @@ def loss_pairs(device: str, quick: bool) -> Iterator[Pair]:
             note = f'the other losses and MMYOLO differ by {disagreement(step, theirs):.1g} (relative)'
             yield Pair('loss', f'{name}, to MMYOLO', shape, step, theirs, note)
         yield Pair('loss', 'penalty, to λ = 0', shape, ours['penalty'], without)
-        # Ultralytics enlarges boxes below 16 px before it assigns them, which gives another loss.
+        # Ultralytics enlarges boxes below 16 px before it assigns them. Then the losses would differ.
         step = LossStep(ours['penalty'].head, Scene(shape, device, smallest=16))
         try:
             ultralytics = UltralyticsLossStep(step.scene)
@@ -58,7 +58,7 @@ def loss_pairs(device: str, quick: bool) -> Iterator[Pair]:
 
 
 def assigner_pairs(device: str, quick: bool) -> Iterator[Pair]:
-    """The assigner to MMYOLO's."""
+    """Our assigner, compared with MMYOLO's."""
     for shape in (TINY,) if quick else SHAPES:
         ours = our_config(shape).model
         tasks = assigner_steps(ours, their_detector(shape, ours), Scene(shape, device))
@@ -66,7 +66,7 @@ def assigner_pairs(device: str, quick: bool) -> Iterator[Pair]:
 
 
 def step_pairs(device: str, quick: bool) -> Iterator[Pair]:
-    """Whole training steps."""
+    """Whole training steps, compared with those of MMYOLO and of MMDetection's SemiBaseDetector."""
     for shape, overrides in ((TINY, {}),) if quick else STEP_SHAPES:
         yield Pair('supervised step', 'to MMYOLO', shape, *supervised_steps(shape, overrides, device))
         ours, theirs = semi_steps(shape, overrides, device)

@@ -1,4 +1,4 @@
-"""Configs of the detectors that are compared: ours as shipped, and MMYOLO's YOLOv8."""
+"""The detectors that are compared: ours as shipped, and MMYOLO's YOLOv8."""
 
 from typing import Any
 
@@ -14,23 +14,23 @@ MMYOLO = 'mmyolo::yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py'
 
 
 def our_config(shape: Shape, overrides: dict | None = None, name: str = 'yolov8_bgpenalty.py') -> Config:
-    """A shipped config for that number of classes, λ at its maximum. ``overrides`` are for its detector."""
+    """A shipped config with the classes of ``shape`` and λ at its maximum. ``overrides`` are for the detector."""
     cfg = Config.fromfile(config(name))
-    # LambdaBgSchedulerHook sets these after its warm-up.
+    # LambdaBgSchedulerHook sets these values in training.
     penalty = {'bbox_head.bg_penalty.lambda_bg': cfg.lambda_bg, 'bbox_head.bg_penalty.focal': cfg.use_focal_bg}
     _merge(cfg, 'model.detector' if 'detector' in cfg.model else 'model', shape, {**penalty, **(overrides or {})})
     return cfg
 
 
 def their_detector(shape: Shape, ours: ConfigDict) -> ConfigDict:
-    """MMYOLO's YOLOv8-n config, at our detector's width and number of classes."""
+    """MMYOLO's YOLOv8-n with the width of our detector and the number of classes of ``shape``."""
     cfg = get_config(MMYOLO)
     _merge(cfg, 'model', shape, at_width(ours.backbone.widen_factor))
     return cfg.model
 
 
 def at_width(widen_factor: float) -> dict:
-    """Overrides that set a detector's width; YOLOv8-n has 0.25."""
+    """Overrides that set the width of a detector. YOLOv8-n has 0.25."""
     return {f'{part}.widen_factor': widen_factor for part in ('backbone', 'neck', 'bbox_head.head_module')}
 
 

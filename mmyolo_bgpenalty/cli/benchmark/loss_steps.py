@@ -21,7 +21,7 @@ LOSSES = ('loss_cls', 'loss_bbox', 'loss_dfl')
 class LossStep:
     """Forward and backward of a head's ``loss_by_feat``, from the outputs of the last convolutions to their gradients.
 
-    Between them the head module turns the distributions into expected distances.
+    This includes the expected distances that the head module computes from the distributions.
     """
 
     def __init__(self, head: Any, scene: Scene):
@@ -42,14 +42,14 @@ class LossStep:
 
 
 class UltralyticsLossStep(LossStep):
-    """The same with Ultralytics' v8DetectionLoss and YOLOv8's gains.
+    """The same with Ultralytics' v8DetectionLoss and the loss weights of YOLOv8.
 
     Raises:
         ImportError: the package is not installed.
     """
 
     def __init__(self, scene: Scene):
-        os.environ.setdefault('YOLO_AUTOINSTALL', 'false')  # else its import may install packages
+        os.environ.setdefault('YOLO_AUTOINSTALL', 'false')  # otherwise its import may install packages
         from ultralytics.utils.loss import v8DetectionLoss  # optional
 
         detect: Any = nn.Linear(1, 1, device=scene.device)
@@ -73,17 +73,17 @@ class UltralyticsLossStep(LossStep):
 
 
 def disagreement(a, b) -> float:
-    """Largest relative difference of the three losses that two steps share."""
+    """Largest relative difference between the three losses that both steps have."""
     with torch.no_grad():
         a, b = a.losses(), b.losses()
     return max(abs(float(a[name] / b[name]) - 1) for name in LOSSES)
 
 
 def assigner_steps(ours: ConfigDict, theirs: ConfigDict, scene: Scene) -> tuple[Task, Task]:
-    """Our assigner and theirs, with the arguments that MMYOLO's head gives to its own.
+    """Our assigner and MMYOLO's, with the arguments that MMYOLO's head passes to its assigner.
 
     Raises:
-        RuntimeError: they assign differently.
+        RuntimeError: the results differ.
     """
     seen: list[tuple] = []
     head = build_head(theirs, scene.device)
@@ -97,5 +97,5 @@ def assigner_steps(ours: ConfigDict, theirs: ConfigDict, scene: Scene) -> tuple[
     for name in ('assigned_bboxes', 'assigned_scores', 'fg_mask_pre_prior'):
         a, b = (result[name].float() for result in results)
         if not torch.allclose(a, b, atol=1e-5):
-            raise RuntimeError(f'{name} differs from MMYOLO by up to {(a - b).abs().max():.3g} at {scene.shape}')
+            raise RuntimeError(f'Our {name} differs from MMYOLO by up to {(a - b).abs().max():.3g} at {scene.shape}')
     return our_step, their_step

@@ -1,4 +1,4 @@
-"""Times of two tasks side by side, the spread of their ratio, and the memory that a task takes."""
+"""Times of two tasks in pairs, the spread of their ratio, and the memory of a task."""
 
 import json
 import random
@@ -35,8 +35,8 @@ def paired_times(
 ) -> list[tuple[float, float]]:
     """Seconds that ``ours`` and ``theirs`` take in each of ``pairs`` pairs, after ``warmup`` runs of each.
 
-    The two tasks of a pair run one right after the other, in random order. A slow phase of the machine slows both, and
-    both find the caches in the same states. The garbage collector waits. The clock waits for a GPU.
+    The two tasks of a pair run one right after the other, in random order. So a slow phase of the machine slows both.
+    The garbage collector is off while a task runs. The default clock waits for a GPU.
     """
     timers = [Timer(task, timer=clock) for task in (ours, theirs)]
     for timer in timers:
@@ -50,7 +50,7 @@ def paired_times(
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median and spread of at least one value. The interval is made of order statistics."""
+    """Median and spread of at least one value. The ends of the interval are order statistics."""
     median, low, high = (float(quantile) for quantile in np.quantile(values, (0.5, 0.1, 0.9)))
     test = stats.quantile_test(np.asarray(values, dtype=float), q=0, p=0.5)
     lower, upper = map(float, test.confidence_interval(0.95))
@@ -58,12 +58,12 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def peak_bytes(task: Task, device: str) -> int:
-    """Bytes of tensors that are alive at the same time in a task, at most, above those from before it.
+    """Peak memory of the tensors that a task allocates, in bytes.
 
-    On a CPU they are counted from the allocations that torch's profiler records. This number is the same in every run.
-    The memory of the process is not: it depends on when the C library gives memory back.
+    On a CPU the peak is computed from the allocations that torch's profiler records. It is the same in every run. The
+    memory of the process is not, because it depends on when the C library returns memory.
     """
-    task()  # fills caches and the optimizer's state
+    task()  # fills caches and the state of the optimizer
     if device == 'cuda':
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()

@@ -25,16 +25,15 @@ class Shape:
 
 
 class Scene:
-    """The boxes of images, and the predictions of a detector that is half trained.
+    """Boxes of images, and the predictions of a detector that is half trained.
 
-    The sides of the boxes go from ``smallest`` to half of the image's, uniform in the logarithm. Class logits are
-    normal, -4 ± 1.5. Half of the priors inside a box predict the box with an error of 10 % and have a higher logit for
-    its class.
+    The sides of the boxes are log-uniform from ``smallest`` to half of the image. Class logits are normal, -4 ± 1.5.
+    Half of the priors in a box predict this box with an error of 10 %, and have a higher logit for its class.
 
     Attributes:
         bboxes: (B, G, 4), xyxy in pixels. labels: (B, G).
-        logits: (B, C, H, W) per level. distributions: (B, 64, H, W) per level, the logits of 16 bins per side.
-            Both require a gradient.
+        logits: (B, C, H, W) per level, requires a gradient.
+        distributions: (B, 64, H, W) per level, the logits of 16 bins per side, requires a gradient.
     """
 
     def __init__(self, shape: Shape, device: str, smallest: float = 8, seed: int = 0):
@@ -70,12 +69,12 @@ class Scene:
 
     @property
     def objects(self) -> Tensor:
-        """(B · G, 6): image, class and box, as in MMYOLO's fast data path."""
+        """(B · G, 6): image, class and box, as MMYOLO's ``yolov5_collate`` returns them."""
         image = torch.arange(self.shape.batch, device=self.device).repeat_interleave(self.shape.boxes)
         return torch.cat([image[:, None], self.labels.reshape(-1, 1), self.bboxes.reshape(-1, 4)], dim=1).float()
 
     def pictures(self, seed: int) -> Tensor:
-        """(B, 3, H, W), uint8: boxes of one grey on noise."""
+        """(B, 3, H, W), uint8: brighter boxes on noise."""
         random, shape = torch.Generator().manual_seed(seed), (self.shape.batch, 3, self.shape.height, self.shape.width)
         pictures = torch.randint(60, shape, generator=random, dtype=torch.uint8)
         for picture, boxes in zip(pictures, self.bboxes.int().tolist(), strict=True):

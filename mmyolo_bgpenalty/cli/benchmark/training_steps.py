@@ -1,4 +1,4 @@
-"""Whole training steps: pre-processing, forward, backward, optimizer and, semi-supervised, the teacher's update."""
+"""Whole training steps: pre-processing, forward, backward, optimizer and, if semi-supervised, the teacher's update."""
 
 from dataclasses import replace
 from functools import partial
@@ -21,7 +21,7 @@ from mmyolo_bgpenalty.cli.benchmark.scenes import Scene, Shape, meta
 
 
 def _optimizer(model: nn.Module, cfg: Config):
-    # Learning rate 0: every step has the same weights, and so the same assignments and pseudo-labels.
+    # With a learning rate of 0, every step has the same weights, assignments and pseudo-labels.
     wrapper = dict(cfg.optim_wrapper, optimizer=dict(cfg.optim_wrapper.optimizer, lr=0.0))
     return build_optim_wrapper(model, ConfigDict(wrapper))
 
@@ -33,7 +33,7 @@ def _initialised(model: Any) -> Any:
 
 
 def supervised_steps(shape: Shape, overrides: dict | None, device: str) -> tuple[Task, Task]:
-    """``train_step`` of the supervised config, and of MMYOLO's detector in its place."""
+    """``train_step`` of our supervised detector, and of MMYOLO's detector with the same weights."""
     cfg = our_config(shape, overrides)
     ours, theirs = (_initialised(build(c, device)) for c in (cfg.model, their_detector(shape, cfg.model)))
     theirs.load_state_dict(ours.state_dict())
@@ -46,7 +46,7 @@ def supervised_steps(shape: Shape, overrides: dict | None, device: str) -> tuple
 
 
 class SemiStep:
-    """A model's ``train_step``, and its teacher's update."""
+    """``train_step`` of a model, and the update of its teacher."""
 
     def __init__(self, model: Any, wrapper, hook, batch: dict):
         self.model, self.wrapper, self.hook, self.batch = model, wrapper, hook, batch
@@ -57,7 +57,7 @@ class SemiStep:
         return losses
 
     def pseudo_boxes(self) -> float:
-        """Boxes per image that the teacher finds."""
+        """Mean number of boxes per image that the teacher finds."""
         data = self.model.data_preprocessor(self.batch, True)
         weak = data['inputs']['unsup_teacher'], data['data_samples']['unsup_teacher']
         samples, _ = self.model.get_pseudo_instances(*weak)
@@ -65,10 +65,10 @@ class SemiStep:
 
 
 def semi_steps(shape: Shape, overrides: dict | None, device: str) -> tuple[SemiStep, SemiStep]:
-    """The published semi-supervised config after burn-in, and the same detector under MMDetection's SemiBaseDetector.
+    """A step of the published semi-supervised config after burn-in, and of MMDetection's SemiBaseDetector.
 
-    Half of the batch is labeled. Both have the same weights and our settings of pseudo-labels. The teacher finds some
-    boxes in every image.
+    Half of the batch is labeled. Both models have the same weights and the same settings of pseudo-labels. The teacher
+    finds boxes in every image.
     """
     cfg = our_config(shape, overrides, 'yolov8_semi_bgpenalty_published.py')
     ours = _initialised(build(cfg.model, device))
@@ -94,7 +94,7 @@ def semi_steps(shape: Shape, overrides: dict | None, device: str) -> tuple[SemiS
 
 
 def _semi_batch(half: Shape) -> dict:
-    """Labeled images, and two views of as many unlabeled ones, as MMDetection's loader returns them."""
+    """Labeled images, and two views of the same number of unlabeled images, in MMDetection's format."""
     move = np.array([[0.8, 0, 0.1 * half.width], [0, 0.8, 0.1 * half.height], [0, 0, 1]], dtype=np.float32)
     branches = dict(sup=(0, None), unsup_teacher=(1, None), unsup_student=(1, move))
     inputs: dict[str, list] = {}
@@ -111,9 +111,9 @@ def _semi_batch(half: Shape) -> dict:
 
 @torch.no_grad()
 def _make_teacher(model: Any, batch: dict, candidates: int = 60) -> None:
-    """Make the untrained teacher label boxes: per level and image, ``candidates`` priors pass the threshold before NMS.
+    """Make the untrained teacher find boxes: per level and image, ``candidates`` priors pass the threshold before NMS.
 
-    Batch normalization sees the weak views. Then the biases of the classes are raised.
+    The batch normalization statistics are those of the weak views. Then the biases of the classes are raised.
     """
     images = model.data_preprocessor(batch, True)['inputs']['unsup_teacher']
     student, threshold = model.student, model.semi_train_cfg.pseudo_test_cfg.score_thr
@@ -122,7 +122,7 @@ def _make_teacher(model: Any, batch: dict, candidates: int = 60) -> None:
     logits = student(images)[0]
     for level, predict in zip(logits, student.bbox_head.head_module.cls_preds, strict=True):
         best = level.max(dim=1).values.flatten()
-        # The threshold lies between two logits, so that rounding moves none over it.
+        # The threshold lies between two logits, so that rounding moves no logit over it.
         passed = best.topk(min(candidates * len(images), len(best) // 4) + 1).values[-2:].mean()
         predict[-1].bias += torch.logit(torch.tensor(threshold)) - passed
     student.train()
