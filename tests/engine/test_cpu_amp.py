@@ -4,9 +4,9 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
 
 from mmyolo_bgpenalty.cli import train
+from tests.helpers import tiny
 from tests.helpers.tiny import SEMI, load
 
 WRAPPER = 'CpuBf16OptimWrapper'
@@ -38,9 +38,8 @@ class Watch(Hook):
 
 def trained(data, work_dir, **options):
     cfg = load(SEMI, data, work_dir, burn_in=1, train_cfg__max_epochs=2, train_cfg__val_interval=2, **options)
-    watch, runner = Watch(), Runner.from_cfg(cfg)
-    runner.register_hook(watch)
-    runner.train()
+    watch = Watch()
+    tiny.train(cfg, watch)
     return watch
 
 
@@ -55,16 +54,19 @@ def test_student_and_teacher_compute_in_bf16_and_all_that_is_kept_is_fp32(data, 
     assert all(torch.isfinite(torch.tensor(bf16.losses)))
 
 
-def test_amp_takes_bf16_on_a_cpu_and_leaves_gpus_what_they_had(monkeypatch):
-    for device, given, expected in (
+@pytest.mark.parametrize(
+    'device, given, expected',
+    [
         ('cpu', {}, dict(type=WRAPPER)),
         ('cpu', dict(dtype='bfloat16', loss_scale='dynamic'), dict(type=WRAPPER)),
         ('cuda', dict(dtype='bfloat16'), dict(type='AmpOptimWrapper', loss_scale='dynamic', dtype='bfloat16')),
-    ):
-        monkeypatch.setattr(train, 'get_device', lambda device=device: device)
-        wrapper = ConfigDict(type='OptimWrapper', clip_grad=dict(max_norm=10), **given)
-        train.use_amp(wrapper)
-        assert wrapper == dict(expected, clip_grad=dict(max_norm=10))
+    ],
+)
+def test_amp_takes_bf16_on_a_cpu_and_leaves_gpus_what_they_had(device, given, expected, monkeypatch):
+    monkeypatch.setattr(train, 'get_device', lambda: device)
+    wrapper = ConfigDict(type='OptimWrapper', clip_grad=dict(max_norm=10), **given)
+    train.use_amp(wrapper)
+    assert wrapper == dict(expected, clip_grad=dict(max_norm=10))
 
 
 def test_fp16_on_a_cpu_is_refused_by_name(monkeypatch):

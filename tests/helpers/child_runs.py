@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch._dynamo  # noqa: F401  which optimizers import: once here, not in every process
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+
+from tests.helpers.tiny import train
 
 
 class Signal(Hook):
@@ -43,13 +44,6 @@ class SmallFilesOnly(Hook):
     def limit(self, runner, metrics=None):
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-
-
-def train(cfg, *hooks):
-    runner = Runner.from_cfg(cfg)
-    for hook in hooks:
-        runner.register_hook(hook)
-    runner.train()
 
 
 def start(work_dir, function, *args):

@@ -4,7 +4,8 @@ import math
 from pathlib import Path
 
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+
+from tests.helpers import tiny
 
 
 class Watch(Hook):
@@ -27,10 +28,8 @@ def train(cfg, *hooks):
     cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
     cfg.default_hooks.checkpoint.save_best = None
     cfg.default_hooks.checkpoint.interval = -1
-    runner, watch = Runner.from_cfg(cfg), Watch()
-    for hook in (watch, *hooks):
-        runner.register_hook(hook)
-    runner.train()
+    watch = Watch()
+    runner = tiny.train(cfg, watch, *hooks)
     log = next(Path(runner.log_dir).glob('*.log')).read_text()
     assert watch.losses and all(math.isfinite(v) for losses in watch.losses for v in losses.values())
     assert all(p.isfinite().all() for p in runner.model.parameters())

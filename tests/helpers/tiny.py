@@ -6,6 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / 'configs'
@@ -102,6 +104,15 @@ def load(name: str, root: Path, work_dir: Path, **options) -> Config:
     shrink(cfg.train_dataloader)
     shrink(cfg.val_dataloader)
     return cfg
+
+
+def train(cfg: Config, *hooks: Hook) -> Runner:
+    """The runner after a training with these hooks."""
+    runner = Runner.from_cfg(cfg)
+    for hook in hooks:
+        runner.register_hook(hook)
+    runner.train()
+    return runner
 
 
 def shrink(node) -> None:

@@ -12,7 +12,7 @@ from mmyolo.registry import MODELS
 
 from mmyolo_bgpenalty import SemiYOLODetector
 from tests.helpers.states import same, tensors
-from tests.helpers.tiny import SEMI, SUPERVISED, load
+from tests.helpers.tiny import SEMI, SUPERVISED, load, train
 
 BATCHES = 5  # an epoch has 10 unlabeled images, 2 in a batch
 
@@ -54,14 +54,6 @@ class StateBefore(Hook):
 
 def log_of(runner):
     return next(Path(runner.log_dir).glob('*.log')).read_text()
-
-
-def train(cfg, *hooks):
-    runner = Runner.from_cfg(cfg)
-    for hook in hooks:
-        runner.register_hook(hook)
-    runner.train()
-    return runner
 
 
 def stopped(cfg, error, *hooks):
@@ -122,24 +114,8 @@ def test_a_poisoned_loss_stops_before_the_weights(data, tmp_path, monkeypatch, p
     assert 'optim_wrapper.optimizer.lr' in message
 
 
-class Poison(Hook):
-    """The pixels of the third batch are NaN. This passes through batch normalization to every loss."""
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.iter == 2:
-            data_batch['inputs'] = data_batch['inputs'].float() * float('nan')
-
-
-def test_a_supervised_run_is_stopped_too(data, tmp_path):
-    """With the average of EMAHook."""
-    cfg = config(SUPERVISED, data, tmp_path, 0, burn_in=0, train_dataloader__batch_size=3)
-    cfg.train_dataloader.num_workers = 2
-    message = stopped(cfg, r'iteration 2 \(epoch 1\)', Poison())
-    assert 'loss_cls is nan' in message and 'unsup' not in message.split('Try')[0] and 'images/labeled_0' in message
-
-
 class Broken(Hook):
-    """Some pixels of a branch have a wrong value in the iterations given."""
+    """Some pixels of a branch have a wrong value in the iterations given. In a supervised run all have it."""
 
     priority = 'VERY_HIGH'
 
@@ -150,9 +126,20 @@ class Broken(Hook):
         if runner.iter in self.iterations:
             inputs = data_batch['inputs']
             branch, value = self.iterations[runner.iter]
+            if branch is None:
+                data_batch['inputs'] = inputs.float() * value
+                return
             place = next(i for i, image in enumerate(inputs[branch]) if image is not None)
             inputs[branch][place] = inputs[branch][place].float()
             inputs[branch][place][:, 5:9, 5:9] = value
+
+
+def test_a_supervised_run_is_stopped_too(data, tmp_path):
+    """With the average of EMAHook."""
+    cfg = config(SUPERVISED, data, tmp_path, 0, burn_in=0, train_dataloader__batch_size=3)
+    cfg.train_dataloader.num_workers = 2
+    message = stopped(cfg, r'iteration 2 \(epoch 1\)', Broken({2: (None, math.nan)}))
+    assert 'loss_cls is nan' in message and 'unsup' not in message.split('Try')[0] and 'images/labeled_0' in message
 
 
 def test_iterations_with_broken_pictures_are_skipped_and_counted(data, tmp_path):
