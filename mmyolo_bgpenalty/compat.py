@@ -77,11 +77,7 @@ def import_mmyolo() -> None:
     assert spec and spec.origin  # check_versions has found it
     code = compile(Path(spec.origin).read_bytes(), spec.origin, 'exec', dont_inherit=True, optimize=1)
     module = sys.modules['mmyolo'] = module_from_spec(spec)
-    try:
-        exec(code, vars(module))
-    except BaseException:
-        del sys.modules['mmyolo']
-        raise
+    exec(code, vars(module))
 
 
 def safe_loading() -> bool:

@@ -3,7 +3,6 @@
 import io
 import os
 import pickle
-import platform
 import re
 import subprocess
 import sys
@@ -11,16 +10,13 @@ import zipfile
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 
-import mmyolo_bgpenalty
 from mmyolo_bgpenalty import compat
-from tests import conftest
 from tests.helpers.pickles import Runs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -211,25 +207,6 @@ def test_without_the_fork_mmyolo_is_left_to_its_assertions(beside_the_fork, monk
     versions(monkeypatch)
     compat.import_mmyolo()
     assert 'mmyolo' not in sys.modules
-
-
-def test_an_mmyolo_that_fails_is_not_left_half_imported(beside_the_fork, monkeypatch, tmp_path):
-    (tmp_path / 'mmyolo').mkdir()
-    (tmp_path / 'mmyolo/__init__.py').write_text('assert False\nraise OSError("broken")\n')
-    monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(OSError, match='broken'):
-        compat.import_mmyolo()
-    assert 'mmyolo' not in sys.modules
-
-
-def test_tests_state_the_versions_they_run_with(monkeypatch):
-    versions(monkeypatch, **{**FORK, 'mmdet': '3.3.0', 'onedl-mmdetection': None})
-    said = []
-    conftest.pytest_terminal_summary(SimpleNamespace(write_line=said.append))
-    (line,) = said
-    packages = f'torch {torch.__version__}, onedl-mmengine 0.10.12, onedl-mmcv 2.3.6, mmdet 3.3.0, mmyolo 0.6.0'
-    assert line.startswith(f'versions: python {platform.python_version()}, numpy {np.__version__}, ')
-    assert f', {packages}, mmyolo_bgpenalty {mmyolo_bgpenalty.__version__}' in line
 
 
 def test_all_faults_are_told_at_once(monkeypatch):

@@ -52,55 +52,45 @@ def test_a_good_checkpoint_is_fine(good, model, tmp_path):
     check_resumable(file, model)
     check_loadable(file, model, complete=True)
     del good['optimizer']
+    # Of buffers modules take care themselves.
+    good['state_dict'] = {name: value for name, value in good['state_dict'].items() if 'running' not in name}
     check_resumable(saved(tmp_path / 'no_optimizer.pth', good), model, optimizer=False)
     # A plain detector's weights start student and teacher; bare weights will do.
     plain = {name[8:]: value for name, value in good['state_dict'].items() if name.startswith('student.')}
     check_loadable(saved(tmp_path / 'plain.pth', plain), model, complete=True)
-    # Of buffers modules take care themselves.
-    good['state_dict'] = {name: value for name, value in good['state_dict'].items() if 'running' not in name}
-    check_resumable(saved(tmp_path / 'buffers.pth', good), model, optimizer=False)
 
 
-def test_an_evaluation_needs_every_parameter(good, model, tmp_path):
-    """A start needs one."""
-    for name in (HEAD, HEAD.replace('student', 'teacher')):
-        state = {**good['state_dict'], name: torch.zeros(80, 16, 1, 1)}
-        file = saved(tmp_path / 'other.pth', dict(good, state_dict=state))
-        check_loadable(file, model)
-        with pytest.raises(CheckpointError, match='another model: 1 of .* differ.*: .80, 16, 1, 1. in the checkpoint'):
-            check_loadable(file, model, complete=True)
-
-
-def without(*keys):
-    return lambda content: {key: value for key, value in content.items() if key not in keys}
-
-
-def with_state(change):
-    return lambda content: {**content, 'state_dict': change(dict(content['state_dict']))}
+@pytest.mark.parametrize('part', ['student', 'teacher'])
+def test_an_evaluation_needs_every_parameter_and_a_start_one(part, good, model, tmp_path):
+    state = {**good['state_dict'], HEAD.replace('student', part): torch.zeros(80, 16, 1, 1)}
+    file = saved(tmp_path / 'other.pth', dict(good, state_dict=state))
+    check_loadable(file, model)
+    with pytest.raises(CheckpointError, match='another model: 1 of .* differ.*: .80, 16, 1, 1. in the checkpoint'):
+        check_loadable(file, model, complete=True)
 
 
 HEAD = 'student.bbox_head.head_module.cls_preds.0.2.weight'
-FOREIGN = {
-    'no dict': (lambda content: [1, 2], 'no run can be resumed from it: it has no `meta`, `state_dict`'),
-    'weights alone': (lambda content: content['state_dict'], 'it has no `meta`, `state_dict`, `message_hub`, `opt'),
-    'best': (without('optimizer'), 'it has no `optimizer`. As `load_from`, without --resume, its weights can start a'),
-    'code': (lambda content: {**content, 'meta': dict(content['meta'], config='1')}, '`meta.config` is code'),
-    'no progress': (lambda content: {**content, 'meta': {}}, 'it has no `meta.epoch`, `meta.iter`'),
-    'other classes': (
-        with_state(lambda state: {**state, HEAD: torch.zeros(80, 16, 1, 1)}),
-        f'another model: 1 of .* parameters differ. The first is {HEAD}: .80, 16, 1, 1. in the checkpoint, .* in the',
+FOREIGN = [
+    ([1, 2], 'no run can be resumed from it: it has no `meta`, `state_dict`'),
+    (dict(meta=None), 'it has no `meta`'),
+    (dict(optimizer=None), 'it has no `optimizer`. As `load_from`, without --resume, its weights can start a'),
+    (dict(meta=dict(epoch=1, iter=5, config='1')), '`meta.config` is code'),
+    (dict(meta={}), 'it has no `meta.epoch`, `meta.iter`'),
+    (
+        'other classes',
+        f'another model: 1 of .* differ. The first is {HEAD}: .80, 16, 1, 1. in the checkpoint, ',
     ),
-    'a plain detector': (
-        with_state(lambda state: {name[8:]: value for name, value in state.items()}),
-        'is of another model: .* parameters differ. The first is student.*: absent in the checkpoint',
-    ),
-}
+    ('a plain detector', 'is of another model: .* parameters differ. The first is student.*: absent in the checkpoint'),
+]
 
 
-@pytest.mark.parametrize('name', FOREIGN)
-def test_what_no_run_can_go_on_from_is_named(name, good, model, tmp_path):
-    change, message = FOREIGN[name]
-    file = saved(tmp_path / 'foreign.pth', change(good))
+@pytest.mark.parametrize('change, message', FOREIGN)
+def test_what_no_run_can_go_on_from_is_named(change, message, good, model, tmp_path):
+    if change == 'other classes':
+        change = dict(state_dict={**good['state_dict'], HEAD: torch.zeros(80, 16, 1, 1)})
+    elif change == 'a plain detector':
+        change = dict(state_dict={name[8:]: value for name, value in good['state_dict'].items()})
+    file = saved(tmp_path / 'foreign.pth', {**good, **change} if isinstance(change, dict) else change)
     with pytest.raises(CheckpointError, match=f'^{file}: .*{message}'):
         check_resumable(file, model)
 
@@ -122,7 +112,6 @@ def test_weights_of_something_else_are_named(content, message, model, tmp_path):
 
 BROKEN = {
     'text': (lambda whole: b'no checkpoint\n', 'it is not a torch file'),
-    'bytes': (lambda whole: bytes(range(256)), 'it is not a torch file'),
     'empty': (lambda whole: b'', 'it is not a torch file'),
     'truncated': (lambda whole: whole[: len(whole) // 2], 'failed finding central directory'),
     'torn': (lambda whole: whole[: len(whole) // 2].ljust(len(whole), b'\0'), 'failed finding central directory'),
@@ -256,8 +245,7 @@ def test_the_one_before_is_taken_where_the_latest_cannot_be(tmp_path, monkeypatc
 
 
 def test_a_run_stops_where_no_checkpoint_can_be_taken(tmp_path):
-    message = 'to resume from, but got: .*epoch_10.pth: .*; .*epoch_1.pth: cannot be read'
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match='to resume from, but got: .*epoch_10.pth: .*; .*epoch_1.pth: cannot be'):
         left_to_resume(tmp_path, broken=NAMES)
 
 

@@ -7,6 +7,7 @@ from mmengine.hooks import Hook
 
 from mmyolo_bgpenalty.cli import train
 from tests.helpers import tiny
+from tests.helpers.states import tensors
 from tests.helpers.tiny import SEMI, load
 
 WRAPPER = 'CpuBf16OptimWrapper'
@@ -21,19 +22,12 @@ class Watch(Hook):
     def before_run(self, runner):
         for model in (runner.model.student, runner.model.teacher):
             conv = model.backbone.stem.conv
-            conv.register_forward_hook(lambda module, args, out: self.seen[self.training].add(out.dtype))
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        self.training = True
-
-    def before_val_epoch(self, runner):
-        self.training = False
+            conv.register_forward_hook(lambda module, args, out: self.seen[runner.model.training].add(out.dtype))
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.losses.append(outputs['loss'].item())
-        kept = [*runner.model.state_dict().values(), *runner.optim_wrapper.optimizer.state.values()]
-        tensors = [value for one in kept for value in (one.values() if isinstance(one, dict) else [one])]
-        assert {x.dtype for x in tensors if x.is_floating_point()} == {torch.float32}
+        kept = dict(tensors([runner.model.state_dict(), runner.optim_wrapper.state_dict()]))
+        assert {value.dtype for value in kept.values() if value.is_floating_point()} == {torch.float32}
 
 
 def trained(data, work_dir, **options):

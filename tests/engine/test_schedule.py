@@ -1,10 +1,8 @@
 import math
 
 import pytest
-import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from mmdet.models.layers import ExpMomentumEMA
 
 from mmyolo_bgpenalty.engine.schedule import SCHEDULES, ema_momentum, lambda_bg_at, ramp
 from tests.helpers.schedules import COSINE, GOLDEN, LINEAR, STEP
@@ -61,16 +59,3 @@ def test_bad_arguments_are_named(name, bad):
 )
 def test_golden_momenta(updates, momentum, warmup, expected):
     assert ema_momentum(updates, momentum, warmup) == pytest.approx(expected, rel=1e-12)
-
-
-def test_momentum_is_mmengines():
-    ema = ExpMomentumEMA(torch.nn.Linear(1, 1, bias=False), momentum=0.01, gamma=5)
-    source = torch.nn.Linear(1, 1, bias=False)
-    ours = float(source.weight)
-    ema.update_parameters(source)  # the first one copies
-    for step in range(1, 20):
-        torch.nn.init.constant_(source.weight, step)
-        ema.update_parameters(source)
-        # MMEngine counts one further.
-        ours += ema_momentum(step + 1, 0.01, 5) * (step - ours)
-    assert float(ema.module.weight) == pytest.approx(ours, rel=1e-5)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from mmengine.dist import all_gather_object, all_reduce, barrier, get_rank, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, EMAHook
-from mmengine.optim import OptimWrapperDict
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.utils import apply_to
 from mmyolo.registry import HOOKS
@@ -161,11 +160,8 @@ class ResumableCheckpointHook(CheckpointHook):
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         self._batch, self._validated = batch_idx + 1, True
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
-        if self._any_terminated():
-            wrapper = runner.optim_wrapper
-            wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-            if all(one.should_update() for one in wrappers):
-                self._stop(runner, runner.iter + 1)
+        if self._any_terminated() and runner.optim_wrapper.should_update():
+            self._stop(runner, runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:
         self._batch, self._validated = 0, False

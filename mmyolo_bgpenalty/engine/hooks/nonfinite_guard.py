@@ -11,7 +11,6 @@ from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
-from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from mmyolo.registry import HOOKS
 from torch import Tensor, nn
@@ -68,15 +67,16 @@ class NonFiniteGuardHook(Hook):
         # One kernel copies all tensors of a dtype.
         self._buffers = [(group, [torch.empty_like(buffer) for buffer in group]) for group in groups.values()]
         wrapper = runner.optim_wrapper
-        wrappers = [*wrapper.values()] if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-        self._scaled = {one.optimizer: one for one in wrappers if _is_scaled(one)}
-        accumulates = any(getattr(one, '_accumulative_counts', 1) > 1 for one in wrappers)
+        scaler = getattr(wrapper, 'loss_scaler', None)
+        self._scaler = scaler if scaler is not None and scaler.is_enabled() else None
         # Losses and gradients are tested together, just before the optimizer's step: the host waits for the device once
-        # per iteration. In three cases losses are tested before the backward pass: a NaN would lower the loss scale, or
-        # spoil the finite gradients that are accumulated, or there are several steps.
-        self._early = bool(self._scaled) or accumulates or len(wrappers) > 1
-        self._handles = [one.optimizer.register_step_pre_hook(self._before_step) for one in wrappers]
-        self._handles.append(model.register_forward_hook(self._after_forward))
+        # per iteration. In two cases losses are tested before the backward pass: a NaN would lower the loss scale, or
+        # spoil the finite gradients that are accumulated.
+        self._early = self._scaler is not None or getattr(wrapper, '_accumulative_counts', 1) > 1
+        self._handles = [
+            model.register_forward_hook(self._after_forward),
+            wrapper.optimizer.register_step_pre_hook(self._before_step),
+        ]
         self._passes: list[bool] = []  # whether the losses were finite, for each forward pass since the last step
         self.before_train_iter(runner, 0)
 
@@ -85,9 +85,8 @@ class NonFiniteGuardHook(Hook):
             torch._foreach_copy_(copies, buffers)
         self._batch = data_batch
         self._losses: list[dict[str, Tensor]] = []  # of each forward pass, if they are tested before the step
-        self._stepped: set[Optimizer] = set()
-        self._overflowed = 0  # updates of this iteration that GradScaler has skipped
-        self._was_skipped = False
+        self._stepped = self._was_skipped = False
+        self._overflowed = False  # whether GradScaler has skipped the update of this iteration
 
     def _after_forward(self, model: BaseModel, args, outputs) -> dict | None:
         named = {name: value for name, value in outputs.items() if 'loss' in name} if isinstance(outputs, dict) else {}
@@ -104,7 +103,7 @@ class NonFiniteGuardHook(Hook):
         return None if finite else _without_gradient(outputs, model)
 
     def _before_step(self, optimizer: Optimizer, args, kwargs) -> None:
-        self._stepped.add(optimizer)
+        self._stepped = True
         if (self._passes and not any(self._passes)) or not self._may_step(optimizer):
             optimizer.zero_grad()  # to None, for which an optimizer changes nothing
         else:
@@ -113,8 +112,8 @@ class NonFiniteGuardHook(Hook):
     def _may_step(self, optimizer: Optimizer) -> bool:
         found_inf = getattr(optimizer, 'found_inf', None)
         if found_inf is not None:  # GradScaler leaves it to a fused optimizer to skip the step
-            self._overflowed += int(found_inf)
-        if found_inf is not None or optimizer in self._scaled:
+            self._overflowed = bool(found_inf)
+        if found_inf is not None or self._scaler is not None:
             return True
         losses, self._losses = self._losses, []
         gradients = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
@@ -197,16 +196,14 @@ class NonFiniteGuardHook(Hook):
             runner.message_hub.update_scalar('train/skipped_iterations', self._skipped)
 
     def _count_overflows(self, runner: Runner) -> None:
-        for optimizer, wrapper in self._scaled.items():
-            if wrapper.should_update() and optimizer not in self._stepped:
-                self._overflowed += 1
-                self._stepped.add(optimizer)
+        if self._scaler is not None and runner.optim_wrapper.should_update() and not self._stepped:
+            self._overflowed = self._stepped = True
         if self._overflowed:
-            scales = [wrapper.loss_scaler.get_scale() for wrapper in self._scaled.values()]
-            scale = min(scales, default=math.inf)  # there is none if another wrapper than MMEngine's scales losses
+            # The scaler is not known if another wrapper than MMEngine's scales losses.
+            scale = math.inf if self._scaler is None else self._scaler.get_scale()
             if scale < MIN_LOSS_SCALE:
                 self._stop(f'gradients overflow in fp16 at any scale of the losses, now {scale:.3g}')
-            self._overflows += self._overflowed
+            self._overflows += 1
             runner.message_hub.update_scalar('train/amp_overflows', self._overflows)
 
     def after_train(self, runner: Runner) -> None:
@@ -223,11 +220,6 @@ class NonFiniteGuardHook(Hook):
         if any(parts):
             text = '; '.join(part for part in parts if part)
             print_log(f'Training has skipped {text}', logger='current', level=logging.WARNING)
-
-
-def _is_scaled(wrapper: OptimWrapper) -> bool:
-    scaler = getattr(wrapper, 'loss_scaler', None)
-    return scaler is not None and scaler.is_enabled()
 
 
 def _loss_faults(passes: Sequence[dict[str, Tensor]]) -> str:

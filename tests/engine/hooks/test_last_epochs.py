@@ -28,16 +28,17 @@ def types(transforms):
 
 
 @pytest.mark.parametrize('given', [None, [dict(type='LoadImageFromFile')]])
-@pytest.mark.parametrize('share, epochs, first', [(0.1, 20, 18), (0.1, 40, 36), (0.1, 3, 2), (0.1, 1, 0), (1, 5, 0)])
+@pytest.mark.parametrize('share, epochs, first', [(0.1, 20, 18), (0.1, 3, 2), (0.1, 1, 0), (1, 5, 0)])
 def test_the_last_epochs_pipeline_follows_the_length_of_training(share, epochs, first, given):
     hook = LastEpochsPipelineHook(share, given)
     runner, dataset = of_epochs(epochs, [RESIZE, MIXUP])
     hook.before_train(runner)
+    found = []
     for runner.epoch in range(epochs):
         hook.before_train_epoch(runner)
-        last = ['LoadImageFromFile'] if given else ['RecordedLetterResize']
-        expected = last if runner.epoch >= first else ['RecordedLetterResize', 'RecordedMixUp']
-        assert types(dataset.pipeline.transforms) == expected
+        found.append(types(dataset.pipeline.transforms))
+    last = ['LoadImageFromFile'] if given else ['RecordedLetterResize']
+    assert found == first * [['RecordedLetterResize', 'RecordedMixUp']] + (epochs - first) * [last]
 
 
 def test_single_images_are_what_is_left_without_mixing():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel, MMDistributedDataParallel
-from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim import OptimWrapper
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmyolo_bgpenalty import NonFiniteGuardHook
@@ -165,25 +165,6 @@ def test_of_accumulated_gradients_the_finite_ones_count(tmp_path, logged):
     assert not same(weights(runner), before)
 
 
-def test_one_of_two_optimizers(tmp_path, logged):
-    """Each step follows a loss of its own."""
-    runner, hook = small_run(tmp_path)
-    hook.after_train(runner)
-    wrappers = [OptimWrapper(torch.optim.SGD([p], lr=1.0)) for p in runner.model.parameters()]
-    runner.optim_wrapper = OptimWrapperDict(weight=wrappers[0], bias=wrappers[1])
-    hook.before_train(runner)
-    weight, bias = (p.detach().clone() for p in runner.model.parameters())
-    hook.before_train_iter(runner, 0, None)
-    runner.model.losses = dict(loss_a=math.nan)
-    wrappers[0].update_params(runner.model()['loss_a'])
-    assert torch.equal(runner.model.linear.weight, weight) and 'loss_a is nan' in logged[0][0]
-    hook.after_train_iter(runner, 0)
-    hook.before_train_iter(runner, 0, None)
-    runner.model.losses = dict(loss_a=1.0)
-    wrappers[1].update_params(runner.model()['loss_a'])
-    assert torch.equal(runner.model.linear.weight, weight) and torch.equal(runner.model.linear.bias, bias - 1)
-
-
 class HostReads(TorchDispatchMode):
     """Counts how often a tensor's value is asked for, which on a GPU waits for it."""
 
@@ -208,8 +189,7 @@ def test_an_iteration_waits_once_for_the_device(tmp_path):
 
 def test_weights_of_a_broken_checkpoint_are_named(tmp_path, logged):
     runner, hook = small_run(tmp_path, max_skips=0)
-    with torch.no_grad():
-        runner.model.linear.bias.fill_(math.nan)
+    torch.nn.init.constant_(runner.model.linear.bias, math.nan)
     with pytest.raises(FloatingPointError, match='1 weights were not finite before, the first linear.bias: see `load_'):
         iterate(runner, hook)
 
@@ -258,9 +238,8 @@ def test_overflows_without_end_stop(tmp_path, fused, logged):
     assert same([*runner.model.parameters()], before)
 
 
-@pytest.mark.parametrize('fused', [False, True])
-def test_a_scaler_of_the_users_own_is_left_alone(tmp_path, fused):
-    runner, _ = small_run(tmp_path, fused=fused)
+def test_a_scaler_of_the_users_own_is_left_alone(tmp_path):
+    runner, _ = small_run(tmp_path, fused=True)
     before = copy.deepcopy([*runner.model.parameters()])
     scaler = torch.amp.GradScaler('cpu')
     scaler.scale(runner.model()['loss_a']).backward()
