@@ -23,7 +23,7 @@ from tests.helpers.monitored import OBJECTS, TRUE, Listed, fake_runner
 from tests.helpers.pictures import PICTURES, Pictures, picture
 from tests.helpers.semi import batch, build, sample, teacher_sees, total
 from tests.helpers.thresholds import images
-from tests.helpers.tiny import SEMI, load
+from tests.helpers.tiny import SEMI, load, make_set
 
 SHIPPED = 'yolov8_semi_bgpenalty.py'
 KNOWN = 'train_dataloader__dataset__known_empty'
@@ -93,8 +93,9 @@ def test_names_that_fit_no_image_are_counted():
 
 
 @pytest.fixture
-def data(root):
+def data(tmp_path):
     """The tiny set. Its first three unlabeled images show nothing, and empty.txt names them."""
+    root = make_set(tmp_path / 'set')
     content = json.loads((root / 'unlabeled.json').read_text())
     empty = content['images'][:3]
     taken = {image['id'] for image in empty}
