@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,7 @@ class SemiStep:
 
     def __init__(self, model: Any, wrapper, hook, batch: dict):
         self.model, self.wrapper, self.hook, self.batch = model, wrapper, hook, batch
+        hook.before_train_epoch(SimpleNamespace(model=model))
 
     def __call__(self):
         losses = self.model.train_step(self.batch, self.wrapper)
