@@ -83,7 +83,7 @@ def test_onnx_takes_any_batch_and_says_what_it_is(exported, onnx_file, session):
 def test_onnx_through_the_tool(semi, tmp_path, monkeypatch, run_tool):
     arguments = (semi.config, semi.checkpoint, '--out', tmp_path, '--onnx', '--shape')
     code, out, _ = run_tool(*arguments, 32, 64)
-    assert code == 0 and '(batch, 3, 32, 64)' in out and 'largest difference' in out
+    assert code == 0 and '(batch, 3, 32, 64)' in out and 'Largest difference' in out
     assert sorted(path.suffix for path in tmp_path.iterdir()) == ['.onnx', '.pth', '.py']
     for path in tmp_path.iterdir():
         path.unlink()
