@@ -34,13 +34,13 @@ def read_checkpoint(path: str) -> Any:
         CheckpointError: it is broken, or holds what safe loading refuses.
         OSError: there is no such file or host.
     """
-    allow_checkpoint_types()  # again, since the fork of MMEngine takes them back when it has read a file
+    allow_checkpoint_types()  # again, since the fork of MMEngine forbids them after it has read a file
     try:
         if '://' not in path:
             return load(os.path.expanduser(path), map_location='cpu')
         return _read_url(path)
-    except Exception as error:  # torch raises any of them for a file that is broken or no checkpoint
-        # There is no such file, host or package, or a published model has no such name.
+    except Exception as error:  # torch raises errors of many types for a file that is broken or no checkpoint
+        # There is no such file, host or package, or no published model has this name.
         if isinstance(error, (OSError, ImportError)) or ('://' in path and isinstance(error, KeyError)):
             raise
         raise CheckpointError(f'{path}: cannot be read as a checkpoint: {_reason(error)}') from None
@@ -70,7 +70,7 @@ def _reason(error: Exception) -> str:
 
 @register_backend('whole_files')
 class WholeFileBackend(LocalBackend):
-    """A LocalBackend that leaves either the whole file or no file, also if the process or the machine is killed."""
+    """A LocalBackend that writes a complete file or none, even if the process or the machine is killed."""
 
     def put(self, obj: bytes, filepath) -> None:
         write_whole(filepath, obj)
@@ -88,8 +88,8 @@ def check_start(runner: Runner, optimizer: bool = True) -> None:
 def check_resumable(path: str, model: nn.Module, optimizer: bool = True) -> None:
     """Raise a CheckpointError if no run can be resumed from a checkpoint, which is a file or a URL.
 
-    It must have every parameter of the model with its shape, the progress, and with ``optimizer`` the state of the
-    optimizer. Buffers may be absent. ``read_checkpoint`` may raise other errors.
+    The checkpoint must hold the progress, and every parameter of the model with its shape. With ``optimizer`` it must
+    hold the state of the optimizer, too. Buffers may be absent. ``read_checkpoint`` may raise other errors.
     """
     content = read_checkpoint(path)
     wanted = ['meta', 'state_dict', 'message_hub', *(['optimizer'] if optimizer else [])]
@@ -109,8 +109,8 @@ def check_resumable(path: str, model: nn.Module, optimizer: bool = True) -> None
 def check_loadable(path: str, model: nn.Module, complete: bool = False) -> None:
     """Raise a CheckpointError if a model cannot take its weights from a checkpoint, which is a file or a URL.
 
-    One parameter of the model must be there with its shape, or with ``complete`` every parameter, as for evaluation.
-    ``read_checkpoint`` may raise other errors.
+    At least one parameter of the model must be there with its shape. With ``complete``, as for evaluation, every
+    parameter must be there. ``read_checkpoint`` may raise other errors.
     """
     content = read_checkpoint(path)
     weights = content.get('state_dict', content) if isinstance(content, Mapping) else None

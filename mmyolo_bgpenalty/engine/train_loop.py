@@ -11,9 +11,9 @@ from torch import nn
 class ResumableTrainLoop(EpochBasedTrainLoop):
     """An EpochBasedTrainLoop that continues where ``ResumableCheckpointHook`` saved.
 
-    MMEngine's loop repeats an interrupted epoch from its beginning, and leaves out a validation that was due after the
-    checkpoint. This loop skips the batches that were learnt, and makes up for the validation. If the batch sampler has
-    an attribute ``first_batch``, the skipped batches are not read.
+    MMEngine's loop repeats an interrupted epoch from its beginning, and omits a validation that was due after the
+    checkpoint. This loop skips the batches that were learnt, and runs that validation. If the batch sampler has an
+    attribute ``first_batch``, the skipped batches are not read.
     """
 
     first_batch = 0  # batches to skip in the next epoch

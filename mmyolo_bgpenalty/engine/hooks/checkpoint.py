@@ -28,12 +28,13 @@ from mmyolo_bgpenalty.utils.files import write_whole
 class ResumableCheckpointHook(CheckpointHook):
     """A CheckpointHook that loses no finished checkpoint, saves on SIGTERM, and makes resuming exact.
 
-    - A checkpoint is renamed to its name when it is complete. Only then are the files removed that it replaces.
+    - A checkpoint is written under a temporary name. When it is complete it is renamed, and older checkpoints are
+      removed.
     - It stores the place within the epoch, whether a validation is due, and the random states of every process.
       ``ResumableTrainLoop`` continues there.
-    - On SIGTERM to any process the iteration or the validation batch is finished. Accumulated gradients are waited for.
-      Then ``epoch_<epochs done>_iter_<iterations>.pth`` is written, and every process ends with exit code 143. A second
-      SIGTERM ends the process at once.
+    - On SIGTERM to any process the iteration or the validation batch is finished. If gradients are accumulated, the run
+      continues to their update. Then ``epoch_<epochs done>_iter_<iterations>.pth`` is written, and every process ends
+      with exit code 143. A second SIGTERM ends the process at once.
     - ``check_start`` checks ``load_from``. ``resume=True`` without ``load_from`` takes the latest checkpoint. If no run
       can be resumed from it, the one before is taken, with a warning.
 
@@ -42,7 +43,7 @@ class ResumableCheckpointHook(CheckpointHook):
             ``backend_args=dict(backend='whole_files')``.
 
     Raises:
-        CheckpointError: as ``check_start``, or there are checkpoints, but none can be resumed from.
+        CheckpointError: ``check_start`` raises it, or no run can be resumed from any of the checkpoints.
     """
 
     backend_args: dict | None
@@ -65,13 +66,13 @@ class ResumableCheckpointHook(CheckpointHook):
             barrier()
 
     def _choose_latest(self, runner: Runner) -> None:
-        """Let ``last_checkpoint``, which MMEngine resumes from, name the latest checkpoint that is good."""
+        """Write the path of the latest good checkpoint into ``last_checkpoint``, from which MMEngine resumes."""
         pointer = Path(runner.work_dir, 'last_checkpoint')
         folder = Path(self.out_dir, Path(runner.work_dir).name) if self.out_dir else pointer.parent
         files = sorted(folder.glob(self.filename_tmpl.format('*')), key=_numbers, reverse=True)
         named = Path(pointer.read_text().strip()) if pointer.is_file() else Path()
         if named.name:
-            # Later files may be of an earlier run in the same folder.
+            # Files with higher numbers may be those of an earlier run in the same folder.
             latest = named if named.is_file() else folder / named.name
             files = [latest, *(file for file in files if _numbers(file) < _numbers(latest))]
         faults = []
@@ -102,7 +103,8 @@ class ResumableCheckpointHook(CheckpointHook):
         for loop in (runner.train_loop, runner.val_loop):
             if loop is not None:
                 loader = loop.dataloader
-                # A loader draws the seed of its workers each time they start, which a resumed run does once more.
+                # A loader draws a seed when its workers start. A resumed run starts them once more, so the seed must
+                # not come from torch's global generator.
                 loader.generator = torch.Generator().manual_seed(runner.seed)
                 loader.worker_init_fn = partial(_init_worker, loader.worker_init_fn)
         if self._resumed is not None:
@@ -133,7 +135,7 @@ class ResumableCheckpointHook(CheckpointHook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if self._position is not None:
             checkpoint['resume'] = self._position
-        # Safe loading may refuse the type of a metric that is a NumPy scalar.
+        # Safe loading may refuse a metric that is a NumPy scalar.
         hub = checkpoint['message_hub']
         hub['runtime_info'] = apply_to(hub['runtime_info'], lambda x: isinstance(x, np.generic), lambda x: x.item())
 
@@ -171,7 +173,7 @@ class ResumableCheckpointHook(CheckpointHook):
         # Several processes may have different numbers of batches. They stop after validation.
         if self._terminated and get_world_size() == 1:
             for hook in runner.hooks:
-                if isinstance(hook, EMAHook):  # it has put the average in the place of the weights
+                if isinstance(hook, EMAHook):  # put the weights back, which validation has exchanged for the average
                     hook.after_val_epoch(runner)
             self._stop(runner, runner.iter)
 
@@ -199,8 +201,8 @@ class ResumableCheckpointHook(CheckpointHook):
             step = f'{runner.epoch}_iter_{iteration}'
         self._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=iteration))
         runner.logger.warning(f'Stopped by SIGTERM. Saved {self.last_ckpt}; --resume continues from it')
-        barrier()  # or a launcher would end a process that is still saving
-        self.published_keys = None  # MMEngine would publish the checkpoint as that of a finished run
+        barrier()  # otherwise a launcher may end a process that is still saving
+        self.published_keys = None  # only a finished run publishes its checkpoint
         runner.call_hook('after_train')
         runner.call_hook('after_run')
         raise SystemExit(128 + signal.SIGTERM)
@@ -224,7 +226,7 @@ class _RemovesLater:
 
 
 def _numbers(path: Path) -> tuple[int, ...]:
-    """The numbers in a file name. Sorted by them, epoch_2_iter_17.pth lies between epoch_2.pth and epoch_10.pth."""
+    """The numbers in a file name, to sort by: epoch_2.pth, epoch_2_iter_17.pth, epoch_10.pth."""
     return tuple(map(int, re.findall(r'\d+', path.stem)))
 
 

@@ -25,8 +25,8 @@ class LambdaBgSchedulerHook(Hook):
     any ``tools/train.py``. BurnInMeanTeacherHook reads burn-in from this hook.
 
     Every iteration logs ``semi/lambda_bg``. When LoggerHook prints, ``loss/bg_penalty_mean`` and
-    ``loss/bg_penalty_max`` (statistics of the head) are logged as well. At the end of each pass over the train loader
-    the log has ``Epoch 5: λ_bg=0.200`` (epochs are counted from 0, λ is that at the end of the epoch) and
+    ``loss/bg_penalty_max`` (statistics of the head) are logged as well. Each pass over the train loader ends with two
+    lines in the log: ``Epoch 5: λ_bg=0.200``, the value at the end of the epoch, which counts from 0, and
     ``BG Penalty Stats: mean=… max=… min=…`` of the last loss.
 
     Args:
@@ -65,7 +65,7 @@ class LambdaBgSchedulerHook(Hook):
     def burn_in_batches(self, runner: Runner) -> int:
         """Number of batches in burn-in."""
         batches = self.burn_in * len(runner.train_dataloader) if self.by_epoch else self.burn_in
-        # A batch that rounding alone puts into burn-in is after it.
+        # A batch that only a rounding error puts into burn-in is after burn-in.
         return math.floor(batches - 1e-6) + 1 if batches else 0
 
     def before_run(self, runner: Runner) -> None:
@@ -110,7 +110,7 @@ class LambdaBgSchedulerHook(Hook):
         if printed:
             for name in ('mean', 'max'):
                 key = f'train/loss/bg_penalty_{name}'
-                # LogProcessor averages entries with "loss" in their name. Only the latest value is left to it.
+                # LogProcessor averages entries with "loss" in their name. Only the latest value is kept for it.
                 runner.message_hub.log_scalars.pop(key, None)
                 runner.message_hub.update_scalar(key, stats[name])
         if not rest:

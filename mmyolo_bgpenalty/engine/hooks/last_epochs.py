@@ -17,8 +17,8 @@ class LastEpochsPipelineHook(PipelineSwitchHook):
     """PipelineSwitchHook for the last part of training, whatever its length. Ultralytics ends mosaics in this way.
 
     The first epoch with the new pipeline is ``max_epochs - max(1, round(share * max_epochs))``, counted from 0. In a
-    ``LabeledUnlabeledDataset`` the pipeline of the labeled images is switched. With a warning the pipeline stays in an
-    IterBasedTrainLoop (it has no epochs), for a ConcatDataset, and for mosaics without a single image as alternative.
+    ``LabeledUnlabeledDataset`` the pipeline of the labeled images is switched. In three cases a warning says that the
+    pipeline stays: IterBasedTrainLoop (it has no epochs), a ConcatDataset, and mosaics without a choice of one image.
 
     Args:
         share: part of the epochs, in (0, 1].

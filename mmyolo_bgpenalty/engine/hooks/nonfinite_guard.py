@@ -1,4 +1,4 @@
-"""A hook that skips iterations whose losses or gradients are not finite."""
+"""NonFiniteGuardHook: skips iterations whose losses or gradients are not finite."""
 
 import logging
 import math
@@ -27,10 +27,10 @@ MIN_LOSS_SCALE = 2.0**-20  # GradScaler begins with 2**16
 class NonFiniteGuardHook(Hook):
     """Skips iterations in which a loss or a gradient is NaN or infinite in any process.
 
-    All processes skip such an iteration. Parameters, optimizer and the buffers of the trained detector (batch
-    normalization statistics) stay as they were before it. A warning names the losses or the gradient, and the images
-    of the batch. After ``max_skips`` skipped iterations in a row the next one stops the run, before the optimizer's
-    step. No checkpoint of that iteration is written.
+    All processes skip such an iteration. It changes neither the parameters nor the optimizer nor the buffers of the
+    trained detector (batch normalization statistics). A warning names the losses or the gradient, and the images of the
+    batch. If ``max_skips`` iterations in a row were skipped, the next one stops the run before the optimizer's step. No
+    checkpoint of that iteration is written.
 
     GradScaler itself skips updates whose fp16 gradients overflow. The hook counts them. It stops the run if they still
     overflow at a loss scale below 2^-20.
@@ -39,7 +39,7 @@ class NonFiniteGuardHook(Hook):
     the totals, and the images that could not be read. A resumed run continues the counts of the main process.
 
     Args:
-        max_skips: largest number of iterations in a row that are skipped, >= 0. With 0 the first one stops the run.
+        max_skips: largest number of iterations in a row that are skipped, >= 0. 0: the first one stops the run.
 
     Raises:
         ValueError: ``max_skips`` is out of range.
@@ -69,9 +69,9 @@ class NonFiniteGuardHook(Hook):
         wrapper = runner.optim_wrapper
         scaler = getattr(wrapper, 'loss_scaler', None)
         self._scaler = scaler if scaler is not None and scaler.is_enabled() else None
-        # Losses and gradients are tested together, just before the optimizer's step: the host waits for the device once
-        # per iteration. In two cases losses are tested before the backward pass: a NaN would lower the loss scale, or
-        # spoil the finite gradients that are accumulated.
+        # Losses and gradients are tested together, just before the optimizer's step. So the host waits for the device
+        # once per iteration. In two cases the losses are tested before the backward pass: their NaN would lower the
+        # scale of GradScaler, or spoil accumulated gradients.
         self._early = self._scaler is not None or getattr(wrapper, '_accumulative_counts', 1) > 1
         self._handles = [
             model.register_forward_hook(self._after_forward),
@@ -84,7 +84,7 @@ class NonFiniteGuardHook(Hook):
         for buffers, copies in self._buffers:
             torch._foreach_copy_(copies, buffers)
         self._batch = data_batch
-        self._losses: list[dict[str, Tensor]] = []  # of each forward pass, if they are tested before the step
+        self._losses: list[dict[str, Tensor]] = []  # of each forward pass; to be tested before the step
         self._stepped = self._was_skipped = False
         self._overflowed = False  # whether GradScaler has skipped the update of this iteration
 
@@ -105,19 +105,19 @@ class NonFiniteGuardHook(Hook):
     def _before_step(self, optimizer: Optimizer, args, kwargs) -> None:
         self._stepped = True
         if (self._passes and not any(self._passes)) or not self._may_step(optimizer):
-            optimizer.zero_grad()  # to None, for which an optimizer changes nothing
+            optimizer.zero_grad()  # an optimizer does not change a parameter whose gradient is None
         else:
             self._in_a_row = 0
 
     def _may_step(self, optimizer: Optimizer) -> bool:
         found_inf = getattr(optimizer, 'found_inf', None)
-        if found_inf is not None:  # GradScaler leaves it to a fused optimizer to skip the step
+        if found_inf is not None:  # a fused optimizer skips the step itself
             self._overflowed = bool(found_inf)
         if found_inf is not None or self._scaler is not None:
             return True
         losses, self._losses = self._losses, []
         gradients = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
-        # A norm is not finite if a term is not, or if it overflows: `_skip` tests each gradient.
+        # The norm of large finite gradients may overflow. Therefore `_skip` tests each gradient.
         norms = torch._foreach_norm(gradients) if gradients else []
         return self._all_finite([*(one['loss'] for one in losses), *norms]) or not self._skip(losses, gradients)
 
@@ -129,7 +129,7 @@ class NonFiniteGuardHook(Hook):
         return bool(finite)
 
     def _skip(self, losses: Sequence[dict[str, Tensor]], gradients: Sequence[Tensor]) -> bool:
-        """Undo the iteration and warn, or end the run. False if every number is finite after all."""
+        """Undo the iteration and warn, or stop the run. Return False if every number is finite after all."""
         reports = all_gather_object((_loss_faults(losses), self._gradient_faults(gradients), _image_paths(self._batch)))
         # If a loss is not finite, its gradients are not finite either.
         kind = 0 if any(report[0] for report in reports) else 1
@@ -189,7 +189,7 @@ class NonFiniteGuardHook(Hook):
         if self._stepped:
             self._passes = []
         if self._was_skipped:
-            # One NaN would make the mean of many iterations NaN: these means start again.
+            # One NaN would make a mean over many iterations NaN. Therefore these means start again.
             for name, history in [*runner.message_hub.log_scalars.items()]:
                 if not math.isfinite(history.current()):
                     del runner.message_hub.log_scalars[name]
@@ -199,7 +199,7 @@ class NonFiniteGuardHook(Hook):
         if self._scaler is not None and runner.optim_wrapper.should_update() and not self._stepped:
             self._overflowed = self._stepped = True
         if self._overflowed:
-            # The scaler is not known if another wrapper than MMEngine's scales losses.
+            # The scaler is unknown if another wrapper than MMEngine's scales the losses.
             scale = math.inf if self._scaler is None else self._scaler.get_scale()
             if scale < MIN_LOSS_SCALE:
                 self._stop(f'gradients overflow in fp16 at any scale of the losses, now {scale:.3g}')
