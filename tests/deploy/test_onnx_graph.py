@@ -32,7 +32,7 @@ def test_input_shape_is_the_last_scale():
 
 
 def test_onnx_detects_what_the_teacher_detects(semi, pictures, exported, session):
-    """Pixels in, boxes and scores out; threshold, NMS and the way back to the image as anyone would write them."""
+    """The test has its own threshold, NMS and way back to the image, as a user of the file has."""
     cfg = exported.cfg.model.test_cfg
     pipeline = Compose(exported.cfg.test_dataloader.dataset.pipeline)
     images = np.stack([pipeline(dict(img_path=file, img_id=0))['inputs'].numpy() for file in pictures])
@@ -61,7 +61,7 @@ def test_onnx_detects_what_the_teacher_detects(semi, pictures, exported, session
         np.testing.assert_allclose(found[clear], expected[clear], atol=0.02)
 
 
-def test_onnx_takes_any_batch_and_says_what_it_is(exported, onnx_file, session):
+def test_onnx_takes_any_batch_and_describes_itself(exported, onnx_file, session):
     content, differences = onnx_file
     priors = sum((INPUT[0] // s) * (INPUT[1] // s) for s in (8, 16, 32))
     shapes = {x.name: x.shape for x in (*session.get_inputs(), *session.get_outputs())}

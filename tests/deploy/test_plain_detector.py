@@ -20,8 +20,8 @@ from tests.helpers.tiny import CLASSES, CONFIGS, INPUT, SUPERVISED
 
 
 @pytest.mark.parametrize('role', ['teacher', 'student'])
-def test_predicts_what_that_one_predicts(semi, pictures, role):
-    with DefaultScope.overwrite_default_scope('mmdet'):  # which is left alone
+def test_an_export_predicts_what_its_role_predicts(semi, pictures, role):
+    with DefaultScope.overwrite_default_scope('mmdet'):  # the export does not change it
         exported = export_detector(Config.fromfile(semi.config), semi.checkpoint, student=role == 'student')
         assert DefaultScope.get_current_instance().scope_name == 'mmdet'
     found = detections(exported.model, pictures)
@@ -52,7 +52,7 @@ torch.save(dict(found=found, meta=detector.dataset_meta), out)
 """
 
 
-def test_its_files_need_no_package_of_ours(semi, pictures, tmp_path, run_tool):
+def test_the_files_work_without_this_package(semi, pictures, tmp_path, run_tool):
     code, out, err = run_tool(semi.config, semi.checkpoint, '--out', tmp_path / 'new/folder')
     stem = tmp_path / 'new/folder/epoch_7_teacher'
     assert (code, err) == (0, '') and f'{stem}.pth' in out
@@ -72,8 +72,8 @@ def test_its_files_need_no_package_of_ours(semi, pictures, tmp_path, run_tool):
     assert len(result['meta']['palette']) == len(CLASSES) and len(result['meta']['palette'][0]) == 3
 
 
-def test_of_channels_last_comes_the_same(semi, pictures, tmp_path):
-    """The weights of the checkpoint have the other memory format, as the config says."""
+def test_channels_last_gives_the_same_detector(semi, pictures, tmp_path):
+    """The weights of the checkpoint have the memory format of the config."""
     cfg = copy.deepcopy(semi.cfg)
     cfg.model.semi_train_cfg.channels_last = True
     cfg.dump(tmp_path / 'semi.py')
@@ -88,7 +88,7 @@ def test_of_channels_last_comes_the_same(semi, pictures, tmp_path):
 def test_checkpoint_is_safe_and_small(semi, exported):
     content = checkpoint_bytes(exported.checkpoint)
     assert len(content) < 0.55 * semi.checkpoint.stat().st_size
-    torch.serialization.clear_safe_globals()  # as where the package was never imported
+    torch.serialization.clear_safe_globals()  # as if the package was never imported
     try:
         read = torch.load(io.BytesIO(content), weights_only=True)
     finally:
@@ -98,8 +98,8 @@ def test_checkpoint_is_safe_and_small(semi, exported):
     assert 'optimizer' not in read and 'message_hub' not in read
 
 
-def test_starts_stock_training(semi, data, tmp_path, run_tool):
-    """As `_base_` and load_from of a run without this package."""
+def test_an_export_starts_a_training_without_this_package(semi, data, tmp_path, run_tool):
+    """The exported files are `_base_` and `load_from` of the config."""
     run_tool(semi.config, semi.checkpoint, '--out', tmp_path)
     (tmp_path / 'tune.py').write_text(f"""
 _base_ = './epoch_7_teacher.py'
@@ -121,13 +121,13 @@ work_dir = '{tmp_path}/work'
     runner.train()
     assert set(runner.message_hub.log_scalars) >= {'train/loss_cls', 'train/loss_bbox', 'train/loss_dfl'}
     assert 'train/loss_bg' not in runner.message_hub.log_scalars
-    # At rate 0 the parameters are those it began with.
+    # The learning rate is 0, so the parameters do not change.
     for key, value in runner.model.named_parameters():
         assert torch.equal(value, semi.model.state_dict()[f'teacher.{key}']), key
 
 
-def test_supervised_exports_what_was_validated(data, tmp_path, run_tool):
-    """MMEngine stores the average of EMAHook as the weights."""
+def test_a_supervised_export_is_the_validated_model(data, tmp_path, run_tool):
+    """MMEngine validates and stores the average of EMAHook."""
     cfg = tiny_config(SUPERVISED, data, tmp_path)
     cfg.merge_from_dict({'train_cfg.max_epochs': 1, 'default_hooks.checkpoint.interval': 1})
     cfg.dump(tmp_path / 'supervised.py')
@@ -160,7 +160,7 @@ def test_shipped_configs_become_plain(name):
     assert plain.model.bbox_head.type == 'mmyolo.YOLOv8Head'
     resize = dict(cfg.test_dataloader.dataset.pipeline[1], type='mmyolo.LetterResize', _scope_='mmyolo')
     assert plain.test_dataloader.dataset.pipeline[1] == resize
-    # PrecisionRecallMetric is a CocoMetric of more figures.
+    # The parent of PrecisionRecallMetric is CocoMetric.
     assert plain.test_evaluator.type == 'mmdet.CocoMetric'
     assert plain.test_evaluator.ann_file == cfg.test_evaluator.ann_file
     METRICS.build(dict(plain.test_evaluator, ann_file=None))
@@ -180,7 +180,7 @@ def test_no_metric_comes_twice():
     assert kept() is None
 
 
-def test_only_what_our_class_adds_is_dropped():
+def test_only_arguments_of_our_classes_are_dropped():
     resize = dict(scale=(96, 64), allow_scale_up=False)
     node = dict(
         keep=[dict(type='mmyolo.BgPenaltyYOLOv8Head', bg_penalty=dict(focal=True), head_module=dict(num_classes=3))],
@@ -199,7 +199,7 @@ def test_only_what_our_class_adds_is_dropped():
     )
 
 
-def test_unequal_predictions_are_no_export(semi, monkeypatch):
+def test_unequal_predictions_are_refused(semi, monkeypatch):
     def other(cfg):
         plain = plain_config(cfg)
         plain.model.data_preprocessor.std = [254.0] * 3

@@ -26,8 +26,8 @@ def test_matching_equals_pycocotools(drawn):
     assert list(zip(tp, ignored)) == expected
 
 
-def test_of_objects_with_equal_iou_the_last_is_taken():
-    """As pycocotools does. Here it leaves nothing for the second detection, which only the last object fits."""
+def test_the_last_of_several_objects_with_equal_iou_is_taken():
+    """As in pycocotools. Only the last object would fit the second detection, which therefore finds none."""
     objects = np.array([[0, 0, 10, 10], [6, 0, 10, 10]], float)
     boxes = np.array([[3, 0, 10, 10], [8, 0, 10, 10]], float)
     same = np.zeros(2, int)
@@ -43,7 +43,7 @@ def test_iou_at_the_threshold_matches(height, iou_thr, expected):
     assert match_boxes(found, truth, iou_thr)[0].tolist() == [expected]
 
 
-def test_xywh_leaves_its_boxes_alone():
+def test_xywh_does_not_change_its_argument():
     boxes = np.array([[1, 2, 4, 8]], np.float32)
     assert xywh(boxes).tolist() == [[1, 2, 3, 6]] and boxes[0, 2] == 4
     assert xywh([]).shape == (0, 4)

@@ -51,7 +51,7 @@ def xyxy(box):
 
 @pytest.fixture(scope='module')
 def samples(coco):
-    """What a detector of MMDetection returns: some objects missed or found twice, and boxes elsewhere."""
+    """Results of a detector: it misses some objects, finds others twice, and finds boxes without objects."""
     rng = np.random.default_rng(1)
     found = []
     for entry in coco['images']:
@@ -74,7 +74,7 @@ def samples(coco):
 
 
 def evaluate(samples, classes=CLASSES, type='PrecisionRecallMetric', size=None, **kwargs):
-    """What a loop does, with the metric by name as in a config."""
+    """Evaluate as a loop does, with the metric by its name."""
     with DefaultScope.overwrite_default_scope('mmyolo'):
         evaluator = Evaluator([dict(type=type, **kwargs)])
     evaluator.dataset_meta = dict(classes=classes)
@@ -121,7 +121,7 @@ def test_numbers_are_those_of_the_pure_functions(numbers, crowd, coco, samples, 
 def test_the_set_may_come_with_the_samples(numbers, samples, with_coco):
     metric = PrecisionRecallMetric(coco=with_coco, prefix='own')
     metric.dataset_meta = dict(classes=CLASSES)
-    for _ in range(2):  # the second validation meets what the first has kept
+    for _ in range(2):  # the second validation uses what the first one has stored
         metric.process({}, [sample.to_dict() for sample in samples])
         result = metric.evaluate(9)
         own = {key.replace('own/', 'pr/'): value for key, value in result.items() if key.startswith('own/')}
@@ -148,7 +148,7 @@ def test_with_coco_one_metric_reports_both(numbers, crowd, samples):
 
 
 def test_nothing_detected_is_0(crowd, samples):
-    """All names are there: without the one that `save_best` names, a run would end."""
+    """The report has all keys. Without the key of `save_best` a run would end."""
     empty = [copy.deepcopy(sample) for sample in samples]
     for sample in empty:
         sample.pred_instances = sample.pred_instances[:0]
@@ -205,7 +205,7 @@ def test_classes_without_objects_have_no_keys(crowd, coco, samples, tmp_path):
 
 
 def test_ignored_annotations_and_images_without_a_result(crowd, coco, samples, tmp_path):
-    """`ignore` is as `iscrowd`; the images of the file count, as for CocoMetric, whatever was predicted."""
+    """`ignore` has the effect of `iscrowd`. All images of the file count, also those without predictions."""
     expected = evaluate(samples[:8], ann_file=crowd)
     last = copy.deepcopy(samples[8])
     last.pred_instances = last.pred_instances[:0]
@@ -223,7 +223,7 @@ def test_ignored_annotations_and_images_without_a_result(crowd, coco, samples, t
 
 
 def test_categories_can_be_sorted(crowd, coco, samples, tmp_path):
-    """As CocoMetric does for Objects365: labels then follow the ids, whatever the order in the file."""
+    """As in CocoMetric for Objects365: labels then follow the ids, and not the order in the file."""
     (tmp_path / 'other.json').write_text(json.dumps(dict(coco, categories=coco['categories'][::-1])))
     ordered = evaluate(samples, ann_file=crowd, coco=True)
     other = dict(ann_file=str(tmp_path / 'other.json'), coco=True)
@@ -266,7 +266,7 @@ def test_two_processes_find_the_same(with_file, crowd, samples, tmp_path, monkey
     assert expected['coco/bbox_mAP_50' if with_file else 'pr/f1'] > 0.05
 
     def worker(rank):
-        """On a share of the nine images. The sampler gives the first image twice."""
+        """Evaluate a part of the nine images. The sampler gives the first image twice."""
         shown = list(DefaultSampler(samples, shuffle=False))
         return shown, evaluate([samples[i] for i in shown], size=len(samples), **kwargs)
 
@@ -283,7 +283,7 @@ class Recorder(Hook):
 
 @pytest.mark.parametrize('as_list', [True, False])
 def test_in_a_real_run_teacher_and_student_are_reported(as_list, data, tmp_path):
-    """Beside CocoMetric or with `coco`. A number that is nan does not harm save_best and the logs."""
+    """Beside CocoMetric or with `coco`. The run continues if the metric of save_best is nan."""
     options = dict(burn_in=1, train_cfg__max_epochs=1, train_cfg__val_interval=1)
     cfg = load(SEMI, data, tmp_path, **options)
     cfg.default_hooks.checkpoint.update(
@@ -301,6 +301,6 @@ def test_in_a_real_run_teacher_and_student_are_reported(as_list, data, tmp_path)
     for model in ('teacher', 'student'):
         for key in ('coco/bbox_mAP_50', 'pr/f1', 'pr/best_confidence', 'pr/fp_per_image_at_recall_0.6'):
             assert isinstance(recorder.metrics[f'{model}/{key}'], float)
-    assert math.isnan(recorder.metrics['teacher/pr/fp_per_image_at_recall_1'])  # hardly trained
+    assert math.isnan(recorder.metrics['teacher/pr/fp_per_image_at_recall_1'])  # the teacher is hardly trained
     logged = [json.loads(line) for line in next(tmp_path.rglob('scalars.json')).read_text().splitlines()]
     assert logged[-1]['teacher/pr/f1'] == recorder.metrics['teacher/pr/f1']

@@ -11,8 +11,8 @@ from tests.helpers.detections import CLASSES, IOU, coco_eval, image, images
 
 
 @given(images(distinct=True))
-def test_the_curve_is_pycocotools_and_its_mean_the_ap(drawn):
-    """With distinct scores: COCO counts detections with the same score one after the other."""
+def test_the_curve_equals_that_of_pycocotools(drawn):
+    """Scores are distinct, because COCO counts detections with the same score one after the other."""
     precision = coco_eval(drawn).eval['precision'][0, :, :, 0, 0]  # (101, K); -1 for classes without objects
     expected = precision[:, precision[0] >= 0]
     report = precision_recall(match_images(drawn, CLASSES, IOU), recalls=(0.3, 0.5, 1))
@@ -29,7 +29,7 @@ def test_the_curve_is_pycocotools_and_its_mean_the_ap(drawn):
 
 
 class Naive:
-    """Counts by looking at every detection for every confidence."""
+    """Looks at every detection for every confidence."""
 
     def __init__(self, matches):
         columns = (matches.scores, matches.labels, matches.tp, matches.in_empty, matches.mistakes)

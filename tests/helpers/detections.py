@@ -1,4 +1,4 @@
-"""Random images with detections and objects, and what pycocotools says about them."""
+"""Random images with detections and objects, and their evaluation by pycocotools."""
 
 import numpy as np
 from hypothesis import strategies as st

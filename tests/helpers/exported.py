@@ -1,4 +1,4 @@
-"""The config of a detector that is exported, and what detectors find."""
+"""The config of an exported detector, and the boxes that detectors find."""
 
 import copy
 
@@ -9,7 +9,7 @@ from tests.helpers.tiny import SEMI, load
 
 
 def tiny_config(name, data, work_dir):
-    """A shipped config with the tiny set as the test set, whose files inference does not need."""
+    """A shipped config. Its test set is the tiny set in a missing folder, because inference needs no files of it."""
     cfg = load(name, data, work_dir)
     if name == SEMI:
         # The memory format of plain detectors: channels_last rounds differently.

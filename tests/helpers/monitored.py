@@ -1,4 +1,4 @@
-"""Sets that are lists, and a runner without a loop, for the hooks that watch a semi-supervised training."""
+"""Datasets made of lists, and a runner without a loop, for hooks that watch a semi-supervised training."""
 
 from types import SimpleNamespace
 
@@ -13,11 +13,11 @@ from tests.helpers.tiny import CLASSES
 # Two images each: x1, y1, x2, y2, class, crowd. In OBJECTS an image has one object, on average.
 TRUE = [[(10, 10, 30, 30, 0, 0), (40, 10, 60, 30, 1, 0)], []]
 OBJECTS = [[(0, 0, 9, 9, 0, 0), (0, 0, 9, 9, 0, 0), (0, 0, 9, 9, 0, 1)], [(0, 0, 9, 9, 1, 0)], []]
-SILENT = SimpleNamespace(metainfo=dict(classes=CLASSES))  # a set that does not tell its annotations
+SILENT = SimpleNamespace(metainfo=dict(classes=CLASSES))  # a set that does not give its annotations
 
 
 class Listed:
-    """A dataset of MMEngine's kind, made of lists of boxes."""
+    """A dataset made of lists of boxes, with the interface of MMEngine's datasets."""
 
     def __init__(self, images, classes=CLASSES):
         self.images, self.metainfo = images, dict(classes=classes)
@@ -31,12 +31,12 @@ class Listed:
 
 
 class Loader(list):
-    """As much of a DataLoader as hooks read."""
+    """The part of a DataLoader that hooks read."""
 
     dataset = None
 
 
-def fake_runner(*datasets, name='test_monitors', iteration=0):
+def fake_runner(*datasets, name='test_monitors'):
     MessageHub.get_instance(name).log_scalars.clear()
     loader = Loader(range(100))
     loader.dataset = SimpleNamespace(datasets=datasets)
@@ -49,16 +49,16 @@ def fake_runner(*datasets, name='test_monitors', iteration=0):
     return SimpleNamespace(
         model=model,
         hooks=[LoggerHook(interval=1)],
-        iter=iteration,
+        iter=0,
         train_dataloader=loader,
         message_hub=MessageHub.get_instance(name),
     )
 
 
-def weak_view(i, rows, homography=None, shape=(64, 96)):
-    """The sample of image i with its pseudo-labels: x1, y1, x2, y2, score, class."""
+def weak_view(i, rows, homography=None):
+    """The sample of image ``i``. Rows are pseudo-labels: x1, y1, x2, y2, score, class."""
     rows = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
     found = InstanceData(bboxes=rows[:, :4], scores=rows[:, 4], labels=rows[:, 5].long())
     homography = np.eye(3) if homography is None else homography
-    metainfo = dict(img_path=f'{i}.png', homography_matrix=homography, img_shape=shape)
+    metainfo = dict(img_path=f'{i}.png', homography_matrix=homography, img_shape=(64, 96))
     return SimpleNamespace(metainfo=metainfo, **metainfo, gt_instances=found)

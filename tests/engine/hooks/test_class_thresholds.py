@@ -17,7 +17,7 @@ from tests.helpers.monitored import Listed
 from tests.helpers.thresholds import frequency
 from tests.helpers.tiny import CLASSES, SEMI, load, make_images, make_set
 
-BATCHES = 5  # an epoch: 10 unlabeled images, 2 a batch
+BATCHES = 5  # in an epoch: 10 unlabeled images, 2 in each batch
 
 
 @pytest.fixture(scope='module')
@@ -41,7 +41,7 @@ def cfg(data, tmp_path_factory):
         default_hooks__checkpoint__save_best=None,
         default_hooks__checkpoint__max_keep_ckpts=-1,
         default_hooks__mean_teacher__momentum=0.25,
-        # An early teacher is sure of nothing, and all its boxes count.
+        # An early teacher has low scores. With these thresholds its boxes count.
         model__semi_train_cfg__pseudo_test_cfg=dict(score_thr=0.005, max_per_img=5),
         model__semi_train_cfg__unsure_thr=0.004,
     )
@@ -106,7 +106,7 @@ def test_a_run_follows_its_teacher_and_resumes_exactly(cfg, data, tmp_path, thre
     assert all(torch.equal(value, state[name]) for name, value in runner.model.state_dict().items())
 
 
-def test_another_window_or_a_checkpoint_without_one_begins_anew(cfg, tmp_path):
+def test_another_window_or_a_checkpoint_without_a_window_starts_empty(cfg, tmp_path):
     thresholds = dict(type='ClassFrequency', floor=0.004, window=12, min_images=4)
     quick = dict(train_cfg__max_epochs=2)
     train(cfg, tmp_path / 'a', thresholds, **quick)
@@ -115,7 +115,7 @@ def test_another_window_or_a_checkpoint_without_one_begins_anew(cfg, tmp_path):
         changed = dict(thresholds, window=window)
         options = dict(load_from=str(tmp_path / source / 'epoch_2.pth'), resume=True, train_cfg__max_epochs=3)
         runner, recorder = train(cfg, tmp_path / f'{source}2', changed, **options)
-        # Of batches of two images the second makes four.
+        # A batch has two images, so the second batch reaches ``min_images``.
         assert recorder.thresholds[2 * BATCHES] == [0.005] * 3 != recorder.thresholds[2 * BATCHES + 1]
         assert int(runner.model.class_thresholds.images) == 2 * BATCHES
 
@@ -149,7 +149,7 @@ def test_no_labeled_boxes_are_an_error(dataset, message):
 
 
 @pytest.mark.parametrize('number', [20, 21])
-def test_of_many_classes_a_summary_is_logged(number):
+def test_a_summary_is_logged_for_many_classes(number):
     values = torch.linspace(0.2, 0.6, number).tolist()
     names = [f'loss {i}' for i in range(number)]
     dataset = SimpleNamespace(datasets=[Listed([], names), Listed([])])
