@@ -1,4 +1,4 @@
-"""The shipped configs build, and state what the README says of them."""
+"""The shipped configs can be built, and have the values that README states."""
 
 import ast
 import re
@@ -34,8 +34,8 @@ def test_config_builds(name):
 
 
 @pytest.mark.parametrize('path', [*CONFIGS.glob('*.py'), *CONFIGS.glob('_base_/*/*.py')], ids=lambda path: path.stem)
-def test_configs_state_data_alone_and_leaves_are_short(path):
-    """MMEngine takes a config that imports for one of another syntax. Leaves can be read in two minutes."""
+def test_configs_have_no_code_and_leaves_are_short(path):
+    """For MMEngine a config with an import has another syntax."""
     text = path.read_text(encoding='utf-8')
     found = {type(node) for node in ast.walk(ast.parse(text))}
     assert not found & {ast.Import, ast.ImportFrom, ast.FunctionDef, ast.Lambda, ast.For, ast.While}
@@ -43,7 +43,7 @@ def test_configs_state_data_alone_and_leaves_are_short(path):
 
 
 @pytest.mark.parametrize('name', SEMIS)
-def test_labeled_and_unlabeled_sets_belong_together(name):
+def test_labeled_and_unlabeled_images_are_of_one_set(name):
     dataset = Config.fromfile(CONFIGS / name).train_dataloader.dataset
     assert dataset.unlabeled.ann_file == dataset.labeled.ann_file.replace('.json', '-unlabeled.json')
     same = ('type', 'data_root', 'data_prefix', 'metainfo')

@@ -1,4 +1,4 @@
-"""python -m mmyolo_bgpenalty: its list of commands, and that each of them can be called."""
+"""python -m mmyolo_bgpenalty: the list of commands, and a call of each command."""
 
 import subprocess
 import sys

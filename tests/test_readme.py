@@ -31,7 +31,7 @@ LINES = [
     for line in text.replace('\\\n', ' ').splitlines()
 ]
 COMMANDS = [words for words in LINES if words[0] == 'python']
-# Set-up, matrix and benchmark have `make` for it.
+# README names the `make` targets of these tools.
 NOT_SHOWN = {'setup_env.py', 'noxfile.py', 'benchmark.py'}
 SNIPPETS = [text for kind, text in BLOCKS if kind == 'python']
 # Two epochs, one of them burn-in, of the smallest network.
@@ -75,7 +75,7 @@ def test_no_block_is_left_out():
 
 
 def test_make_targets():
-    """They are there, and `make train` trains the config that the README says."""
+    """They exist, and `make train` trains the config that README names."""
     targets = [words[1] for words in LINES if words[0] == 'make']
     assert {'train', 'test'} <= set(targets)
     expected = dict(train='tools/train.py configs/yolov8_semi_bgpenalty.py', test='-m pytest tests')
@@ -86,7 +86,7 @@ def test_make_targets():
 
 
 def test_install(tmp_path):
-    """`pip install` of a checkout into an environment that has everything else adds this package and nothing else."""
+    """In an environment with all dependencies, `pip install` of a checkout adds only this package."""
     (command,) = (words for words in LINES if words[0] == 'pip')
     checkout = tmp_path / 'checkout'
     for name in ('mmyolo_bgpenalty', 'configs'):
@@ -96,7 +96,7 @@ def test_install(tmp_path):
     subprocess.run([sys.executable, '-m', 'venv', '--without-pip', str(tmp_path / 'env')], check=True)
     python = tmp_path / 'env/bin/python'
     (own,) = (tmp_path / 'env/lib').glob('python3*/site-packages')
-    # What the environment of the tests has, less this package.
+    # The environment sees the packages of the test environment.
     (own / 'rest.pth').write_text(f'{sysconfig.get_path("purelib")}\n')
     environment = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
     environment |= {'PIP_NO_INDEX': '1', 'PIP_DISABLE_PIP_VERSION_CHECK': '1'}
@@ -112,7 +112,7 @@ def test_install(tmp_path):
 
 
 def test_commands(stage):
-    """In the README's order, since one works on what another wrote; training at a size that takes seconds."""
+    """In the order of README, since a command may need the files of another."""
     seen = []
     for command in COMMANDS:
         tool, config = Path(command[1]).name, command[2]
@@ -121,7 +121,7 @@ def test_commands(stage):
             run(stage, [part.replace('1500', '3') for part in command])
             assert len(read_json(stage / command[2] / 'annotations/val.json')['images']) == 3
             continue
-        # The last epoch of a shortened run.
+        # The run has only two epochs.
         command = [part.replace('epoch_18', 'epoch_2') for part in command]
         options = [] if '--cfg-options' in command else ['--cfg-options']
         options += stated(SMALL)
@@ -137,7 +137,7 @@ def test_commands(stage):
             assert any(name.endswith('bbox_mAP_50') for name in metrics)
             assert (stage / 'results/test.precision_recall.json').exists()
         elif tool == 'ablation.py':
-            # test_ablation.py trains all of them.
+            # test_ablate.py trains the runs.
             command.insert(3, '--dry-run')
             runs = 12 if any(part.endswith('contributions.py') for part in command) else 21
             assert f'{runs} of {runs} runs to do' in run(stage, command, *options)
@@ -155,7 +155,7 @@ def test_commands(stage):
 
 @pytest.mark.parametrize('text', SNIPPETS, ids=lambda text: text.split('(')[0].split('\n')[-1].strip())
 def test_configs(text, tmp_path):
-    """Each can be read, as a leaf of the config that it is about, and its model built."""
+    """Each snippet is a valid config, or a valid child of the config that it is about. Its model can be built."""
     if '_base_ =' not in text:
         own = 'bbox_head' in text
         base = 'mmyolo::yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py' if own else str(ROOT / 'configs' / SEMI)
@@ -170,7 +170,7 @@ def test_configs(text, tmp_path):
 
 
 def test_the_tests_that_the_table_of_reliability_names_are_there():
-    """`test_x` alone, or with its file; `…` stands for the file named before."""
+    """The table names `test_x` or `test_file.py::test_x`. `…::` is the file named before."""
     tests = defaultdict(set)
     for path in (ROOT / 'tests').rglob('test_*.py'):
         tests[path.name].update(re.findall(r'^def (test_\w+)\(', path.read_text(encoding='utf-8'), re.M))

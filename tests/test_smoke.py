@@ -1,4 +1,4 @@
-"""The faults that .ci/smoke.py, the real training of CI, finds."""
+"""The faults that .ci/smoke.py finds. It is the real training of CI."""
 
 import copy
 import math

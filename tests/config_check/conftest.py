@@ -36,7 +36,7 @@ def supervised(configs):
 
 @pytest.fixture
 def only_finding():
-    """Assert that there is one finding: its level and place, and a part of its message."""
+    """Assert that there is one finding, with this level, this place and this part of the message."""
 
     def check(findings, level, where, what):
         assert [(finding.level, finding.where) for finding in findings] == [(level, where)], findings

@@ -1,4 +1,4 @@
-"""Shipped configs have no mistake, strange configs end no check, and the checks at the start of training."""
+"""Configs without mistakes, configs with strange values, and the checks at the start of training."""
 
 import copy
 import importlib.util
@@ -15,7 +15,7 @@ from mmyolo_bgpenalty.config_check.check import check_at_start, check_config
 from tests.helpers.tiny import CONFIGS, ROOT, SEMI
 
 ALL = sorted(path.name for path in CONFIGS.glob('*.py'))
-ELSEWHERE = [name for name in ALL if 'bccd' in name or 'coco' in name]  # data that the package does not make
+ELSEWHERE = [name for name in ALL if 'bccd' in name or 'coco' in name]  # their images are not part of the package
 TRAIN = 'train_dataloader.dataset'
 E, W = 'error', 'warning'
 
@@ -29,13 +29,13 @@ def brief(findings):
 
 @pytest.mark.parametrize('name', ALL)
 def test_shipped_configs_have_no_mistake(name, monkeypatch):
-    """They make the solar set on first use, or find it."""
+    """The solar set is made on first use, so its files may be missing."""
     monkeypatch.chdir(ROOT)
     assert check_config(Config.fromfile(CONFIGS / name), data=name not in ELSEWHERE) == []
 
 
 @pytest.mark.parametrize('name', ELSEWHERE)
-def test_data_that_is_not_there_is_all_that_is_found(name, tmp_path, monkeypatch):
+def test_only_missing_data_is_found(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = check_config(Config.fromfile(CONFIGS / name))
     sets = (f'{TRAIN}.labeled', f'{TRAIN}.unlabeled', 'val_dataloader.dataset')
@@ -56,16 +56,16 @@ def test_data_that_is_not_there_is_all_that_is_found(name, tmp_path, monkeypatch
 def test_configs_of_other_projects_have_no_mistake(name):
     package, _, path = name.partition('/')
     cfg = Config.fromfile(Path(importlib.util.find_spec(package).origin).parent / path)
-    # ByteTrack's does state a variable of its base again, which nothing reads.
+    # The config of ByteTrack repeats a variable of its base, which nothing reads.
     assert brief(check_config(cfg, data=False)) == [(W, 'interval')] * ('bytetrack' in name)
 
 
 @pytest.mark.parametrize('cfg', [{}, dict(model=None, custom_hooks=None), dict(model=dict(type='mmdet.RetinaNet'))])
-def test_little_or_no_config_is_no_mistake(cfg):
+def test_an_incomplete_config_has_no_mistake(cfg):
     assert check_config(cfg) == []
 
 
-def test_a_value_that_no_check_expects_ends_neither_the_checks_nor_a_training(cfg):
+def test_a_strange_value_does_not_stop_the_other_checks(cfg):
     cfg.burn_in = 'four'
     cfg.custom_hooks = [dict(type='EMAHook')]
     found = check_config(cfg)
@@ -73,7 +73,7 @@ def test_a_value_that_no_check_expects_ends_neither_the_checks_nor_a_training(cf
     assert 'this was not checked: ValueError: Expected `burn_in`' in found[1].what
 
 
-def test_a_mistake_of_the_test_set_alone_is_a_warning(cfg):
+def test_a_mistake_in_the_test_set_is_a_warning(cfg):
     cfg.test_dataloader = copy.deepcopy(cfg.test_dataloader)
     cfg.test_dataloader.dataset.ann_file = 'none.json'
     assert brief(check_config(cfg)) == [(W, 'test_dataloader.dataset.ann_file')]
@@ -84,7 +84,7 @@ def test_a_mistake_of_the_test_set_alone_is_a_warning(cfg):
 
 @pytest.fixture(scope='module')
 def runner(configs, tmp_path_factory):
-    """A Runner with its loops, as a hook meets it before training."""
+    """A Runner as a hook gets it before training."""
     cfg = copy.deepcopy(configs[SEMI])
     cfg.visualizer.name = cfg.work_dir = str(tmp_path_factory.mktemp('start'))
     runner = Runner.from_cfg(cfg)
@@ -105,7 +105,7 @@ def logged(monkeypatch):
     return lines
 
 
-def test_a_start_with_mistakes_is_refused_with_all_of_them(runner, logged, monkeypatch):
+def test_a_start_with_mistakes_is_refused_and_all_are_named(runner, logged, monkeypatch):
     cfg = copy.deepcopy(runner.cfg)
     cfg.merge_from_dict(dict(custom_hooks=[dict(type='EMAHook')], burn_in=20))
     cfg.default_hooks.mean_teacher = dict(type='mmdet.MeanTeacherHook')
@@ -156,8 +156,8 @@ def test_other_datasets_and_samplers(runner, monkeypatch, logged, members):
     assert logged == []
 
 
-def test_hooks_registered_by_hand_count_at_the_start(runner, logged, monkeypatch):
-    """A Runner's user may add hooks that its config does not name, or give no config at all."""
+def test_hooks_that_the_user_registered_are_known(runner, logged, monkeypatch):
+    """The config does not name the hooks, or there is no config."""
     cfg = copy.deepcopy(runner.cfg)
     del cfg.default_hooks['mean_teacher'], cfg.default_hooks['lambda_bg']
     monkeypatch.setattr(runner, 'cfg', cfg)
@@ -174,7 +174,7 @@ def test_hooks_registered_by_hand_count_at_the_start(runner, logged, monkeypatch
         ([{0: 1}, {0: 1, 1: 2}], 'set 0 is at least as wide'),
     ],
 )
-def test_a_sampler_that_waits_for_an_orientation_without_end(runner, monkeypatch, groups, what):
+def test_a_sampler_that_would_wait_forever_is_refused(runner, monkeypatch, groups, what):
     monkeypatch.setattr(runner.train_dataloader.sampler, 'group2size_per_source', groups, raising=False)
     with pytest.raises(ValueError, match=what):
         check_at_start(runner)

@@ -135,7 +135,7 @@ def test_a_folder_of_unlabeled_images(root, cfg, monkeypatch, only_finding):
     only_finding(check_config(cfg), E, f'{UNLABELED}.data_prefix', f"'{pool}': Permission denied")
 
 
-def test_files_that_are_not_on_this_machine_are_not_looked_for(cfg):
+def test_files_on_another_machine_are_not_checked(cfg):
     train = cfg.train_dataloader.dataset
     for dataset in (train.labeled, train.unlabeled, cfg.val_dataloader.dataset):
         dataset.update(backend_args=dict(backend='petrel'), data_root='s3://bucket/')
@@ -143,7 +143,7 @@ def test_files_that_are_not_on_this_machine_are_not_looked_for(cfg):
     assert check_config(cfg) == []
 
 
-def test_classes_in_another_order_than_the_json_in_every_set(cfg):
+def test_the_classes_of_all_sets_have_another_order_than_the_json_files(cfg):
     train = cfg.train_dataloader.dataset
     for dataset in (train.labeled, train.unlabeled, cfg.val_dataloader.dataset):
         dataset.metainfo = dict(classes=('disc', 'square', 'bar'))

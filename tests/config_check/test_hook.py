@@ -20,8 +20,8 @@ from tests.helpers.processes import in_two_processes
         (dict(trial=7), None),
     ],
 )
-def test_a_misspelt_setting_is_refused_from_any_tool(tmp_path, change, message):
-    """MMDetection's tools/train.py merges --cfg-options unchecked. Other names may be a tool's own."""
+def test_a_misspelt_setting_is_refused_in_any_tool(tmp_path, change, message):
+    """The tools/train.py of MMDetection does not check --cfg-options. Tools may add names of their own."""
     file = tmp_path / 'mine.py'
     file.write_text('lambda_bg = 1.0\nlambda_box = 7.5\nmax_epochs = 3\ntrain_cfg = dict(max_epochs=max_epochs)\n')
     cfg = Config.fromfile(file)
@@ -36,7 +36,7 @@ def test_a_config_without_a_file_is_not_compared():
 
 @pytest.mark.parametrize('error', [None, ValueError('two mistakes'), KeyError('of any kind')])
 @pytest.mark.parametrize('point, name', [('before_run', '_check_dead_names'), ('before_train', 'check_at_start')])
-def test_the_main_process_checks_and_all_stop_with_its_error(tmp_path, monkeypatch, point, name, error):
+def test_the_main_process_checks_and_all_processes_stop(tmp_path, monkeypatch, point, name, error):
     checked = []
 
     def check(subject):

@@ -29,8 +29,8 @@ def refusal(*options, cfg=CFG):
 
 
 @pytest.mark.parametrize('name', SETTINGS)
-def test_settings_may_be_overridden_where_a_hook_reads_them(name):
-    """Even those that the config leaves out."""
+def test_settings_can_be_overridden_if_a_hook_reads_them(name):
+    """The config need not state them."""
     check_overrides(CFG, [name])
     cfg = {**CFG, 'default_hooks': {'logger': {'interval': 20}, 'timer': None}, 'custom_hooks': None}
     assert name in refusal(name, cfg=cfg) and 'LambdaBgSchedulerHook' in refusal(name, cfg=cfg)
@@ -67,7 +67,7 @@ def test_names_that_nothing_reads_are_refused(name, hint):
         *((name, SHIPPED, '') for name in ('img_scale', 'train_pipeline', 'affine.max_rotate_degree', 'classes')),
     ],
 )
-def test_variables_that_were_used_are_refused(name, cfg, live):
+def test_variables_that_the_config_has_used_are_refused(name, cfg, live):
     found = refusal(name, cfg=cfg)
     assert f'variable `{name.partition(".")[0]}`' in found and live in found
 
@@ -100,17 +100,17 @@ CHILD = dict(
         ('max_epochs = 2', {'max_epochs': 'train_cfg.max_epochs'}),
         ('img_scale = (64, 64)', {'img_scale': 'loader.pipeline.0.img_scale'}),
         ('lamda_bg = 1.5', {'lamda_bg': 'write lambda_bg'}),
-        ('num_classes = 2\nscale = (9, 9)', {}),  # their values stand where they are read
+        ('num_classes = 2\nscale = (9, 9)', {}),  # the entries that are read have these values
         ('max_epochs = 2\ntrain_cfg = dict(max_epochs=max_epochs)', {}),
         ('lambda_bg = 1.5', {}),
         ('train_cfg = dict(max_epochs=20)', {}),
         ("note = 'mine'", {}),
     ],
 )
-def test_variables_that_a_child_states_again_in_vain(line, expected):
+def test_variables_of_a_file_that_nothing_reads(line, expected):
     text, base = f"_base_ = './base.py'\n{line}\n", 'max_epochs = 20\nimg_scale = (320, 256)\n'
     found = dict(dead_names(text, base + text, CHILD))
     assert found.keys() == expected.keys() and all(expected[name] in instead for name, instead in found.items())
     misspelt = {'lamda_bg'} & expected.keys()
     assert dict(dead_names(f'{line}\n', base + line, CHILD)).keys() == misspelt  # without a base
-    assert dict(dead_names(text, text, CHILD)).keys() == misspelt  # variables of its own
+    assert dict(dead_names(text, text, CHILD)).keys() == misspelt  # the base has no such variables

@@ -26,7 +26,7 @@ def strong(step):
 
 
 def concat(cfg):
-    """MMDetection's own way to say the sets."""
+    """MMDetection's own config of the two sets."""
     members = cfg.train_dataloader.dataset
     cfg.train_dataloader.dataset = ConfigDict(type='ConcatDataset', datasets=[members.labeled, members.unlabeled])
     cfg.custom_hooks = [ConfigDict(SWITCH, switch_pipeline=members.labeled.pipeline)]
@@ -134,7 +134,7 @@ def test_padding_of_the_supervised_config(supervised, path, value, what, only_fi
 
 
 def test_letterboxed_tiles_of_a_mosaic(cfg):
-    """Their padding is in no matrix, but they do not move the view."""
+    """Only the mosaic moves the view. The letterbox adds padding to the tiles."""
     change(cfg, strong(dict(type='Mosaic', img_scale=INPUT, pre_transform=[LETTERBOX])))
     found = [(finding.level, finding.where) for finding in check_config(cfg)]
     assert found == [(E, f'{STRONG}.type'), (W, f'{STRONG}.pre_transform.0.type')]
@@ -144,11 +144,11 @@ def test_letterboxed_tiles_of_a_mosaic(cfg):
     'changes',
     [
         strong(ERASING),
-        {f'{LABELED}.4': Before(ERASING)},  # MMDetection drops the boxes of what it erases
+        {f'{LABELED}.4': Before(ERASING)},  # MMDetection drops the boxes of erased objects
         strong(dict(type='mmdet.RandAugment', aug_space=[[dict(type='mmdet.Rotate')], [dict(type='mmdet.Color')]])),
         {f'{LABELED}.2': Before(MOSAIC), f'{UNLABELED}.2': Before(MOSAIC)},
     ],
 )
-def test_erasing_and_colours_for_the_student_and_mosaics_before_the_views_are_no_mistake(cfg, changes):
+def test_pipelines_without_mistakes(cfg, changes):
     change(cfg, changes)
     assert check_config(cfg) == []

@@ -99,7 +99,7 @@ def test_a_supervised_config_without_a_schedule_of_lambda(supervised, only_findi
     only_finding(check_config(supervised), W, 'default_hooks', 'λ is 1 from the first iteration')
 
 
-def test_subclasses_count_as_what_they_inherit_from(cfg):
+def test_subclasses_are_recognized(cfg):
     change(
         cfg,
         {
@@ -113,7 +113,7 @@ def test_subclasses_count_as_what_they_inherit_from(cfg):
     assert check_config(cfg) == []
 
 
-def test_a_variable_of_the_base_that_a_child_restates(tmp_path):
+def test_variables_of_a_child_config_that_nothing_reads(tmp_path):
     child = tmp_path / 'child.py'
     child.write_text(f"_base_ = '{CONFIGS / SEMI}'\nmax_epochs = 2\nlamda_bg = 0.5\nlambda_bg = 0.5\n")
     first, second = check_config(Config.fromfile(child), data=False)

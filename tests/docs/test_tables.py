@@ -1,4 +1,4 @@
-"""docs/tables.py and docs/figure.py: what README and docs/experiments.md have of docs/experiments_runs.csv."""
+"""docs/tables.py and docs/figure.py, which make tables and a figure from docs/experiments_runs.csv."""
 
 import sys
 
@@ -18,7 +18,7 @@ def run_of(variant, seed, value, session='3', fold='', **others):
 
 
 def test_a_table_against_scipy():
-    """In no order of seeds; a run that only one variant has is left out of the difference."""
+    """The seeds may come in any order. The difference leaves out a run that only one variant has."""
     a, b = [0.5, 0.61, 0.53, 0.58], [0.55, 0.6, 0.571]
     runs = [run_of('a', seed, value) for seed, value in enumerate(a)]
     runs += [run_of('b', seed, value) for seed, value in reversed(list(enumerate(b)))]
@@ -29,14 +29,14 @@ def test_a_table_against_scipy():
     assert lines[3] == f'| b | 3 | {difference.mean():+.3f} [{low:+.3f}, {high:+.3f}] |'.replace('-', '−')
 
 
-def test_pairs_are_of_one_fold_and_seed_and_the_latest_session_counts():
+def test_a_pair_has_one_fold_and_seed_and_the_latest_session_counts():
     runs = [run_of('a', 0, 0.5, fold='1'), run_of('a', 0, 0.6, fold='2'), run_of('b', 0, 0.7, fold='2')]
     runs += [run_of('b', 0, 0.8, '4', fold='2'), run_of('b', 0, 0.9, '2', fold='2')]
     assert tables.table(runs, ['a', 'b'], ['mAP'])[3] == '| b | 1 | +0.200 |'
     assert tables.table(runs, ['a', 'b'], ['mAP'], session=['3'])[3] == '| b | 1 | +0.100 |'
 
 
-def test_what_is_not_there_is_named():
+def test_missing_runs_and_columns_are_named():
     runs = [run_of('a', 0, 0.5), run_of('b', 1, 0.6)]
     with pytest.raises(ValueError, match='a fold and seed that both'):
         tables.table(runs, ['a', 'b'], ['mAP'])
@@ -47,13 +47,13 @@ def test_what_is_not_there_is_named():
 
 
 def test_every_run_has_a_line_of_its_own():
-    """A line too many would be averaged away unseen."""
+    """A duplicate line would change the mean, and nobody would notice."""
     columns = ('session', 'set', 'iterations', 'variant', 'fold', 'seed', 'nms', 'images')
     runs = [tuple(run[column] for column in columns) for run in tables.read_runs()]
     assert len(runs) > 100 and len(set(runs)) == len(runs)
 
 
-def test_seed_lines_the_figure_join_one_seed_of_one_fold():
+def test_seed_lines_join_the_values_of_one_seed_and_fold():
     a, b, c = {('1', '0'): 0.5, ('2', '0'): 0.6}, {('2', '0'): 0.7}, {('1', '0'): 0.8, ('1', '1'): 0.9}
     assert figure.seed_lines([a, b, c]) == [[(0, 0.5), (2, 0.8)], [(2, 0.9)], [(0, 0.6), (1, 0.7)]]
 

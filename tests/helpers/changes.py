@@ -9,14 +9,14 @@ DELETED = object()
 
 
 class Before:
-    """A transform to insert before the place of a path."""
+    """A transform that is inserted before the one at a path."""
 
     def __init__(self, step: dict):
         self.step = step
 
 
 def change(cfg, changes) -> None:
-    """Set entries: a dict replaces all that was there. A function gets the config, and returns the value if any."""
+    """Apply changes: values by dotted paths, or a function that changes the config. A dict replaces the old value."""
     if callable(changes):
         changes(cfg)
         return
@@ -41,7 +41,7 @@ def edit(root: Path, name: str, change) -> None:
     (root / f'{name}.json').write_text(json.dumps(coco))
 
 
-# IterBasedTrainLoop in place of epochs, and MMDetection's sampler of two sets, which never ends
+# A loop of iterations, and MMDetection's sampler of two sets, which never ends.
 ITERATIONS = {
     'train_cfg': dict(type='IterBasedTrainLoop', max_iters=1000, val_interval=100),
     'param_scheduler': [],

@@ -1,4 +1,4 @@
-"""Models of a head alone, and a runner without a loop, for tests of a hook's arithmetic."""
+"""Models that only have a head, and a runner without a loop. They test the numbers of a hook."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Made-up packages for `test_setup_env.py`: write their wheels, and build two from source as PEP 517 and 660 say."""
+"""Made-up packages for `test_setup_env.py`: writes their wheels, and builds two from source (PEP 517 and 660)."""
 
 import os
 import subprocess

@@ -52,7 +52,7 @@ def packages(tmp_path_factory) -> Path:
 
 
 class Checkout:
-    """What tools/setup_env.py needs of a checkout, in a folder with spaces and an umlaut, with a cache of its own."""
+    """The files that tools/setup_env.py needs. The path has spaces and an umlaut. The cache is a folder of its own."""
 
     def __init__(self, root: Path, packages: Path):
         self.path, self.cache, self.state = root / 'ein Pfad mit ü', root / 'der Cache', root / 'state'
@@ -101,7 +101,7 @@ class Checkout:
         return self.end(self.start(**env), ok=False)
 
     def start_and_hold(self) -> subprocess.Popen:
-        """A set-up that is compiling, and stays there until the hold is released."""
+        """A set-up that compiles MMCV until the file `hold` is removed."""
         self.hold.touch()
         process = self.start()
         wait_for(lambda: self.compiled() or process.poll() is not None)
@@ -123,14 +123,14 @@ def wait_for(condition) -> None:
 
 def is_running(process: str) -> bool:
     try:
-        return Path('/proc', process, 'cmdline').read_bytes() != b''  # empty where it has ended, but is not reaped
+        return Path('/proc', process, 'cmdline').read_bytes() != b''  # empty for a zombie
     except (FileNotFoundError, ProcessLookupError):
         return False
 
 
 @pytest.fixture(scope='session')
 def template(tmp_path_factory, packages) -> Checkout:
-    """A checkout that is set up at the second try. At the first the compiler failed."""
+    """A checkout after two set-ups. In the first the compiler failed."""
     checkout = Checkout(tmp_path_factory.mktemp('template'), packages)
     (checkout.state / 'error').write_text('a.cpp:1:2: fatal error: no such luck\n')
     checkout.first = checkout.fail()
@@ -160,7 +160,7 @@ def test_a_set_up_is_done_once(template):
 def test_a_wheel_is_kept_for_each_torch(checkout):
     checkout.succeed()
     assert 'builds' in checkout.succeed(TORCH_SPEC='torch==2.14.0')
-    assert checkout.succeed() == ''  # keeps the torch that was named
+    assert checkout.succeed() == ''  # keeps the torch of TORCH_SPEC
     checkout.succeed(TORCH_SPEC='torch==2.13.0', CXX='/no/such/c++')
     assert len(checkout.compiled()) == 2
 
@@ -177,7 +177,7 @@ def test_stopped_while_mmcv_is_built(checkout, number):
 
 @pytest.mark.parametrize('killed', [False, True])
 def test_two_at_once(checkout, killed):
-    """The second waits for the first, and for what the first leaves running if it is killed."""
+    """The second waits for the first. If the first is killed, it waits for the processes that the first started."""
     first = checkout.start_and_hold()
     if killed:
         first.kill()
@@ -222,7 +222,7 @@ def test_settings_that_are_refused(checkout):
 
 @pytest.mark.parametrize('openmmlab', ['', 'fork'])
 def test_an_environment_of_the_users_own_keeps_what_it_has(checkout, openmmlab, tmp_path):
-    """Other versions stay, and so do OpenMMLab's packages or their fork, whichever was asked for."""
+    """Packages with other versions stay. The fork stays, too, with and without BGP_OPENMMLAB."""
     (site,) = checkout.venv.glob('lib/*/site-packages')
     for name in ('alpha', 'beta', 'mmcv', 'mmdet'):
         shutil.rmtree(next(site.glob(f'{name}-*.dist-info')))
