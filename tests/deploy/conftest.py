@@ -31,7 +31,7 @@ def semi(data, tmp_path_factory):
     cfg.dump(folder / 'semi.py')
     model = MODELS.build(copy.deepcopy(cfg.model)).eval()
     for name, value in model.state_dict().items():
-        # Other weights and statistics everywhere, and scores on both sides of the threshold.
+        # All weights and statistics differ, and scores are on both sides of the threshold.
         if value.is_floating_point():
             value += 0.3 * value.std(unbiased=False) * torch.randn_like(value) + 0.02 * torch.rand_like(value)
         if 'cls_preds' in name and name.endswith('2.bias'):
@@ -53,13 +53,13 @@ def exported(semi):
 
 @pytest.fixture(scope='session')
 def onnx_file(exported):
-    """The ONNX file of the teacher and how far onnxruntime was from torch."""
+    """The ONNX file of the teacher, and the differences between onnxruntime and torch."""
     return export_onnx(exported, INPUT[::-1])
 
 
 @pytest.fixture
 def run_tool(monkeypatch, capsys):
-    """A function of the command's arguments that returns (exit code, stdout, stderr)."""
+    """Run the command. Returns its exit code, stdout and stderr."""
 
     def run(*arguments):
         monkeypatch.setattr(sys, 'argv', ['export_teacher.py'])

@@ -128,7 +128,7 @@ def test_the_set_may_come_with_the_samples(numbers, samples, with_coco):
         assert same(own, numbers) and ('coco/bbox_mAP' in result) == with_coco
 
 
-def test_it_is_found_from_either_scope():
+def test_the_metric_is_found_from_both_scopes():
     for registry, scope, name in (
         (METRICS, 'mmyolo', 'PrecisionRecallMetric'),
         (METRICS, 'mmdet', 'mmyolo.PrecisionRecallMetric'),
@@ -144,10 +144,10 @@ def test_with_coco_one_metric_reports_both(numbers, crowd, samples):
     assert expected['coco/bbox_mAP_50'] > 0
     both = evaluate(samples, coco=True, **own)
     assert same(both, {**expected, **numbers})
-    assert next(iter(both)) == 'coco/bbox_mAP'  # what save_best='auto' takes
+    assert next(iter(both)) == 'coco/bbox_mAP'  # save_best='auto' takes the first key
 
 
-def test_nothing_detected_is_0(crowd, samples):
+def test_numbers_are_0_without_detections(crowd, samples):
     """The report has all keys. Without the key of `save_best` a run would end."""
     empty = [copy.deepcopy(sample) for sample in samples]
     for sample in empty:

@@ -102,12 +102,12 @@ def test_numbers_equal_naive_ones(drawn, score_thr):
 
 def test_values_by_hand():
     drawn = [
-        image([0.9, 0.8], [0, 0]),  # tp, fp: the object is taken
-        image([0.4], [1], objects=[1, 0]),  # tp of class 1; class 0 missed
-        image([0.2, 0.7], [0, 2], objects=[]),  # an empty image, two fp, one of a class without objects
-        image([0.6], [0], objects=[], crowd=[0]),  # ignored; not empty
+        image([0.9, 0.8], [0, 0]),  # a true and a false positive: there is one object
+        image([0.4], [1], objects=[1, 0]),  # a true positive of class 1; class 0 is missed
+        image([0.2, 0.7], [0, 2], objects=[]),  # an empty image with two false positives
+        image([0.6], [0], objects=[], crowd=[0]),  # an ignored detection; the image is not empty
     ]
-    # At 0.4 class 0 has tp 1, fp 1 of 2 objects, and class 1 tp 1 of 1. At 0.25 the same.
+    # At 0.4, class 0 has one true and one false positive and two objects. Class 1 is perfect. The same holds at 0.25.
     ratios = dict(precision=0.75, recall=0.75, f1=0.75, fp_per_image=2 / 4, fp_per_empty_image=1.0)
     expected = ratios | {f'{name}_at_0.25': value for name, value in ratios.items()}
     expected |= dict(best_confidence=0.4, fp_background=1 / 4, fp_place=0, fp_class=0, fp_duplicate=1 / 4)

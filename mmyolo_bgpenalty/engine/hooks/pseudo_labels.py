@@ -36,7 +36,7 @@ def class_names(dataset) -> list[str]:
 
 @HOOKS.register_module()
 class PseudoLabelQualityHook(Hook):
-    """Logs precision and recall of the pseudo-labels if the unlabeled set has boxes. Training does not read them.
+    """Logs precision and recall of the pseudo-labels if the unlabeled set has boxes, which training does not use.
 
     Every ``interval`` iterations it logs ``semi/pseudo_precision`` and ``semi/pseudo_recall`` of the iterations since
     the last report, over all processes, and a line with both for each class (up to 20 classes). Without pseudo-boxes
@@ -156,9 +156,9 @@ class ClassThresholdsHook(Hook):
     """Counts the labeled boxes of each class for ``class_thresholds`` of SemiYOLODetector, and logs the thresholds.
 
     The boxes are counted before training, without crowds. If K of N unlabeled images are known to be empty, the other
-    unlabeled images are expected to have N / (N - K) times as many boxes, but at most as many as the labeled images
-    with boxes have. Whenever LoggerHook prints, this hook logs ``semi/threshold_<class>``. For more than 20 classes it
-    logs ``semi/threshold_min``, ``_mean`` and ``_max``. Without ``class_thresholds`` it does nothing.
+    unlabeled images are expected to have N / (N - K) times as many boxes, but at most the mean number of the labeled
+    images that have boxes. Whenever LoggerHook prints, this hook logs ``semi/threshold_<class>``. For more than 20
+    classes it logs ``semi/threshold_min``, ``_mean`` and ``_max``. Without ``class_thresholds`` it does nothing.
 
     Raises:
         ValueError: before training, if type='ClassFrequency' has no labeled boxes to count.
@@ -180,14 +180,8 @@ class ClassThresholdsHook(Hook):
         images = [[item['bbox_label'] for item in boxes if not item.get('ignore_flag', 0)] for boxes in instances]
         labels = [label for image in images for label in image]
         if not labels:
-            raise ValueError(
-                "type='ClassFrequency' of `semi_train_cfg.class_thresholds` expects labeled images with boxes, but got "
-                + (
-                    'a training set that does not give its annotations'
-                    if labeled is None
-                    else f'{len(images)} images without any'
-                )
-            )
+            got = 'a set that does not give its annotations' if labeled is None else f'{len(images)} images without any'
+            raise ValueError(f"Expected labeled images with boxes for type='ClassFrequency', but got {got}")
         counts = torch.bincount(torch.tensor(labels), minlength=thresholds.num_classes)
         most = len(images) / sum(map(bool, images))
         empty = getattr(getattr(unlabeled, 'first_readable', None), 'known_empty', None)
