@@ -1,1 +1,1 @@
-"""Shared by all other packages. Imports neither mmdet nor mmyolo."""
+"""Helpers that all other packages share. They import neither mmdet nor mmyolo."""

@@ -28,11 +28,11 @@ def flag(name: str, value: Any) -> bool:
 
 
 def known_keys(name: str, value: Any, known: Collection[str]) -> None:
-    """Check that ``value`` is a dict without other keys than ``known``."""
+    """Check that ``value`` is a dict and that ``known`` has all its keys."""
     if not isinstance(value, Mapping):
         raise ValueError(f'Expected `{name}` to be a dict, but got {value!r}')
     if unknown := sorted(set(value) - set(known)):
-        raise ValueError(f'Expected the keys of `{name}` among {", ".join(known)}, but got {unknown}')
+        raise ValueError(f'Expected the keys of `{name}` to be among {", ".join(known)}, but got {unknown}')
 
 
 def one_of(name: str, value: Any, choices: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ MOST_IN_FP32 = 3.4e38  # models store boxes in float32
 
 
 def read_coco(path, training: bool = False) -> dict:
-    """Return a COCO set: a dict with the lists ``images``, ``categories`` and ``annotations`` ([] if absent).
+    """Read a COCO set: a dict with the lists ``images``, ``categories`` and ``annotations`` ([] if absent).
 
     Args:
         path: the json file.
@@ -53,7 +53,7 @@ def _faults(coco: dict, training: bool) -> Iterator[str]:
         texts = [isinstance(entry['id'], str) for entry in coco[name]]
         if len(set(texts)) > 1:
             place = texts.index(not texts[0])
-            expected = f'a {"string" if texts[0] else "number"}, as `{name}[0].id`'
+            expected = f'a {"string" if texts[0] else "number"}, like `{name}[0].id`'
             yield f'`{name}[{place}].id` is {_shown(coco[name][place]["id"])}; expected {expected}'
     for field, name in (('image_id', 'images'), ('category_id', 'categories')):
         known = {entry['id'] for entry in coco[name]}
@@ -84,7 +84,7 @@ def _faults_of_entries(name: str, entries, needed: tuple, optional: tuple) -> It
 def numbered_classes(coco: Mapping, classes: Sequence[str]) -> tuple[list[str], list[str]]:
     """The names in ``classes`` that the set has, in the order of the file, and the names that it lacks.
 
-    MMDetection numbers labels in the order of the file. The labels are right if ``classes`` starts with the first list.
+    MMDetection numbers labels in the order of the file. So ``classes`` must start with the first list.
     """
     found = [category['name'] for category in coco['categories'] if category['name'] in classes]
     return found, [name for name in classes if name not in found]
@@ -100,7 +100,7 @@ def _is_name(value) -> bool:
 
 def _is_file_name(value) -> bool:
     try:
-        return isinstance(value, str) and os.fsencode(value) != b''  # a file name may be bytes that are not text
+        return isinstance(value, str) and os.fsencode(value) != b''  # a file name need not be valid UTF-8
     except UnicodeEncodeError:
         return False
 
@@ -120,7 +120,7 @@ def _is_flag(value) -> bool:
     return value is None or (isinstance(value, (int, float)) and value in (0, 1))
 
 
-# The fields of each list: those that every set needs, those that only training needs, and optional ones.
+# For each list: fields that every set needs, fields that only training needs, and optional fields.
 _FIELDS: dict[str, tuple[tuple, tuple, tuple]] = dict(
     images=(('id', 'file_name'), ('width', 'height'), ()),
     categories=(('id', 'name'), (), ()),
@@ -145,7 +145,7 @@ def _shown(value) -> str:
 
 
 def _and_more(places: Sequence[int]) -> str:
-    """The number and the places of the faults after the first one, which the message has named."""
+    """The number and the indices of the faults after the first one. The message has already named the first."""
     if len(places) == 1:
         return ''
     rest = ', '.join(map(str, places[1:NAMED]))

@@ -1,9 +1,9 @@
-"""Labeled and unlabeled parts of a COCO set: exact counts, stratified by class. NumPy only.
+"""Split a COCO set into a labeled and an unlabeled part: exact counts, stratified by class. NumPy only.
 
 The strata of an image are the classes of its objects, or "no object". Each class gets its share of the labeled images,
 the rarest class first, as in iterative stratification (K. Sechidis et al., *On the Stratification of Multi-Label
 Data*, 2011). Then single images are added or removed until the number is exact. Each step takes the image that brings
-the shares nearest to the percent.
+the share of each class nearest to the percent.
 """
 
 from decimal import Decimal
@@ -18,7 +18,7 @@ from mmyolo_bgpenalty.utils.arguments import whole_number
 
 
 def percent_name(percent) -> str:
-    """A percent as it stands in the file names: '10' for 10.0, '0.5' for 0.50."""
+    """A percent as the file names write it: '10' for 10.0, '0.5' for 0.50."""
     text = format(_decimal(percent), 'f')
     return text.rstrip('0').rstrip('.') if '.' in text else text
 
@@ -51,7 +51,7 @@ def _decimal(percent: Any) -> Decimal:
 
 
 def part(coco: dict, mask: np.ndarray) -> dict:
-    """The set with only the images in the mask (images,) and their annotations."""
+    """The set with only the images in ``mask``, (images,), and their annotations."""
     images = list(compress(coco['images'], mask))
     ids = {image['id'] for image in images}
     annotations = [annotation for annotation in coco['annotations'] if annotation['image_id'] in ids]
@@ -61,8 +61,8 @@ def part(coco: dict, mask: np.ndarray) -> dict:
 def objects(coco: dict) -> tuple[np.ndarray, np.ndarray]:
     """Image and class of each object: two arrays (objects,) of indices into ``images`` and ``categories``.
 
-    Objects are the boxes that MMDetection's CocoDataset trains on: not crowd, not ignored, with an area, at least one
-    pixel wide and high.
+    Objects are the boxes that MMDetection's CocoDataset trains on: not crowd, not ignored, no area of 0, at least
+    one pixel wide and high.
     """
     images, classes = ({entry['id']: place for place, entry in enumerate(coco[n])} for n in ('images', 'categories'))
     image_of, class_of = [], []
@@ -78,7 +78,7 @@ def objects(coco: dict) -> tuple[np.ndarray, np.ndarray]:
 def draw(
     image_of: np.ndarray, class_of: np.ndarray, number: int, labeled: int, seed: int = 0, fold: int = 1
 ) -> np.ndarray:
-    """Choose the labeled images: a mask (number,) with exactly ``labeled`` images.
+    """Choose exactly ``labeled`` images. Return them as a mask, (number,).
 
     Each class gets its share of images, and at least one image if there is room for all classes. Otherwise a greedy
     search covers as many classes as it can. The same arguments give the same draw with every version of NumPy, because
@@ -86,9 +86,9 @@ def draw(
 
     Args:
         image_of, class_of: image and class of each object, as ``objects`` returns them.
-        number: number of all images.
+        number: number of images in the set.
         labeled: number of images to choose, in (0, number).
-        seed, fold: whole numbers >= 0. Each pair gives another draw.
+        seed, fold: whole numbers >= 0. Each pair gives a different draw.
 
     Raises:
         ValueError: an argument is out of range.
@@ -102,7 +102,7 @@ def draw(
     order = np.argsort(np.random.PCG64(np.random.SeedSequence([seed, fold])).random_raw(number), kind='stable')
     position = np.empty(number, dtype=np.int64)
     position[order] = np.arange(number)
-    # From here on, the index of an image is its place in the random order: of equal images, a random one is first.
+    # From here on, images are numbered in random order, so that a random one of equal images comes first.
     strata = _Strata(position[image_of], class_of, number, labeled)
     best, kept = None, -1
     for first in (None, 'rarest class', 'most classes'):
@@ -118,7 +118,7 @@ def draw(
 
 
 class _Strata:
-    """Distinct pairs of image and stratum. The last stratum holds the images without objects."""
+    """All pairs of an image and its stratum. The last stratum holds the images without objects."""
 
     def __init__(self, image_of: np.ndarray, class_of: np.ndarray, number: int, labeled: int):
         self.number, self.labeled = number, labeled
@@ -159,7 +159,7 @@ class _Strata:
         return chosen
 
     def _step(self, chosen: np.ndarray, kept: np.ndarray) -> None:
-        """Add or remove the image that leaves the least sum of (count − target)² / target."""
+        """Add or remove the image that makes the sum of (count − target)² / target over the strata smallest."""
         sign = 1 if chosen.sum() < self.labeled else -1
         cost = self.per_image((2 * sign * (self.count(chosen) - self.targets) + 1) / self.targets)
         candidates = ~chosen if sign > 0 else chosen & ~kept
@@ -169,7 +169,7 @@ class _Strata:
 def _cover(strata: _Strata, first: str | None) -> np.ndarray:
     """A mask of images that cover all classes, or as many as there is room for. It is empty if ``first`` is None.
 
-    Each step takes the image with the most missing classes. With 'rarest class' the image must have the rarest of them.
+    Each step takes the image with the most missing classes. With 'rarest class', the image must have the rarest one.
     """
     chosen, missing = np.zeros(strata.number, dtype=bool), (strata.sizes > 0).astype(float)
     missing[strata.empty] = 0
@@ -184,7 +184,7 @@ def _cover(strata: _Strata, first: str | None) -> np.ndarray:
 
 
 def class_counts(image_of: np.ndarray, class_of: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarray:
-    """The numbers of images and of objects of each class within the mask, (classes, 2)."""
+    """The numbers of images and of objects of each class inside ``mask``, (classes, 2)."""
     inside = mask[image_of]
     codes = np.unique(class_of[inside] * len(mask) + image_of[inside])
     images = np.bincount(codes // len(mask), minlength=classes)

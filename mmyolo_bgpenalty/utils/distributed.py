@@ -1,4 +1,4 @@
-"""Processes that train together, and the wrapper of their models."""
+"""Helpers for distributed training."""
 
 import gc
 from datetime import timedelta
@@ -13,18 +13,18 @@ from torch import Tensor, nn
 def init_cpu_processes(cfg) -> None:
     """Connect the processes of torchrun through gloo, and change a config so that it trains on CPUs.
 
-    MMEngine would select a GPU for each process and for the model wrapper. MMYOLO's detectors would convert batch
-    normalization to SyncBatchNorm, which torch has only for GPUs.
+    Otherwise MMEngine would select a GPU for each process and for the model wrapper, and MMYOLO's detectors would use
+    SyncBatchNorm, which needs GPUs.
 
     Args:
-        cfg: mmengine's Config. ``model_wrapper_cfg`` and ``use_syncbn`` of a YOLODetector are set. The timeout is
-            ``env_cfg.dist_cfg.timeout`` in seconds.
+        cfg: MMEngine's Config. This function sets ``model_wrapper_cfg``, and ``use_syncbn`` of a YOLODetector. It reads
+            the timeout in seconds from ``env_cfg.dist_cfg.timeout``.
 
     Raises:
         ValueError: ``sync_bn`` is set.
     """
     if cfg.get('sync_bn'):
-        raise ValueError(f'Expected no `sync_bn` on a CPU, where torch has no SyncBatchNorm, but got {cfg.sync_bn!r}')
+        raise ValueError(f'Expected no `sync_bn` on a CPU, because SyncBatchNorm needs GPUs, but got {cfg.sync_bn!r}')
     detector = cfg.model.get('detector', cfg.model)
     if str(detector.get('type')).endswith('YOLODetector'):
         detector.use_syncbn = False
@@ -40,14 +40,14 @@ def init_cpu_processes(cfg) -> None:
 
 
 def destroy_processes() -> None:
-    """Disconnect from the other processes. Otherwise gloo's threads may abort a process that has finished."""
+    """Disconnect from the other processes. Otherwise gloo's threads may abort this process after training."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        gc.collect()  # DistributedDataParallel holds the group and lies in a reference cycle
+        gc.collect()  # frees DistributedDataParallel, which holds the process group in a reference cycle
         torch.distributed.destroy_process_group()
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
-    """The sum, as a new tensor. All processes must call this together."""
+    """The sum over all processes, as a new tensor. Every process must call this function."""
     values = values.clone()
     all_reduce(values)
     return values

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
-NAMED = 10  # the most faults that a message names
+NAMED = 10  # largest number of faults that a message lists
 
 
 def write_whole(path, content: str | bytes) -> None:
@@ -21,7 +21,7 @@ def write_together(files: Iterable[tuple[str | Path, str | bytes]], overwrite: b
 
     Raises:
         ValueError: a path is a folder, or it exists with other contents and ``overwrite`` is False. No file changes.
-        OSError: a file cannot be written. No file changes, unless a renaming fails.
+        OSError: a file cannot be written (no file changes) or renamed (files renamed before it have changed).
     """
     drafts = {}
     try:
@@ -30,15 +30,15 @@ def write_together(files: Iterable[tuple[str | Path, str | bytes]], overwrite: b
             path.parent.mkdir(parents=True, exist_ok=True)
             draft = path.with_name(f'.{uuid.uuid4().hex}{path.suffix}.tmp')
             drafts[draft] = path
-            # Bytes, because write_text changes line ends on some systems.
+            # Bytes, because write_text changes line endings on some systems.
             draft.write_bytes(content if isinstance(content, bytes) else content.encode('utf-8'))
             with draft.open('rb+') as file:
-                os.fsync(file.fileno())  # otherwise a power cut may leave the new name without its contents
+                os.fsync(file.fileno())  # otherwise a power failure may leave an empty file with the new name
         for draft, path in drafts.items():
             if path.is_dir():
                 raise ValueError(f'{path}: is a folder')
             if not overwrite and path.exists() and not filecmp.cmp(draft, path, shallow=False):
-                raise ValueError(f'{path}: exists with other contents; only --force overwrites it')
+                raise ValueError(f'{path}: exists with other contents; use --force to overwrite it')
         for draft, path in drafts.items():
             os.replace(draft, path)
     finally:
@@ -53,22 +53,22 @@ def read_json(path):
         ValueError: the file cannot be read, or is not valid json.
     """
     collects = gc.isenabled()
-    gc.disable()  # garbage collection would double the time for the annotations of COCO
+    gc.disable()  # garbage collection would double the time for COCO's annotations
     try:
-        return json.loads(Path(path).read_bytes())  # bytes, so that a byte order mark and UTF-16 are read too
+        return json.loads(Path(path).read_bytes())  # from bytes, json also reads UTF-16 and byte order marks
     except FileNotFoundError:
         raise ValueError(f'{path}: no such file') from None
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f'{path}: cannot be read: {reason(error)}') from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path}: is no valid json: {error}') from None
+        raise ValueError(f'{path}: is not valid json: {error}') from None
     finally:
         if collects:
             gc.enable()
 
 
 def printable(text) -> str:
-    """The text with lone surrogates escaped. File names that are not text have them; they cannot be printed."""
+    """Escape lone surrogates, which cannot be printed. Names of files have them where a byte is not valid UTF-8."""
     return str(text).encode('utf-8', 'backslashreplace').decode()
 
 

@@ -1,4 +1,4 @@
-"""Boxes and priors under homographies. Pure torch, in fp32 also under autocast.
+"""Map boxes and priors by homographies. Needs only torch. Computes in fp32, also under autocast.
 
 Shapes: B images, N priors, M boxes. A box is (x1, y1, x2, y2) in pixels. A homography is a (3, 3) matrix H. It maps a
 point of the original image to the input of the network: (x', y', w')ᵀ = H (x, y, 1)ᵀ.
@@ -14,8 +14,8 @@ from torch import Tensor
 
 
 def _transform(points: Tensor, homography: Tensor) -> Tensor:
-    """Apply (..., 3, 3) to (..., N, 2)."""
-    # Sums, since autocast and TF32 would round a matmul to 10 bits or fewer.
+    """Map points, (..., N, 2), by homographies, (..., 3, 3)."""
+    # Sums, because autocast and TF32 would round a matmul to 10 bits or fewer.
     x, y = points.float().unbind(-1)
     rows = homography.float()[..., None, :, :]
     mapped = rows[..., 0] * x[..., None] + rows[..., 1] * y[..., None] + rows[..., 2]
@@ -23,7 +23,7 @@ def _transform(points: Tensor, homography: Tensor) -> Tensor:
 
 
 def project_boxes(boxes: Tensor, homography: Tensor, clip_shape: tuple[int, int] | None = None) -> Tensor:
-    """Smallest upright boxes around the mapped ``boxes``, (M, 4), in fp32, clipped to height and width."""
+    """Smallest axis-aligned boxes around the mapped ``boxes``, (M, 4), fp32. ``clip_shape`` is (height, width)."""
     x1, y1, x2, y2 = boxes.float().unbind(-1)
     corners = torch.stack([x1, y1, x2, y1, x2, y2, x1, y2], dim=-1).reshape(-1, 2)
     corners = _transform(corners, homography).reshape(-1, 4, 2)
@@ -42,7 +42,7 @@ FLIPS = {'horizontal': (3,), 'vertical': (2,), 'diagonal': (2, 3)}
 def flipped_back(
     cls_scores: Sequence[Tensor], distances: Sequence[Tensor], direction: str
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Turn predictions on a flipped input into predictions on the input itself.
+    """Convert predictions on a flipped input to predictions on the input before the flip.
 
     Args:
         cls_scores: logits of each level, (B, C, H, W).
@@ -57,7 +57,7 @@ def flipped_back(
 
 
 def mean_predictions(predictions: Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]]):
-    """Means of pairs of logits and distances, in fp32. Logits become those of the mean probabilities."""
+    """Average pairs of logits and distances, in fp32. The new logits are those of the mean probabilities."""
     scores, distances = zip(*predictions)
     # In fp32 the sigmoid of 17 is 1, and the logit of 1 is infinite.
     least = torch.finfo(torch.float32).eps
@@ -69,25 +69,25 @@ def mean_predictions(predictions: Sequence[tuple[Sequence[Tensor], Sequence[Tens
 
 
 def priors_inside(points: Tensor, boxes: Tensor) -> Tensor:
-    """(..., N), bool: which points, (..., N, 2), lie in at least one of the boxes, (..., M, 4). Edges are inside."""
+    """(..., N), bool: which points, (..., N, 2), lie in at least one box, (..., M, 4). Edges count as inside."""
     x, y = points[..., None, 0], points[..., None, 1]
     x1, y1, x2, y2 = boxes[..., None, :, :].unbind(-1)
     return ((x >= x1) & (x <= x2) & (y >= y1) & (y <= y2)).any(-1)
 
 
 def priors_on_image(points: Tensor, to_image: Tensor, image_boxes: Tensor) -> Tensor:
-    """(B, N), bool: which points of the input, (N, 2), lie on the picture and not in padding.
+    """(B, N), bool: which points of the input, (N, 2), lie on the picture, not in padding.
 
-    ``to_image``, (B, 3, 3), and ``image_boxes``, (B, M, 4), are those of ``picture_frame``.
+    ``to_image``, (B, 3, 3), and ``image_boxes``, (B, M, 4), come from ``picture_frame``.
     """
     return priors_inside(_transform(points, to_image), image_boxes)
 
 
 def picture_frame(meta: dict) -> tuple[Tensor, Tensor]:
-    """The homography from the input to the image, (3, 3), and the boxes of the picture in the image, (M, 4).
+    """The homography from the input to the image, (3, 3), and the boxes of the picture, (M, 4), in pixels of the image.
 
-    With ``homography_matrix`` in the meta, the picture is the original image, or its ``mosaic_tiles``. Without it, the
-    picture is the input before padding (``img_shape``). Without any shape, it is the whole input.
+    If ``meta`` has a ``homography_matrix``, the picture is the original image or its ``mosaic_tiles``. Otherwise the
+    picture is the input before padding (``img_shape``), or the whole input if ``meta`` has no ``img_shape``.
     """
     homography = meta.get('homography_matrix')
     if homography is not None:
@@ -100,7 +100,7 @@ def picture_frame(meta: dict) -> tuple[Tensor, Tensor]:
 
 
 class Grid(NamedTuple):
-    """Points in rows and columns, numbered row by row. ``xs``, (W,), and ``ys``, (H,), ascend."""
+    """Points in rows and columns, numbered row by row. ``xs``, (W,), and ``ys``, (H,), are in ascending order."""
 
     xs: Tensor
     ys: Tensor
@@ -108,9 +108,9 @@ class Grid(NamedTuple):
 
 @lru_cache(maxsize=4)
 def as_grids(priors: Tensor) -> list[Grid]:
-    """The grid of each level. ``priors``, (N, 4), are x, y and twice the stride, as MlvlPointGenerator makes them.
+    """The grid of each level. ``priors``, (N, 4), are (x, y, stride, stride), as from MlvlPointGenerator.
 
-    The result is cached for each tensor, since it waits for the device. Do not change ``priors`` afterwards.
+    The result is cached for each tensor, because the computation waits for the GPU. So do not change ``priors`` later.
     """
     grids = []
     sizes = priors[:, 2].float().unique_consecutive(return_counts=True)[1].tolist()
@@ -123,14 +123,14 @@ def as_grids(priors: Tensor) -> list[Grid]:
 def priors_in_boxes(
     grids: list[Grid], boxes: Tensor, valid: Tensor, eps: float = 1e-9
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """All pairs of a box and a point inside it, at least ``eps`` away from every edge.
+    """All pairs of a box and a point inside it, more than ``eps`` away from every edge.
 
-    Only the pairs are computed, not all R · N combinations.
+    Computes only these pairs, not all R · N combinations.
 
     Args:
         grids: the N points, grid by grid.
         boxes: (R, 4).
-        valid: (R,), bool. Other boxes have no points.
+        valid: (R,), bool. A box with False gets no points.
 
     Returns:
         ``box`` and ``point``, (P,), int64, sorted by box, then by point; and ``counts``, (R,), points of each box.
@@ -141,7 +141,7 @@ def priors_in_boxes(
         lines = [grid[axis] for grid in grids]
         line = torch.cat(lines)
         bounds = [0, *torch.tensor([len(x) for x in lines]).cumsum(0).tolist()]
-        # The lines of a grid inside a box are neighbours. The first one follows those that are not beyond the low edge.
+        # The lines of a grid inside a box are consecutive. The first one follows all lines up to the low edge.
         beyond, before = line - low > eps, high - line > eps
         first, end = (
             torch.stack([flags[:, a:b].sum(1) for a, b in pairwise(bounds)], dim=1) for flags in (~beyond, before)

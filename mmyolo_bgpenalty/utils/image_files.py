@@ -6,7 +6,7 @@ import stat
 
 from mmyolo_bgpenalty.utils.files import reason
 
-NO_FILE = 'no file'  # a folder or a pipe, for example
+NO_FILE = 'not a regular file'  # for example, a folder or a pipe
 
 
 def image_fault(path, look_inside: bool = True) -> str:
@@ -14,7 +14,7 @@ def image_fault(path, look_inside: bool = True) -> str:
 
     Args:
         path: a local file.
-        look_inside: also open the file. That takes longer.
+        look_inside: also read the file, which takes longer.
     """
     try:
         status = os.stat(path)
@@ -25,7 +25,7 @@ def image_fault(path, look_inside: bool = True) -> str:
         if look_inside:
             with open(path, 'rb') as file:
                 if file.read(2) == _JPEG_STARTS and _is_cut_off(file, status.st_size):
-                    return 'cut off: a JPEG without its end'
+                    return 'truncated JPEG'
     except (OSError, ValueError) as error:
         return reason(error)
     return ''
@@ -35,11 +35,11 @@ _JPEG_STARTS, _JPEG_ENDS = b'\xff\xd8', b'\xff\xd9'
 
 
 def _is_cut_off(file, size: int) -> bool:
-    """Whether the last scan of a JPEG has no end. OpenCV 4 decodes such a file and leaves the rest grey."""
+    """Whether a JPEG is truncated. OpenCV 4 decodes such a file and leaves the rest grey."""
     file.seek(max(0, size - 64))
     if file.read().rstrip(b'\0\r\n').endswith(_JPEG_ENDS):
         return False
-    # Other data may follow the image, and a preview inside it has its own end. So go from segment to segment.
+    # Other data may follow the image, and a preview in its header has an end marker too. So read segment by segment.
     file.seek(0)
     content, place = file.read(), 2
     while 0 <= place < len(content) - 1:
@@ -58,5 +58,5 @@ def _is_cut_off(file, size: int) -> bool:
     return True
 
 
-# In a scan 0xff is followed by 0, a restart marker or another 0xff.
+# Inside a scan, 0xff is followed by 0, a restart marker or another 0xff.
 _NEXT_MARKER = re.compile(rb'\xff[^\x00\xd0-\xd7\xff]')

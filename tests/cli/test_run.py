@@ -60,7 +60,7 @@ def test_an_error_of_the_users_own_code_is_unchanged(monkeypatch):
         fails(OSError('mine'))
     # An error of the package that the user's code led to:
     monkeypatch.setattr('mmyolo_bgpenalty.utils.files.json.loads', lambda text: fails(ValueError('mine')))
-    with pytest.raises(ValueError, match='is no valid json: mine') as caught, InputCheck():
+    with pytest.raises(ValueError, match='is not valid json: mine') as caught, InputCheck():
         read_json(__file__)
     assert type(caught.value) is ValueError
 

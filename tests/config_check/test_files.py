@@ -62,7 +62,7 @@ MISTAKES = {
         *(E, f'{UNLABELED}.ann_file', '`images[3].width` is -80'),
     ),
     'image missing': (edited('val', name_image(2, 'x')), E, VAL, '1 of the 4 images looked at cannot be read: '),
-    'training images spoilt': (spoil_images, W, UNLABELED, 'unlabeled_000.png (cut off: a JPEG without its end), '),
+    'training images spoilt': (spoil_images, W, UNLABELED, 'unlabeled_000.png (truncated JPEG), '),
     'images elsewhere': (
         lambda root: [path.unlink() for path in root.glob('images/labeled*')],
         *(E, LABELED, '6 of the 6 images looked at cannot be read: '),

@@ -52,7 +52,7 @@ def test_the_unlabeled_json_needs_no_boxes(cfg, data, tmp_path):
 def test_the_solar_set_does_not_take_a_folder_of_somebody_else(cfg):
     for name in ('labeled', 'unlabeled'):
         cfg.train_dataloader.dataset[name].type = 'SolarPanelDataset'
-    with pytest.raises(ValueError, match="not a generated set.*A set of your own takes `type='CheckedCocoDataset'`"):
+    with pytest.raises(ValueError, match="not a generated set.*For your own data, use `type='CheckedCocoDataset'`"):
         DATASETS.build(cfg.train_dataloader.dataset)
 
 

@@ -207,7 +207,7 @@ def test_foreign_folder_is_refused(tmp_path, stamp):
     if stamp:
         (tmp_path / 'solar.json').write_text(stamp)
     before = digest(tmp_path)
-    with pytest.raises(ValueError, match=r'not a generated set; give another folder|holds a set with seed=None'):
+    with pytest.raises(ValueError, match=r'not a generated set; choose another folder|holds a set with seed=None'):
         synthetic.generate(tmp_path, **TINY)
     with pytest.raises(ValueError, match='thesis.tex is a file'):
         synthetic.generate(tmp_path / 'thesis.tex', **TINY)

@@ -24,7 +24,7 @@ from tests.helpers.tiny import SEMI, SUPERVISED, load
 
 REASONS = {
     'labeled_000': '(empty)',
-    'labeled_001': '(cut off: a JPEG without its end)',
+    'labeled_001': '(truncated JPEG)',
     'labeled_002': 'failed to load',
     'labeled_003': 'No such file',
     'labeled_004': 'it is 64 x 80, but its annotation says 80 x 64; its EXIF may turn it',
@@ -70,7 +70,7 @@ def test_a_jpeg_that_is_cut_off_is_not_learnt_though_it_decodes(root, warnings, 
     original.write_bytes(jpeg[: len(jpeg) // 2])
     monkeypatch.setattr('mmcv.imfrombytes', lambda content, **kwargs: picture)
     assert Path(pair(root)[1]['data_samples'].img_path).name == 'labeled_002.png'
-    assert 'labeled_001.png cannot be read and is skipped (cut off: a JPEG without its end)' in warnings[0]
+    assert 'labeled_001.png cannot be read and is skipped (truncated JPEG)' in warnings[0]
 
 
 def test_a_file_is_examined_before_its_first_load_alone(root, monkeypatch):
@@ -132,7 +132,7 @@ def test_a_pipe_in_place_of_an_image_is_not_waited_at(root, warnings, type):
     writer.start()
     sample = pair(root, type=type)[0]['data_samples']
     assert Path(sample.img_path).name == 'labeled_002.png' and opened == []
-    assert [line.count('cannot be read and is skipped (no file)') for line in warnings] == [1, 1]
+    assert [line.count('cannot be read and is skipped (not a regular file)') for line in warnings] == [1, 1]
     (root / 'images/labeled_000.png').read_bytes()
     writer.join(60)
     assert not writer.is_alive()
@@ -216,7 +216,7 @@ def test_training_goes_on_without_them_and_says_so(root, tmp_path):
     assert runner.iter == 10
     before = [line for line in lines if 'images looked at cannot be read' in line]
     assert len(before) == 2 and 'labeled: 3 of the 6 images' in before[0] and 'unlabeled: 1 of the 10' in before[1]
-    assert '/labeled_000.png (empty)' in before[0] and '/labeled_001.png (cut off: a JPEG' in before[0]
+    assert '/labeled_000.png (empty)' in before[0] and '/labeled_001.png (truncated JPEG' in before[0]
     for name in broken:
         assert sum(f'/{name}.png cannot be read and is skipped' in line for line in lines) == 1
     assert lines[-1].startswith(

@@ -20,9 +20,9 @@ def test_json_in_the_encodings_of_other_systems(file, encoding):
 @pytest.mark.parametrize(
     'content, message',
     [
-        (b'', 'is no valid json'),
-        (b'{"images": [', 'is no valid json'),
-        (b'[' * 200_000, 'is no valid json'),
+        (b'', 'is not valid json'),
+        (b'{"images": [', 'is not valid json'),
+        (b'[' * 200_000, 'is not valid json'),
         (b'{"a": "\xff\xfe\xfa"}', 'cannot be read'),
         (None, 'no such file'),
     ],

@@ -1,1 +1,1 @@
-"""The solar set: the embedded data set of solar panels."""
+"""The solar set: a synthetic data set of solar panels, which this package generates."""

@@ -1,4 +1,4 @@
-"""The solar set as a dataset."""
+"""The dataset class of the solar set."""
 
 from mmyolo.registry import DATASETS
 
@@ -9,7 +9,7 @@ from mmyolo_bgpenalty.datasets.solar_panels.settings import CLASSES
 
 @DATASETS.register_module()
 class SolarPanelDataset(CheckedCocoDataset):
-    """The solar set. ``generate`` makes it in ``data_root`` on first use."""
+    """The solar set. ``generate`` writes it to ``data_root`` on first use."""
 
     METAINFO = dict(classes=CLASSES)
 
@@ -17,5 +17,5 @@ class SolarPanelDataset(CheckedCocoDataset):
         try:
             generate(self.data_root)
         except ValueError as error:
-            raise ValueError(f"{error}. A set of your own takes `type='CheckedCocoDataset'`") from None
+            raise ValueError(f"{error}. For your own data, use `type='CheckedCocoDataset'`") from None
         return super().load_data_list()

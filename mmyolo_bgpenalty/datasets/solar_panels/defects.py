@@ -16,13 +16,13 @@ Box = tuple[int, int, int, int]  # x, y, width, height
 class _Defect(NamedTuple):
     ys: slice
     xs: slice
-    mask: np.ndarray  # each pixel's share of the peak temperature, within the slices
+    mask: np.ndarray  # share of the peak temperature at each pixel of the slices
     core: np.ndarray  # the part of the mask that the box must enclose
     cells: list[Cell]
 
 
 def _hot_cell(rng: np.random.Generator, scene: Scene, cell: Cell) -> _Defect | None:
-    """A warm cell or a part of one; None if too little of it is inside the picture."""
+    """A cell that is warm in whole or in part. None if too little of it is inside the picture."""
     u0, v0 = scene.corner(*cell)
     ys, xs, seen = scene.window([(u0, v0), (u0 + 1, v0), (u0, v0 + 1), (u0 + 1, v0 + 1)], 0.35 * scene.px)
     if seen < 0.9:
@@ -34,7 +34,7 @@ def _hot_cell(rng: np.random.Generator, scene: Scene, cell: Cell) -> _Defect | N
     if kind < 0.62:
         x1, y1 = rng.uniform(-0.25, 0.25, 2)
         body = body * (1 - rng.uniform(0.1, 0.5) * np.minimum((x - x1) ** 2 + (y - y1) ** 2, 0.8))
-    elif kind < 0.82:  # a part of the cell, beside a crack through the cell
+    elif kind < 0.82:  # the part of the cell on one side of a crack
         turn = rng.choice(4) * np.pi / 2 + rng.normal(0, 0.25)
         body = body * step(x * math.cos(turn) + y * math.sin(turn) + rng.uniform(0.0, 0.2), soft)
     else:  # a spot inside the cell
@@ -46,7 +46,7 @@ def _hot_cell(rng: np.random.Generator, scene: Scene, cell: Cell) -> _Defect | N
 
 
 def _hot_string(rng: np.random.Generator, scene: Scene, cell: Cell) -> _Defect | None:
-    """A warm line of cells, as after a bypass; None if too little of it is inside the picture."""
+    """A line of warm cells, like a bypassed string. None if too little of it is inside the picture."""
     column, row, i, j = cell
     upright = scene.rows >= scene.cols
     length = min(int(rng.integers(*settings.STRING_CELLS)), scene.rows if upright else scene.cols)
@@ -68,7 +68,7 @@ def _hot_string(rng: np.random.Generator, scene: Scene, cell: Cell) -> _Defect |
 
 
 def _crack(rng: np.random.Generator, scene: Scene, cell: Cell) -> _Defect | None:
-    """A branching line inside one module; None if it is too short or partly outside the picture."""
+    """A branching line inside one module. None if it is too short or partly outside the picture."""
     column, row, i, j = cell
     u0, v0 = scene.corner(column, row)
     reach = rng.uniform(34, 76) * scene.scale / scene.px
@@ -91,7 +91,7 @@ def _crack(rng: np.random.Generator, scene: Scene, cell: Cell) -> _Defect | None
     for _ in range(rng.integers(1, 4)):
         at = paths[0][rng.integers(len(paths[0]))]
         paths.append(walk(at, heading + rng.choice([-1, 1]) * rng.uniform(0.6, 1.3), reach * rng.uniform(0.25, 0.55)))
-    if len(paths[0]) < 4:  # it left its module at once
+    if len(paths[0]) < 4:  # the main branch soon left its module
         return None
     points = np.concatenate(paths)
     used = {(column, row, int(a), int(b)) for a, b in points}
@@ -110,7 +110,7 @@ def _crack(rng: np.random.Generator, scene: Scene, cell: Cell) -> _Defect | None
 
 
 def _box(mask: np.ndarray, ys: slice, xs: slice) -> Box | None:
-    """The smallest box of the pixels above EDGE; None if a side is below MIN_BOX."""
+    """The smallest box around the pixels above EDGE. None if a side is below MIN_BOX."""
     hot = mask > settings.EDGE
     rows, cols = np.flatnonzero(hot.any(1)), np.flatnonzero(hot.any(0))
     if not len(rows) or min(rows[-1] - rows[0], cols[-1] - cols[0]) + 1 < settings.MIN_BOX:
@@ -124,12 +124,12 @@ def defects(
 ) -> list[tuple[int, ...]]:
     """Add defects to ``heat`` in place. Return (class, x, y, width, height) of each.
 
-    At most a quarter of a defect is hidden. Its box encloses the part that no plant covers.
+    At most a quarter of each defect is hidden. The box encloses the part that no plant covers.
 
     Args:
         heat: temperatures of the picture, (H, W).
-        glare: 0 to 1, (H, W). A defect cannot be distinguished where it is 1.
-        plants: 0 to 1, (H, W). A defect cannot be seen where it is 1.
+        glare: how much a reflection or a dropping hides a defect, 0 to 1, (H, W).
+        plants: how much a plant hides a defect, 0 to 1, (H, W).
     """
     if rng.random() < settings.P_EMPTY:
         return []
@@ -138,7 +138,7 @@ def defects(
     wanted = min(1 + int(rng.poisson(settings.MEAN_EXTRA)), settings.MAX_DEFECTS)
     taken: set[Cell] = set()
     out: list[tuple[int, ...]] = []
-    mood = log_uniform(rng, (0.8, 1.25))  # sunshine: all defects of a picture share this factor
+    mood = log_uniform(rng, (0.8, 1.25))  # sunshine: one factor for all defects of a picture
     for _ in range(wanted if cells else 0):
         label = int(rng.choice(3, p=settings.CLASS_MIX))
         for _ in range(25):
@@ -155,7 +155,7 @@ def defects(
                 continue
             peak = mood * settings.CLASS_CONTRAST[label] * log_uniform(rng, settings.CONTRAST)
             heat[ys, xs] += peak * mask
-            # Block the neighbours, too: two defects of a class that touch would look like one.
+            # Block the neighbours too. Two defects of one class that touch would look like one defect.
             taken.update((c, r, i + a, j + b) for c, r, i, j in used for a in (-1, 0, 1) for b in (-1, 0, 1))
             out.append((label, *box))
             break

@@ -1,4 +1,4 @@
-"""Deterministic infrared-like images of photovoltaic modules, with boxes of their defects, in COCO format."""
+"""Generate the solar set: synthetic infrared images of photovoltaic modules, with boxes of defects, in COCO format."""
 
 import contextlib
 import fcntl
@@ -21,7 +21,7 @@ from mmyolo_bgpenalty.utils.arguments import whole_number
 from mmyolo_bgpenalty.utils.coco_split import labeled_count, part, semi_names
 from mmyolo_bgpenalty.utils.files import read_json
 
-VAL_OFFSET = 1_000_000  # index of the first validation image; independent of num_train
+VAL_OFFSET = 1_000_000  # index of the first validation image. It does not depend on num_train.
 Boxes = list[tuple[int, ...]]  # (class, x, y, width, height) of each defect in a picture
 
 
@@ -35,23 +35,23 @@ def generate(
     size: tuple[int, int] = (320, 256),
     progress: bool = True,
 ) -> None:
-    """Make the set in the folder ``root``, unless it is there already.
+    """Write the set to the folder ``root``, unless it is already there.
 
     The pictures are root/images/{train,val}_00000.png, ...; the annotations are root/annotations/{train,val}.json.
-    With ``percent`` = 10, root/semi_anns/train.1@10.json has a tenth of the training images, with at least 3 boxes of
-    each class if the set allows it. root/semi_anns/train.1@10-unlabeled.json has the other images and their boxes.
+    With ``percent`` = 10, root/semi_anns/train.1@10.json has a tenth of the training images. If possible, they have at
+    least 3 boxes of each class. root/semi_anns/train.1@10-unlabeled.json has the other images and their boxes.
     Each file_name is relative to root/images. root/solar.json has the parameters.
 
     Args:
-        root: folder to make, with its parents. It appears only when the set is complete.
-        seed: whole number >= 0. The same seed gives the same bytes.
+        root: the folder to create. Its parents are created too. It appears only when the set is complete.
+        seed: whole number >= 0. The same seed gives identical files.
         num_train, num_val: numbers of images, >= 2 and >= 1.
-        percent: labeled share of the training images, in (0, 100). Both parts must have an image.
+        percent: labeled share of the training images, in (0, 100). Each part must have an image.
         size: width and height in pixels, each >= MIN_SIDE.
         progress: show the progress on stderr.
 
     Raises:
-        ValueError: an argument is bad, or ``root`` holds something else. Nothing in it changes.
+        ValueError: an argument is invalid, or ``root`` has other contents. Nothing in ``root`` changes.
     """
     wanted = _parameters(seed, num_train, num_val, percent, size)
     root = Path(os.path.realpath(root))
@@ -65,7 +65,7 @@ def generate(
             try:
                 os.rename(draft, root)
             except OSError:
-                if not _present(root, wanted):  # if it is, another process was first
+                if not _present(root, wanted):  # otherwise another process was faster
                     raise
 
 
@@ -86,17 +86,17 @@ def _parameters(seed: int, num_train: int, num_val: int, percent: float, size: S
 
 
 def _present(root: Path, wanted: dict) -> bool:
-    """Whether the set is there. Raises a ValueError if ``root`` holds something else."""
+    """Whether ``root`` holds this set. Raises a ValueError if ``root`` has other contents."""
     if root.is_file():
         raise ValueError(f'{root} is a file; give the path of a new or empty folder')
     if not root.exists() or not os.listdir(root):
         return False
-    advice = 'give another folder, or move this one away yourself (nothing in it was touched)'
+    advice = 'choose another folder, or move this one away (nothing in it was changed)'
     try:
         old = read_json(root / 'solar.json')
         held, asked = ({**one, **one['generator']} for one in (old, wanted))
     except (ValueError, TypeError, KeyError):
-        raise ValueError(f'{root} is not empty, and not a generated set; {advice}') from None
+        raise ValueError(f'{root} is not empty and is not a generated set; {advice}') from None
     differ = [key for key in asked if key != 'generator' and held.get(key) != asked[key]]
     if differ:
         what = ', '.join(f'{key}={held.get(key)!r} (asked for {asked[key]!r})' for key in differ)
@@ -106,7 +106,7 @@ def _present(root: Path, wanted: dict) -> bool:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Wait while another process makes a set in ``folder``, so that no set is made twice."""
+    """Wait while another process makes a set in ``folder``, so that the same set is not made twice."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # the file system has no locks: the first rename wins
@@ -130,7 +130,7 @@ def _make(draft: Path, wanted: dict, progress: bool) -> None:
         (draft / 'images' / name).write_bytes(data.tobytes())
         return boxes
 
-    # Threads are enough, because NumPy and OpenCV release the interpreter's lock.
+    # Threads are enough, because NumPy and OpenCV release the GIL.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         drawn = pool.map(draw, names, indices)
         title, console = f'Rendering {draft.name}', Console(stderr=True)
@@ -179,7 +179,7 @@ def _coco(split: str, boxes: list[Boxes], wanted: dict) -> dict:
 
 
 def _choose(boxes: list[Boxes], count: int, seed: int) -> np.ndarray:
-    """A mask of the labeled images: the first of 500 draws with 3 boxes of each class, else the best of them."""
+    """A mask of the labeled images: the first of 500 draws with 3 boxes of each class, or the best if there is none."""
     rng = np.random.default_rng([seed, 0, 1])
     tally = np.array([[sum(box[0] == label for box in found) for label in range(len(CLASSES))] for found in boxes])
     best, chosen = -1, np.zeros(0, int)

@@ -1,4 +1,4 @@
-"""One infrared-like picture of photovoltaic modules, with the boxes of its defects. NumPy and OpenCV only.
+"""Render one synthetic infrared picture of photovoltaic modules and the boxes of its defects. NumPy and OpenCV only.
 
 A picture depends only on (index, seed, size) and the constants in ``settings``.
 """

@@ -20,7 +20,7 @@ def step(distance: np.ndarray, width: float) -> np.ndarray:
 
 
 def value_noise(rng: np.random.Generator, h: int, w: int, grain: float) -> np.ndarray:
-    """Smooth noise, float32, (h, w): mean near 0, deviation near 0.7, blobs of about ``grain`` pixels."""
+    """Smooth noise, float32, (h, w): mean near 0, standard deviation near 0.7, blobs of about ``grain`` pixels."""
     coarse = rng.standard_normal((math.ceil(h / grain) + 2, math.ceil(w / grain) + 2), dtype=np.float32)
     shape = int(coarse.shape[1] * grain), int(coarse.shape[0] * grain)
     full = cv2.resize(coarse, shape, interpolation=cv2.INTER_CUBIC)
@@ -44,7 +44,7 @@ class Scene:
         self.mw, self.mh = self.cols + 2 * self.margin, self.rows + 2 * self.margin
         self.pitch_u = self.mw + rng.uniform(0.08, 0.5)
         self.pitch_v = self.mh + rng.uniform(0.08, 0.6)
-        self.stack = int(rng.integers(1, 4))  # rows of modules in a table
+        self.stack = int(rng.integers(1, 4))  # rows of modules on one mounting table
         self.table = self.stack * self.pitch_v + rng.uniform(2, 9)
         self.first, self.last = -99, 99  # columns of modules
         if rng.random() < 0.3:
@@ -56,7 +56,7 @@ class Scene:
         v0 = rng.uniform(0.15, 0.85) * self.stack * self.pitch_v
         turn = math.radians(90 * int(rng.integers(4)) + rng.normal(0, settings.ANGLE_SD))
         c, s = math.cos(turn), math.sin(turn)
-        squeeze = rng.uniform(0.75, 1.0)  # foreshortening of an oblique view
+        squeeze = rng.uniform(0.75, 1.0)  # an oblique view makes one side shorter
         to_image = np.diag([self.px, self.px * squeeze, 1.0]) @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
         to_image = to_image @ np.array([[1, 0, -u0], [0, 1, -v0], [0, 0, 1.0]])
         tilt = np.eye(3)
@@ -112,7 +112,7 @@ class Scene:
         return p[:, :2] / p[:, 2:]
 
     def window(self, points: ArrayLike, pad: float) -> tuple[slice, slice, float]:
-        """Slices around the projected points, ``pad`` pixels wider, and the visible share of their bounding box."""
+        """Slices around the projected points plus ``pad`` pixels, and the visible share of the points' bounding box."""
         p = self.project(points)
         low, high = p.min(0), p.max(0)
         x0, y0 = np.clip(np.floor(low - pad), 0, (self.w, self.h)).astype(int)

@@ -1,7 +1,7 @@
 """Constants of the solar set. Each set stores them in its solar.json."""
 
 CLASSES = ('hot_cell', 'hot_string', 'crack')
-VERSION = 1  # increase it when the code of render changes. Changes of the constants below are noticed without it.
+VERSION = 1  # increase it when the rendering code changes. Changes of the constants below are detected anyway.
 
 # Difficulty. Temperatures are in grey levels before the gain; ranges are (low, high).
 CONTRAST = (24.0, 80.0)  # difference between a defect's peak and its surroundings, log-uniform
@@ -11,8 +11,8 @@ P_EMPTY = 0.26  # share of images without a defect
 MEAN_EXTRA = 1.9  # Poisson mean of the defects after the first one
 MAX_DEFECTS = 6
 CELL_PX = (18.0, 36.0)  # side of a cell in pixels at 320x256, log-uniform
-STRING_CELLS = (3, 6)  # length of a hot string in cells; below the upper end
-ANGLE_SD = 9.0  # degrees of rotation about the nearest quarter turn
+STRING_CELLS = (3, 6)  # length of a hot string in cells, from low to high - 1
+ANGLE_SD = 9.0  # sd of the deviation from a quarter turn, in degrees
 PERSPECTIVE = 0.24  # largest relative change of scale between centre and border
 CELL_JITTER = (0.7, 3.0)  # sd of the temperatures of healthy cells
 NOISE = (1.4, 4.2)  # sd of the sensor noise
@@ -31,5 +31,5 @@ DISTRACTOR_CONTRAST = (12.0, 58.0)
 
 MIN_SIDE = 96  # smallest image side
 MIN_BOX = 8  # smallest box side in pixels
-MIN_CRACK = 20  # the longer side of a crack's box, in pixels at 320x256. A shorter crack looks like a stain.
+MIN_CRACK = 20  # minimum of the longer side of a crack's box, in pixels at 320x256. A shorter crack looks like a stain.
 EDGE = 0.4  # a box encloses the pixels above this share of the peak

@@ -90,7 +90,7 @@ def reflections(rng: np.random.Generator, scene: Scene) -> np.ndarray:
         else:
             a, b = rng.uniform(25, 80) * scene.scale, rng.uniform(2.5, 6) * scene.scale
         r2 = _ellipse(scene, x, y, a, b, angle)
-        power = int(rng.integers(1, 3))  # 2 has a flat top, like a saturated spot
+        power = int(rng.integers(1, 3))  # 2 gives a flat top, like a saturated spot
         out += log_uniform(rng, settings.DISTRACTOR_CONTRAST) * (np.exp(-(r2**power)) + 0.15 * np.exp(-r2 / 6))
     return out * scene.module
 
@@ -125,7 +125,7 @@ def cable(rng: np.random.Generator, scene: Scene) -> np.ndarray:
 
 
 def shadow(rng: np.random.Generator, scene: Scene) -> np.ndarray:
-    """The share of sunlight that is lost, 0 to 1, (H, W): in a band (mast) or a half plane (wall)."""
+    """Share of sunlight that the shadow of a mast (a band) or a wall (a half plane) takes away, 0 to 1, (H, W)."""
     angle, half = rng.uniform(0, np.pi), rng.uniform(5, 28) * scene.scale
     x = np.arange(scene.w, dtype=np.float32)[None] - rng.uniform(0.1, 0.9) * scene.w
     y = np.arange(scene.h, dtype=np.float32)[:, None] - rng.uniform(0.1, 0.9) * scene.h
@@ -135,7 +135,7 @@ def shadow(rng: np.random.Generator, scene: Scene) -> np.ndarray:
 
 
 def vegetation(rng: np.random.Generator, scene: Scene) -> np.ndarray:
-    """Opacity, 0 to 1, (H, W), of plants that grow into the picture from one side."""
+    """Opacity of plants that grow into the picture from one side, 0 to 1, (H, W)."""
     h, w, k = scene.h, scene.w, scene.scale
     y, x = np.mgrid[:h, :w].astype(np.float32)
     depth = (y / h, x / w, 1 - x / w)[rng.choice(3, p=(0.6, 0.2, 0.2))]
