@@ -8,7 +8,7 @@ from mmdet.registry import DATASETS
 from mmengine.registry import init_default_scope
 
 from mmyolo_bgpenalty import RecordedLetterResize
-from tests.helpers.tiny import SEMI, load, make_images
+from tests.helpers.tiny import SEMI, load
 
 
 @pytest.fixture
@@ -26,16 +26,11 @@ def test_training_does_not_read_the_boxes_of_unlabeled_images(cfg):
         assert len(samples[branch].gt_instances) == 0
 
 
+@pytest.mark.parametrize('serialize_data', [True, False])
 @pytest.mark.parametrize('name', ['labeled', 'unlabeled'])
-def test_an_empty_set_is_named(cfg, tmp_path, name):
-    make_images(tmp_path, 'nothing', 0, 0)
-    cfg.merge_from_dict(
-        {
-            f'train_dataloader.dataset.{name}.data_root': '',
-            f'train_dataloader.dataset.{name}.ann_file': f'{tmp_path}/nothing.json',
-        }
-    )
-    with pytest.raises(ValueError, match=f'`{name}` set.*nothing.json'):
+def test_an_empty_set_is_named(cfg, name, serialize_data):
+    cfg.train_dataloader.dataset[name].update(filter_cfg=dict(min_size=99), serialize_data=serialize_data)
+    with pytest.raises(ValueError, match=f'`{name}` set: Expected images in .*{name}.json, but none is left'):
         DATASETS.build(cfg.train_dataloader.dataset)
 
 

@@ -1,15 +1,18 @@
 """Batches of labeled and unlabeled images."""
 
 import pickle
+import random
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from torch.utils.data import ConcatDataset
 
-from mmyolo_bgpenalty import LabeledUnlabeledBatchSampler
-from mmyolo_bgpenalty.datasets.samplers import SeededIndex
+from mmyolo_bgpenalty import LabeledUnlabeledBatchSampler, SeededBatchSampler
+from mmyolo_bgpenalty.datasets.samplers import SeededIndex, seeded_by
 
 
 def batches(labeled, unlabeled, *, epoch=0, rank=0, world_size=1, shuffle=True, seed=3, **kwargs):
@@ -104,3 +107,26 @@ def test_other_samplers_and_datasets_are_refused(sampler, message):
 def test_a_seeded_index_can_be_pickled():
     index = pickle.loads(pickle.dumps(SeededIndex(7, 123)))
     assert index == 7 and index.seed == 123
+
+
+def test_seeds_do_not_depend_on_the_number_of_processes():
+    def seeds(rank, world_size):
+        sampler = DefaultSampler(range(10), shuffle=True, seed=3)
+        sampler.rank, sampler.world_size, sampler.num_samples = rank, world_size, 10 // world_size
+        return [(int(index), index.seed) for batch in SeededBatchSampler(sampler, 2) for index in batch]
+
+    assert [seed for pair in zip(seeds(0, 2), seeds(1, 2)) for seed in pair] == seeds(0, 1)
+
+
+def test_a_seed_starts_all_generators_and_restores_them():
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(()).item()
+
+    torch.manual_seed(1)
+    with seeded_by(SeededIndex(0, 5)):
+        first = draw()
+    after = draw()
+    torch.manual_seed(1)
+    assert after[2] == torch.rand(()).item()
+    with seeded_by(SeededIndex(0, 5)):
+        assert draw() == first

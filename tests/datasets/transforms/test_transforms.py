@@ -99,14 +99,6 @@ def test_trap_7_random_affine(size, seed, border):
     assert seen_at(results['img'][..., 0] < PAD // 2, [frame])
 
 
-@given(size=sizes, direction=st.sampled_from(['horizontal', 'vertical', 'diagonal']), seed=seeds)
-def test_trap_7_flip(size, direction, seed):
-    square = square_in(*size, seed)
-    results = build(flip(direction))(picture(*size, square))
-    corners = check(results, square)
-    assert seen_at(bright(results), [corners], tolerance=0.01)
-
-
 CHAINS = {
     'two resizes': (letter((128, 96)), letter((96, 160), allow_scale_up=False)),
     'resize affine flip': (letter((128, 96)), affine(), flip('horizontal')),

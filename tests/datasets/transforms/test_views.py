@@ -197,6 +197,7 @@ def test_a_turned_image_cannot_be_mixed():
 CROP = {'type': 'mmdet.RandomCrop', 'crop_size': (24, 30), 'allow_negative_crop': True}
 CUTS = {
     'crop, letterbox': [CROP],
+    'crop of one pixel, letterbox': [{**CROP, 'crop_size': (63, 47)}],
     'zoom in, letterbox': [{**UPRIGHT_STRONG, 'scaling_ratio_range': (1.6, 2.0)}],
     'crop, flip, letterbox': [CROP, flip('diagonal')],
 }
