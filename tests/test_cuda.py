@@ -1,6 +1,6 @@
-"""On a GPU: all options against the CPU, half precision, and where it is waited for the device. Minutes in all.
+"""On a GPU: all options against the CPU, half precision, and what waits for the device. They take minutes.
 
-Of MMCV's compiled operators only NMS takes part.
+They need only NMS of MMCV's compiled operators.
 """
 
 import copy
@@ -34,7 +34,7 @@ HALF = torch.float16, torch.bfloat16
 
 @pytest.fixture(autouse=True)
 def full_precision():
-    """fp32 is fp32, without TF32."""
+    """No TF32."""
     before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     torch.backends.cudnn.allow_tf32 = False
     torch.set_float32_matmul_precision('highest')
@@ -45,7 +45,7 @@ def full_precision():
 
 @contextmanager
 def never_waiting():
-    """Whatever waits for the device is an error."""
+    """It is an error to wait for the device."""
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode('error')
     try:
@@ -68,7 +68,7 @@ def waits(call):
 
 
 def to(value, device):
-    """A copy of tensors within lists, tuples, dicts and data samples, on a device; leaves of a graph stay leaves."""
+    """Copy tensors in lists, tuples, dicts and data samples to a device. Leaves of a graph stay leaves."""
     if isinstance(value, torch.Tensor):
         return value.detach().to(device).clone().requires_grad_(value.requires_grad)
     if isinstance(value, dict):
@@ -78,12 +78,14 @@ def to(value, device):
     return value.to(device) if hasattr(value, 'to') else value
 
 
-# The head and what it is made of
+# The head and its parts
 
 
 def logits_and_objects(images=3, dtype=torch.float32):
-    """Logits of classes and distributions, whose boxes lie around their priors, so that none aligns with an object by
-    0; boxes and labels."""
+    """Logits of classes and distributions; boxes; labels.
+
+    Each predicted box contains its prior, so that no alignment metric is 0.
+    """
     rng = torch.Generator().manual_seed(0)
     classes, distributions = [], []
     for n in GRIDS:
@@ -96,14 +98,14 @@ def logits_and_objects(images=3, dtype=torch.float32):
 
 
 def outs_of(classes, distributions):
-    """What the head's module gives in training."""
+    """What the head module returns in training."""
     distances = [(level.softmax(3) * torch.arange(16).to(level)).sum(3).mT for level in distributions]
     sizes = [level.shape[2:] for level in classes]
     return classes, [level.unflatten(2, tuple(size)) for level, size in zip(distances, sizes)], distributions
 
 
 def data(boxes, labels):
-    """As MMYOLO's pre-processor hands them over: the last image has no object, the first an ignored box and padding."""
+    """In the format of MMYOLO's preprocessor. The last image has no object, the first an ignored box and padding."""
     metas = [dict(img_shape=(SIZE, SIZE)) for _ in boxes]
     region = dict(ignored_bboxes=torch.tensor([[60.0, 60, 90, 80]]), ignored_labels=torch.tensor([1]))
     metas[0] = dict(region, img_shape=(96, SIZE))
@@ -156,7 +158,7 @@ def test_half_precision_is_finite_and_near(penalty, dtype):
 
 
 def test_the_penalty_waits_for_nothing():
-    """In both directions, with its statistics, and the distillation of DenseSemiYOLODetector."""
+    """Forward and backward. The same for its statistics and for the loss of DenseSemiYOLODetector."""
     logits = torch.randn(4, 336, 3, device=DEVICE, requires_grad=True)
     background = torch.rand(4, 336, device=DEVICE) < 0.9
     positives, teacher = torch.full((), 7.0, device=DEVICE), torch.rand(4, 336, 3, device=DEVICE)
@@ -187,7 +189,7 @@ def test_projection_waits_for_nothing_and_is_that_of_the_cpu():
 
 
 def test_the_loss_waits_as_often_for_many_images_as_for_few(capsys):
-    """Positives are as many as there are: to choose them waits, but not image by image."""
+    """The number of positives is not known before, so their choice waits, but not once per image."""
     head = MODELS.build(head_cfg(assigner=ASSIGNERS[1], ignored_in_cls=True)).to(DEVICE)
     numbers = []
     for times in (1, 1, 6):  # once to warm up
@@ -235,7 +237,7 @@ OPTIONS = {
 @pytest.mark.parametrize('dtype', [None, *HALF])
 @pytest.mark.parametrize('options', OPTIONS)
 def test_options_of_the_detector(options, dtype):
-    """All tensors are where they belong; losses and gradients are finite."""
+    """All tensors are on the same device. Losses and gradients are finite."""
     options = copy.deepcopy(OPTIONS[options])
     options['pseudo_test_cfg'] = {'score_thr': 0.0, 'max_per_img': 20, **options.get('pseudo_test_cfg', {})}
     model = semi_model(head=dict(ignored_in_cls=True), **options).to(DEVICE)

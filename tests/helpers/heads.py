@@ -11,12 +11,12 @@ from torch import nn
 
 SIZE, GRIDS = 64, (8, 4, 2)
 PRIORS = np.array([((x + 0.5) * SIZE / n, (y + 0.5) * SIZE / n) for n in GRIDS for y in range(n) for x in range(n)])
-OBJECTS = (  # of two images: boxes, labels
+OBJECTS = (  # boxes and labels of two images
     ([[8.0, 8, 40, 40], [30, 4, 60, 28]], [1, 2]),
     ([[20.0, 24, 52, 62]], [0]),
 )
 NO_OBJECTS = (([], []), ([], []))
-ASSIGNERS = ('BatchTaskAlignedAssigner', 'SparseTaskAlignedAssigner')  # of MMYOLO, and ours
+ASSIGNERS = ('BatchTaskAlignedAssigner', 'SparseTaskAlignedAssigner')  # MMYOLO's and ours
 PENALTIES = (
     {},
     dict(focal=True),
@@ -29,14 +29,14 @@ both_paths = pytest.mark.parametrize('path', ['list', 'fast'])
 def head_cfg(
     type: str = 'BgPenaltyYOLOv8Head', assigner: str = 'BatchTaskAlignedAssigner', reg_max: int = 16, **kwargs
 ) -> ConfigDict:
-    """Config of a tiny YOLOv8 head of that type, for strides 8, 16 and 32."""
+    """Config of the head."""
     assigner = dict(type=assigner, num_classes=3, use_ciou=True, topk=10, alpha=0.5, beta=6, eps=1e-9)
     module = dict(type='YOLOv8HeadModule', num_classes=3, in_channels=[16, 16, 16], reg_max=reg_max)
     return ConfigDict(type=type, head_module=module, **{'train_cfg': dict(assigner=assigner), **kwargs})
 
 
 def build(type='BgPenaltyYOLOv8Head', seed=0, **kwargs):
-    """A head with random weights whose classification is neither sure of nor blind to anything."""
+    """A head with random weights and medium scores."""
     torch.manual_seed(seed)
     head = MODELS.build(head_cfg(type, **kwargs))
     for predictor in head.head_module.cls_preds:
@@ -46,13 +46,13 @@ def build(type='BgPenaltyYOLOv8Head', seed=0, **kwargs):
 
 
 def features():
-    """The same at every call."""
+    """The same features at every call."""
     generator = torch.Generator().manual_seed(1)
     return [torch.randn(2, 16, n, n, generator=generator).requires_grad_() for n in GRIDS]
 
 
 def batch(path, objects=OBJECTS, metas=None, ignored=None, dtype=torch.float32):
-    """Data samples as mmdet's pre-processor hands them over (list) or as MMYOLO's does (fast)."""
+    """Data samples in the format of MMDetection's preprocessor (list) or of MMYOLO's (fast)."""
     metas = metas or [{} for _ in objects]
     if path == 'fast':
         rows = [[i, label, *box] for i, (boxes, labels) in enumerate(objects) for box, label in zip(boxes, labels)]
@@ -79,7 +79,7 @@ def losses_and_gradients(head, data):
 
 
 def losses_of(head, outs, data):
-    """Losses, had the network predicted ``outs``."""
+    """Losses as if the network had predicted ``outs``."""
     head.forward = lambda x: outs
     try:
         return head.loss(None, data)
@@ -95,7 +95,7 @@ def gradient_reaches(head, outs, data, name):
 
 
 def foreground(head, outs, objects=OBJECTS):
-    """(images, 84), by an assigner called outside the loss."""
+    """(images, 84), bool: which priors the assigner gives an object. It is called outside of the loss."""
     most = max(len(boxes) for boxes, _ in objects)
     targets = torch.zeros(len(objects), most, 6)
     for row, (boxes, labels) in zip(targets, objects):
@@ -117,7 +117,7 @@ def in_boxes(points, boxes):
 
 
 def assert_near(found, expected, tolerance=2e-5):
-    """Equal up to ``tolerance`` of the largest value; None where None is expected."""
+    """Equal up to ``tolerance`` times the largest value. None if None is expected."""
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         if value is None or found[name] is None:

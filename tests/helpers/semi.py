@@ -1,4 +1,4 @@
-"""A tiny SemiYOLODetector, its batches, and a teacher that finds what a test wants."""
+"""A tiny SemiYOLODetector, its batches, and a teacher that finds given boxes."""
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ SHAPE = (64, 96)  # height, width
 
 
 def build(head=None, config=SEMI, dense=None, **semi_train_cfg):
-    """A detector in training mode. The arguments are options of its parts."""
+    """A detector in training mode, with options for its parts."""
     init_default_scope('mmyolo')
     cfg = Config.fromfile(CONFIGS / config)
     cfg.merge_from_dict(SMALL)
@@ -50,10 +50,7 @@ def views(images=2):
 
 
 def teacher_finds(model, scores, labels=None, boxes=None):
-    """Let the teacher find boxes with these scores, one list per image.
-
-    Boxes with scores that are not above the asked ``score_thr`` are left out, as the head does.
-    """
+    """Let the teacher find boxes with these scores, one list per image, if they are above ``score_thr``."""
 
     def predict_by_feat(*args, cfg, **kwargs):
         found = []
@@ -70,7 +67,7 @@ def teacher_finds(model, scores, labels=None, boxes=None):
 
 
 def teacher_sees(model, boxes_per_image):
-    """Let the teacher find that many boxes, of score 1."""
+    """Let the teacher find this number of boxes in each image, with score 1."""
     teacher_finds(model, [[1.0] * number for number in boxes_per_image])
 
 

@@ -1,4 +1,4 @@
-"""A tiny COCO set and a tiny variant of the shipped configs, for real runs in seconds."""
+"""A tiny COCO set and tiny variants of the shipped configs, for real runs in seconds."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / 'configs'
-SEMI = 'yolov8_semi_bgpenalty_published.py'  # the method without the shipped recipe's options
+SEMI = 'yolov8_semi_bgpenalty_published.py'  # without the further options of the shipped recipe
 SUPERVISED = 'yolov8_bgpenalty.py'
 CLASSES = ('square', 'disc', 'bar')
 SIZE = (80, 64)  # width, height
@@ -19,7 +19,7 @@ INPUT = (96, 64)
 
 
 def make_images(root: Path, name: str, number: int, seed: int, crowd: bool = False) -> None:
-    """``root/name.json`` and its pictures: bright squares on noise, one or two an image."""
+    """Write ``root/name.json`` and its images, each with one or two bright squares on noise."""
     rng = np.random.default_rng(seed)
     (root / 'images').mkdir(parents=True, exist_ok=True)
     width, height = SIZE
@@ -57,7 +57,7 @@ def make_set(root: Path) -> Path:
 
 
 def data_options(root: Path) -> dict:
-    """--cfg-options that point a shipped semi config at :func:`make_set`'s files."""
+    """Options that make a shipped semi-supervised config read the files of ``make_set``."""
     options = {'val_evaluator.ann_file': f'{root}/val.json'}
     for key, name in (
         ('train_dataloader.dataset.labeled', 'labeled'),
@@ -73,7 +73,7 @@ def data_options(root: Path) -> dict:
     return options
 
 
-# A model of 0.1 M parameters, batches of 2 + 2 and no worker processes.
+# 0.1 M parameters, batches of 2 labeled and 2 unlabeled images, no worker processes.
 SMALL = {
     'model.detector.backbone.widen_factor': 0.0625,
     'model.detector.neck.widen_factor': 0.0625,
@@ -89,7 +89,7 @@ SMALL = {
 
 
 def load(name: str, root: Path, work_dir: Path, **options) -> Config:
-    """A shipped config on the tiny set, at its size; ``options`` are dotted names with ``__`` for the dots."""
+    """A shipped config for the tiny set and its size. In the names of ``options``, ``__`` stands for a dot."""
     cfg = Config.fromfile(CONFIGS / name)
     overrides = {**data_options(root), **SMALL}
     if 'detector' not in cfg.model:
@@ -98,7 +98,7 @@ def load(name: str, root: Path, work_dir: Path, **options) -> Config:
             for key, value in overrides.items()
             if 'unlabeled' not in key
         }
-    # MMEngine's visualizer is one an interpreter unless it is named.
+    # Without a name all runs of a process would share one visualizer.
     overrides |= {'visualizer.name': str(work_dir), 'work_dir': str(work_dir)}
     cfg.merge_from_dict(overrides | {key.replace('__', '.'): value for key, value in options.items()})
     shrink(cfg.train_dataloader)
@@ -116,7 +116,7 @@ def train(cfg: Config, *hooks: Hook) -> Runner:
 
 
 def shrink(node) -> None:
-    """Give every resize and mosaic below ``node`` the tiny set's size, and each mosaic's affine its border."""
+    """Give all resizes and mosaics in ``node`` the size of the tiny set, and affine transforms the border for it."""
     for child in node.values() if isinstance(node, dict) else node:
         if isinstance(child, (dict, list)):
             shrink(child)

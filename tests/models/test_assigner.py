@@ -1,4 +1,4 @@
-"""SparseTaskAlignedAssigner against MMYOLO's BatchTaskAlignedAssigner, its reference."""
+"""SparseTaskAlignedAssigner against its reference, BatchTaskAlignedAssigner of MMYOLO."""
 
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -11,8 +11,8 @@ from mmyolo_bgpenalty.utils.geometry import as_grids, priors_in_boxes
 YOLOV8 = dict(topk=10, alpha=0.5, beta=6.0, eps=1e-9, use_ciou=True)
 
 
-def lay_priors(size, strides=(8, 16, 32), offset=0.5):
-    """(N, 4): x, y and twice the stride, as MlvlPointGenerator lays them."""
+def make_priors(size, strides=(8, 16, 32), offset=0.5):
+    """(N, 4): x, y and twice the stride, as MlvlPointGenerator makes them."""
     levels = []
     for stride in strides:
         y, x = torch.meshgrid(*(torch.arange(side // stride) for side in reversed(size)), indexing='ij')
@@ -33,7 +33,7 @@ def boxes_of(kind, number, size, random):
         return torch.cat([corners[:, :2], corners[:, :2] + 1 + random(number, 1) * 8], 1)
     if kind == 'duplicates':
         return corners[:1].repeat(number, 1)
-    if kind == 'on the priors':  # edges and centres that coincide with them
+    if kind == 'on the priors':  # edges and centres coincide with priors
         return (corners / 4).round() * 4
     return corners
 
@@ -86,7 +86,7 @@ def test_equals_the_original(seed, size, images, numbers, classes, kind, predict
     def random(*shape):
         return torch.rand(*shape, generator=generator)
 
-    priors, most = lay_priors(size), max(numbers[:images])
+    priors, most = make_priors(size), max(numbers[:images])
     bboxes, labels, exists = torch.zeros(images, most, 4), torch.zeros(images, most, 1), torch.zeros(images, most, 1)
     for image, number in enumerate(numbers[:images]):
         bboxes[image, :number] = boxes_of(kind, number, size, random) if number else bboxes[image, :0]
@@ -97,7 +97,7 @@ def test_equals_the_original(seed, size, images, numbers, classes, kind, predict
 
 
 def test_predictions_are_read_only_where_boxes_are():
-    priors = lay_priors((256, 256))
+    priors = make_priors((256, 256))
     bboxes = torch.tensor([[[40.0, 40, 80, 90]], [[200.0, 0, 250, 30]]])
     seen = []
 
@@ -130,7 +130,7 @@ def test_predictions_are_read_only_where_boxes_are():
 )
 def test_pairs_of_box_and_prior(seed, size, offset, on_grid):
     generator = torch.Generator().manual_seed(seed)
-    priors = lay_priors(size, offset=offset)
+    priors = make_priors(size, offset=offset)
     boxes = torch.rand(9, 4, generator=generator) * 1.5 * max(size) - 0.25 * max(size)
     boxes = (boxes / 4).round() * 4 if on_grid else boxes
     valid = torch.rand(9, generator=generator) > 0.2

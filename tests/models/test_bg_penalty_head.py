@@ -54,7 +54,7 @@ def outs_for_large(head):
 @pytest.mark.parametrize('penalty', [*PENALTIES, {'focal': True, 'gamma': 1.7}], ids=str)
 @both_paths
 def test_loss_bg_is_the_naive_sum(path, penalty, world_size, monkeypatch):
-    """The other losses are those of YOLOv8Head. Statistics are no losses."""
+    """The other losses are those of YOLOv8Head."""
     monkeypatch.setattr('mmyolo_bgpenalty.models.bg_penalty_head.get_world_size', lambda: world_size)
     head, assigned = build(bg_penalty={'lambda_bg': 1.5, **penalty}), {}
     head.assigner.register_forward_hook(lambda module, args, output: assigned.update(output))
@@ -87,7 +87,7 @@ def test_loss_bg_is_the_naive_sum(path, penalty, world_size, monkeypatch):
 
 @both_paths
 def test_trap_21_no_object_at_all(path):
-    """The assigner returns a float mask then."""
+    """Then the mask of MMYOLO's assigner has floats."""
     head = build()
     losses, gradients = losses_and_gradients(head, batch(path, NO_OBJECTS))
     assert head.get_bg_penalty_stats()['num'] == 2 * len(PRIORS)
@@ -97,7 +97,7 @@ def test_trap_21_no_object_at_all(path):
 
 
 def test_trap_22_foreground_of_score_0_is_no_background():
-    """Predicted boxes of no area overlap nothing, so all targets are 0; priors are assigned all the same."""
+    """Predicted boxes without area overlap nothing, so all targets are 0. Priors are assigned nevertheless."""
     head = build()
     objects = [([[0.0, 0, SIZE, SIZE]], [1])] * 2
     cls_scores, boxes, distances = head(features())
@@ -129,7 +129,7 @@ def test_trap_26_ignored_objects_are_no_background(path, kind):
 
 
 def test_samples_without_ignored_instances():
-    """As they come from a dataset that knows of no crowds, some or all of them."""
+    """A dataset without crowds may give such samples."""
     head = build()
     samples = batch('list')
     expected = head.loss(features(), samples)['loss_bg']
@@ -142,7 +142,7 @@ def test_samples_without_ignored_instances():
 LETTERBOX = np.array([[0.5, 0, 0], [0, 0.5, 16], [0, 0, 1]], dtype=np.float32)
 TURN = np.array([[0.3, -0.2, 30], [0.2, 0.3, 4], [0, 0, 1]], dtype=np.float32)
 TILES = np.array([[10, 20, 64, 64], [64, 8, 100, 64], [30, 64, 64, 90], [64, 64, 120, 128]], dtype=np.float32)
-METAS = {  # meta of an image: where there is picture, in the coordinates that the matrix leads to
+METAS = {  # meta of an image, and the boxes of the picture in the original image or in the input
     'letterboxed': ({'homography_matrix': LETTERBOX, 'ori_shape': (64, 128)}, [[0, 0, 128, 64]]),
     'turned': ({'homography_matrix': TURN, 'ori_shape': (64, 128), 'img_shape': (64, 64)}, [[0, 0, 128, 64]]),
     'mosaic': ({'homography_matrix': LETTERBOX, 'ori_shape': (999, 999), 'mosaic_tiles': TILES}, TILES),
@@ -175,7 +175,7 @@ def test_trap_27_padding_is_no_background(path, names):
 
 def test_lambda_can_be_set():
     assert build().lambda_bg == 1
-    head = build(bg_penalty={'lambda_bg': 2})
+    head = build(bg_penalty={'lambda_bg': 2, 'focal': True})
     assert head.get_bg_penalty_stats() == dict(mean=0, max=0, min=0, num=0)
     assert head.lambda_bg == 2 and type(head.lambda_bg) is float
     two = head.loss(features(), batch('fast'))['loss_bg']

@@ -28,7 +28,7 @@ def test_batch_augments_are_refused(name):
         MODELS.build(preprocessor)
 
 
-def test_trap_12_branches_reach_the_model_whole(cfg):
+def test_trap_12_all_images_of_a_branch_reach_the_model(cfg):
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     preprocessor = MODELS.build(cfg.model.data_preprocessor)
     mixed = preprocessor(pseudo_collate([dataset[i] for i in (0, 1, 6, 7)]), training=True)
@@ -68,7 +68,7 @@ def test_fast_path_hands_ignored_objects_and_padding_to_the_head(tmp_path):
         dict(),
     ],
 )
-def test_stacked_images_are_the_padded_ones_bit_for_bit(shape, dtype, arguments):
+def test_the_batch_is_that_of_mmdetection_bit_for_bit(shape, dtype, arguments):
     torch.manual_seed(0)
     images = [torch.randint(0, 256, (3, *shape)).to(dtype) for _ in range(3)]
     before = [image.clone() for image in images]
@@ -80,11 +80,11 @@ def test_stacked_images_are_the_padded_ones_bit_for_bit(shape, dtype, arguments)
         made.append((data['inputs'], [sample.metainfo for sample in data['data_samples']]))
     assert torch.equal(made[0][0], made[1][0]) and made[0][0].dtype == made[1][0].dtype == torch.float32
     assert made[0][1] == made[1][1] and made[0][1][0]['batch_input_shape'] == (64, 96)
-    # Pictures are drawn of what the loader gave.
+    # Other hooks draw the original images, so these must not change.
     assert all(torch.equal(image, old) for image, old in zip(images, before))
 
 
-def test_images_of_unlike_shapes_are_padded_as_ever():
+def test_images_of_different_shapes_are_padded():
     images = [torch.full((3, 64, width), 9, dtype=torch.uint8) for width in (64, 96)]
     batch = MODELS.build(dict(type='StackingDetDataPreprocessor', pad_size_divisor=32))(dict(inputs=images))['inputs']
     assert batch.shape == (2, 3, 64, 96) and (batch[0, :, :, 64:] == 0).all() and (batch[1] == 9).all()

@@ -1,4 +1,4 @@
-"""Unlabeled images learnt prior by prior, without pseudo-boxes."""
+"""DenseSemiYOLODetector and its loss."""
 
 import copy
 
@@ -25,18 +25,18 @@ def test_the_loss_is_the_naive_one(seed, share, gamma):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(2, 12, 3, generator=generator, dtype=torch.float64) * 4
     scores = torch.rand(2, 12, 3, generator=generator, dtype=torch.float64)
-    total, sure = 0.0, {}
+    total, confidence = 0.0, {}
     for image in range(2):
         best = sorted(range(12), key=lambda i: -scores[image, i].max())[: max(1, round(12 * share))]
-        sure.update({(image, prior): scores[image, prior].max().item() for prior in best})
+        confidence.update({(image, prior): scores[image, prior].max().item() for prior in best})
         for prior in range(12):
             for c in range(3):
                 target = scores[image, prior, c] if prior in best else torch.tensor(0.0, dtype=torch.float64)
                 z = logits[image, prior, c]
                 total += (z.sigmoid() - target).abs() ** gamma * F.binary_cross_entropy_with_logits(z, target)
     loss, image, prior, weight = dense_distillation(logits, scores, share, gamma)
-    assert loss.item() == pytest.approx(total.item() / max(1, sum(sure.values())), rel=1e-9)
-    assert dict(zip(zip(image.tolist(), prior.tolist()), weight.tolist())) == pytest.approx(sure)
+    assert loss.item() == pytest.approx(total.item() / max(1, sum(confidence.values())), rel=1e-9)
+    assert dict(zip(zip(image.tolist(), prior.tolist()), weight.tolist())) == pytest.approx(confidence)
 
 
 @pytest.mark.parametrize('gamma', [0.0, 2.0])
@@ -53,8 +53,8 @@ def test_large_logits_are_finite():
     assert loss.isfinite() and logits.grad.isfinite().all()
 
 
-def test_a_student_that_is_its_teacher_learns_no_classes_from_it():
-    """In eval mode, as the teacher is, on the same picture: the targets are its own scores where it is surest."""
+def test_a_student_equal_to_its_teacher_has_no_class_or_box_loss():
+    """If both are in eval mode and see the same view, the targets are the student's own scores and boxes."""
     model = build_dense(dict(share=1.0))
     model.student.backbone.eval(), model.student.neck.eval()
     for module in model.student.bbox_head.modules():
@@ -130,7 +130,7 @@ def test_a_transform_of_one_view_is_found_before_training(tmp_path):
 
 
 def test_it_trains_and_resumes(tmp_path):
-    """Pictures are drawn, too."""
+    """The run also draws pictures."""
     cfg = load(
         DENSE,
         make_set(tmp_path / 'set'),

@@ -1,6 +1,8 @@
-"""The background penalty against naive loops, known limits and values by hand."""
+"""The background penalty against naive loops and known limits."""
 
 import math
+from dataclasses import asdict
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -88,7 +90,7 @@ def test_extreme_logits_are_finite(form, dtype):
 @pytest.mark.parametrize('dtype', DTYPES, ids=str)
 @pytest.mark.parametrize('gamma', [0.0, 1.5, 2.0])
 def test_trap_28_the_focal_form_still_corrects_the_most_confident(gamma, dtype):
-    """And σ does not: that is its documented price."""
+    """The gradient of the focal form stays. That of σ vanishes, as documented."""
     mask = torch.tensor([True, True, False, True, True])
 
     def gradient(z, **form):
@@ -106,7 +108,7 @@ def test_trap_28_the_focal_form_still_corrects_the_most_confident(gamma, dtype):
 
 @forms
 @pytest.mark.parametrize('shape', [(2, 4), (2, 0), (0,)], ids=str)
-def test_without_background_it_is_0_with_a_graph(shape, form):
+def test_without_background_the_penalty_is_0_with_a_graph(shape, form):
     logits = torch.randn(*shape, 3, requires_grad=True)
     value = background_penalty(logits, torch.zeros(shape, dtype=torch.bool), **form)
     assert value.item() == 0 and value.requires_grad
@@ -116,8 +118,8 @@ def test_without_background_it_is_0_with_a_graph(shape, form):
 
 @pytest.mark.parametrize('value', [3.0, 1e4, -1e4, math.inf, -math.inf, math.nan], ids=str)
 @forms
-def test_what_is_no_background_does_not_matter(form, value):
-    """Whatever its logits, neither the penalty nor the gradients change, and its own gradient is 0."""
+def test_priors_that_are_no_background_have_no_effect(form, value):
+    """For all logits of these priors: penalty and gradients of the background stay, and their own gradient is 0."""
     background = torch.randn(3, 2)
     alone = background.clone().requires_grad_()
     expected = background_penalty(alone, torch.ones(3, dtype=torch.bool), **form)
@@ -130,7 +132,7 @@ def test_what_is_no_background_does_not_matter(form, value):
     assert torch.equal(logits.grad[3:], torch.zeros(2, 2))
 
 
-def test_inputs_are_left_as_they_are():
+def test_inputs_do_not_change():
     logits, mask = torch.randn(2, 6, 3), torch.rand(2, 6) < 0.5
     before = logits.clone(), mask.clone()
     background_penalty(logits, mask, focal=True)
@@ -171,6 +173,14 @@ def test_options_refuse_bad_numbers(name, bad):
 def test_options_refuse_bad_values(options, message):
     with pytest.raises(ValueError, match=message):
         BackgroundPenaltyOptions(**options)
+
+
+def test_the_function_and_the_options_have_the_same_defaults():
+    options = asdict(BackgroundPenaltyOptions())
+    assert options == dict(focal=False, gamma=2.0, normalizer='background', hard_score=0.1, region='all')
+    del options['region']
+    parameters = signature(background_penalty).parameters
+    assert {name: parameters[name].default for name in options} == options
 
 
 def test_options_hold_python_floats():

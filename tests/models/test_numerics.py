@@ -1,4 +1,4 @@
-"""Losses of extreme predictions and objects are finite."""
+"""Losses of extreme predictions, extreme objects and half precision."""
 
 import copy
 
@@ -28,7 +28,7 @@ both_codes = pytest.mark.parametrize('assigner', ASSIGNERS, ids=['mmyolo', 'spar
 
 
 def boxes_of(kind, number):
-    """Boxes (x1, y1, x2, y2) for the 64 x 64 input of test_heads, with their labels."""
+    """Boxes (x1, y1, x2, y2) for the 64 x 64 input of ``tests.helpers.heads``, and their labels."""
     rng = np.random.default_rng(number)
     points = rng.uniform(0, 48, (number, 2))
     boxes = {
@@ -51,7 +51,7 @@ OBJECTS = {
 
 
 def predictions(head, change):
-    """What the head predicts, with its logits (or, of 'boxes', all else) changed; leaves of a graph."""
+    """Outputs of the head as leaves of a graph. ``change`` says which values differ."""
     outs = tuple([level.detach().clone() for level in levels] for levels in head(features()))
     generator = torch.Generator().manual_seed(3)
     name, _, value = change.partition(' ')
@@ -91,7 +91,7 @@ def test_extreme_predictions_and_objects_are_finite(assigner, objects, dtype):
 @both_codes
 @pytest.mark.parametrize('objects', ['none', 'a thousand', 'no area', 'around it'])
 def test_predictions_that_are_no_numbers_end_in_a_loss_that_says_so(assigner, objects):
-    """And in no error on the way there, so that the iteration can be skipped."""
+    """No error is raised, so that the iteration can be skipped."""
     data = batch('list', (boxes_of(*OBJECTS[objects]),) * 2)
     for change in ('some nan', 'all nan', 'some inf', 'some -inf', 'boxes nan', 'boxes inf'):
         head = build(assigner=assigner)
@@ -102,7 +102,7 @@ def test_predictions_that_are_no_numbers_end_in_a_loss_that_says_so(assigner, ob
 
 @half
 def test_boxes_are_decoded_in_full_precision(dtype):
-    """A box that is predicted exactly has an IoU of 1, wherever it is. MMYOLO's code has 0.85 at 1280 px in bf16."""
+    """A box that is predicted exactly has an IoU of 1 everywhere. With MMYOLO's code it has 0.85 at 1280 px in bf16."""
     size, side = 1280, 20
     corners = torch.stack(torch.meshgrid(*[torch.arange(1, 30) * 42.3] * 2, indexing='ij'), dim=-1).reshape(-1, 2)
     boxes = torch.cat([corners, corners + side], dim=1)
@@ -134,7 +134,7 @@ def test_boxes_are_decoded_in_full_precision(dtype):
 @pytest.mark.parametrize('channels_last', [False, True])
 @pytest.mark.parametrize('dtype', [None, *HALF], ids=['fp32', 'fp16', 'bf16'])
 def test_three_zones_in_half_precision_and_channels_last(dtype, channels_last):
-    """The teacher's boxes are sorted into sure and unsure, and go to the strong view, as in fp32, to the bit."""
+    """Confident and unsure boxes are the same as in fp32, and their positions in the strong view are exact."""
     scores = torch.tensor([0.9, 0.4005, 0.3995, 0.2005, 0.1995])
     boxes = torch.tensor([[4.3 * i, 3.7 * i, 4.3 * i + 20.2, 3.7 * i + 24.1] for i in range(5)])
     model = semi_model(unsure_thr=0.2, channels_last=channels_last)

@@ -1,4 +1,4 @@
-"""How the teacher's boxes come about, and how they go from the weak to the strong view."""
+"""The teacher's boxes in the weak view, and their projection into the strong view."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def model():
 
 
 def test_traps_8_and_10_a_box_beyond_the_original_size_survives(model):
-    """A 32×32 image enlarged to 64×96: the teacher's boxes live in the view's pixels, and need no scale_factor."""
+    """An image of 32 × 32 was enlarged to 64 × 96. Boxes are in pixels of the view, and need no ``scale_factor``."""
     inputs, samples = batch(1)
     samples['unsup_teacher'][0].set_metainfo(dict(ori_shape=(32, 32)))
     seen = {}
@@ -33,13 +33,13 @@ def test_traps_8_and_10_a_box_beyond_the_original_size_survives(model):
     model.teacher.bbox_head._bbox_post_process = far_right
     labeled, _ = model.get_pseudo_instances(inputs['unsup_teacher'], samples['unsup_teacher'])
     assert labeled[0].gt_instances.bboxes.tolist() == [[60, 10, 95, 60]]
-    # Trap 30: not the evaluation's config.
+    # Trap 30: the config of pseudo-boxes, not that of evaluation.
     assert seen['cfg'].multi_label is False and seen['cfg'].score_thr == 0.4
     assert model.teacher.bbox_head.test_cfg.score_thr == 0.001
 
 
 def test_trap_30_one_label_a_box(model):
-    """Two classes score high on the same prior: the evaluation's config gives two boxes, the pseudo-label's one."""
+    """Two classes have high scores at one prior. Evaluation makes two boxes of it, and the teacher makes one."""
     head = model.teacher.bbox_head
     shapes = [(8, 12), (4, 6), (2, 3)]
     cls_scores = [torch.full((1, 3, *shape), -9.0) for shape in shapes]
@@ -81,7 +81,7 @@ def test_trap_9_pseudo_boxes_are_decoded_in_full_precision(model):
     )
     with torch.autocast('cpu', torch.bfloat16):
         labeled, _ = model.get_pseudo_instances(torch.zeros(1, 3, 512, 768), [sample()])
-    # The prior's centre, (732, 484), less and plus two strides of 8; bf16 has steps of 4 here.
+    # The centre of the prior is (732, 484), and the distances are 16 px. In bf16 numbers there have steps of 4.
     assert labeled[0].gt_instances.bboxes.tolist() == [[716.0, 468.0, 748.0, 500.0]]
 
 

@@ -27,7 +27,7 @@ def test_trap_3_labelling_leaves_the_teachers_buffers_alone(model):
 
 @pytest.mark.parametrize('ramp', [0.0, 1.0])
 def test_burn_in_runs_no_teacher_and_needs_no_unlabeled_images(model, ramp):
-    """A batch without unlabeled images is burn-in, too."""
+    """The same for a batch without unlabeled images after burn-in."""
     model.unsup_ramp = ramp
     model.teacher.forward = model.teacher.extract_feat = None
     inputs, samples = batch()
@@ -40,7 +40,7 @@ def test_burn_in_runs_no_teacher_and_needs_no_unlabeled_images(model, ramp):
     'head, parts', [({}, ['cls', 'bbox', 'dfl', 'bg']), ({'type': 'YOLOv8Head'}, ['cls', 'bbox', 'dfl'])]
 )
 def test_losses_after_burn_in(head, parts):
-    """Also with MMYOLO's own head. A weight for a loss that a head does not have is ignored."""
+    """MMYOLO's own head does not have the loss that the weight is for."""
     model = build(head, unsup_loss_weights=dict(loss_bg=0.5))
     teacher_sees(model, [2, 0, 1, 1])
     losses = model.loss(*batch())
@@ -53,7 +53,7 @@ def test_losses_after_burn_in(head, parts):
 
 
 def test_trap_24_one_pseudo_box_in_many_images_weighs_as_one_box(model):
-    """The unlabeled loss of a single box does not grow with the number of images it is looked for in."""
+    """The unlabeled loss of a single box does not grow with the number of images in the batch."""
     values, picture = [], torch.rand(1, 3, *SHAPE)
     for images in (1, 4):
         inputs, samples = batch(images)
@@ -63,13 +63,13 @@ def test_trap_24_one_pseudo_box_in_many_images_weighs_as_one_box(model):
         values.append({n: losses[f'unsup_loss_{n}'].item() for n in ('bbox', 'dfl', 'cls')})
     assert values[1]['bbox'] == pytest.approx(values[0]['bbox'], rel=0.05)
     assert values[1]['dfl'] == pytest.approx(values[0]['dfl'], rel=0.05)
-    # Four images hold four times the background; MMYOLO's scale would make it 16 times.
+    # Four images have four times the background. Without the factor min(1, n / B) the loss would be 16 times as large.
     assert values[1]['cls'] < 4.5 * values[0]['cls']
 
 
 @pytest.mark.parametrize('soft', [False, True])
 def test_an_unsure_box_is_ignored_and_with_soft_unsure_also_an_object(soft):
-    """As an object it has its score as weight of the classification targets, and no box losses."""
+    """The score of such an object multiplies its classification targets. It has no box losses."""
     boxes = [[8.0, 8, 24, 24], [40, 8, 56, 24]]
     model = build(unsure_thr=0.2, soft_unsure=soft)
     teacher_finds(model, [[0.9, 0.3], []], [[0, 1], []], [boxes, []])
@@ -142,7 +142,7 @@ def test_losses_of_several_levels_are_weighed_one_by_one():
 
 
 def test_trap_25_no_pseudo_box_weighs_nothing(model):
-    """Also where the loss is NaN. The graph stays, since the backward pass of SyncBN needs it in every process."""
+    """The same if the loss is NaN. The graph stays, since the backward pass of SyncBN needs it in every process."""
     inputs, samples = batch()
     teacher_sees(model, [0, 0, 0, 0])
     nan = model.loss(dict(inputs, unsup_student=torch.full_like(inputs['sup'], torch.nan)), copy.deepcopy(samples))
@@ -164,7 +164,7 @@ def test_statistics_of_the_pseudo_labels(model):
     assert losses['semi/pseudo_score'] == 0 and losses['semi/pseudo_empty'] == 1
 
 
-def test_pseudo_labels_and_views_are_there_to_look_at(model):
+def test_pseudo_labels_and_latest_views_are_kept_for_hooks(model):
     teacher_sees(model, [1, 0, 1, 1])
     double = np.diag([0.5, 0.5, 1]).astype(np.float32)
     inputs, samples = batch()
@@ -197,7 +197,7 @@ def test_trap_20_no_key_beyond_plain_yolov8s(model):
 
 
 def test_channels_last_changes_values_only_by_rounding():
-    """The format also survives loading a checkpoint and averaging, and features have it."""
+    """Features have this format, also after a checkpoint was loaded and the teacher was averaged."""
     inputs, samples = batch()
     results = []
     for channels_last in (False, True):
@@ -211,7 +211,7 @@ def test_channels_last_changes_values_only_by_rounding():
             assert feature.is_contiguous(memory_format=torch.channels_last) == channels_last
         for module in model.student.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
-                module.eval()  # otherwise training magnifies the rounding
+                module.eval()  # in training mode it magnifies the rounding
         losses = model.loss(inputs, copy.deepcopy(samples))
         total(losses).backward()
         results.append((losses, {name: p.grad for name, p in model.student.named_parameters()}))

@@ -11,7 +11,7 @@ from tests.helpers.thresholds import images
 
 
 def teacher_scores(model, found, least=0.1):
-    """Make the teacher find boxes of these scores and labels, asked for those above ``least``."""
+    """Let the teacher find boxes with these scores and labels. It must be asked for scores above ``least``."""
 
     def predict_by_feat(*args, batch_img_metas, cfg, **kwargs):
         assert cfg.score_thr == least
@@ -24,11 +24,11 @@ def teacher_scores(model, found, least=0.1):
 
 
 @pytest.mark.parametrize('unsure_thr, unsure', [(None, None), (0.05, [0.6, 0.2, 0.07]), (0.2, [0.6]), (0.45, [0.6])])
-def test_a_box_is_sure_by_its_classs_threshold(unsure_thr, unsure):
+def test_a_box_is_confident_by_the_threshold_of_its_class(unsure_thr, unsure):
     fixed = dict(type='Fixed', thresholds=[0.5, 0.3, 0.9])
     model = build(class_thresholds=fixed, unsure_thr=unsure_thr)
     scores, labels = torch.tensor([0.9, 0.6, 0.5, 0.4, 0.2, 0.07]), torch.tensor([0, 2, 0, 1, 1, 1])
-    nothing = (torch.zeros(0), torch.zeros(0, dtype=torch.int32))  # as MMYOLO's head says it
+    nothing = (torch.zeros(0), torch.zeros(0, dtype=torch.int32))  # as MMYOLO's head returns them
     teacher_scores(model, [(scores, labels), nothing], least=min(0.1, unsure_thr or 1))
     inputs, samples = batch(2)
     losses = model.loss(inputs, samples)
@@ -41,7 +41,7 @@ def test_a_box_is_sure_by_its_classs_threshold(unsure_thr, unsure):
     assert losses['semi/pseudo_boxes'] == 1.5
 
 
-def test_the_unsure_zone_does_not_move_thresholds():
+def test_unsure_boxes_do_not_change_thresholds():
     found = []
     for unsure_thr in (None, 0.01):
         thresholds = dict(type='ClassFrequency', floor=0.1, share=1.0, window=4, min_images=1)
@@ -54,7 +54,7 @@ def test_the_unsure_zone_does_not_move_thresholds():
     assert found[0] == found[1] and found[0][0] == pytest.approx([0.9, 0.1, 0.9])
 
 
-def test_the_option_alone_adds_to_a_checkpoint():
+def test_only_adaptive_thresholds_add_to_a_checkpoint():
     plain = build().state_dict()
     state = build(class_thresholds=dict(type='Mixture', window=7)).state_dict()
     assert state.keys() - plain.keys() == {'class_thresholds.window'}

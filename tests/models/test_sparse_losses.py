@@ -1,4 +1,4 @@
-"""Losses of sparse targets against a naive reference with dense targets."""
+"""Binary cross-entropy from sparse targets, against a naive reference with dense targets."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""YOLOv8's losses from the positives alone, against MMYOLO's own from dense targets."""
+"""Losses that are computed only from the positives, against those of MMYOLO's YOLOv8Head."""
 
 import pytest
 import torch
@@ -35,14 +35,14 @@ def sparse(**kwargs):
 @pytest.mark.parametrize('objects', [OBJECTS, (*OBJECTS[:1], NO_OBJECTS[0]), NO_OBJECTS], ids=['all', 'one', 'none'])
 @pytest.mark.parametrize('reg_max', [16, 4])
 def test_losses_and_gradients_are_yolov8s(path, objects, reg_max):
-    """With reg_max=4 also where boxes reach further than the distributions."""
+    """With reg_max=4 some boxes are larger than the distributions can express."""
     expected = losses_and_gradients(build('YOLOv8Head', reg_max=reg_max), batch(path, objects))
     head = sparse(bg_penalty={'lambda_bg': 0.0}, reg_max=reg_max)
     losses, gradients = losses_and_gradients(head, batch(path, objects))
     assert losses.pop('loss_bg').item() == 0
     assert_near(losses, expected[0])
     if objects is NO_OBJECTS:
-        # What has no gradient there has one of 0 here, as what goes by the distributions has.
+        # The distributions have a gradient of 0 here, and none there.
         gradients = {name: g if expected[1][name] is not None else None for name, g in gradients.items()}
     assert_near(gradients, expected[1])
 
@@ -61,8 +61,8 @@ def test_the_penalty_is_the_same(penalty, objects):
     assert_near(*pictures)
 
 
-def test_box_weights_weigh_the_boxes_losses_alone():
-    """They are linear in the weights, and 1 where none are given; the classification is left as it is."""
+def test_box_weights_weigh_only_the_box_losses():
+    """Box losses are linear in the weights. Objects without weights have the weight 1."""
 
     def losses(*weights):
         samples = batch('list', OBJECTS)
@@ -81,12 +81,12 @@ def test_box_weights_weigh_the_boxes_losses_alone():
         expected = 0.5 * parts[0] + 2 * parts[1] + 0.25 * parts[2]
         assert weighed[name].item() == pytest.approx(expected, rel=1e-5)
     assert torch.equal(weighed['loss_cls'], plain[0]['loss_cls'])
-    # Of one image alone: the other's weigh 1.
+    # Only one image has weights.
     assert_near(losses([1.0, 1.0])[0], plain[0], 1e-6)
 
 
 def test_score_weights_multiply_the_targets():
-    """Of classification, hence also the weights of the boxes' losses and what both are divided by."""
+    """The targets are also the weights of the box losses, and the losses are divided by their sum."""
     assigned, weights = {}, torch.tensor([[0.3, 1.0], [0.25, 1.0]])
     for name in ('plain', 'weighed'):
         samples, head = batch('list', OBJECTS), sparse(bg_penalty={'lambda_bg': 0.0})
@@ -100,7 +100,7 @@ def test_score_weights_multiply_the_targets():
         if name == 'plain':
             parts = {loss: losses[loss] * score_sum.clamp(min=1) for loss in losses}
     image, prior, box, score = assigned['plain']
-    assert all(torch.equal(a, b) for a, b in zip(*assigned.values()))  # who is assigned does not change
+    assert all(torch.equal(a, b) for a, b in zip(*assigned.values()))  # the assignment does not change
     soft = score * weights[image, box]
     assert score_sum.item() == pytest.approx(soft.sum().item(), rel=1e-6)
     assert 0 < soft.sum() < 0.9 * score.sum()
@@ -116,8 +116,8 @@ def test_score_weights_multiply_the_targets():
         assert weights.min() < share < 1
 
 
-def test_nothing_as_large_as_the_logits_is_kept_but_the_logits():
-    """The point of it: neither targets nor copies of shape (B, N, C) outlive the forward pass."""
+def test_backward_keeps_no_copy_of_the_logits():
+    """Neither targets nor copies of shape (B, N, C) are kept after the forward pass."""
     kept = []
 
     def pack(tensor):
@@ -134,11 +134,11 @@ def test_nothing_as_large_as_the_logits_is_kept_but_the_logits():
     smallest = min(level.numel() for level in logits)
     sizes = [t.numel() for t in kept if t.is_floating_point() and t.data_ptr() not in own]
     assert own <= {t.data_ptr() for t in kept}
-    # Of the rest the largest are (B, N), for the penalty.
+    # The largest other tensors are (B, N), for the penalty.
     assert max(sizes) <= max(2 * 84, smallest)
 
 
-def test_what_is_shipped_takes_it():
+def test_sparse_targets_are_the_default_if_possible():
     assert build(assigner=SPARSE).sparse_targets
     assert not build().sparse_targets
     assert not build(assigner=SPARSE, sparse_targets=False).sparse_targets
@@ -162,14 +162,14 @@ def test_what_is_shipped_takes_it():
         (dict(assigner=SPARSE, reg_max=1), 'reg_max > 1'),
     ],
 )
-def test_what_it_lacks_is_named(options, message):
+def test_a_missing_requirement_is_named(options, message):
     with pytest.raises(ValueError, match=message):
         build(sparse_targets=True, **options)
     assert not build(**options).sparse_targets
 
 
 def test_sizes_may_change():
-    """Multi-scale training: priors are laid anew."""
+    """Multi-scale training needs new priors."""
     head, original = sparse(bg_penalty={'lambda_bg': 0.0}), build('YOLOv8Head')
     generator = torch.Generator().manual_seed(5)
     for grids in ((8, 4, 2), (4, 2, 1), (8, 4, 2)):
@@ -184,7 +184,7 @@ def test_sizes_may_change():
 @pytest.mark.parametrize('dtype', [None, torch.float16, torch.bfloat16], ids=['fp32', 'fp16', 'bf16'])
 def test_ignored_objects_are_left_out_of_the_classification_loss(path, labels, dtype):
     """Only at background priors in the box. An object of unknown class is left out of all classes."""
-    boxes = torch.tensor([[0.0, 30, 40, 64], [34, 0, 64, 30]])  # x = 40 is an edge with priors on it
+    boxes = torch.tensor([[0.0, 30, 40, 64], [34, 0, 64, 30]])  # there are priors on the edge x = 40
     data = batch(path, ignored=[boxes, torch.zeros(0, 4)])
     if labels is not None and path == 'list':
         data[0].ignored_instances.labels = torch.tensor(labels)
@@ -214,7 +214,7 @@ def test_bad_ignored_in_cls_is_named():
 
 @pytest.mark.parametrize('sparse_targets', [False, True])
 def test_priors_follow_the_model_to_another_dtype_and_device(sparse_targets):
-    """YOLOv8Head keeps them as long as the sizes of the feature maps stay."""
+    """YOLOv8Head keeps priors as long as the sizes of the feature maps stay."""
     head = build(assigner=SPARSE, sparse_targets=sparse_targets)
     head.loss(features(), batch('list'))
     expected = build(assigner=SPARSE, sparse_targets=sparse_targets).double()
@@ -236,7 +236,7 @@ def test_priors_of_predictions_follow_the_model():
     head.eval()
     first = head.predict_by_feat(*head(features()), **options)
     head.double()
-    none = dict(options, cfg=ConfigDict(options['cfg'], score_thr=1.0))  # the NMS of MMCV takes no fp64
+    none = dict(options, cfg=ConfigDict(options['cfg'], score_thr=1.0))  # MMCV's NMS does not accept fp64
     head.predict_by_feat(*head([feature.double() for feature in features()]), **none)
     assert head.mlvl_priors[0].dtype == torch.float64
     again = head.float().predict_by_feat(*head(features()), **options)

@@ -20,7 +20,7 @@ def columns(boxes):
 def naive_frequency(boxes, wanted, floor, ceiling):
     thresholds = []
     for label, number in enumerate(wanted):
-        scores = sorted((score for score, of in boxes if of == label), reverse=True)
+        scores = sorted((score for score, other in boxes if other == label), reverse=True)
         k = math.floor(number + 0.5)
         threshold = ceiling if k == 0 else scores[k - 1] if k <= len(scores) else floor
         thresholds.append(min(max(threshold, floor), ceiling))
@@ -34,7 +34,7 @@ def test_class_frequency_equals_a_naive_search(boxes, wanted, floor, ceiling):
 
 
 def naive_mixture(scores, floor, ceiling, fallback, min_scores, at):
-    """EM score by score, at the centres of the bins; then the posterior at each bin from mean to mean."""
+    """EM for single scores, which are rounded to the centres of the bins. Then the posterior at each bin."""
     x = (np.minimum(np.floor(np.array(scores, dtype=np.float32) * 200), 199) + 0.5) / 200
     if len(x) < max(min_scores, 1):
         return fallback
@@ -77,7 +77,7 @@ def two_clusters(seed, sizes=(300, 80), means=(0.2, 0.75), stds=(0.06, 0.08)):
 
 @pytest.mark.parametrize('at', ['crossing', 'mean'])
 @pytest.mark.parametrize('stds', [(0.06, 0.08), (0.15, 0.03), (0.02, 0.2)])
-def test_mixture_equals_em_score_by_score(at, stds):
+def test_mixture_equals_em_for_single_scores(at, stds):
     parts = [two_clusters(0, stds=stds), two_clusters(1, (40, 200)), two_clusters(2, (20, 10), stds=stds)]
     labels = torch.cat([torch.full((len(part),), label) for label, part in enumerate(parts)])
     found = mixture_thresholds(torch.cat(parts), labels, 3, 0.1, 0.9, 0.5, min_scores=10, at=at)
@@ -104,13 +104,13 @@ def test_mixture_falls_back(scores, at):
     assert mixture_thresholds(scores, labels, 2, 0.1, 0.9, 0.375, at=at).tolist() == [0.375, 0.375]
 
 
-def test_mixture_takes_the_number_of_scores_asked_for():
+def test_mixture_needs_min_scores_scores():
     scores, labels = two_clusters(0, (21, 10)), torch.zeros(31, dtype=torch.long)
     assert 0.4 < mixture_thresholds(scores, labels, 1, 0.1, 0.9, 0.375, min_scores=31).item() < 0.6
 
 
 @given(BOXES, st.randoms(use_true_random=False), st.sampled_from(['crossing', 'mean']))
-def test_mixture_is_in_range_and_knows_neither_order_nor_other_classes(boxes, random, at):
+def test_mixture_is_in_range_and_depends_on_neither_order_nor_other_classes(boxes, random, at):
     shuffled = random.sample(boxes, len(boxes))
     options = dict(floor=0.1, ceiling=0.9, fallback=0.4, min_scores=1, at=at)
     found = mixture_thresholds(*columns(boxes), 4, **options)
@@ -122,7 +122,7 @@ def test_mixture_is_in_range_and_knows_neither_order_nor_other_classes(boxes, ra
 
 @pytest.mark.parametrize('size, share', [(1, 1.0), (3, 0.5), (10, 1.0)])
 def test_the_window_holds_the_latest_images(size, share):
-    """Until there are ``min_images`` score_thr holds; of an image the surest five boxes count."""
+    """With fewer than ``min_images`` images the threshold is score_thr. At most five boxes of an image count."""
     module, seen = frequency(share=share), images(30)
     for start in range(0, 30, size):
         found = module(seen[start : start + size])
@@ -143,7 +143,7 @@ def test_images_without_boxes_count():
 
 
 @pytest.mark.parametrize('kind', ['ClassFrequency', 'Mixture'])
-def test_the_state_is_a_plain_tensor_that_goes_on_exactly(kind, tmp_path):
+def test_thresholds_go_on_exactly_from_a_saved_state(kind, tmp_path):
     def module():
         mixture = dict(type='Mixture', window=20, min_scores=8)
         return build_thresholds(mixture, 3, 5, 0.4) if kind == 'Mixture' else frequency()
@@ -201,7 +201,7 @@ def test_bad_arguments_are_refused(bad, message):
         build_thresholds(bad, 3, 300, 0.4)
 
 
-def test_labeled_boxes_that_nobody_counted_are_asked_for():
+def test_missing_counts_of_labeled_boxes_are_named():
     module = frequency(objects=None)
     module(images(3))
     with pytest.raises(ValueError, match='`objects_per_image` to be set.*ClassThresholdsHook'):

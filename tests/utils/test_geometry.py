@@ -70,7 +70,7 @@ def test_clip_is_height_and_width():
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=str)
 @given(seed=seeds)
 def test_trap_9_autocast_does_not_round_the_projection(dtype, seed):
-    """Within 0.01 px at coordinates around 1000."""
+    """The error stays below 0.01 px at coordinates around 1000."""
     rng = np.random.default_rng(seed)
     matrix = np.eye(3) + np.array([[*rng.uniform(-0.1, 0.1, 2), 3.7], [*rng.uniform(-0.1, 0.1, 2), -5.3], [0, 0, 0]])
     matrix = matrix.astype(np.float32)
@@ -78,7 +78,7 @@ def test_trap_9_autocast_does_not_round_the_projection(dtype, seed):
     plain = project_boxes(torch.from_numpy(boxes), torch.from_numpy(matrix))
     with torch.autocast('cpu', dtype=dtype):
         cast = project_boxes(torch.from_numpy(boxes), torch.from_numpy(matrix))
-        # Each point in a box of 0.02 px around its image.
+        # A box of 0.02 px around the image of each point.
         around = np.tile(map_points(boxes[:, :2], matrix), 2) + np.array([-0.01, -0.01, 0.01, 0.01])
         hit = priors_on_image(
             torch.from_numpy(boxes[:, :2]),
@@ -161,7 +161,7 @@ def test_mean_predictions_are_of_probabilities_and_distances():
     (mean,), (place,) = mean_predictions([([a], [b]) for a, b in zip(scores, distances)])
     torch.testing.assert_close(mean.sigmoid(), scores.sigmoid().mean(0))
     torch.testing.assert_close(place, distances.mean(0))
-    # Logits are not what is averaged, and the surest stay finite.
+    # Logits themselves are not averaged. Extreme logits stay finite.
     assert (mean - scores.mean(0)).abs().max() > 0.1
-    (sure,), _ = mean_predictions([([torch.tensor([[[[200.0, -200]]]])], [torch.zeros(1, 4, 1, 2)])])
-    assert sure.isfinite().all() and sure[..., 0].item() > 15 > -15 > sure[..., 1].item()
+    (extreme,), _ = mean_predictions([([torch.tensor([[[[200.0, -200]]]])], [torch.zeros(1, 4, 1, 2)])])
+    assert extreme.isfinite().all() and extreme[..., 0].item() > 15 > -15 > extreme[..., 1].item()
