@@ -80,8 +80,6 @@ def _first_pass(runner: Runner) -> FirstPass:
         hook.before_run(runner)
         for head in heads:
             head.lambda_bg = hook.plan['lambda_bg']
-    if trained is not model:
-        model.unsup_ramp = 1.0
     thresholds = _find_hook(runner, ClassThresholdsHook)
     if thresholds is not None:
         thresholds.count(model, loader.dataset)

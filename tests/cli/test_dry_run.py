@@ -1,4 +1,4 @@
-"""One pass over the first batch of a config."""
+"""One pass on the first batch of a config."""
 
 import copy
 import math
@@ -29,7 +29,7 @@ def step(cfg):
     return dry_run(cfg)
 
 
-def test_a_pass_counts_the_labeled_boxes(cfg):
+def test_class_thresholds_are_counted_before_the_pass(cfg):
     cfg = copy.deepcopy(cfg)
     cfg.model.semi_train_cfg.class_thresholds = dict(type='ClassFrequency', min_images=1)
     assert math.isfinite(dry_run(cfg).losses['unsup_loss_cls'])
@@ -49,12 +49,12 @@ def test_a_pass_has_all_branches_and_every_loss(step):
 
 def test_lambda_is_at_its_maximum(step):
     assert step.lambda_bg == 2.0
-    # loss_weight 0.5 · 2 images · λ = 2. The penalty is of the labeled views, its mean of the strong views.
+    # loss_weight 0.5 · 2 images · λ = 2. The loss is that of the labeled images, the mean that of the strong views.
     assert step.losses['sup_loss_bg'] == pytest.approx(2 * step.penalty['mean'], rel=0.5)
     assert step.penalty['num'] > 100 and 0 < step.penalty['min'] < step.penalty['mean'] < step.penalty['max'] < 1
 
 
-def test_the_plan_is_the_schedules(step):
+def test_the_plan_in_epochs(step):
     rows = step.plan
     assert [(row.first, row.last) for row in rows] == [(0, 1), *((e, e) for e in range(2, 7)), (7, 8)]
     for row in rows:
@@ -76,8 +76,8 @@ def test_the_plan_in_iterations(cfg):
     assert [row.lambda_bg for row in rows[1:]] == pytest.approx([i / 10 for i in range(11)])
 
 
-def test_a_checkpoint_is_where_the_teacher_comes_from(cfg, step, tmp_path):
-    """Its teacher finds objects everywhere, the initial teacher none."""
+def test_the_teacher_comes_from_the_checkpoint(cfg, step, tmp_path):
+    """This teacher finds objects everywhere. The initial teacher finds none."""
     assert step.pseudo_boxes == 0
     model = MODELS.build(cfg.model)
     for name, parameter in model.teacher.bbox_head.named_parameters():
@@ -99,7 +99,7 @@ def test_a_supervised_config_has_no_teacher(data, tmp_path):
     ]
 
 
-def test_gradients_against_known_ones():
+def test_gradients_by_hand():
     model = nn.ModuleDict(dict(one=nn.Linear(2, 1), two=nn.Linear(1, 1), three=nn.Linear(1, 1)))
     model['one'].weight.grad, model['one'].bias.grad = torch.tensor([[3.0, 0.0]]), torch.tensor([4.0])
     model['two'].weight.grad = torch.tensor([[12.0]])

@@ -55,10 +55,10 @@ def test_an_error_is_one_line(call, line):
 
 
 def test_an_error_of_the_users_own_code_is_unchanged(monkeypatch):
-    """This file counts as the user's code, since it is no part of the package."""
+    """This file counts as the user's code, since it is not in the package."""
     with pytest.raises(OSError, match='^mine$'), InputCheck():
         fails(OSError('mine'))
-    # An error of the package that the user's code led to:
+    # The package raises this error because of an error in the user's code.
     monkeypatch.setattr('mmyolo_bgpenalty.utils.files.json.loads', lambda text: fails(ValueError('mine')))
     with pytest.raises(ValueError, match='is not valid json: mine') as caught, InputCheck():
         read_json(__file__)

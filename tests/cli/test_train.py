@@ -1,4 +1,4 @@
-"""train and test, MMDetection's train.py, and a project of somebody else's."""
+"""The commands train and test, MMDetection's train.py, and a project outside this repository."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ OVERRIDES = ('lambda_bg=1.5', 'lambda_bg_warmup=10', 'lambda_bg_schedule=cosine'
 
 @TRANSFORMS.register_module()
 class MineOfTestTrain:
-    """The user's own transform: this file is no part of the package."""
+    """It counts as the user's own code, since this file is not in the package."""
 
     def __init__(self, **options):
         pass
@@ -34,7 +34,7 @@ class MineOfTestTrain:
 
 @pytest.fixture(scope='module')
 def config(data, tmp_path_factory):
-    """The shipped semi config, tiny, as a file of its own that trains five epochs."""
+    """A file with the shipped semi-supervised config, made tiny. It trains five epochs."""
     folder = tmp_path_factory.mktemp('config')
     cfg = load(SEMI, data, folder / 'work', train_cfg__max_epochs=5, train_cfg__val_interval=5)
     cfg.default_hooks.checkpoint.interval = 5
@@ -72,7 +72,7 @@ def test_overrides_take_effect(tool, config, tmp_path):
         assert row['semi/lambda_bg'] == pytest.approx(expected, abs=1e-9)
         assert ('unsup_loss_bg' in row) == (row['step'] > 16)
         if row['step'] > 16:
-            # The plain form is near λ times the mean confidence (0.5 · 2 images = 1). The focal form is far below.
+            # The plain form would be about λ times the mean confidence (0.5 · 2 images = 1). The focal form is smaller.
             assert 0 < row['sup_loss_bg'] < 0.1 * row['semi/lambda_bg'] * row['loss/bg_penalty_mean']
 
 
@@ -81,7 +81,7 @@ def test_overrides_take_effect(tool, config, tmp_path):
     [
         (['lamda_bg=1.5'], '`lambda_bg` meant'),
         (['load_from=none.pth'], 'no such checkpoint: none.pth'),
-        # These are found while the Runner is built, and just before training.
+        # These are found when the Runner is built, or just before training.
         (['train_dataloader.dataset.labeled.ann_file=none.json'], 'none.json'),
         (['lambda_bg=abc'], "`lambda_bg` to be a finite number >= 0, but got 'abc'"),
         (['train_dataloader.batch_size=3'], '`batch_size` to be a multiple of 2'),
@@ -110,8 +110,8 @@ def test_test_says_what_is_wrong_in_one_line(config, tmp_path, capsys):
         assert len(lines) == 1 and part in lines[0]
 
 
-def test_a_project_of_somebody_else(data, tmp_path):
-    """An MMDetection project outside this repository uses our head and hook with its own runtime and data."""
+def test_a_project_outside_this_repository(data, tmp_path):
+    """An MMDetection project uses our head and hook with its own runtime and data."""
     config = tmp_path / 'project/configs/mine.py'
     config.parent.mkdir(parents=True)
     model = dict(widen_factor=0.0625, deepen_factor=0.33)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
@@ -41,6 +42,7 @@ def _merge(cfg: Config, detector: str, shape: Shape, overrides: dict) -> None:
 
 def build(cfg: ConfigDict, device: str) -> Any:
     init_default_scope('mmyolo')
+    torch.manual_seed(0)
     return MODELS.build(cfg).to(device)
 
 

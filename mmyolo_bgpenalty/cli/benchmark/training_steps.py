@@ -28,7 +28,6 @@ def _optimizer(model: nn.Module, cfg: Config):
 
 
 def _initialised(model: Any) -> Any:
-    torch.manual_seed(0)
     model.init_weights()
     return model.train()
 

@@ -1,4 +1,4 @@
-"""The ablation: stand-ins for training and testing where only the order matters, and one real run."""
+"""The ablation with a stand-in for training and testing, and one real run."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from mmyolo.registry import MODELS
 
 from mmyolo_bgpenalty.cli.ablation import ablate, runs
 from mmyolo_bgpenalty.cli.run import read_config
-from tests.helpers.tiny import CONFIGS, ROOT, SEMI, load, make_set
+from tests.helpers.tiny import CONFIGS, ROOT, SEMI, load
 
 COMMAND = """
 import json, sys
@@ -42,7 +42,7 @@ VARIANTS = (
 
 @pytest.fixture
 def stage(tmp_path, monkeypatch):
-    """Runs the ablation in a folder with a config, variants and a stand-in for the commands; returns its exit code."""
+    """Run the ablation with a config, variants and the stand-in, all in one folder; return its exit code."""
     monkeypatch.setattr(runs, 'COMMAND', (sys.executable, str(tmp_path / 'command.py')))
     (tmp_path / 'command.py').write_text(COMMAND)
     (tmp_path / 'variants.py').write_text(VARIANTS)
@@ -62,11 +62,11 @@ def stage(tmp_path, monkeypatch):
     return start
 
 
-@pytest.mark.parametrize('jobs', ['1', '2'])
+@pytest.mark.parametrize('jobs', ['1', '3'])
 def test_every_variant_with_every_seed(stage, jobs):
     assert stage('--seeds', '0', '3', '--jobs', jobs) == 0
     assert len(stage.calls()) == 6
-    # λ=1.5 differs only after burn-in and continues from the baseline with its seed. The others start anew.
+    # λ=1.5 differs only after burn-in. It continues from the baseline with the same seed. The others start anew.
     for seed in (0, 3):
         start = stage.work / f'lambda_0/seed_{seed}/epoch_1.pth'
         assert {f'lambda_0 {seed} None', f'long {seed} None', f'lambda_1.5 {seed} {start}'} <= {*stage.calls()}
@@ -112,14 +112,15 @@ def test_a_dry_run_prints_the_plan_and_trains_nothing(stage, capsys):
     assert not stage.calls() and not stage.work.exists()
 
 
-def test_time_is_estimated_from_finished_runs(stage, capsys):
+def test_time_is_estimated_from_uninterrupted_runs(stage, capsys):
+    """Two runs are expected to take 600 s. The run that starts after burn-in is expected to take 60 s."""
     assert stage('--seeds', '0') == 0
-    for name, seconds in (('lambda_0', 600), ('long', 1200), ('lambda_1.5', 60)):
+    for name, seconds in (('lambda_0', 600), ('long', None), ('lambda_1.5', 60)):
         file = stage.work / name / 'seed_0/result.json'
         file.write_text(json.dumps(dict(json.loads(file.read_text()), seconds=seconds)))
     capsys.readouterr()
     assert stage('--seeds', '0', '1', '--dry-run') == 0
-    assert 'estimated time: 31 min' in capsys.readouterr().out
+    assert 'estimated time: 21 min' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -154,9 +155,8 @@ def test_a_result_is_of_its_overrides_whatever_the_variants_name(stage, capsys):
     assert 'Expected the overrides {' in capsys.readouterr().err
 
 
-def test_for_real(tmp_path):
+def test_a_real_run(data, tmp_path):
     """Two variants are trained on the tiny set, evaluated and compared."""
-    data = make_set(tmp_path / 'set')
     cfg = load(SEMI, data, tmp_path / 'unused', burn_in=1, train_cfg__max_epochs=2, train_cfg__val_interval=2)
     cfg.default_hooks.checkpoint.interval = 1
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
@@ -179,19 +179,20 @@ def test_for_real(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'config, variants',
+    'config, variants, shared',
     [
-        ('yolov8_semi_bgpenalty_published.py', 'bg_penalty.py'),
-        ('yolov8_semi_bgpenalty_bccd.py', 'unlabeled.py'),
-        ('yolov8_semi_bgpenalty_bccd.py', 'bg_options.py'),
-        ('yolov8_semi_bgpenalty.py', 'contributions.py'),
+        ('yolov8_semi_bgpenalty_published.py', 'bg_penalty.py', 6),
+        ('yolov8_semi_bgpenalty_bccd.py', 'unlabeled.py', 0),
+        ('yolov8_semi_bgpenalty_bccd.py', 'bg_options.py', 12),
+        ('yolov8_semi_bgpenalty.py', 'contributions.py', 0),
     ],
 )
-def test_shipped_variants_take_effect(config, variants, tmp_path):
-    """Their overrides are entries of the config, their models can be built, and they all differ."""
+def test_shipped_variants_take_effect(config, variants, shared, tmp_path):
+    """Their overrides are in the config, their models can be built, all differ, and ``shared`` share burn-in."""
     config, found = str(CONFIGS / config), runs.read_variants(str(CONFIGS / 'ablations' / variants))
     planned = runs.plan_runs(config, found, [0], tmp_path, {})
     assert {run.variant for run in planned} == set(found) and len(found) > 3
+    assert sum(run.start_from is not None for run in planned) == shared
     init_default_scope('mmyolo')
     texts = []
     for overrides in found.values():

@@ -1,4 +1,4 @@
-"""What the benchmark times: both sides do the same work."""
+"""The benchmark's tasks: both sides do the same work."""
 
 import pytest
 import torch
