@@ -18,15 +18,12 @@ Task = Callable[[], object]
 
 
 class Spread(NamedTuple):
-    """Median of ``number`` values, their 10 % and 90 % quantiles, and the median's 95 % confidence interval.
-
-    ``interval`` is None for fewer than 6 values.
-    """
+    """Median of ``number`` values, and their 10 % and 90 % quantiles."""
 
     median: float
     low: float
     high: float
-    interval: tuple[float, float] | None
+    interval: tuple[float, float] | None  # 95 % confidence interval of the median, None for fewer than 6 values
     number: int
 
 
