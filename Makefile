@@ -2,27 +2,27 @@ PYTHON ?= python3
 ENV := $(or $(BGP_PYTHON_ENV),$(BGP_VENV),.venv)
 RUN := $(ENV)/bin/python
 ARGS ?=
-# of these pytest takes the last: ARGS="-n0 -k name" runs in one process
+# pytest uses the last of repeated options, so ARGS="-n0 -k name" runs in one process
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
 .PHONY: help env train test test-slow matrix smoke benchmark lint types clean
 
 help:
-	@echo 'make env        sets up $(ENV) with torch, MMCV, MMDetection and MMYOLO; does nothing when it is ready'
+	@echo 'make env        sets up $(ENV) with torch, MMCV, MMDetection and MMYOLO; does nothing if it is up to date'
 	@echo 'make train      trains configs/yolov8_semi_bgpenalty.py; ARGS="..." goes to tools/train.py'
-	@echo 'make test       runs the tests on all cores; ARGS="..." goes to pytest, as ARGS="-n0 -k name"'
-	@echo 'make test-slow  runs those that take minutes'
-	@echo 'make matrix     runs the tests with each set of versions; ARGS="..." goes to nox, as ARGS="-s fork"'
-	@echo 'make smoke      trains the shipped config for a minute, and resumes it'
-	@echo 'make benchmark  times this package beside MMYOLO; ARGS="..." goes to tools/benchmark.py'
+	@echo 'make test       runs the tests on all cores; ARGS="..." goes to pytest, such as ARGS="-n0 -k name"'
+	@echo 'make test-slow  runs the tests that take minutes each'
+	@echo 'make matrix     runs the tests with each set of versions; ARGS="..." goes to nox, such as ARGS="-s fork"'
+	@echo 'make smoke      trains the shipped config for a minute, with a stop and a resume'
+	@echo 'make benchmark  measures the speed of this package and of MMYOLO; ARGS="..." goes to tools/benchmark.py'
 	@echo 'make lint       checks style with ruff, and the direction of imports with import-linter'
 	@echo 'make types      checks types with mypy'
-	@echo 'make clean      removes build outputs and caches; the next set-up checks $(ENV) again'
+	@echo 'make clean      removes build outputs and caches; the next `make env` checks $(ENV) again'
 	@echo
-	@echo 'PYTHON=...           the Python 3.10 to 3.13 to set up with ($(PYTHON))'
+	@echo 'PYTHON=...           the Python, 3.10 to 3.13, that makes the environment ($(PYTHON))'
 	@echo 'TORCH_SPEC=...       the torch to install (torch==2.13.0)'
-	@echo 'BGP_PYTHON_ENV=...   an environment with torch (say, for CUDA) to use in place of .venv'
-	@echo 'BGP_CACHE=...        where built wheels are kept (~/.cache/mmyolo_bgpenalty)'
+	@echo 'BGP_PYTHON_ENV=...   an existing environment with torch (such as one for CUDA), in place of .venv'
+	@echo 'BGP_CACHE=...        the folder of the built wheels (~/.cache/mmyolo_bgpenalty)'
 
 env:
 	@$(PYTHON) tools/setup_env.py

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent
 
 
 class BuildWithConfigs(build_py):
-    """Copies configs/ into the built package. An editable install reads them where they are."""
+    """Copies configs/ into the built package. An editable install reads the configs in the checkout."""
 
     def run(self):
         super().run()
@@ -35,8 +35,8 @@ setup(
     license='GPL-3.0-or-later',
     python_requires='>=3.10',
     packages=find_packages(include=[f'{NAME}*']),
-    # mmcv and torch must fit each other and the machine: the package checks them when it is imported, and pip
-    # must not replace them.
+    # None: mmcv and torch must match each other and the machine, so pip must not replace them. The package checks
+    # their versions at import.
     install_requires=[],
     cmdclass={'build_py': BuildWithConfigs},
     zip_safe=False,

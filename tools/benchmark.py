@@ -1,4 +1,4 @@
-"""Time this package beside others; the same as `python -m mmyolo_bgpenalty benchmark`."""
+"""Measure the speed of this package and of others; the same as `python -m mmyolo_bgpenalty benchmark`."""
 
 from mmyolo_bgpenalty.cli.benchmark.benchmark import main
 

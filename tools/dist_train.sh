@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Train on several GPUs (or, without any, CPU processes) of one or more machines, by torchrun:
+# Train with torchrun on several GPUs of one or more machines, or on CPUs if there is no GPU:
 #   tools/dist_train.sh CONFIG GPUS [arguments of tools/train.py]
-# On each of NNODES machines with its own NODE_RANK, 0 on the one that MASTER_ADDR names; PORT if 29500 is taken.
-# PYTHON is the interpreter. When a process dies, torchrun ends the others and says which it was.
+# Run it on each of NNODES machines with its own NODE_RANK. Rank 0 is MASTER_ADDR. PORT is 29500 if not set.
+# PYTHON is the interpreter. When a process dies, torchrun ends the others and names it.
 set -euo pipefail
 if [ $# -lt 2 ]; then
     sed -n '2,5s/^# //p' "$0" >&2

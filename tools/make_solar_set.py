@@ -1,4 +1,4 @@
-"""Make the set of solar panels; the same as `python -m mmyolo_bgpenalty make-solar`."""
+"""Make the solar set; the same as `python -m mmyolo_bgpenalty make-solar`."""
 
 from mmyolo_bgpenalty.cli.data.make_solar import main
 

@@ -1,6 +1,6 @@
-"""Run the tests with each set of versions: `make matrix`, or one of them: `make matrix ARGS="-s python3.12"`.
+"""Run the tests with each set of versions (`make matrix`), or with one (`make matrix ARGS="-s python3.12"`).
 
-tools/setup_env.py makes the environment of each session in .matrix/. Later runs use it again.
+tools/setup_env.py makes the environment of each session in .matrix/. Later runs reuse it.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ REPO = Path(__file__).resolve().parent.parent
 
 def add_session(name: str, python: str, **settings: str) -> None:
     env = REPO / '.matrix' / name
-    # Where pyenv provides `python3.12`, the command works only if PYENV_VERSION names that version.
+    # If pyenv provides `python3.12`, the command works only if PYENV_VERSION names that version.
     settings |= {'BGP_PYTHON_ENV': '', 'BGP_VENV': str(env), 'PYENV_VERSION': python}
 
     @nox.session(name=name, venv_backend='none')

@@ -1,15 +1,15 @@
 """Set up an environment for this checkout: torch, MMCV, MMDetection, MMYOLO and this package.
 
-Needs Python 3.10 to 3.13 and nothing but its standard library. Does nothing if the environment is up to date.
-MMCV comes as source only. Its wheel is built once for each Python, torch and MMCV version, and kept in a cache.
+Needs only Python 3.10 to 3.13 and its standard library. Does nothing if the environment is up to date.
+MMCV is published only as source. Its wheel is built once for each Python, torch and MMCV version, and kept in a cache.
 
 Environment variables:
-  TORCH_SPEC       the torch to install, which later runs keep; torch==2.13.0 by default
-  BGP_PYTHON_ENV   an existing environment that has torch, used in place of .venv; only missing packages are installed
+  TORCH_SPEC       the torch to install, torch==2.13.0 by default; later runs keep it
+  BGP_PYTHON_ENV   an existing environment with torch, in place of .venv; only missing packages are installed
   BGP_VENV         the folder of the environment, in place of .venv
-  BGP_OPENMMLAB    fork: the maintained fork of OpenMMLab's packages; needs BGP_VENV or BGP_PYTHON_ENV
+  BGP_OPENMMLAB    fork: use the maintained fork of OpenMMLab's packages; needs BGP_VENV or BGP_PYTHON_ENV
   BGP_CACHE        the folder of the built wheels; ${XDG_CACHE_HOME:-~/.cache}/mmyolo_bgpenalty by default
-  CXX, MAX_JOBS    the C++ compiler that builds MMCV, and the number of its processes
+  CXX, MAX_JOBS    the C++ compiler for MMCV, and the number of parallel compilations
 """
 
 import fcntl
@@ -31,7 +31,7 @@ from typing import NoReturn, TextIO
 OLDEST, NEWEST = (3, 10), (3, 13)
 TORCH = 'torch==2.13.0'
 BUILD_TOOLS = ['setuptools<81', 'wheel', 'ninja', 'packaging', 'numpy']  # MMCV's setup.py imports pkg_resources
-BUILD_REVISION = 'r1'  # raise it when the flags or tools/mmcv_build change what is compiled
+BUILD_REVISION = 'r1'  # increase it when a change of the flags or of tools/mmcv_build changes the wheel
 
 REPO = Path(__file__).resolve().parent.parent
 FORK = os.environ.get('BGP_OPENMMLAB')
@@ -45,7 +45,7 @@ NAMED = os.environ.get('BGP_PYTHON_ENV') or os.environ.get('BGP_VENV')
 ENV = Path(NAMED or REPO / '.venv').expanduser().resolve()
 PYTHON = ENV / 'bin/python'
 LOG = ENV / 'bgpenalty-setup.log'
-STAMP = ENV / '.bgpenalty-setup'  # a digest of what the finished set-up depended on
+STAMP = ENV / '.bgpenalty-setup'  # a digest of the inputs of the last complete set-up
 KEPT_TORCH = ENV / '.bgpenalty-torch'  # the last TORCH_SPEC
 CHANGING = ENV / '.bgpenalty-changing'  # exists while packages are installed, and remains if that fails
 
@@ -62,7 +62,7 @@ print(json.dumps({'key': key, 'std': std[0]}))
 
 CHECK = """
 import mmcv, mmcv.ops, mmdet, mmengine, numpy, platform, torch
-import mmyolo_bgpenalty  # before MMYOLO, which alone refuses the fork's MMCV
+import mmyolo_bgpenalty  # before MMYOLO: MMYOLO by itself refuses the fork's MMCV
 import mmyolo
 mmcv.ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
 names = (torch, mmengine, mmcv, mmdet, mmyolo, mmyolo_bgpenalty, numpy)
@@ -75,26 +75,26 @@ def fail(line: str) -> NoReturn:
 
 
 def lock() -> TextIO:
-    """Wait for other set-ups with this cache. Let others wait until the returned file is closed."""
+    """Wait for other set-ups that use this cache. They wait until the returned file is closed."""
     CACHE.mkdir(parents=True, exist_ok=True)
     file = (CACHE / 'lock').open('w')
     os.set_inheritable(file.fileno(), True)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        print(f'setup: waits for another set-up, which holds {file.name}', flush=True)
+        print(f'setup: waits for another set-up (lock file {file.name})', flush=True)
         fcntl.flock(file, fcntl.LOCK_EX)
     return file
 
 
 def run(what: str, *command, **env: str) -> None:
-    """Print what is done and how long it took. The output is in the log. A stop of this program stops the command."""
+    """Run a command and print its purpose and time. Its output goes to the log. It stops if this program stops."""
     print(f'setup: {what} ... ', end='', flush=True)
     begin = time.monotonic()
     with LOG.open('a+', encoding='utf-8', errors='replace') as log:
         print('$', *command, file=log, flush=True)
         start = log.tell()
-        # Children inherit the lock: the next set-up waits for them even if this program alone was killed.
+        # Children inherit the lock: the next set-up waits for them even if only this program was killed.
         options = dict(stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, close_fds=False, start_new_session=True)
         process = subprocess.Popen([str(part) for part in command], stdout=log, env={**os.environ, **env}, **options)
         try:
@@ -110,7 +110,7 @@ def run(what: str, *command, **env: str) -> None:
             if 'install' in command and not any(line.startswith('Installing collected') for line in lines):
                 CHANGING.unlink()  # pip changed nothing before it failed
             reason = next((line for line in lines if re.search('error: ', line, re.IGNORECASE)), lines[-1])
-            fail(f'the last step failed with code {code} ({reason[:300]}); all of its output: {LOG}')
+            fail(f'the last step failed with code {code} ({reason[:300]}); its full output: {LOG}')
 
 
 def install(what: str, *arguments) -> None:
@@ -120,11 +120,11 @@ def install(what: str, *arguments) -> None:
 
 
 def python_says(*arguments: str) -> str:
-    """Return what the environment's Python prints. Outside the checkout, only installed packages count."""
+    """Return what the environment's Python prints. It runs outside the checkout and imports installed packages only."""
     process = subprocess.run([str(PYTHON), *arguments], cwd=ENV, capture_output=True, text=True)
     if process.returncode:
         reason = (process.stderr.splitlines() or [f'exit code {process.returncode}'])[-1]
-        fail(f'{ENV} does not work ({reason}): mend or remove it, then run the set-up again')
+        fail(f'{ENV} does not work ({reason}): repair or delete it, then run the set-up again')
     return process.stdout.strip()
 
 
@@ -133,7 +133,7 @@ def read(*files: Path) -> str:
 
 
 def by_name(requirements: str) -> dict:
-    """Return the lines by package. A package of the fork has the name of the one that it replaces."""
+    """Return the line of each package. A package of the fork has the name of the package that it replaces."""
     matches = re.finditer(r'^(?:onedl.)?([\w.-]+).*', requirements, re.MULTILINE)
     return {match[1].replace('mmdetection', 'mmdet'): match[0] for match in matches}
 
@@ -141,15 +141,15 @@ def by_name(requirements: str) -> dict:
 def check_settings() -> None:
     if OWN_ENV and not OLDEST <= sys.version_info[:2] <= NEWEST:
         wanted, got = '{}.{} to {}.{}'.format(*OLDEST, *NEWEST), '{}.{}'.format(*sys.version_info)
-        fail(f'Expected Python {wanted}, but {sys.executable} is {got}: name another, as in `make PYTHON=python3.12`')
+        fail(f'Expected Python {wanted}, but {sys.executable} is {got}: choose another, as in `make PYTHON=python3.12`')
     if OWN_ENV and not importlib.util.find_spec('ensurepip'):
         fail('this Python cannot make environments: install the package python3-venv')
     if FORK and not NAMED:
-        fail('Expected BGP_VENV or BGP_PYTHON_ENV beside BGP_OPENMMLAB: .venv has the releases')
+        fail('Expected BGP_VENV or BGP_PYTHON_ENV with BGP_OPENMMLAB, because .venv is for the original packages')
 
 
 def make_venv() -> None:
-    """Make the environment, unless there is one of this Python that no installation left unfinished."""
+    """Make the environment, unless a complete one of this Python exists."""
     settings = ENV / 'pyvenv.cfg'
     if not CHANGING.exists() and not settings.exists() and ENV.exists() and any(ENV.iterdir()):
         fail(f'Expected BGP_VENV to be an environment or a new folder, but {ENV} has other files')
@@ -164,13 +164,13 @@ def make_venv() -> None:
 
 
 def install_missing(installed: dict) -> None:
-    """Install the requirements that the user's environment lacks. What it has keeps its version."""
+    """Install the requirements that the user's environment lacks. Installed packages keep their versions."""
     names = {*BUILD_TOOLS, *by_name(read(*REQUIREMENTS))} - {'setuptools'}
     if any(name.startswith('opencv') for name in installed):
         names.remove('opencv-python-headless')
     kept = ENV / 'bgpenalty-kept.txt'
     kept.write_text('\n'.join(line for name, line in installed.items() if name != 'setuptools'))
-    install(f'what {ENV} lacks', f'--constraint={kept}', *sorted(names))
+    install(f'packages that {ENV} lacks', f'--constraint={kept}', *sorted(names))
 
 
 def install_mmcv(requirement: str) -> None:
@@ -182,23 +182,23 @@ def install_mmcv(requirement: str) -> None:
 
 
 def build_mmcv(requirement: str, folder: Path, std: str) -> Path:
-    """Build MMCV's wheel by C++ standard ``std`` (as 17) in a temporary folder, then move it into the cache."""
+    """Build MMCV's wheel with C++ standard ``std`` (such as 17) in a temporary folder, then move it to the cache."""
     named = os.environ.get('CXX')
     compiler = next(filter(None, map(shutil.which, [named] if named else ['g++', 'c++', 'clang++'])), None)
     if not compiler:
-        fail(f'no {named or "C++ compiler"} to build MMCV with: install g++, or name a compiler in CXX')
+        fail(f'no {named or "C++ compiler"} found to build MMCV: install g++, or set CXX to a compiler')
     gigabytes = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2**30
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob('build-*'):  # by a set-up that was killed
+    for left in folder.glob('build-*'):  # from a set-up that was killed
         shutil.rmtree(left)
     with tempfile.TemporaryDirectory(prefix='build-', dir=folder) as work:
         tools = shutil.copytree(REPO / 'tools/mmcv_build', Path(work, 'tools'))
         env = {
             'MMCV_WITH_OPS': '1',
-            'CFLAGS': '-O2 -g0 -w -DNDEBUG',  # in place of the interpreter's own, so -O2 must be repeated
+            'CFLAGS': '-O2 -g0 -w -DNDEBUG',  # replaces the interpreter's own flags, so -O2 must be repeated
             'NVCC_APPEND_FLAGS': f'{os.environ.get("NVCC_APPEND_FLAGS", "")} -std=c++{std}',
             'MAX_JOBS': os.environ.get('MAX_JOBS') or str(max(1, min(len(os.sched_getaffinity(0)), gigabytes // 2))),
-            'CXX': 'mmcv_cxx.sh',  # by PATH, since a path with a space would be taken for two words
+            'CXX': 'mmcv_cxx.sh',  # found in PATH, because a path with a space would be split
             'CXX_STD': std,
             'REAL_CXX': compiler,
             'PCH_DIR': work,
@@ -206,7 +206,7 @@ def build_mmcv(requirement: str, folder: Path, std: str) -> Path:
             'PYTHONPATH': str(tools),
             'PATH': f'{tools}:{ENV / "bin"}:{os.environ.get("PATH", os.defpath)}',
         }
-        # Without pip's cache, which does not know torch's version.
+        # No pip cache: it would reuse a wheel for another torch.
         options = ['--no-deps', '--no-build-isolation', '--no-cache-dir', '--no-binary=:all:', '-v', f'-w{work}/wheel']
         run(f'builds {requirement}, for some minutes', PYTHON, '-m', 'pip', 'wheel', *options, requirement, **env)
         (wheel,) = Path(work, 'wheel').glob('*.whl')
@@ -242,7 +242,7 @@ def main() -> None:
         return
     check_settings()
     with lock():
-        if not is_done():  # the set-up that was waited for may have done it
+        if not is_done():  # another set-up may have done it meanwhile
             STAMP.unlink(missing_ok=True)
             set_up(torch)
             STAMP.write_text(digest)
@@ -253,6 +253,6 @@ if __name__ == '__main__':
     try:
         main()
     except KeyboardInterrupt:
-        fail('stopped; run it again to go on')
+        fail('stopped; run it again to continue')
     except OSError as error:
         fail(str(error))

@@ -1,4 +1,4 @@
-"""tools/noxfile.py with a stand-in for each Python. It writes down its arguments and makes the environment."""
+"""tools/noxfile.py with a fake for each Python. The fake logs its arguments and makes the environment."""
 
 import os
 import shutil

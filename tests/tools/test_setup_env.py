@@ -1,4 +1,4 @@
-"""tools/setup_env.py with real processes, environments and pip, but made-up packages and a made-up compiler."""
+"""tools/setup_env.py with real processes, environments and pip, but fake packages and a fake compiler."""
 
 import os
 import re
@@ -22,7 +22,7 @@ class cuda:
     is_available = staticmethod(lambda: False)
 tensor = ones = str
 """
-# Notes its process and arguments. Waits while there is a file `hold`, and fails if there is a file `error`.
+# Logs its process and arguments. Waits while the file `hold` exists. Fails if the file `error` exists.
 COMPILER = """#!/bin/sh
 [ "$1" != --version ] || {{ echo clang; exit; }}
 echo "$$ $@" >>"{state}/compiled"
@@ -33,7 +33,7 @@ while [ -e "{state}/hold" ]; do sleep 0.05; done
 
 @pytest.fixture(scope='session')
 def packages(tmp_path_factory) -> Path:
-    """A folder with made-up packages, for pip to find."""
+    """A folder of fake packages, where pip finds them."""
     folder = tmp_path_factory.mktemp('packages')
     names = ('setuptools', 'wheel', 'ninja', 'packaging', 'numpy', 'alpha', 'beta')
     versions = [('mmengine', '0.10.7'), ('mmdet', '3.3.0'), ('mmyolo', '0.6.0'), *((name, '1.0') for name in names)]
@@ -83,7 +83,7 @@ class Checkout:
         return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding='utf-8')
 
     def end(self, process: subprocess.Popen, ok: bool = True) -> str:
-        """Return the output of a set-up that succeeds, or the one line of the error."""
+        """Return the output of a set-up that succeeds, or the error line of one that fails."""
         out, err = process.communicate(timeout=300)
         assert (process.returncode == 0) == ok, (out, err)
         assert not list(self.cache.rglob('build-*'))
@@ -118,7 +118,7 @@ def wait_for(condition) -> None:
         if condition():
             return
         time.sleep(0.03)
-    pytest.fail('waited in vain')
+    pytest.fail('the condition did not become true')
 
 
 def is_running(process: str) -> bool:
@@ -151,7 +151,7 @@ def checkout(tmp_path, packages, template) -> Checkout:
 
 def test_a_set_up_is_done_once(template):
     reason, log = 'a.cpp:1:2: fatal error: no such luck', template.venv / 'bgpenalty-setup.log'
-    assert template.first == f'the last step failed with code 1 ({reason}); all of its output: {log}'
+    assert template.first == f'the last step failed with code 1 ({reason}); its full output: {log}'
     assert 'makes' not in template.second and 'mmyolo_bgpenalty 0.1.0' in template.second
     assert len(template.compiled()) == 2 and all(' -std=c++17 -c a.cpp' in line for line in template.compiled())
     assert template.succeed() == ''
@@ -166,17 +166,17 @@ def test_a_wheel_is_kept_for_each_torch(checkout):
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_stopped_while_mmcv_is_built(checkout, number):
+def test_a_set_up_stopped_while_mmcv_is_built(checkout, number):
     process = checkout.start_and_hold()
     process.send_signal(number)
-    assert checkout.end(process, ok=False) == 'stopped; run it again to go on'
+    assert checkout.end(process, ok=False) == 'stopped; run it again to continue'
     wait_for(lambda: not is_running(checkout.compiled()[0].split()[0]))
     checkout.hold.unlink(missing_ok=True)
     assert 'makes' not in checkout.succeed()
 
 
 @pytest.mark.parametrize('killed', [False, True])
-def test_two_at_once(checkout, killed):
+def test_two_set_ups_at_once(checkout, killed):
     """The second waits for the first. If the first is killed, it waits for the processes that the first started."""
     first = checkout.start_and_hold()
     if killed:
@@ -189,29 +189,29 @@ def test_two_at_once(checkout, killed):
     assert len(checkout.compiled()) == 1 + killed
 
 
-def test_faults_after_which_the_next_run_succeeds(checkout):
+def test_the_next_run_after_a_failure_succeeds(checkout):
     line = checkout.fail(TORCH_SPEC='torch==1.0.0')
     assert 'ERROR: Could not find a version that satisfies the requirement torch==1.0.0 (from versions: 2.13' in line
-    advice = 'install g++, or name a compiler in CXX'
-    assert checkout.fail(CXX='/no/c++') == f'no /no/c++ to build MMCV with: {advice}'
-    assert checkout.fail(CXX='', PATH='') == f'no C++ compiler to build MMCV with: {advice}'
+    advice = 'install g++, or set CXX to a compiler'
+    assert checkout.fail(CXX='/no/c++') == f'no /no/c++ found to build MMCV: {advice}'
+    assert checkout.fail(CXX='', PATH='') == f'no C++ compiler found to build MMCV: {advice}'
     assert 'makes' not in checkout.succeed()
 
 
-def test_a_spoilt_environment_is_named_and_made_anew_if_an_installation_was_killed(checkout):
+def test_a_broken_environment_is_reported_and_rebuilt_if_an_installation_was_killed(checkout):
     (package,) = checkout.venv.glob('lib/*/site-packages/mmdet/__init__.py')
     package.write_text('raise ImportError("half a file")\n')
-    advice = 'mend or remove it, then run the set-up again'
+    advice = 'repair or delete it, then run the set-up again'
     assert checkout.fail() == f'{checkout.venv} does not work (ImportError: half a file): {advice}'
     checkout.changing.touch()
     assert 'makes' in checkout.succeed()
 
 
-def test_settings_that_are_refused(checkout):
+def test_invalid_settings_are_refused(checkout):
     line = checkout.fail(BGP_VENV=checkout.state)
     assert line == f'Expected BGP_VENV to be an environment or a new folder, but {checkout.state} has other files'
     line = checkout.fail(BGP_OPENMMLAB='fork')
-    assert line == 'Expected BGP_VENV or BGP_PYTHON_ENV beside BGP_OPENMMLAB: .venv has the releases'
+    assert line == 'Expected BGP_VENV or BGP_PYTHON_ENV with BGP_OPENMMLAB, because .venv is for the original packages'
     assert 'No such file or directory: ' in checkout.fail(BGP_OPENMMLAB='other', BGP_VENV=checkout.venv)
     script = checkout.path / 'tools/setup_env.py'
     script.write_text(
@@ -221,7 +221,7 @@ def test_settings_that_are_refused(checkout):
 
 
 @pytest.mark.parametrize('openmmlab', ['', 'fork'])
-def test_an_environment_of_the_users_own_keeps_what_it_has(checkout, openmmlab, tmp_path):
+def test_an_existing_environment_keeps_its_packages(checkout, openmmlab, tmp_path):
     """Packages with other versions stay. The fork stays, too, with and without BGP_OPENMMLAB."""
     (site,) = checkout.venv.glob('lib/*/site-packages')
     for name in ('alpha', 'beta', 'mmcv', 'mmdet'):

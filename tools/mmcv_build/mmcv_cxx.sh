@@ -1,10 +1,10 @@
 #!/bin/sh
-# A C++ compiler that builds MMCV 2.0.1 for a torch that needs a later C++, without a change to MMCV's source:
+# A wrapper of the C++ compiler. It builds unchanged MMCV 2.0.1 for a torch that needs a newer C++ standard:
 #   -std=c++14 becomes -std=c++$CXX_STD;
-#   torch's headers are parsed once, not once a file. This precompiled header makes the build three times as fast.
-# tools/setup_env.py names it in CXX, and sets
+#   torch's headers are precompiled once, not parsed for every file. This makes the build three times as fast.
+# tools/setup_env.py sets CXX to this file, and also
 #   REAL_CXX  the compiler to call
-#   CXX_STD   the standard that torch's headers need, as 17
+#   CXX_STD   the standard that torch's headers need, such as 17
 #   PCH_DIR   a folder for the precompiled header
 set -u
 for arg do
@@ -19,11 +19,11 @@ case " $* " in
 *) exec "$REAL_CXX" "$@" ;;
 esac
 case $("$REAL_CXX" --version) in
-*clang*) exec "$REAL_CXX" "$@" ;; # it needs other commands for precompiled headers
+*clang*) exec "$REAL_CXX" "$@" ;; # clang needs other commands for precompiled headers
 esac
 
 header=$PCH_DIR/torch_types.h
-precompile() { # with the flags of this file, but without its name and outputs
+precompile() { # with the flags of this call, but without its source file and outputs
     skip=0
     for arg do
         shift
@@ -37,7 +37,7 @@ precompile() { # with the flags of this file, but without its name and outputs
     echo '#include <torch/types.h>' >"$header"
     "$REAL_CXX" "$@" -x c++-header "$header" -o "$header.gch.part" && mv "$header.gch.part" "$header.gch"
 }
-# The first file tries. If that fails, all files are compiled without the precompiled header.
+# The first call tries to precompile. If that fails, all files are compiled without the precompiled header.
 (flock 9; [ -e "$PCH_DIR/tried" ] || { : >"$PCH_DIR/tried"; precompile "$@"; }) 9>"$PCH_DIR/lock"
 [ -e "$header.gch" ] || exec "$REAL_CXX" "$@"
 exec "$REAL_CXX" -include "$header" "$@"
