@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -137,11 +138,22 @@ def test_a_start_looks_at_the_images_of_the_built_sets(runner, logged, monkeypat
     assert common.startswith(f'{TRAIN}.unlabeled: 1 images are also in labeled, such as {shared}')
 
 
-def test_a_start_without_boxes_is_refused(runner, logged, monkeypatch):
-    labeled, _ = runner.train_dataloader.dataset.datasets
-    original = type(labeled).get_data_info
-    monkeypatch.setattr(type(labeled), 'get_data_info', lambda self, place: dict(original(self, place), instances=[]))
-    with pytest.raises(ValueError, match=f'{TRAIN}: none of its images has a box'):
+class Pictures:
+    """A dataset of one image. ``info`` may have its boxes."""
+
+    def __init__(self, **info):
+        self.get_data_info = lambda place: info
+
+    def __len__(self):
+        return 1
+
+
+@pytest.mark.parametrize('info, refused', [(dict(instances=[]), True), (dict(instances=[{}]), False), ({}, False)])
+def test_a_start_without_boxes_in_training_is_refused(runner, logged, monkeypatch, info, refused):
+    """A dataset that does not state its boxes may have some."""
+    monkeypatch.setattr(runner.train_loop, 'dataloader', SimpleNamespace(dataset=Pictures(**info), sampler=None))
+    message = f'{TRAIN}: none of its images has a box'
+    with pytest.raises(ValueError, match=message) if refused else nullcontext():
         check_at_start(runner)
 
 
