@@ -1,4 +1,4 @@
-"""Versions that work and that do not, MMYOLO beside the fork, and what torch loads from checkpoints."""
+"""Versions that work and that do not, the import of MMYOLO beside the fork, and what torch loads from checkpoints."""
 
 import io
 import os
@@ -86,20 +86,11 @@ def test_pkg_resources_is_there():
 
 
 def test_torchvision_is_not_imported():
-    code = (
-        'import sys\n'
-        'class Refuse:\n'
-        '    def find_spec(self, name, path=None, target=None):\n'
-        '        if name.split(".")[0] == "torchvision":\n'
-        '            raise ImportError("operator torchvision::nms does not exist")\n'
-        'sys.meta_path.insert(0, Refuse())\n'
-        'import mmyolo_bgpenalty\n'
-        'print(mmyolo_bgpenalty.__version__, "torchvision" in sys.modules)\n'
-    )
+    """A torchvision for another torch fails when it is imported."""
+    code = 'import sys; sys.modules["torchvision"] = None; import mmyolo_bgpenalty'
     env = {**os.environ, 'PYTHONPATH': str(ROOT)}
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-2:] == ['0.1.0', 'False']
 
 
 FORK = {
@@ -109,7 +100,7 @@ FORK = {
 
 
 def versions(monkeypatch, **found):
-    """Let these versions be installed; None is not installed."""
+    """Pretend that these versions are installed. None: the package is not installed."""
 
     def version(name):
         if {**GOOD, **found}.get(name) is None:
@@ -138,14 +129,7 @@ def test_good_versions_pass(found, monkeypatch):
     compat.check_versions()
 
 
-ORIGINAL = [
-    ('torch', '2.0.1'),
-    ('mmengine', '0.9.1'),
-    ('mmcv', '1.7.2'),
-    ('mmcv', '2.1.0'),
-    ('mmdet', '3.0.0rc6'),
-    ('mmyolo', '1.0.0'),
-]
+ORIGINAL = [('torch', '2.0.1'), ('mmengine', '0.9.1'), ('mmcv', '1.7.2'), ('mmcv', '2.1.0'), ('mmdet', '3.0.0rc6')]
 FORKED = [
     ('onedl-mmengine', '0.10.7', '>= 0.10.8, < 1.0'),
     ('onedl-mmcv', '2.2.0', '>= 2.3, < 2.4'),
@@ -173,16 +157,22 @@ def test_wrong_and_missing_versions_are_named(name, found, wanted, monkeypatch):
     assert re.search(f'^#+ {heading}$', (ROOT / 'README.md').read_text(encoding='utf-8'), re.MULTILINE)
 
 
-def test_the_fork_over_the_original_is_told(monkeypatch):
-    versions(monkeypatch, **{'onedl-mmcv': '2.3.6'})
-    both = 'mmcv 2.0.1 and onedl-mmcv 2.3.6 are installed over each other: uninstall both, then install one'
-    with pytest.raises(ImportError, match=f'here: {both}. See'):
+@pytest.mark.parametrize(
+    'found, faults',
+    [
+        ({'onedl-mmcv': '2.3.6'}, 'mmcv 2.0.1 and onedl-mmcv 2.3.6 are installed over each other: uninstall both'),
+        ({'mmengine': None, 'mmcv': '2.2.0'}, '.* mmengine is not installed; mmcv .* and mmcv 2.2.0 is installed. See'),
+    ],
+)
+def test_the_fork_over_the_original_is_told(found, faults, monkeypatch):
+    versions(monkeypatch, **found)
+    with pytest.raises(ImportError, match=f'cannot work here: {faults}'):
         compat.check_versions()
 
 
 @pytest.fixture
 def beside_the_fork(monkeypatch):
-    """MMYOLO not imported yet, and an MMCV of the fork's version."""
+    """MMYOLO is not imported yet, and MMCV has the version of the fork."""
     versions(monkeypatch, **FORK)
     monkeypatch.setattr('mmcv.__version__', '2.3.6')
     monkeypatch.delitem(sys.modules, 'mmyolo')
@@ -196,7 +186,7 @@ def test_mmyolo_is_imported_beside_the_forks_mmcv(beside_the_fork):
     compat.import_mmyolo()
     mmyolo = import_module('mmyolo')
     assert mmyolo is sys.modules['mmyolo'] and mmyolo.__version__ and Path(mmyolo.__file__) == folder / '__init__.py'
-    assert import_module('mmyolo.registry').MODELS  # and below it as ever
+    assert import_module('mmyolo.registry').MODELS
     assert mmyolo.mmcv_version[:3] == (2, 3, 6) and sys.modules['mmcv'].__version__ == '2.3.6'
     assert {file: file.read_bytes() for file in folder.glob('**/__init__*.py*')} == before
     compat.import_mmyolo()
@@ -207,13 +197,6 @@ def test_without_the_fork_mmyolo_is_left_to_its_assertions(beside_the_fork, monk
     versions(monkeypatch)
     compat.import_mmyolo()
     assert 'mmyolo' not in sys.modules
-
-
-def test_all_faults_are_told_at_once(monkeypatch):
-    versions(monkeypatch, mmengine=None, mmcv='2.2.0')
-    faults = 'mmengine is not installed; mmcv >= 2.0.0, < 2.1.0 is needed, and mmcv 2.2.0 is installed. See '
-    with pytest.raises(ImportError, match=faults):
-        compat.check_versions()
 
 
 def test_mmcv_without_operators_is_told(monkeypatch):

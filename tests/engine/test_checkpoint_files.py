@@ -1,4 +1,4 @@
-"""Checkpoints that are broken, hostile or of something else: each is named, and nothing of it runs."""
+"""Checkpoints that are broken, malicious or of another model are named, and their code is not executed."""
 
 import copy
 import functools
@@ -38,7 +38,7 @@ def model(cfg):
 
 @pytest.fixture
 def good(model):
-    """What a run can go on from."""
+    """A run can be resumed from it."""
     return dict(meta=dict(epoch=1, iter=5), state_dict=model.state_dict(), message_hub={}, optimizer={})
 
 
@@ -52,10 +52,10 @@ def test_a_good_checkpoint_is_fine(good, model, tmp_path):
     check_resumable(file, model)
     check_loadable(file, model, complete=True)
     del good['optimizer']
-    # Of buffers modules take care themselves.
+    # Buffers may be absent.
     good['state_dict'] = {name: value for name, value in good['state_dict'].items() if 'running' not in name}
     check_resumable(saved(tmp_path / 'no_optimizer.pth', good), model, optimizer=False)
-    # A plain detector's weights start student and teacher; bare weights will do.
+    # The weights of a plain detector, without a `state_dict` around them, start student and teacher.
     plain = {name[8:]: value for name, value in good['state_dict'].items() if name.startswith('student.')}
     check_loadable(saved(tmp_path / 'plain.pth', plain), model, complete=True)
 
@@ -143,7 +143,7 @@ def test_a_malicious_pickle_is_refused_and_nothing_of_it_runs(option, hook, good
     file, trace, config = tmp_path / 'malicious.pth', tmp_path / 'trace', tmp_path / 'tiny.py'
     saved(file, {**good, 'extra': Runs(os.system, f'touch {trace}')})
     torch.load(file, weights_only=False)
-    assert trace.exists()  # it is one
+    assert trace.exists()  # the pickle is malicious
     trace.unlink()
     cfg = copy.deepcopy(cfg)
     cfg.default_hooks.checkpoint.type = hook
@@ -171,18 +171,15 @@ def test_only_the_types_of_this_package_are_allowed_before_and_after(tmp_path):
 
 
 def test_a_malicious_pickle_of_the_web_is_refused(tmp_path, monkeypatch):
-    """torch.hub loads what it downloads unsafely unless it is told otherwise."""
+    """torch.hub loads downloaded files unsafely by default."""
     trace, served = tmp_path / 'trace', tmp_path / 'served'
     served.mkdir()
     saved(served / 'malicious.pth', dict(state_dict=Runs(os.system, f'touch {trace}')))
     saved(served / 'good.pth', dict(state_dict=dict(weight=torch.ones(2))))
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, 'log_message', lambda *args: None)
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
-    handler = functools.partial(Quiet, directory=str(served))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(served))
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f'http://127.0.0.1:{server.server_port}'
@@ -201,7 +198,7 @@ NAMES = ('epoch_1', 'epoch_2', 'epoch_2_iter_17', 'epoch_10')
 
 
 def left_to_resume(folder, pointer=None, broken=(), names=NAMES, **arguments):
-    """The checkpoint that a resumed run takes, and the warnings."""
+    """Return the checkpoint that a resumed run takes, and the warnings."""
     model, warnings = torch.nn.Linear(1, 1), []
     out = Path(arguments['out_dir'], folder.name) if arguments else folder
     for path in (folder, out):
@@ -240,7 +237,7 @@ def test_the_one_before_is_taken_where_the_latest_cannot_be(tmp_path, monkeypatc
     latest, (warning,) = left_to_resume(tmp_path / 'run', '/run/epoch_2_iter_17.pth', broken, **arguments)
     assert latest == 'epoch_1'
     assert re.search('from .*epoch_1.pth, because of: .*epoch_2_iter_17.pth: .*; .*epoch_2.pth: cannot', warning)
-    # From there on without a warning.
+    # The next time there is no warning.
     assert left_to_resume(tmp_path / 'run', broken=broken, **arguments) == ('epoch_1', [])
 
 

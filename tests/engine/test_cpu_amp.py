@@ -14,7 +14,7 @@ WRAPPER = 'CpuBf16OptimWrapper'
 
 
 class Watch(Hook):
-    """Dtypes of what a convolution returns in training and in validation, and the losses."""
+    """Keeps the losses, and the dtypes of the output of a convolution in training and in validation."""
 
     def __init__(self):
         self.losses, self.seen = [], {True: set(), False: set()}
@@ -42,7 +42,7 @@ def test_student_and_teacher_compute_in_bf16_and_all_that_is_kept_is_fp32(data, 
     bf16 = trained(data, tmp_path / 'bf16', optim_wrapper__type=WRAPPER)
     assert plain.seen == {True: {torch.float32}, False: {torch.float32}}
     assert bf16.seen == {True: {torch.bfloat16}, False: {torch.float32}}
-    # The first loss is of the same weights and images; BN has few values here to average the rounding out.
+    # Both first losses are of the same weights and images. They differ by rounding errors, which few values average.
     assert bf16.losses[0] == pytest.approx(plain.losses[0], rel=0.1)
     assert bf16.losses != plain.losses and len(bf16.losses) == len(plain.losses)
     assert all(torch.isfinite(torch.tensor(bf16.losses)))

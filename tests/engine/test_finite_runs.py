@@ -1,9 +1,8 @@
-"""Real runs on odd pictures and boxes, and in mixed precision, stay finite."""
+"""Real runs with unusual images and boxes, and in mixed precision, stay finite."""
 
 import cv2
 import numpy as np
 import pytest
-import torch
 from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
 from mmyolo.registry import DATASETS
@@ -15,9 +14,7 @@ from tests.helpers.finite_runs import PLAN, SUPERVISED_PLAN, train
 from tests.helpers.tiny import SEMI, SUPERVISED, load, make_set
 
 DENSE = 'yolov8_semi_bgpenalty_dense.py'
-
-
-BOXES = {  # of an 80 x 64 image, and whether it is an object
+BOXES = {  # x, y, width, height in an image of 80 x 64 pixels: whether the box is an object
     (10, 10, 0, 0): False,
     (10, 10, 0, 20): False,
     (5, 5, 1e-9, 30): False,
@@ -30,7 +27,7 @@ BOXES = {  # of an 80 x 64 image, and whether it is an object
 
 
 def make_odd_set(root):
-    """Grey and 16-bit pictures, one with a thousand boxes, one with those of BOXES, the others without any."""
+    """Grey images of 8 and 16 bits. One has a thousand boxes, one has BOXES, the others have none."""
     make_set(root)
     for i, file in enumerate(sorted((root / 'images').glob('*.png'))):
         grey = cv2.imread(str(file))[..., 1]
@@ -50,7 +47,7 @@ def make_odd_set(root):
 
 
 def test_odd_pictures_and_boxes_in_batches_of_one(tmp_path):
-    """One labeled image in a batch: most batches have no object, one has a thousand."""
+    """A batch has one labeled image. Most batches have no object, one has a thousand."""
     root = make_odd_set(tmp_path / 'set')
     cfg = load(SEMI, root, tmp_path / 'work', train_dataloader__batch_size=2, **PLAN)
     init_default_scope('mmyolo')
@@ -59,7 +56,7 @@ def test_odd_pictures_and_boxes_in_batches_of_one(tmp_path):
     assert [item['bbox'] for item in found] == [
         [x, y, x + w, y + h] for (x, y, w, h), is_one in BOXES.items() if is_one
     ]
-    for place in range(2):  # of 16 bits and of 8, the same to the eye
+    for place in range(2):  # one image has 16 bits, the other has 8
         picture = labeled.pipeline.transforms[0](labeled.get_data_info(place))['img']
         grey = cv2.imread(str(root / f'images/labeled_{place:03}.png'), cv2.IMREAD_UNCHANGED)
         assert picture.dtype == np.uint8 and picture.shape == (64, 80, 3)
@@ -93,7 +90,7 @@ def test_number_of_classes(tmp_path, name, classes):
 
 
 def test_a_supervised_run_in_batches_of_one(tmp_path):
-    """Mosaics of pictures of which one has a thousand boxes and most none."""
+    """The images are mosaics. One source has a thousand boxes, most have none."""
     cfg = load(SUPERVISED, make_odd_set(tmp_path / 'set'), tmp_path / 'work', **SUPERVISED_PLAN)
     cfg.train_dataloader.batch_size = 1
     _, watch, _ = train(cfg)
@@ -133,7 +130,7 @@ def check_mixed(tmp_path, name, dtype, iterations, init_scale=2.0**16):
     scales = Scales()
     runner, watch, log = train(cfg, *([scales] if dtype else []))
     assert len(watch.losses) == iterations
-    # What the scaler has left out, it has halved its scale for.
+    # The scaler halves its scale whenever it skips an update.
     halvings = sum(later < before for before, later in zip([init_scale, *scales.scales], scales.scales))
     (guard,) = (hook for hook in runner.hooks if type(hook).__name__ == 'NonFiniteGuardHook')
     assert guard._overflows == halvings < iterations
@@ -141,11 +138,11 @@ def check_mixed(tmp_path, name, dtype, iterations, init_scale=2.0**16):
     return halvings
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=['fp16', 'bf16'])
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
 def test_mixed_precision(tmp_path, dtype):
-    """From a scale that is too large for fp16, so that the first updates are left out, and counted."""
-    halvings = check_mixed(tmp_path, SEMI, str(dtype)[6:], 15, init_scale=2.0**18)
-    assert (halvings > 0) == (dtype == torch.float16)
+    """The first scale is too large for fp16. The first updates are skipped, and counted."""
+    halvings = check_mixed(tmp_path, SEMI, dtype, 15, init_scale=2.0**18)
+    assert (halvings > 0) == (dtype == 'float16')
 
 
 @pytest.mark.slow

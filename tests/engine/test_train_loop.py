@@ -1,4 +1,4 @@
-"""Batches that were learnt are skipped in a run that continues within an epoch."""
+"""A run that continues within an epoch skips the batches that were learnt."""
 
 from types import SimpleNamespace
 
@@ -11,20 +11,18 @@ from mmyolo_bgpenalty import ResumableTrainLoop, SeededBatchSampler
 
 @pytest.mark.parametrize('sampler', [None, SeededBatchSampler])
 def test_batches_that_were_learnt_are_skipped(sampler):
-    """Unread, where the batch sampler can."""
+    """A batch sampler with ``first_batch`` does not even read them."""
     read = []
 
-    class Numbers(torch.utils.data.Dataset):
-        def __len__(self):
-            return 10
-
+    class Numbers(list):
         def __getitem__(self, index):
-            read.append(int(index))
-            return int(index)
+            read.append(index)
+            return super().__getitem__(index)
 
-    order = DefaultSampler(Numbers(), seed=3)
+    numbers = Numbers(range(10))
+    order = DefaultSampler(numbers, seed=3)
     kind = dict(sampler=order, batch_size=3) if sampler is None else dict(batch_sampler=sampler(order, 3))
-    loader = torch.utils.data.DataLoader(Numbers(), collate_fn=list, **kind)
+    loader = torch.utils.data.DataLoader(numbers, collate_fn=list, **kind)
     whole = list(loader)
     assert len(loader) == 4 and [index for batch in whole for index in batch] == list(order)
     loop = ResumableTrainLoop(SimpleNamespace(visualizer=SimpleNamespace()), loader, max_epochs=2)

@@ -1,4 +1,4 @@
-"""Runs in processes of their own, which real signals stop."""
+"""Runs in child processes, which real signals stop."""
 
 import gc
 import multiprocessing
@@ -17,7 +17,7 @@ from tests.helpers.tiny import train
 
 
 class Signal(Hook):
-    """Sends a signal to this process, or to its group with the workers of the loader, at one point of training."""
+    """Sends a signal at one point of training to this process, or to its group, which has the loader's workers."""
 
     def __init__(self, number, stage, iteration, group=False):
         self.number, self.iteration, self.group = number, iteration, group
@@ -34,7 +34,7 @@ class Signal(Hook):
 
 
 class SmallFilesOnly(Hook):
-    """After the stage the kernel ends the process in the middle of writing any larger file."""
+    """After the stage the kernel ends the process when it writes a file beyond 200,000 bytes."""
 
     priority = 'LOWEST'
 
@@ -47,7 +47,7 @@ class SmallFilesOnly(Hook):
 
 
 def start(work_dir, function, *args):
-    """Run a function in a process of its own, as the leader of its group. It prints to ``work_dir/output.txt``."""
+    """Run a function in a child process that leads a group. It prints to ``work_dir/output.txt``."""
     child = multiprocessing.get_context('fork').Process(target=_quietly, args=(work_dir, function, *args))
     child.start()
     return child
@@ -64,7 +64,7 @@ def _quietly(work_dir, function, *args):
 
 
 def ended(child):
-    """Its exit code. If it is negative, the signal that ended it."""
+    """Return the exit code of a child. A negative code is the signal that ended it."""
     child.join(120)
     if child.exitcode is None:
         child.kill()

@@ -1,4 +1,4 @@
-"""Runs that real signals stop are equal to the run that nothing stopped."""
+"""Runs that real signals stop, and that are resumed, are equal to an uninterrupted run."""
 
 import json
 import os
@@ -28,7 +28,7 @@ TIMES = ('time', 'data_time')
 
 
 class Recorder(Hook):
-    """Appends to seen.jsonl what each iteration was made of, and draws from the random generators as a model may."""
+    """Appends the data and the loss of each iteration to seen.jsonl, and draws random numbers as a model may."""
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         model = unwrapped(runner.model)
@@ -53,7 +53,7 @@ def run(cfg, *hooks):
 
 
 def resumed(cfg, **changes):
-    """The same config, resumed."""
+    """The config with ``resume=True`` and changes."""
     cfg = cfg.copy()
     cfg.merge_from_dict({'resume': True, **{name.replace('__', '.'): value for name, value in changes.items()}})
     return cfg
@@ -64,7 +64,7 @@ def seen(work_dir):
 
 
 def logged(work_dir):
-    """Rows of a run's logs, without times, by their place. In text nan equals nan."""
+    """Place -> rows of the logs of a run, without times, as text, in which nan equals nan."""
     found = {}
     for file in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
         for row in map(json.loads, file.read_text().splitlines()):
@@ -74,7 +74,7 @@ def logged(work_dir):
 
 
 def monitored(work_dir):
-    """What hooks print now and then."""
+    """Lines that hooks print at intervals."""
     text = Path(work_dir, 'output.txt').read_text()
     return set(re.findall('(?:Too (?:many|few) pseudo-boxes|Pseudo-labels, precision|Epoch .: λ|BG Penalty).*', text))
 
@@ -84,7 +84,7 @@ def last(work_dir):
 
 
 def assert_same_run(found, whole, batches, position=True):
-    """Compare what each iteration saw and drew, every logged line, and the last checkpoint of two work dirs."""
+    """Compare data and random numbers of each iteration, every logged line, and the last checkpoint of two runs."""
     expected = {row['iteration']: row for row in seen(whole)}
     assert list(expected) == list(range(EPOCHS * batches))
     assert {row['iteration'] for row in seen(found)} == set(expected)
@@ -96,7 +96,7 @@ def assert_same_run(found, whole, batches, position=True):
         for name in [name for name in content['message_hub']['log_scalars'] if name.endswith(TIMES)]:
             del content['message_hub']['log_scalars'][name]
         content['meta'] = {key: content['meta'][key] for key in ('epoch', 'iter', 'seed')}
-        if not position:  # saved as the end of the last epoch, not as the beginning of the next one
+        if not position:  # one was saved at the end of an epoch, the other one at the beginning of the next epoch
             del content['meta']['epoch'], content['resume']['batch'], content['resume']['validated']
         infos = content['message_hub']['runtime_info']
         content['message_hub']['runtime_info'] = {key: infos[key] for key in ('epoch', 'iter', 'best_score')}
@@ -129,7 +129,7 @@ def semi(data, work_dir, **changes):
 
 @pytest.fixture(scope='module')
 def whole(data, tmp_path_factory):
-    """The run that nothing stopped."""
+    """The uninterrupted run."""
     cfg = semi(data, tmp_path_factory.mktemp('whole'))
     assert run(cfg) == 0
     return cfg.work_dir
@@ -148,11 +148,11 @@ def test_what_is_compared_tells_runs_apart(whole):
 
 
 def test_sigterm_saves_and_the_run_goes_on_exactly(data, whole, tmp_path):
-    """One run is stopped four times. The signal goes to all processes, as from a scheduler, with the workers."""
+    """One run is stopped four times. The workers get the signal too, as from a scheduler."""
     first = True
     for stage, iteration, workers, name in (
         ('before_train_iter', 2, 0, 'epoch_0_iter_3'),  # burn-in
-        ('after_train_iter', 4, 0, 'epoch_0_iter_5'),  # the hand-over
+        ('after_train_iter', 4, 0, 'epoch_0_iter_5'),  # the end of burn-in
         ('before_train_iter', 7, 2, 'epoch_1_iter_8'),  # warm-up
         ('after_val_iter', 10, 0, 'epoch_2'),  # a validation
     ):
@@ -275,7 +275,7 @@ def test_an_epoch_that_begins_anew_is_named(data, tmp_path):
 
 
 def in_two_processes(cfg, *hooks):
-    """Exit codes of both. The second process has the hooks."""
+    """Return the exit codes of both. The second process has the hooks."""
     wrapper = dict(type='MMDistributedDataParallel', device_ids=None)
     cfg = resumed(cfg, resume=cfg.resume, launcher='pytorch', model__use_syncbn=False, model_wrapper_cfg=wrapper)
     store = Path(cfg.work_dir).parent / uuid.uuid4().hex

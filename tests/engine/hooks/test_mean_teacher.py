@@ -37,17 +37,16 @@ def test_trap_2_the_average_is_taken_tensor_by_tensor_bit_for_bit(momentum):
     assert same(model.teacher.state_dict(), expected) and same(model.student.state_dict(), before)
 
 
-def share_of_the_student(iteration, batches=10, batch_idx=None, **arguments):
-    """In the teacher after this iteration. The epochs before had 10 batches."""
+def share_of_the_student(iteration, batches=10, **arguments):
+    """Return the share of the student in the teacher after this iteration."""
     model = Semi()
     hook, at = teacher_hook(model, **arguments)
     place = at(epoch=iteration // 10, iteration=iteration, batches=batches)
     hook.before_train(place)
     fill(model.teacher, 0)
     fill(model.student, 1)
-    batch_idx = iteration % 10 if batch_idx is None else batch_idx
-    hook.before_train_iter(place, batch_idx)
-    hook.after_train_iter(place, batch_idx)
+    hook.before_train_iter(place, iteration % 10)
+    hook.after_train_iter(place, iteration % 10)
     averaged = [value for value in model.teacher.state_dict().values() if value.is_floating_point()]
     (share,) = {value for tensor in averaged for value in tensor.unique().tolist()}
     return share
@@ -77,25 +76,17 @@ def test_tensors_that_another_hook_replaced_are_averaged_from_the_next_epoch_on(
         (dict(momentum=0.25, momentum_warmup=5, average_in_burn_in=True), 0, 1),
         (dict(momentum=0.25, momentum_warmup=5, average_in_burn_in=True), 5, ema_momentum(5, 0.25, 5)),
         (dict(momentum=0.25, momentum_warmup=5), 25, ema_momentum(5, 0.25, 5)),
+        # The epochs before had 10 batches, the resumed run has another number.
+        (dict(momentum=0.25, batches=20), 20, 0.25),
+        (dict(momentum=0.25, batches=20, momentum_warmup=5), 20, 1),
+        (dict(momentum=0.25, batches=5), 10, 1),
+        (dict(momentum=0.25, batches=20), 10, 1),
+        (dict(momentum=0.25, batches=20, average_in_burn_in=True, momentum_warmup=5), 10, ema_momentum(20, 0.25, 5)),
     ],
 )
 def test_the_students_share_by_iteration(arguments, iteration, expected):
-    """A start at an iteration > 0 is a resumed run (trap 5). Buffers are averaged, too (trap 1)."""
+    """A run that starts at an iteration > 0 is a resumed one (trap 5). Buffers are averaged, too (trap 1)."""
     assert share_of_the_student(iteration, **arguments) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    'batches, iteration, arguments, expected',
-    [
-        (20, 20, {}, 0.25),  # saved after 2 epochs of 10 batches, resumed with 20 an epoch: burn-in is over
-        (20, 20, dict(momentum_warmup=5), 1),  # the averaging begins
-        (5, 10, {}, 1),
-        (20, 10, {}, 1),  # saved after 1 epoch
-        (20, 10, dict(average_in_burn_in=True, momentum_warmup=5), ema_momentum(20, 0.25, 5)),
-    ],
-)
-def test_the_teacher_follows_progress_where_the_loaders_length_changed(batches, iteration, arguments, expected):
-    assert share_of_the_student(iteration, batches, 0, momentum=0.25, **arguments) == pytest.approx(expected)
 
 
 BAD = dict(momentum=0, interval=0, unsup_warmup=-1, unsup_schedule='x', average_in_burn_in=1, momentum_warmup=-1)

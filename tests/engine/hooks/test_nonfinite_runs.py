@@ -1,4 +1,4 @@
-"""Runs with iterations that are not finite: skipped without a trace, or stopped."""
+"""Real runs with iterations that are not finite: they are skipped, or stop the run."""
 
 import copy
 import math
@@ -36,7 +36,7 @@ def state(runner):
 
 
 class StateBefore(Hook):
-    """Keeps the state before the latest iteration, and which iterations changed nothing but the teacher."""
+    """Keeps the state before the latest iteration, and the iterations that changed at most the teacher."""
 
     priority = 'VERY_HIGH'
 
@@ -57,7 +57,7 @@ def log_of(runner):
 
 
 def stopped(cfg, error, *hooks):
-    """The message of a run that stops, after which nothing is spoilt."""
+    """Train until the run stops. Return its message. The state must be that before the iteration."""
     runner, before = Runner.from_cfg(cfg), StateBefore()
     for hook in (*hooks, before):
         runner.register_hook(hook)
@@ -114,7 +114,7 @@ def test_a_poisoned_loss_stops_before_the_weights(data, tmp_path, monkeypatch, p
 
 
 class Broken(Hook):
-    """Some pixels of a branch have a wrong value in the iterations given. In a supervised run all have it."""
+    """Gives some pixels of a branch a wrong value in the given iterations. Without a branch all pixels get it."""
 
     priority = 'VERY_HIGH'
 
@@ -134,7 +134,7 @@ class Broken(Hook):
 
 
 def test_a_supervised_run_is_stopped_too(data, tmp_path):
-    """With the average of EMAHook."""
+    """The average of EMAHook is not changed either."""
     cfg = config(SUPERVISED, data, tmp_path, 0, burn_in=0, train_dataloader__batch_size=3)
     cfg.train_dataloader.num_workers = 2
     message = stopped(cfg, r'iteration 2 \(epoch 1\)', Broken({2: (None, math.nan)}))
@@ -142,7 +142,7 @@ def test_a_supervised_run_is_stopped_too(data, tmp_path):
 
 
 def test_iterations_with_broken_pictures_are_skipped_and_counted(data, tmp_path):
-    """The first two are in burn-in. All others are learnt, and saved."""
+    """Two of them are in burn-in. All other iterations are learnt, and saved."""
     cfg = config(SEMI, data, tmp_path, 2, burn_in=1, train_cfg__max_epochs=3)
     cfg.default_hooks.mean_teacher.unsup_warmup = 0
     cfg.model.semi_train_cfg.pseudo_test_cfg.update(score_thr=0.0, max_per_img=2)
@@ -151,7 +151,7 @@ def test_iterations_with_broken_pictures_are_skipped_and_counted(data, tmp_path)
         3: ('sup', -math.inf),
         8: ('unsup_student', math.nan),
         9: ('unsup_student', math.inf),
-        # Only the teacher sees the weak view. It finds nothing there.
+        # Only the teacher sees the weak view. It finds no objects there, so the losses are finite.
         11: ('unsup_teacher', math.nan),
     }
     before = StateBefore()
