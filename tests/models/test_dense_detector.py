@@ -108,7 +108,7 @@ def test_views_that_differ_are_named():
         (dict(dense=dict(share=0)), r'`dense.share` to be above 0, but got 0'),
         (dict(dense=dict(share=1.5)), r'`dense.share` to be in \[0, 1\], but got 1.5'),
         (dict(dense=dict(gamma=-1)), '`dense.gamma`.*-1'),
-        (dict(dense=dict(topk=5)), "keys of `dense` among share, gamma, but got.*'topk'"),
+        (dict(dense=dict(topk=5)), "keys of `dense` to be among share, gamma, but got.*'topk'"),
         (dict(unsure_thr=0.1), '`semi_train_cfg.unsure_thr` to be None.*not learn from pseudo-boxes, but got 0.1'),
         (dict(unsure_thr=0.1, soft_unsure=True), '`semi_train_cfg.unsure_thr` to be None'),
         (dict(head=dict(sparse_targets=False)), 'BgPenaltyYOLOv8Head with `sparse_targets`'),

@@ -12,8 +12,8 @@ from tests.helpers.tiny import CONFIGS, SEMI, SMALL
 @pytest.mark.parametrize(
     'bad, message',
     [
-        (dict(unsup_wieght=1), "keys of `semi_train_cfg` among sup_weight, .*but got .'unsup_wieght'"),
-        (dict(joint_forward=False), "keys of `semi_train_cfg` among .*but got .'joint_forward'"),
+        (dict(unsup_wieght=1), "keys of `semi_train_cfg` to be among sup_weight, .*but got .'unsup_wieght'"),
+        (dict(joint_forward=False), "keys of `semi_train_cfg` to be among .*but got .'joint_forward'"),
         (dict(unsup_weight=-1), '`semi_train_cfg.unsup_weight`.*-1'),
         (dict(channels_last='yes'), "`semi_train_cfg.channels_last`.*'yes'"),
         (dict(unsure_thr=0.5), '`semi_train_cfg.unsure_thr`.*at most.*0.4.*0.5'),

@@ -172,12 +172,12 @@ def test_fixed_thresholds_have_no_state():
         (dict(), 'with one of'),
         (
             dict(type='Mixture', share=1.0),
-            r'keys of `Mixture` among at, ceiling, floor, min_scores, window, but got ..share',
+            r'keys of `Mixture` to be among at, ceiling, floor, min_scores, window, but got ..share',
         ),
         (dict(type='Mixture', score_thr=0.3), 'but got ..score_thr'),
         (
             dict(type='Fixed', thresholds=[0.4, 0.4, 0.4], window=9),
-            '`Fixed` among floor, thresholds, but got ..window',
+            '`Fixed` to be among floor, thresholds, but got ..window',
         ),
         (dict(type='Mixture', floor=-0.1), '`floor`.*-0.1'),
         (dict(type='Mixture', ceiling=1.5), r'`ceiling` to be in \[0, 1\].*1.5'),
