@@ -140,6 +140,8 @@ def test_an_image_is_unreadable_if_its_loader_returns_nothing(tmp_path, warnings
     dataset = folder(paint(tmp_path / 'pool', 3, broken=[0]), pipeline=[dict(LOAD, ignore_empty=True)])
     (tmp_path / 'pool/001.png').unlink()
     assert shown(dataset[0]) == 2 and dataset.first_readable.bad.sum() == len(warnings) == 2
+    paint(tmp_path / 'pool', 3)
+    assert shown(dataset[0]) == 2  # a file that was unreadable is not tried again
 
 
 def test_the_next_image_is_taken_if_a_transform_returns_nothing(tmp_path, warnings):
