@@ -1,4 +1,4 @@
-"""Shared by all tests: MMYOLO's modules, the same random numbers in every run, and a tiny head."""
+"""Set-up and fixtures for all tests: MMYOLO's modules, fixed seeds and the tiny set."""
 
 import logging
 import platform
@@ -25,7 +25,7 @@ hypothesis.settings.load_profile('repeatable')
 
 
 def pytest_terminal_summary(terminalreporter):
-    """The versions at hand; unlike a header, pytest -q and -n show this."""
+    """Print the installed versions. Unlike a header, they also appear with pytest -q and -n."""
     found = {'python': platform.python_version(), 'numpy': np.__version__, 'hypothesis': hypothesis.__version__}
     for module in REQUIRED:
         fork = FORK[module][0] if module in FORK else module
@@ -36,9 +36,9 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(scope='session', autouse=True)
 def plain_config_text():
-    """MMEngine lays out the config's text at every checkpoint, which takes yapf seconds: leave it as it comes."""
+    """Skip the formatting of the config's text. MMEngine does it at every checkpoint, and yapf takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        for owner in (mmengine.config.config, yapf_api):  # the fork takes it from yapf each time
+        for owner in (mmengine.config.config, yapf_api):  # the fork imports it from yapf at each call
             if hasattr(owner, 'FormatCode'):
                 patch.setattr(owner, 'FormatCode', lambda text, **kwargs: (text, False))
         yield
@@ -58,7 +58,7 @@ def seeded():
 
 @pytest.fixture
 def logged(monkeypatch):
-    """(message, level) of what the hooks that watch training print."""
+    """The (message, level) pairs that the monitoring hooks print."""
     lines = []
     for name in ('collapse_monitor', 'nonfinite_guard', 'pseudo_labels'):
         monkeypatch.setattr(

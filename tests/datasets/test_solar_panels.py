@@ -18,7 +18,7 @@ TINY = {**SMALL, 'num_train': 6, 'num_val': 2, 'percent': 50}
 
 
 def digest(root):
-    """The hash of each file below root, by its path."""
+    """The hash of each file in ``root``, by relative path."""
     files = [path for path in root.rglob('*') if path.is_file()]
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
@@ -39,7 +39,7 @@ def rendered():
     return [synthetic.render(n, 7, (160, 128)) for n in range(160)]
 
 
-def test_each_picture_is_another_and_depends_on_the_seed(solar, tmp_path):
+def test_pictures_differ_and_depend_on_the_seed(solar, tmp_path):
     (tmp_path / 'set').mkdir()  # an empty folder is filled
     synthetic.generate(tmp_path / 'set', **TINY)
     synthetic.generate(tmp_path / 'other', seed=1, **TINY)
@@ -100,7 +100,7 @@ def test_boxes_inside(size):
 
 
 def test_boxes_enclose_what_is_drawn(monkeypatch):
-    """Pictures with and without contrast of the defects differ only inside the boxes."""
+    """A picture differs from the same picture without visible defects only inside the boxes."""
     with_defects = [synthetic.render(n, 5) for n in range(40)]
     monkeypatch.setattr(settings, 'CONTRAST', (1e-6, 1e-5))
     checked = 0
@@ -120,7 +120,7 @@ def test_boxes_enclose_what_is_drawn(monkeypatch):
                 assert min(part[:3].max(), part[-3:].max(), part[:, :3].max(), part[:, -3:].max()) >= 2
                 checked += 1
             near[max(y - 9, 0) : y + h + 9, max(x - 9, 0) : x + w + 9] = True
-        assert change[~near].max() <= 1  # 1: rounding
+        assert change[~near].max() <= 1  # 1 is a rounding error
     assert checked > 40
 
 
@@ -153,7 +153,7 @@ def test_interrupted_run_leaves_nothing(tmp_path, monkeypatch, error):
     monkeypatch.setattr(synthetic, 'render', broken)
     with pytest.raises(error):
         synthetic.generate(tmp_path / 'set', **SMALL)
-    assert len(calls) < 44  # the rest was given up
+    assert len(calls) < 44  # the other pictures were not rendered
     assert list(tmp_path.iterdir()) == []
 
 
@@ -165,7 +165,7 @@ def test_complete_set_is_kept(tmp_path, monkeypatch):
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / 'set').rglob('*')} == before
 
 
-def test_of_several_at_once_one_renders(tmp_path, monkeypatch):
+def test_only_one_of_several_threads_renders(tmp_path, monkeypatch):
     render, calls = synthetic.render, []
     start = threading.Barrier(3)
 

@@ -9,7 +9,7 @@ from mmengine.registry import OPTIM_WRAPPERS
 
 @OPTIM_WRAPPERS.register_module()
 class CpuAmpOptimWrapper(AmpOptimWrapper):
-    """Its steps and its scaler, with torch's autocast for the CPU, which takes both types."""
+    """AmpOptimWrapper with torch's autocast for the CPU. It takes both types, fp16 and bf16."""
 
     def __init__(self, dtype, init_scale=2.0**16, **kwargs):
         OptimWrapper.__init__(self, **kwargs)

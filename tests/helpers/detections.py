@@ -46,7 +46,7 @@ def image(scores, labels, objects=(0,), crowd=()):
 
 
 def coco_eval(drawn) -> COCOeval:
-    """pycocotools' evaluation of the images at one IoU, over all sizes and detections."""
+    """Evaluate the images by pycocotools at one IoU, with all sizes and detections."""
     gt, dt = COCO(), COCO()
     categories = [dict(id=k + 1, name=str(k)) for k in range(CLASSES)]
     for coco in (gt, dt):

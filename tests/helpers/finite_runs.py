@@ -9,14 +9,14 @@ from tests.helpers import tiny
 
 
 class Watch(Hook):
-    """Keeps the losses of every iteration, the numbers of its objects and the shapes of its pictures."""
+    """Records the losses, the numbers of objects and the shapes of pictures of every iteration."""
 
     def __init__(self):
         self.losses, self.objects, self.shapes = [], [], set()
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.losses.append({name: float(value) for name, value in outputs.items() if 'loss' in name})
-        if not isinstance(data_batch['inputs'], dict):  # a supervised run's are a tensor
+        if not isinstance(data_batch['inputs'], dict):  # a tensor in a supervised run
             self.shapes.add(tuple(data_batch['inputs'].shape[2:]))
         else:
             self.objects.append([len(sample.gt_instances) for sample in data_batch['data_samples']['sup'] if sample])

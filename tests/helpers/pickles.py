@@ -1,4 +1,4 @@
-"""Pickles that do more than hold data."""
+"""Pickles that run code."""
 
 
 class Runs:

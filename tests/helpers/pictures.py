@@ -11,7 +11,7 @@ from mmyolo_bgpenalty.models.bg_penalty_head import picture_frame
 from mmyolo_bgpenalty.utils.geometry import priors_on_image
 
 PAD = 114
-AFFINE = {  # moves no square out of the picture
+AFFINE = {  # small, so that every square stays in the picture
     'max_rotate_degree': 8.0,
     'max_shear_degree': 3.0,
     'max_translate_ratio': 0.05,
@@ -80,7 +80,7 @@ PICTURES = (
 
 
 def on_picture(sample):
-    """Bool, (H, W): the pixels of an input that the penalty treats as picture."""
+    """Bool, (H, W): the pixels of an input that the penalty does not treat as padding."""
     height, width = sample.img_shape[:2]
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing='ij')
     to_image, boxes = picture_frame(sample.metainfo)

@@ -6,7 +6,7 @@ import torch
 
 
 def in_two_processes(target, folder) -> list:
-    """The results of ``target(rank)`` in both processes. ``folder`` must be empty."""
+    """Run ``target(rank)`` in both processes and return the results. ``folder`` must be empty."""
     fork = multiprocessing.get_context('fork')
     queue = fork.Queue()
     children = [fork.Process(target=_call, args=(target, rank, str(folder / 'store'), queue)) for rank in (0, 1)]

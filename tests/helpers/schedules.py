@@ -1,4 +1,4 @@
-"""Values of λ by hand: one table for the function and for its hook."""
+"""Values of λ computed by hand, for the tests of the function and of its hook."""
 
 LINEAR = {'lambda_bg': 1.0, 'burn_in': 5, 'warmup': 5, 'schedule': 'linear'}
 COSINE, STEP, CONSTANT = ({**LINEAR, 'schedule': name} for name in ('cosine', 'step', 'constant'))
@@ -7,7 +7,7 @@ NO_BURN_IN = {**LINEAR, 'burn_in': 0}
 HALF_EPOCHS = {**LINEAR, 'burn_in': 0.5, 'warmup': 1.5}
 ITERATIONS = {'lambda_bg': 2.5, 'burn_in': 1000, 'warmup': 4000, 'schedule': 'linear'}
 
-# Arguments, progress, λ. The same table drives the hook's test, so progress is in whole thousandths.
+# Arguments, progress, λ. The hook's test needs progress in multiples of 0.001.
 GOLDEN = [
     *((LINEAR, p, 0.0) for p in (0, 1, 2.5, 4.75, 5)),
     *((LINEAR, p, v) for p, v in ((5.5, 0.1), (6, 0.2), (7.5, 0.5), (9, 0.8), (10, 1.0), (10.25, 1.0), (300, 1.0))),

@@ -35,7 +35,7 @@ def pair(root, **kwargs):
 
 
 def spoil(root):
-    """Break all labeled images but the last, each in another way, and some unlabeled images. Return their names."""
+    """Break all labeled images but the last, each in a different way, and two unlabeled ones. Return their names."""
     images = root / 'images'
     picture = cv2.imread(str(images / 'labeled_000.png'))
     (images / 'labeled_000.png').write_bytes(b'')

@@ -1,4 +1,4 @@
-"""Made-up packages for `test_setup_env.py`: writes their wheels, and builds two from source (PEP 517 and 660)."""
+"""Fake packages for `test_setup_env.py`: writes their wheels, and builds two from source (PEP 517 and 660)."""
 
 import os
 import subprocess

@@ -36,7 +36,7 @@ COCO = dict(
 )
 
 
-def test_a_good_set_is_returned_as_it_is(file):
+def test_a_valid_set_is_returned_unchanged(file):
     file.write_text(json.dumps(COCO))
     assert read_coco(file) == COCO == read_coco(str(file))
     file.write_text(json.dumps({name: COCO[name] for name in ('images', 'categories')}))
@@ -82,7 +82,7 @@ def test_a_good_set_is_returned_as_it_is(file):
         (['annotations', 0, 'ignore'], [], '`annotations[0].ignore` is []; expected 0 or 1'),
     ],
 )
-def test_a_bad_set_is_refused_with_file_and_field(fault, path, value, message):
+def test_an_invalid_set_is_refused_with_file_and_field(fault, path, value, message):
     coco = copy.deepcopy(COCO)
     node = coco
     for key in path[:-1]:
@@ -128,7 +128,7 @@ def test_training_needs_more_fields(file, fault, path, value, message):
     assert read_coco(file, training=True) == TRAINED
 
 
-def test_a_file_name_may_be_bytes_that_are_not_text(file):
+def test_a_file_name_need_not_be_valid_utf_8(file):
     coco = copy.deepcopy(COCO)
     coco['images'][0]['file_name'] = '\udce9.jpg'  # from os.fsdecode of a name in Latin-1
     file.write_text(json.dumps(coco))
@@ -160,5 +160,5 @@ def test_classes_in_the_order_of_the_file():
 
 
 @pytest.mark.parametrize('content', [[], 3, 'images', None])
-def test_something_else_is_no_set(fault, content):
+def test_other_json_is_not_a_set(fault, content):
     assert fault(content) == 'expected an object with `images`, `annotations` and `categories`'

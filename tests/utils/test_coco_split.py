@@ -66,7 +66,7 @@ def test_a_part_without_images_is_refused(number, percent):
 
 
 def presence(rng, number, classes, density):
-    """Which image has which class, (number, classes), and its objects. Some images have two objects of a class."""
+    """A random mask of the classes in each image, (number, classes), and its objects. Some are there twice."""
     there = rng.random((number, classes)) < density
     pairs = np.argwhere(there)
     twice = pairs[rng.random(len(pairs)) < 0.3]
@@ -99,8 +99,8 @@ def test_exact_counts_and_all_classes_if_there_is_room(example):
     assert (draw(*again, number, labeled, seed=5, fold=2) == mask).all()
 
 
-def test_few_images_keep_all_classes_if_any_choice_does():
-    """Compared with all possible choices. If no choice has all classes, the draw has most of the best one's."""
+def test_few_images_have_all_classes_if_that_is_possible():
+    """Compare with all possible choices. The draw has at least 75 % of the classes that the best choice has."""
     rng = np.random.default_rng(0)
     tight = 0
     for seed in range(150):
@@ -133,7 +133,7 @@ def test_each_class_has_its_share(percent):
         return np.abs(np.append(got - np.maximum(sizes * share, 1), bare - all_bare * share))
 
     ours = deviation(draw(image_of, class_of, number, labeled))
-    # Classes have hundreds of images. At most a few are too many or too few.
+    # Large classes have hundreds of images, but at most 5 are too many or too few.
     assert ours.max() <= 5 and ours.mean() < 1
     by_chance = [
         deviation(np.isin(np.arange(number), np.random.default_rng(s).permutation(number)[:labeled])).mean()
@@ -180,7 +180,7 @@ def test_bad_draws_are_refused(bad):
         draw(np.array([0]), np.array([0]), 10, **{'labeled': 3, **bad})
 
 
-def test_objects_are_what_is_trained_on():
+def test_objects_are_the_boxes_for_training():
     coco = coco_set()
     image_of, class_of = objects(coco)
     assert len(image_of) == len(coco['annotations']) - 4

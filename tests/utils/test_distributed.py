@@ -1,4 +1,4 @@
-"""Two processes on CPUs, connected by gloo: they train like one process, and end when one of them dies."""
+"""Two processes on CPUs, connected by gloo. They train like one process. If one dies, the other ends."""
 
 import copy
 import json
@@ -41,10 +41,10 @@ def gradients(variant: str, synced: bool, images: range, rank: int = 0) -> torch
     model = make(sync_avg_factor=synced, **copy.deepcopy(VARIANTS[variant]))
     for module in model.student.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            module.eval()  # otherwise each process has its own statistics
+            module.eval()  # otherwise each process has its own batch normalization statistics
     module = model.student.bbox_head.head_module
     for scores, distances in zip(module.cls_preds, module.reg_preds):
-        # Then the boxes are as large as the objects, and the sum of scores is above 1.
+        # With these biases, boxes are as large as the objects, and the sum of scores is above 1.
         torch.nn.init.zeros_(scores[-1].bias)
         distances[-1].bias.data.view(4, -1)[:, 2] = 8
     model.student.bbox_head.lambda_bg = 2.0
@@ -185,7 +185,7 @@ GROUP_NORM = {
 
 @pytest.fixture(scope='module')
 def two(data, tmp_path_factory):
-    """With group normalization: SyncBatchNorm needs GPUs. Batch normalization has statistics of its own process."""
+    """Two processes with group normalization: SyncBatchNorm needs GPUs, and batch statistics differ by process."""
     folder = make_config(data, tmp_path_factory.mktemp('two') / 'a', train_dataloader__batch_size=2, **GROUP_NORM)
     done = dist_train(folder, 'config.py', '2', PORT=free_port())
     assert done.returncode == 0, done.stderr[-3000:]
@@ -288,7 +288,7 @@ def test_metrics_and_the_pseudo_labels_quality_are_those_of_one_process(rows):
     ],
 )
 def test_a_process_that_dies_ends_the_job(end, said, data, tmp_path):
-    """A stopped process ends it after the timeout. Until then student and teacher are the same in both processes."""
+    """If a process only stops, the job ends after the timeout. Until the end, both processes have equal models."""
     folder = make_config(data, tmp_path / 'a', train_dataloader__batch_size=2, end=end)
     timeout = ('--cfg-options', 'env_cfg.dist_cfg.timeout=10') if end == 'stopped' else ()
     done = dist_train(folder, 'config.py', '2', *timeout, PORT=free_port())
@@ -310,7 +310,7 @@ def test_dist_train_says_what_it_takes(tmp_path):
 
 
 def test_slurm_train_starts_a_process_a_gpu(tmp_path):
-    """These are the arguments for srun. Slurm itself is not run."""
+    """A fake srun prints its arguments. Slurm itself does not run."""
     srun = tmp_path / 'srun'
     srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"; echo "PYTHONPATH=$PYTHONPATH"\n')
     srun.chmod(0o755)

@@ -27,7 +27,7 @@ def test_json_in_the_encodings_of_other_systems(file, encoding):
         (None, 'no such file'),
     ],
 )
-def test_broken_json_is_named(file, content, message):
+def test_invalid_json_is_reported_with_its_path(file, content, message):
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(ValueError) as caught:
@@ -47,12 +47,12 @@ def test_reading_leaves_the_garbage_collector_as_it_was(file, set_collection):
         gc.enable()
 
 
-def test_a_folder_is_no_json(tmp_path):
+def test_a_folder_is_not_json(tmp_path):
     with pytest.raises(ValueError, match='cannot be read: Is a directory'):
         read_json(tmp_path)
 
 
-def test_text_and_bytes_are_written_alike_on_every_system(tmp_path):
+def test_files_have_the_same_bytes_on_every_system(tmp_path):
     write_whole(tmp_path / 'new/folder/a.txt', 'ä\nb\r\n')
     write_whole(str(tmp_path / 'b.bin'), b'\x00\r\n')
     assert (tmp_path / 'new/folder/a.txt').read_bytes() == b'\xc3\xa4\nb\r\n'

@@ -83,7 +83,7 @@ def spoilt(draw):
     text = json.dumps(root['set'], ensure_ascii=draw(st.booleans()))
     content = text.encode(draw(st.sampled_from(ENCODINGS)), 'surrogatepass')
     cut = draw(st.integers(0, 8 * len(content)))
-    return content[:cut] + content[cut + 1 :]  # mostly beyond the end
+    return content[:cut] + content[cut + 1 :]  # `cut` is mostly beyond the end
 
 
 def read(file):
@@ -95,7 +95,7 @@ def read(file):
 def split(file):
     folder = file.with_name('parts')
     shutil.rmtree(folder, ignore_errors=True)
-    # UTF-8 alone, as on a terminal
+    # stdout takes only valid UTF-8, as a terminal does
     with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO(), encoding='utf-8')):
         try:
             split_dataset.__wrapped__([str(file), '--percent', '40', '--out', str(folder)])
@@ -170,7 +170,7 @@ def metric(file):
 
 
 def config_check(file):
-    """The file as the labeled, the unlabeled and the validation set, and as the evaluator's."""
+    """The file is, in turn, the labeled set, the unlabeled set, the validation set and the file of the evaluator."""
     good = file.with_name('good.json')
     good.write_text(json.dumps(GOOD))
     faults = []
@@ -200,7 +200,7 @@ def folder(tmp_path_factory):
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     init_default_scope('mmyolo')
-    freeze()  # MMEngine collects garbage for each dataset, which takes most of the time with all that torch has
+    freeze()  # saves time: MMEngine collects garbage for each dataset, and torch has many objects
     yield tmp_path_factory.mktemp('json')
     unfreeze()
     logger.setLevel(level)

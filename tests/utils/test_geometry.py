@@ -53,7 +53,7 @@ def inside(x, y, boxes):
 
 
 @given(seed=seeds, number=st.integers(0, 5))
-def test_projection_is_the_reference(seed, number):
+def test_projection_equals_the_reference(seed, number):
     rng = np.random.default_rng(seed)
     boxes, matrix = boxes_from(rng, number), homography_from(rng)
     projected = project_boxes(torch.from_numpy(boxes), torch.from_numpy(matrix))
@@ -118,7 +118,7 @@ def test_priors_on_image_is_the_naive_loop(seed, images, number):
     assert found.tolist() == expected
 
 
-def test_boxes_of_nan_hold_nothing():
+def test_boxes_of_nan_contain_no_point():
     points = torch.rand(5, 2)
     hollow = torch.full((2, 3, 4), torch.nan)
     assert not priors_on_image(points, torch.eye(3).expand(2, 3, 3), hollow).any()
@@ -127,7 +127,7 @@ def test_boxes_of_nan_hold_nothing():
 
 
 @pytest.mark.parametrize('direction', FLIPS)
-def test_predictions_flipped_back_are_the_same_boxes_seen_in_the_mirror(direction):
+def test_predictions_flipped_back_are_mirrored_boxes(direction):
     torch.manual_seed(0)
     stride, sizes = 8, [(4, 6), (2, 3)]
     scores = [torch.randn(2, 3, *size) for size in sizes]

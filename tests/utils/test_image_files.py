@@ -21,7 +21,7 @@ def jpegs():
     return [plain, progressive, header + preview + plain[2:]]
 
 
-def test_jpegs_that_are_cut_off(jpegs, tmp_path):
+def test_truncated_jpegs(jpegs, tmp_path):
     file = tmp_path / 'a.jpg'
     for content in jpegs:
         for behind in (b'', b'\0\0\n', b'\xff\xda\xff\xc0 a film' * 99, content[:3000]):
@@ -33,9 +33,9 @@ def test_jpegs_that_are_cut_off(jpegs, tmp_path):
         assert image_fault(file, look_inside=False) == ''
 
 
-def test_files_that_are_no_images(tmp_path):
+def test_paths_and_files_that_are_not_images(tmp_path):
     (tmp_path / 'empty.png').touch()
-    os.mkfifo(tmp_path / 'pipe.png')  # opening it would wait for ever
+    os.mkfifo(tmp_path / 'pipe.png')  # opening it would wait forever
     for name, fault in (
         ('empty.png', 'empty'),
         ('pipe.png', 'not a regular file'),
