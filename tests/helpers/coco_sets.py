@@ -4,7 +4,7 @@ import numpy as np
 
 
 def coco_set(number=40):
-    """Ids are strings and numbers with gaps. Some boxes are crowd, ignored, thin or lack an area. Some images lack a size."""
+    """Ids are strings or numbers with gaps. Boxes may be crowd, ignored, thin or lack area. Images may lack sizes."""
     rng = np.random.default_rng(1)
     images = [dict(file_name=f'd/{i}.jpg', id=f'id {i}' if i % 2 else 7 * i, extra=[i, None]) for i in range(number)]
     for image in images[: number // 2]:
