@@ -6,6 +6,7 @@ import time
 import weakref
 from contextlib import suppress
 
+import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -98,16 +99,16 @@ class ProgressBarHook(Hook):
     def after_train(self, runner: Runner) -> None:
         self._stop()
 
-    @staticmethod
-    def _read(runner: Runner, outputs: dict) -> dict[str, float]:
-        figures = dict(loss=outputs['loss'])
+    @torch.no_grad()
+    def _read(self, runner: Runner, outputs: dict) -> dict[str, float]:
+        figures = dict(loss=outputs['loss'].item())
         if 'semi/unsup_weight' in outputs:
             for branch in ('sup', 'unsup'):
-                figures[f'loss_{branch}'] = sum(outputs[k] for k in outputs if k.startswith(f'{branch}_loss'))
-            figures['unsup_weight'] = outputs['semi/unsup_weight']
+                figures[f'loss_{branch}'] = float(sum(outputs[k] for k in outputs if k.startswith(f'{branch}_loss')))
+            figures['unsup_weight'] = outputs['semi/unsup_weight'].item()
         if 'train/semi/lambda_bg' in runner.message_hub.log_scalars:
             figures['lambda_bg'] = runner.message_hub.get_scalar('train/semi/lambda_bg').current()
-        return {name: float(value) for name, value in figures.items()}
+        return figures
 
     def _draw(self, live: Live, mode: str) -> None:
         speed = self._progress.tasks[0].speed

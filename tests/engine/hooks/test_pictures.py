@@ -106,7 +106,7 @@ def samples(number):
 
 @pytest.fixture
 def runner(tmp_path, monkeypatch):
-    """A runner of a wrapped detector that has kept its views of three images."""
+    """A runner with a wrapped detector, which has kept the views of three images."""
     monkeypatch.setattr('mmyolo_bgpenalty.utils.distributed.is_model_wrapper', lambda model: hasattr(model, 'module'))
     latest = UnlabeledBatch(torch.rand(3, 3, 64, 64), samples(3), torch.rand(3, 3, 64, 64), samples(3))
     inner = dict(type='mmdet.DetDataPreprocessor', bgr_to_rgb=True, mean=[0.0] * 3, std=[255.0] * 3)
@@ -178,7 +178,7 @@ def test_bad_arguments_are_refused(arguments, message):
 
 
 def test_a_run_with_pictures_equals_one_without(tmp_path):
-    """Bit for bit. The pictures are in the log folder and in TensorBoard."""
+    """All states are equal to the bit. The pictures are in the log folder and in TensorBoard."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # slow
 
     data, ends = make_set(tmp_path), []
@@ -202,7 +202,7 @@ def test_a_run_with_pictures_equals_one_without(tmp_path):
     assert same(ends[0][0], ends[1][0]) and ends[0][1:] == ends[1][1:]
 
     folder = Path(runner.log_dir) / 'vis_data'
-    # The first of two epochs of 5 batches is burn-in. In the next batch the weight is still 0.
+    # The first of two epochs of 5 batches is burn-in. In the batch after it the weight is still 0.
     files = [folder / 'vis_image' / f'pseudo_labels_{i}.png' for i in (8, 10)]
     assert sorted(tmp_path.rglob('pseudo_labels_*.png')) == sorted(files)
     logged = EventAccumulator(str(folder), size_guidance=dict(images=0)).Reload().Images('pseudo_labels')

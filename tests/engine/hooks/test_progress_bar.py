@@ -1,4 +1,4 @@
-"""The bar on a terminal, read back by a small emulator, and its absence elsewhere."""
+"""The bar on a terminal, which a small emulator reads, and no bar elsewhere."""
 
 import gc
 import io
@@ -52,7 +52,7 @@ class Terminal(io.StringIO):
 
 @contextmanager
 def on_terminal():
-    """stdout and stderr are a terminal. (No fixture: pytest sets both anew when the test begins.)"""
+    """stdout and stderr are a terminal. This is no fixture, because pytest replaces both when the test begins."""
     with pytest.MonkeyPatch.context() as patch:
         for name in RICH:
             patch.delenv(name, raising=False)
@@ -96,9 +96,10 @@ def outputs(step, semi=True, device='cpu'):
             'semi/unsup_weight': 0.375,
             'semi/pseudo_boxes': 77,
         }
-    return {name: torch.tensor(float(value), device=device) for name, value in entries.items()}
+    return {name: torch.tensor(float(value), device=device, requires_grad=True) for name, value in entries.items()}
 
 
+@pytest.mark.filterwarnings('error')  # torch warns if float() reads a tensor that requires gradients
 def test_the_bar_has_every_field_and_log_lines_stay_above_it():
     with on_terminal() as terminal:
         runner = FakeRunner(ProgressBarHook(refresh_per_second=1000))
@@ -122,7 +123,7 @@ def test_the_bar_has_every_field_and_log_lines_stay_above_it():
 
 
 @pytest.mark.parametrize('ramp, mode', [(0.0, 'burn-in'), (0.5, 'semi'), (None, 'train')])
-def test_epoch_mode_and_place_of_a_resumed_run(ramp, mode):
+def test_epoch_and_mode_and_number_of_iterations_of_a_resumed_run(ramp, mode):
     with on_terminal() as terminal:
         runner = FakeRunner(ProgressBarHook(refresh_per_second=1e6), ramp, iteration=10)
         runner.step(outputs(0, semi=ramp is not None))
@@ -144,7 +145,7 @@ def test_four_drawings_a_second_and_no_wait_in_between(monkeypatch):
         for step in range(20):
             clock.now = 100 + step / 16
             due = step % 4 == 0 or step == 19  # the last is always drawn
-            # Reading a tensor of the meta device raises: none is read in between.
+            # Reading a tensor of the meta device raises an error, so none is read in between.
             runner.step(outputs(step, device='cpu' if due else 'meta'))
             drawn.append(screen(terminal.getvalue())[0][1].split()[1])
         runner.hook.after_train(runner)
@@ -165,7 +166,7 @@ def test_stdout_stderr_and_handlers_are_given_back(error, tmp_path):
         handler = runner.logger.handlers[0]
         assert handler.stream is sys.stdout is not terminal and sys.stderr is not errors
         assert elsewhere.stream is file
-        if error:  # MMEngine calls no hook. The runner goes with the last traceback.
+        if error:  # MMEngine calls no hook. The runner is deleted with the last traceback.
             del runner
             gc.collect()
         else:
@@ -221,6 +222,7 @@ def test_nothing_is_drawn_in_a_pipe_or_by_another_process(monkeypatch, why):
 INTERRUPTED = """
 import logging
 from argparse import Namespace
+from torch import tensor
 from mmengine.logging import MessageHub
 from mmyolo_bgpenalty import ProgressBarHook
 hub = MessageHub.get_instance('interrupted')
@@ -228,13 +230,13 @@ runner = Namespace(model=hub, iter=0, epoch=0, max_iters=20, train_dataloader=ra
 runner.logger = logging.Logger('run')
 hook = ProgressBarHook()
 hook.before_train(runner)
-hook.after_train_iter(runner, 0, outputs=dict(loss=2.5))
+hook.after_train_iter(runner, 0, outputs=dict(loss=tensor(2.5)))
 raise KeyboardInterrupt
 """
 
 
 def test_an_interrupted_run_leaves_a_whole_terminal():
-    """On a pseudo terminal: the traceback is above the bar, the line is ended, the cursor is there."""
+    """On a pseudo terminal. The traceback is above the bar, the last line is complete, and the cursor is visible."""
     master, slave = os.openpty()
     env = {name: value for name, value in os.environ.items() if name not in RICH}
     env |= dict(ENVIRONMENT, PYTHONPATH=str(ROOT))
@@ -253,7 +255,7 @@ def test_an_interrupted_run_leaves_a_whole_terminal():
 def read(reader) -> bytes:
     try:
         return reader.read(65536)
-    except OSError:  # Linux raises when the last writer is gone
+    except OSError:  # Linux raises it when the last writer has closed
         return b''
 
 

@@ -18,7 +18,7 @@ from tests.helpers.tiny import SEMI, load, make_images, make_set
 
 @MODELS.register_module()
 class OracleDetector(SemiYOLODetector):
-    """Its pseudo-labels are the true boxes, projected point by point, and a wrong one in each image."""
+    """Its pseudo-labels are the true boxes, projected point by point, and one wrong box in each image."""
 
     annotations: dict = {}
 
@@ -63,7 +63,7 @@ def test_a_run_logs_the_quality_by_the_boxes_of_the_unlabeled_set(tmp_path, monk
     runner = Runner.from_cfg(cfg)
     runner.train()
     rows = [json.loads(row) for row in (Path(runner.log_dir) / 'vis_data/scalars.json').read_text().splitlines()]
-    # An epoch has 5 iterations and each unlabeled image once. The first epoch is burn-in.
+    # An epoch has 5 iterations, which show each unlabeled image once. The first epoch is burn-in.
     objects = sum(not item['iscrowd'] for item in content['annotations'])
     assert objects < len(content['annotations'])
     for row in rows:
@@ -97,7 +97,7 @@ def test_quality_by_hand_and_over_the_interval():
     runner.iter, runner.model.pseudo_labels = 1, [weak_view(1, FOUND[:1]), weak_view('unknown', FOUND)]
     hook.after_train_iter(runner, 1)
     assert reported(runner) == [2 / 5, 1.0]
-    # Without pseudo-boxes there is no precision. The old one is removed.
+    # Without pseudo-boxes there is no precision. The old value is removed.
     runner.iter, runner.model.pseudo_labels = 3, [weak_view(0, [])]
     hook.after_train_iter(runner, 3)
     assert reported(runner) == [None, 0.0]
@@ -107,7 +107,7 @@ def test_quality_by_hand_and_over_the_interval():
 @pytest.mark.parametrize(
     'shift, found, expected',
     [
-        # The first true box is right of x = 0 by 0.5 or 1 pixel, the second one fully. The third is a crowd.
+        # 0.5 pixels or 1 pixel of the first true box are in the view, and all of the second. The third is a crowd.
         (-29.5, (10.5, 10, 30.5, 30, 0.9, 1), [1.0, 1.0]),
         (-29, (11, 10, 31, 30, 0.9, 1), [1.0, 1 / 2]),
         (-29, (0, 10, 1, 30, 0.9, 0), [1.0, 1 / 2]),
