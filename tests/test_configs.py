@@ -80,7 +80,7 @@ def test_other_projects_find_the_configs(tmp_path):
     child.write_text(f"_base_ = __import__('mmyolo_bgpenalty').config('{SEMI}')\nlambda_bg = 2.0\n")
     cfg = Config.fromfile(child)
     assert cfg.lambda_bg == 2.0 and cfg.model.type == 'SemiYOLODetector'
-    with pytest.raises(FileNotFoundError, match=f"'none.py' among .*{SEMI}"):
+    with pytest.raises(FileNotFoundError, match=f"'none.py'; the shipped configs are .*{SEMI}"):
         mmyolo_bgpenalty.config('none.py')
 
 
