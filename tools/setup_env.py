@@ -75,7 +75,7 @@ def fail(line: str) -> NoReturn:
 
 
 def lock() -> TextIO:
-    """Wait for other set-ups that use this cache. They wait until the returned file is closed."""
+    """Wait for other set-ups that use this cache. Then make them wait until the returned file is closed."""
     CACHE.mkdir(parents=True, exist_ok=True)
     file = (CACHE / 'lock').open('w')
     os.set_inheritable(file.fileno(), True)
@@ -88,7 +88,7 @@ def lock() -> TextIO:
 
 
 def run(what: str, *command, **env: str) -> None:
-    """Run a command and print its purpose and time. Its output goes to the log. It stops if this program stops."""
+    """Run a command and print its purpose and time. Its output goes to the log. The command stops with this program."""
     print(f'setup: {what} ... ', end='', flush=True)
     begin = time.monotonic()
     with LOG.open('a+', encoding='utf-8', errors='replace') as log:
@@ -198,7 +198,7 @@ def build_mmcv(requirement: str, folder: Path, std: str) -> Path:
             'CFLAGS': '-O2 -g0 -w -DNDEBUG',  # replaces the interpreter's own flags, so -O2 must be repeated
             'NVCC_APPEND_FLAGS': f'{os.environ.get("NVCC_APPEND_FLAGS", "")} -std=c++{std}',
             'MAX_JOBS': os.environ.get('MAX_JOBS') or str(max(1, min(len(os.sched_getaffinity(0)), gigabytes // 2))),
-            'CXX': 'mmcv_cxx.sh',  # found in PATH, because a path with a space would be split
+            'CXX': 'mmcv_cxx.sh',  # a name to find in PATH, because a path with a space would be split
             'CXX_STD': std,
             'REAL_CXX': compiler,
             'PCH_DIR': work,

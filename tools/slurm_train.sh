@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train under Slurm with one process for each GPU:
 #   tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [arguments of tools/train.py]
-# Set GPUS (8 in total if unset), GPUS_PER_NODE (8), CPUS_PER_TASK (5), SRUN_ARGS (for srun) and PYTHON (interpreter).
+# Variables: GPUS in total (8), GPUS_PER_NODE (8), CPUS_PER_TASK (5), SRUN_ARGS for srun, PYTHON for the interpreter.
 # When a process dies, srun ends the job.
 set -euo pipefail
 if [ $# -lt 4 ]; then

@@ -28,7 +28,7 @@ def flag(name: str, value: Any) -> bool:
 
 
 def known_keys(name: str, value: Any, known: Collection[str]) -> None:
-    """Check that ``value`` is a dict and that ``known`` has all its keys."""
+    """Check that ``value`` is a dict and that all its keys are in ``known``."""
     if not isinstance(value, Mapping):
         raise ValueError(f'Expected `{name}` to be a dict, but got {value!r}')
     if unknown := sorted(set(value) - set(known)):

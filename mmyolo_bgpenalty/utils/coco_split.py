@@ -61,8 +61,8 @@ def part(coco: dict, mask: np.ndarray) -> dict:
 def objects(coco: dict) -> tuple[np.ndarray, np.ndarray]:
     """Image and class of each object: two arrays (objects,) of indices into ``images`` and ``categories``.
 
-    Objects are the boxes that MMDetection's CocoDataset trains on: not crowd, not ignored, no area of 0, at least
-    one pixel wide and high.
+    Objects are the boxes that MMDetection's CocoDataset trains on: not crowd, not ignored, at least one pixel wide
+    and high, and with an area above 0 if an area is given.
     """
     images, classes = ({entry['id']: place for place, entry in enumerate(coco[n])} for n in ('images', 'categories'))
     image_of, class_of = [], []
@@ -118,7 +118,7 @@ def draw(
 
 
 class _Strata:
-    """All pairs of an image and its stratum. The last stratum holds the images without objects."""
+    """All pairs of an image and one of its strata. The last stratum holds the images without objects."""
 
     def __init__(self, image_of: np.ndarray, class_of: np.ndarray, number: int, labeled: int):
         self.number, self.labeled = number, labeled
@@ -169,7 +169,7 @@ class _Strata:
 def _cover(strata: _Strata, first: str | None) -> np.ndarray:
     """A mask of images that cover all classes, or as many as there is room for. It is empty if ``first`` is None.
 
-    Each step takes the image with the most missing classes. With 'rarest class', the image must have the rarest one.
+    Each step takes the image with the most missing classes. With 'rarest class', it must have the rarest of them.
     """
     chosen, missing = np.zeros(strata.number, dtype=bool), (strata.sizes > 0).astype(float)
     missing[strata.empty] = 0

@@ -23,7 +23,7 @@ def _transform(points: Tensor, homography: Tensor) -> Tensor:
 
 
 def project_boxes(boxes: Tensor, homography: Tensor, clip_shape: tuple[int, int] | None = None) -> Tensor:
-    """Smallest axis-aligned boxes around the mapped ``boxes``, (M, 4), fp32. ``clip_shape`` is (height, width)."""
+    """Smallest axis-aligned boxes around the mapped ``boxes``, (M, 4), fp32, clipped to (height, width)."""
     x1, y1, x2, y2 = boxes.float().unbind(-1)
     corners = torch.stack([x1, y1, x2, y1, x2, y2, x1, y2], dim=-1).reshape(-1, 2)
     corners = _transform(corners, homography).reshape(-1, 4, 2)

@@ -65,7 +65,7 @@ def generate(
             try:
                 os.rename(draft, root)
             except OSError:
-                if not _present(root, wanted):  # otherwise another process was faster
+                if not _present(root, wanted):  # if it is present, another process was faster
                     raise
 
 
