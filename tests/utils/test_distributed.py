@@ -36,7 +36,7 @@ OBJECTS, PSEUDO_BOXES = [4, 3, 1, 0], [3, 1, 0, 0]  # in four images. Each proce
 
 
 def gradients(variant: str, synced: bool, images: range, rank: int = 0) -> torch.Tensor:
-    """The gradients of all parameters of the student, as one vector, from the loss of some of four images."""
+    """The gradients of all parameters of the student, as one vector. ``images`` chooses some of four images."""
     make = build_dense if variant == 'dense' else build
     model = make(sync_avg_factor=synced, **copy.deepcopy(VARIANTS[variant]))
     for module in model.student.modules():
@@ -95,8 +95,8 @@ def test_synced_losses_are_those_of_the_global_batch(variant, pair):
 
 
 @pytest.mark.parametrize('variant', UNSYNCED)
-def test_by_default_each_process_divides_by_its_own_as_mmyolo_does(variant, pair):
-    """The losses are multiplied by the number of processes, because DDP takes the mean."""
+def test_without_sync_each_process_divides_by_its_own_avg_factor(variant, pair):
+    """As in MMYOLO, the losses are multiplied by the number of processes, because DDP takes the mean."""
     expected = sum(gradients(variant, False, images) for images in (range(2), range(2, 4)))
     assert difference(pair[variant, False], expected) < 1e-5
     assert difference(pair[variant, True], expected) > 0.05
@@ -208,7 +208,7 @@ def one(data, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def rows(two, one):
-    """Rows of process 0, of process 1 and of the single process: first the sets, then each iteration, then metrics."""
+    """The rows of process 0, process 1 and the single process: the sets, then each iteration, then the metrics."""
     found = [rows_of(two, 0), rows_of(two, 1), rows_of(one, 0)]
     assert [len(part) for part in found] == [1 + BATCHES * EPOCHS + 1] * 3
     return found
@@ -225,7 +225,7 @@ def test_every_process_has_the_same_plan_models_and_sets(rows, two):
     assert len({row['teacher'] for row in first[1:-1]}) == BATCHES * EPOCHS  # it changes in each iteration
 
 
-def test_the_processes_have_parted_when_they_end(two):
+def test_the_processes_disconnect_before_they_end(two):
     """Threads of gloo may abort a process that has finished but is still connected."""
     assert [(two / f'{rank}.end').read_text() for rank in (0, 1)] == ['False', 'False']
 
@@ -268,7 +268,7 @@ def test_one_process_may_lack_pseudo_boxes(rows):
         assert row['thresholds'] == (alone and pytest.approx(alone, abs=1e-6))
 
 
-def test_metrics_and_the_pseudo_labels_quality_are_those_of_one_process(rows):
+def test_metrics_and_pseudo_label_quality_are_those_of_one_process(rows):
     """Each process evaluates three of five images."""
     first, _, alone = rows
     metrics, expected = ({k: v for k, v in part[-1]['metrics'].items() if 'time' not in k} for part in (first, alone))
@@ -304,12 +304,12 @@ def test_a_process_that_dies_ends_the_job(end, said, data, tmp_path):
 # Scripts and settings
 
 
-def test_dist_train_says_what_it_takes(tmp_path):
+def test_dist_train_prints_its_usage(tmp_path):
     done = dist_train(tmp_path, 'config.py')
     assert done.returncode == 2 and 'tools/dist_train.sh CONFIG GPUS' in done.stderr and not done.stdout
 
 
-def test_slurm_train_starts_a_process_a_gpu(tmp_path):
+def test_slurm_train_starts_one_process_for_each_gpu(tmp_path):
     """A fake srun prints its arguments. Slurm itself does not run."""
     srun = tmp_path / 'srun'
     srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"; echo "PYTHONPATH=$PYTHONPATH"\n')
@@ -336,6 +336,6 @@ def test_settings_that_only_mmengine_reads_may_be_overridden():
     assert cfg.sync_bn == 'torch' and cfg.find_unused_parameters is True
 
 
-def test_sync_bn_is_for_gpus():
+def test_sync_bn_needs_gpus():
     with pytest.raises(ValueError, match="no `sync_bn` on a CPU.*got 'torch'"):
         init_cpu_processes(Config(dict(sync_bn='torch')))
