@@ -1,9 +1,13 @@
 """Checks of classes, validation and test."""
 
 import os.path as osp
+import re
 
 from mmyolo_bgpenalty.config_check.findings import Findings, error, first_of, warning
-from mmyolo_bgpenalty.config_check.parts import ConfigParts, kind_of
+from mmyolo_bgpenalty.config_check.parts import ConfigParts, class_of, kind_of
+
+COCO_KEYS = re.compile(r'(bbox|segm)_mAP(_50|_75|_s|_m|_l)?$|AR|.*_precision$')
+PREFIXES = dict(CocoMetric='coco', PrecisionRecallMetric='pr')
 
 
 def check_classes(parts: ConfigParts) -> Findings:
@@ -39,11 +43,9 @@ def check_classes(parts: ConfigParts) -> Findings:
 
 def check_validation(parts: ConfigParts) -> Findings:
     both = kind_of(parts.get('val_cfg')) == 'TeacherStudentValLoop'
-    for hook in parts.hooks_of('CheckpointHook') if both else ():
-        keys = hook.node.get('save_best') or []
-        for key in [keys] if isinstance(keys, str) else keys:
-            if key != 'auto' and not key.startswith(('teacher/', 'student/')):
-                yield error(f'{hook.path}.save_best', f'no evaluator reports `{key}`', f'write teacher/{key}')
+    if both and not parts.semi and parts.model.node:
+        yield error('val_cfg.type', 'TeacherStudentValLoop needs a model with a teacher', "write type='ValLoop'")
+    yield from _save_best(parts, both)
     for dataset in (*parts.val, *parts.test) if 'YOLODetector' in parts.detector.names else ():
         letterbox = any('LetterResize' in transform.names for transform in dataset.transforms)
         needed = ['scale_factor', 'pad_param'] if letterbox else ['scale_factor']
@@ -53,6 +55,32 @@ def check_validation(parts: ConfigParts) -> Findings:
             if lacking:
                 what = f'no {lacking}: boxes cannot be mapped to the original image'
                 yield error(f'{transform.path}.meta_keys', what, f'add {lacking}')
+
+
+def _save_best(parts: ConfigParts, both: bool) -> Findings:
+    """A wrong metric is otherwise found at the first validation. ``both``: teacher and student are evaluated."""
+    prefixes = _prefixes(parts)
+    for hook in parts.hooks_of('CheckpointHook'):
+        keys = hook.node.get('save_best') or []
+        for key in [keys] if isinstance(keys, str) else keys:
+            model, _, rest = key.partition('/') if both else ('teacher', '', key)
+            prefix, _, name = rest.partition('/')
+            known = not prefixes or (prefix in prefixes and (prefix != 'coco' or COCO_KEYS.match(name)))
+            if key != 'auto' and not (known and model in ('teacher', 'student')):
+                metric = 'coco/bbox_mAP_50' if 'coco' in prefixes or not prefixes else f'{sorted(prefixes)[0]}/…'
+                instead = f'write {"teacher/" * both}{metric}'
+                yield error(f'{hook.path}.save_best', f'no evaluator reports `{key}`', instead)
+
+
+def _prefixes(parts: ConfigParts) -> set[str]:
+    """The prefixes of all metrics. Empty if an evaluator is unknown."""
+    prefixes = set()
+    for _, node in parts.entries('val_evaluator'):
+        name = getattr(class_of(node, 'METRICS', parts.scope), '__name__', '')
+        if name not in PREFIXES:
+            return set()
+        prefixes |= {node.get('prefix') or PREFIXES[name], *(['coco'] if node.get('coco') else [])}
+    return prefixes
 
 
 def check_evaluator_files(parts: ConfigParts) -> Findings:

@@ -7,7 +7,7 @@ starts.
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from inspect import signature
 from typing import Any
@@ -29,11 +29,14 @@ def check_overrides(cfg: Mapping, options: Iterable[str]) -> None:
         ValueError: an override changes nothing. The message names it and suggests another.
     """
     for option in options:
-        top = option.partition('.')[0]
+        top, _, rest = option.partition('.')
         if top not in LIVE_NAMES - {'launcher'}:  # --launcher overrides it
             raise ValueError(f'--cfg-options {option}: {why_dead(cfg, top)}')
         if top in SETTINGS and not any(lambda_hooks(cfg)):
             raise ValueError(f'--cfg-options {option} would change nothing: no LambdaBgSchedulerHook in the config')
+        meant = _similar_path(cfg, option.split('.')) if rest else None
+        if meant:
+            raise ValueError(f'--cfg-options {option}: no such entry in the config; is `{meant}` meant?')
 
 
 def similar(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -81,3 +84,19 @@ def _entries(node: Any, name: str, path: str = '') -> Iterator[tuple[str, Any]]:
             yield from _entries(value, name, here)
         if path and key == name and not isinstance(value, Mapping):
             yield here, value
+
+
+def _similar_path(cfg: Mapping, keys: Sequence[str]) -> str | None:
+    """The dotted name that may be meant: a dict of the config lacks a key, but has a similar one."""
+    node: Any = cfg
+    for depth, key in enumerate(keys):
+        if isinstance(node, Mapping) and key not in node:
+            # `sup_weight` is no misspelt `unsup_weight`.
+            others = [name for name in map(str, node) if not name.endswith(key) and not key.endswith(name)]
+            meant = similar(key, others, 0.8)
+            return '.'.join([*keys[:depth], meant, *keys[depth + 1 :]]) if meant else None
+        if isinstance(node, (list, tuple)):
+            node = node[int(key)] if key.isdigit() and int(key) < len(node) else None
+        else:
+            node = node[key] if isinstance(node, Mapping) else None
+    return None

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from mmyolo_bgpenalty.config_check.findings import Findings, error, first_of, warning
-from mmyolo_bgpenalty.config_check.parts import ConfigParts, Transform, class_of, kind_of, transforms_in
+from mmyolo_bgpenalty.config_check.parts import ConfigParts, Dataset, Transform, class_of, kind_of, transforms_in
 
 BRANCHES = dict(labeled=('sup',), unlabeled=('unsup_teacher', 'unsup_student'))
 ALL_BRANCHES = [name for names in BRANCHES.values() for name in names]
@@ -31,6 +31,8 @@ GEOMETRIC = re.compile(
     '|OpticalDistortion|GridDistortion|Elastic|Zoom|^Pad|Paste'
 )
 MIXING = {'RecordedMosaic', 'RecordedMixUp'}
+# These datasets add themselves to each image, so that a mosaic can take other images from them.
+HANDS_ITSELF = {'BatchShapePolicyDataset', 'ImageFolderDataset'}
 
 
 def check_branches(parts: ConfigParts) -> Findings:
@@ -158,18 +160,40 @@ def _meta_keys(parts: ConfigParts, pack: Transform, transforms: Sequence[Transfo
             yield warning(where, f'no {lacking}: {PENALISED}', f'add {lacking}')
 
 
-def check_loading(parts: ConfigParts) -> Findings:
+def check_mixing(parts: ConfigParts) -> Findings:
+    """Mosaic and MixUp take their other images from the dataset. Unlabeled images are loaded only after burn-in."""
     for dataset in parts.train:
         for transform in dataset.transforms:
-            cached = 'BaseMixImageTransform' in transform.names and transform.node.get('use_cached')
-            if cached and 'LabeledUnlabeledDataset' in parts.train_set.names:
-                what = 'the images depend on what a worker loaded before: a resumed run sees other images'
-                yield warning(f'{transform.path}.use_cached', what, 'remove it')
-            module = getattr(class_of(transform.node, 'TRANSFORMS', parts.scope), '__module__', '')
-            drops_crowds = transform.kind == 'LoadAnnotations' and module.startswith('mmyolo.')
-            if drops_crowds and parts.penalised and dataset.role != 'unlabeled':
+            # check_geometry refuses mosaics within one view. The mosaics of MMDetection need MultiImageMixDataset.
+            if 'BaseMixImageTransform' in transform.names and transform.branch is None:
+                yield from _mixing(parts, dataset, transform)
+
+
+def _mixing(parts: ConfigParts, dataset: Dataset, transform: Transform) -> Findings:
+    if transform.node.get('use_cached'):
+        if 'LabeledUnlabeledDataset' in parts.train_set.names:
+            what = 'the images depend on what a worker loaded before: a resumed run sees other images'
+            yield warning(f'{transform.path}.use_cached', what, 'remove it')
+        return
+    if _is_of('mmdet', dataset.node, 'DATASETS', parts) and not HANDS_ITSELF & dataset.names:
+        what = f'{dataset.kind} hands {transform.kind} no other images, which fails'
+        yield error(f'{dataset.path}.type', what, "write type='CheckedCocoDataset' or 'ImageFolderDataset'")
+    if not transform.node.get('pre_transform'):
+        what = f'no `pre_transform` loads the other images of {transform.kind}, which fails'
+        yield error(transform.path, what, 'write pre_transform=[…] with the transforms that come before')
+
+
+def check_loading(parts: ConfigParts) -> Findings:
+    for dataset in parts.train if parts.penalised else ():
+        for transform in dataset.transforms if dataset.role != 'unlabeled' else ():
+            if transform.kind == 'LoadAnnotations' and _is_of('mmyolo', transform.node, 'TRANSFORMS', parts):
                 what = 'LoadAnnotations of MMYOLO drops crowd boxes, so crowds are penalised as background'
                 yield warning(f'{transform.path}.type', what, "write type='mmdet.LoadAnnotations'")
 
 
-CHECKS = (check_branches, check_switch, check_sizes, check_geometry, check_loading)
+def _is_of(package: str, node, registry: str, parts: ConfigParts) -> bool:
+    """Whether a package defines the class of a part."""
+    return getattr(class_of(node, registry, parts.scope), '__module__', '').startswith(f'{package}.')
+
+
+CHECKS = (check_branches, check_switch, check_sizes, check_geometry, check_mixing, check_loading)

@@ -99,6 +99,9 @@ def check_pseudo_labels(parts: ConfigParts) -> Findings:
     if parts.get(f'{cfg}.unsure_thr') is not None and not parts.head.node.get('ignored_in_cls'):
         what = 'the classification loss learns unsure boxes as background'
         yield warning(f'{cfg}.unsure_thr', what, f'write {parts.head.path}.ignored_in_cls=True')
+    if kind_of(parts.get(f'{cfg}.class_thresholds')) == 'ClassFrequency' and not parts.hooks_of('ClassThresholdsHook'):
+        add = "add thresholds=dict(type='ClassThresholdsHook') to default_hooks"
+        yield error(f'{cfg}.class_thresholds', 'no hook counts the labeled boxes', add)
     score_thr = parts.get(f'{cfg}.pseudo_test_cfg.score_thr', 0.4)
     harms = [f'score_thr={score_thr} takes nearly every prior for an object'] if score_thr < 0.05 else []
     if parts.get(f'{cfg}.pseudo_test_cfg.multi_label'):

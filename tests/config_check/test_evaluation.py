@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 from mmyolo_bgpenalty.config_check.check import check_config
-from tests.helpers.changes import change
+from tests.helpers.changes import DELETED, change
 from tests.helpers.tiny import CLASSES
 
 HEAD, ASSIGNER = 'model.detector.bbox_head.head_module.num_classes', 'model.detector.train_cfg.assigner.num_classes'
@@ -22,6 +22,7 @@ MISTAKES = {
         *(E, f'{VAL}.metainfo.classes', 'labels have other names'),
     ),
     'save_best without a model': ({BEST: ['auto', 'coco/bbox_mAP_50']}, E, BEST, 'no evaluator reports'),
+    'save_best misspelt': ({BEST: 'teacher/coco/mAP50'}, E, BEST, '`teacher/coco/mAP50`'),
     'meta keys of validation': (
         {f'{VAL}.pipeline.3.meta_keys': ('img_id', 'ori_shape', 'pad_param')},
         *(E, f'{VAL}.pipeline.3.meta_keys', 'no `scale_factor`'),
@@ -34,6 +35,27 @@ def test_a_mistake_in_validation(cfg, mistake, only_finding):
     changes, *expected = MISTAKES[mistake]
     change(cfg, changes)
     only_finding(check_config(cfg), *expected)
+
+
+def test_validation_of_a_teacher_without_a_teacher(supervised, only_finding):
+    change(supervised, {'val_cfg.type': 'mmdet.TeacherStudentValLoop', BEST: DELETED})
+    only_finding(check_config(supervised), E, 'val_cfg.type', 'with a teacher')
+
+
+@pytest.mark.parametrize(
+    'evaluator, key, known',
+    [
+        (dict(type='mmdet.CocoMetric'), 'student/coco/bbox_mAP', True),
+        (dict(type='mmdet.CocoMetric'), 'teacher/coco/bbox_mAP50', False),
+        (dict(type='mmdet.CocoMetric', prefix='mine'), 'teacher/mine/anything', True),
+        (dict(type='mmdet.CocoMetric', prefix='mine'), 'teacher/coco/bbox_mAP', False),
+        (dict(type='MyMetric'), 'teacher/mine', True),
+        (dict(type='MyMetric'), 'mine', False),
+    ],
+)
+def test_save_best(cfg, evaluator, key, known):
+    cfg.val_evaluator, cfg.default_hooks.checkpoint.save_best = evaluator, key
+    assert (check_config(cfg, data=False) == []) == known
 
 
 def test_an_evaluator_that_reads_another_file(cfg, data, tmp_path, only_finding):

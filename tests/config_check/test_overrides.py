@@ -44,6 +44,9 @@ def test_settings_can_be_overridden_if_a_hook_reads_them(name):
         ('lambda_bg_warm_up', 'lambda_bg_warmup'),
         ('focal_bg', 'use_focal_bg'),
         ('modle.head', 'model'),
+        ('train_cfg.max_epoch', 'train_cfg.max_epochs'),
+        ('optim_wrapper.optimiser.lr', 'optim_wrapper.optimizer.lr'),
+        ('default_hooks.lambda_bg.warm_up', 'default_hooks.lambda_bg.warmup'),
     ],
 )
 def test_misspelt_names_are_refused(name, meant):
@@ -70,6 +73,24 @@ def test_names_that_nothing_reads_are_refused(name, hint):
 def test_variables_that_the_config_has_used_are_refused(name, cfg, live):
     found = refusal(name, cfg=cfg)
     assert f'variable `{name.partition(".")[0]}`' in found and live in found
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        *('optim_wrapper.clip_grad.max_norm', 'optim_wrapper.optimizer.weight_decay', 'model.data_preprocessor.mean'),
+        *('param_scheduler.0.end_factor', 'param_scheduler.7.end', 'default_hooks.lambda_bg.by_epoch'),
+        *('train_cfg.max_epochs.x', 'custom_hooks.x'),  # MMEngine refuses these
+    ],
+)
+def test_entries_that_the_config_does_not_state_can_be_added(name):
+    check_overrides(CFG, [name])
+
+
+@pytest.mark.parametrize('name', ['sup_weight', 'min_pseudo_bbox_wh', 'pseudo_test_cfg.nms_pre', 'freeze_teacher'])
+def test_options_of_the_detector_can_be_added(name):
+    """`sup_weight` is similar to `unsup_weight`, which the config states."""
+    check_overrides(SHIPPED, [f'model.semi_train_cfg.{name}'])
 
 
 def test_one_bad_option_among_good_ones():

@@ -101,6 +101,14 @@ MISTAKES = {
         *(W, f'{LABELED}.6.sup.0.meta_keys', PADDING),
     ),
     # Mosaics
+    'mosaic whose images nothing loads': (
+        {f'{LABELED}.2': Before(dict(type='RecordedMosaic', img_scale=INPUT))},
+        *(E, f'{LABELED}.2', 'no `pre_transform` loads'),
+    ),
+    'mosaic of a set that hands out no images': (
+        {f'{UNLABELED}.2': Before(MOSAIC), 'train_dataloader.dataset.unlabeled.type': 'mmdet.CocoDataset'},
+        *(E, 'train_dataloader.dataset.unlabeled.type', 'CocoDataset hands RecordedMosaic no other images'),
+    ),
     'mosaic of what was loaded before': (
         {f'{UNLABELED}.2': Before(dict(MOSAIC, use_cached=True))},
         *(W, f'{UNLABELED}.2.use_cached', 'a resumed run sees other images'),

@@ -20,7 +20,12 @@ def yolo(**arguments):
 
 
 E, W = 'error', 'warning'
+THRESHOLDS = 'model.semi_train_cfg.class_thresholds'
 MISTAKES = {
+    'nothing counts the labeled boxes': (
+        {THRESHOLDS: dict(type='ClassFrequency'), 'default_hooks.thresholds': DELETED},
+        *(E, THRESHOLDS, 'no hook counts'),
+    ),
     'teacher without buffers': ({TEACHER: dict(type='mmdet.MeanTeacherHook')}, E, TEACHER, 'skips the buffers'),
     'teacher without burn-in': (
         {TEACHER: dict(type='mmdet.MeanTeacherHook', skip_buffer=False)},

@@ -140,15 +140,39 @@ class ResumableCheckpointHook(CheckpointHook):
         hub['runtime_info'] = apply_to(hub['runtime_info'], lambda x: isinstance(x, np.generic), lambda x: x.item())
 
     def _save_checkpoint_with_step(self, runner: Runner, step, meta: dict) -> None:
+        # CheckpointHook overwrites `last_checkpoint` in place. A full disk would leave an empty file.
+        outdated = None
+        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
+            if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
+                outdated = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(self.keep_ckpt_ids[0]))
+            self.keep_ckpt_ids.append(step)  # which drops the first
+            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         self._position = dict(
             batch=self._batch,
             batches=len(runner.train_dataloader),
             validated=self._validated,
             random_states=all_gather_object(_random_state()),
         )
-        super()._save_checkpoint_with_step(runner, step, meta)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
         self._position = None
-        self.file_backend.remove_now()
+        if is_main_process():
+            write_whole(Path(runner.work_dir, 'last_checkpoint'), self.last_ckpt)
+            if outdated and self.file_backend.isfile(outdated):
+                self.file_backend.remove(outdated)
+            self.file_backend.remove_now()
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         super()._save_best_checkpoint(runner, metrics)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmyolo.registry import HOOKS
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmyolo_bgpenalty.models.semi_detector import SemiYOLODetector, UnlabeledBatch
 from mmyolo_bgpenalty.utils.arguments import whole_number
@@ -67,10 +67,10 @@ def _draw_view(axes: Axes, view: View, title: str) -> None:
     outline = withStroke(linewidth=3.2, foreground='black')  # visible on any picture
     text_height = 0.025 * width  # in pixels of the view
     for boxes, colour, style in ((view.background, BACKGROUND, '--'), (view.labels, LABEL, '-')):
-        line = dict(fill=False, edgecolor=colour, linewidth=1.6, linestyle=style, path_effects=[outline])
+        line: dict[str, Any] = dict(fill=False, edgecolor=colour, linewidth=1.6, linestyle=style)
         patch = dict(facecolor=colour, edgecolor='none', alpha=0.75, pad=1)
         for (x1, y1, x2, y2), text in boxes:
-            axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **line))
+            axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, path_effects=[outline], **line))
             # Labels are above their boxes, confidences below, so that they overlap less.
             y, side = (max(y1, text_height), 'bottom') if colour == LABEL else (min(y2, height - text_height), 'top')
             x = min(max(x1, 0), 0.85 * width)
@@ -128,9 +128,10 @@ class PseudoLabelPicturesHook(Hook):
     @torch.no_grad()
     def _sheet(self, model: SemiYOLODetector, batch: UnlabeledBatch, classes: Sequence[str], when: str) -> np.ndarray:
         """(H, W, 3), RGB, uint8."""
-        head, names, rows = model.student.bbox_head, dict(enumerate(classes)), []
+        head: Any = model.student.bbox_head
+        names, rows = dict(enumerate(classes)), []
         for i in range(min(self.max_images, len(batch.strong))):
-            views = []
+            views: list[View] = []
             for inputs, sample in (batch.weak[i], batch.weak_samples[i]), (batch.strong[i], batch.strong_samples[i]):
                 found = sample.gt_instances
                 boxes = zip(found.bboxes.tolist(), found.labels.tolist(), found.scores.tolist())
@@ -139,7 +140,7 @@ class PseudoLabelPicturesHook(Hook):
             ignored = _ignored(sample, batch.strong.shape[-2:])
             background = _background(head, i) if hasattr(head, 'background_predictions') else []
             views[1] = views[1]._replace(background=background, ignored=ignored)
-            rows.append((Path(sample.metainfo.get('img_path', f'image {i}')).name, *views))
+            rows.append((Path(sample.metainfo.get('img_path', f'image {i}')).name, views[0], views[1]))
         number = sum(len(sample.gt_instances) for sample in batch.strong_samples) / len(batch.strong_samples)
         lambda_bg = f', λ_bg = {head.lambda_bg:.3f}' if hasattr(head, 'lambda_bg') else ''
         canvas = FigureCanvasAgg(draw_pseudo_labels(rows, f'{when}{lambda_bg}, {number:.1f} pseudo-boxes per image'))
@@ -147,13 +148,13 @@ class PseudoLabelPicturesHook(Hook):
         return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
-def _background(head: nn.Module, image: int) -> Boxes:
+def _background(head: Any, image: int) -> Boxes:
     found = head.background_predictions(image, 1000)
     rows, _ = nms(found['bboxes'].cpu(), found['scores'].cpu(), 0.5, score_threshold=0.05, max_num=5)
     return [(row[:4], f'{row[4]:.2f}') for row in rows.tolist()]
 
 
-def _pixels(view: Tensor, preprocessor: nn.Module) -> np.ndarray:
+def _pixels(view: Tensor, preprocessor: Any) -> np.ndarray:
     """Undo the pre-processing: a view (1 or 3, H, W) becomes a picture (H, W, 3), RGB, uint8."""
     view = view.float()
     if preprocessor._enable_normalize:

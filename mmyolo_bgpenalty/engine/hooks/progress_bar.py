@@ -78,7 +78,7 @@ class ProgressBarHook(Hook):
         self._finalizer = weakref.finalize(runner, _restore, self._live, handlers)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
-        if self._live is None:
+        if self._live is None or outputs is None:
             return
         done = runner.iter + 1
         self._progress.update(self._task, completed=done)

@@ -59,7 +59,7 @@ class PseudoLabelQualityHook(Hook):
         if not 0 < non_negative('iou_thr', iou_thr) <= 1:
             raise ValueError(f'Expected `iou_thr` to be in (0, 1], but got {iou_thr!r}')
         self.iou_thr = iou_thr
-        self._resumed: list | None = None
+        self._resumed: list = []
         # Path of an image -> (M, 6): x1, y1, x2, y2, class, ignored. None before the first pseudo-labels.
         self._truth: dict[str, np.ndarray] | None = None
         self._samples: list = []  # not counted yet
@@ -67,7 +67,7 @@ class PseudoLabelQualityHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         # The main process saves its own counts.
         if runner._resume and is_main_process():
-            self._resumed = checkpoint.get('pseudo_label_counts')
+            self._resumed = checkpoint.get('pseudo_label_counts', [])
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if self._truth:
@@ -117,6 +117,7 @@ class PseudoLabelQualityHook(Hook):
         # One transfer from the device for all images.
         rows = torch.cat([torch.cat([p.bboxes, p.scores[:, None], p.labels[:, None]], dim=1) for p in pseudo])
         for sample, found in zip(samples, rows.float().cpu().split([len(p) for p in pseudo])):
+            assert self._truth  # otherwise there are no samples
             true, homography = self._truth[sample.img_path], torch.as_tensor(sample.homography_matrix)
             boxes = project_boxes(torch.from_numpy(true[:, :4]), homography, sample.img_shape[:2]).numpy()
             visible = (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1)

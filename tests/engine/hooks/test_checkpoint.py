@@ -161,7 +161,11 @@ def test_sigterm_saves_and_the_run_goes_on_exactly(data, whole, tmp_path):
         assert run(cfg, Signal(signal.SIGTERM, stage, iteration, group=True)) == 128 + signal.SIGTERM
         assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / f'{name}.pth')
         assert f'Stopped by SIGTERM. Saved {tmp_path}/{name}.pth' in (tmp_path / 'output.txt').read_text()
+        if first:
+            os.link(tmp_path / 'last_checkpoint', tmp_path / 'pointer')
         first = False
+    # The pointer is replaced, never overwritten: a full disk does not leave an empty one.
+    assert (tmp_path / 'pointer').read_text() == str(tmp_path / 'epoch_0_iter_3.pth')
     assert run(semi(data, tmp_path, resume=True)) == 0
     assert_same_run(tmp_path, whole, BATCHES)
     assert [row['iteration'] for row in seen(tmp_path)] == list(range(15))
