@@ -1,4 +1,4 @@
-# Supervised YOLOv8 with the background penalty, on the labeled tenth of the embedded solar-panel set.
+# Supervised YOLOv8 with the background penalty, on the labeled tenth of the solar set.
 _base_ = [
     './_base_/models/yolov8_bgpenalty.py',
     './_base_/datasets/solar.py',

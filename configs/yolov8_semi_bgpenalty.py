@@ -1,4 +1,4 @@
-# Semi-supervised YOLOv8 with the background penalty, on the embedded solar-panel set. A tenth of the images has
+# Semi-supervised YOLOv8 with the background penalty, on the solar set. A tenth of the images has
 # labels. An EMA teacher labels the others.
 #   python tools/train.py configs/yolov8_semi_bgpenalty.py [--cfg-options lambda_bg=1.5 burn_in=3 ...]
 _base_ = [

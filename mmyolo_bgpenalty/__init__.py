@@ -1,10 +1,10 @@
 """Semi-supervised YOLOv8 with a background penalty, for MMDetection and MMYOLO.
 
 ``custom_imports=dict(imports=['mmyolo_bgpenalty'])`` in a config imports the package, which registers its modules. The
-import also
+import of the package also
 
 - checks the versions of torch, MMEngine, MMCV, MMDetection and MMYOLO, and imports ``mmcv.ops`` (``check_versions``);
-- imports MMYOLO. If MMCV is the one of OpenMMLab's fork, MMYOLO's checks of versions are left out (``import_mmyolo``);
+- imports MMYOLO. With the MMCV of the fork of OpenMMLab it skips MMYOLO's own version checks (``import_mmyolo``);
 - lets ``torch.load`` read the types that MMEngine stores in checkpoints (``allow_checkpoint_types``).
 
 It leaves MMEngine's functions that load checkpoints unchanged.

@@ -8,7 +8,7 @@ from importlib import import_module
 COMMANDS = {
     'check': ('check', 'look for mistakes in a config, its files and its first batch'),
     'split': ('data.split', 'split a COCO set into labeled and unlabeled parts'),
-    'make-solar': ('data.make_solar', 'make the set of solar panels with any size and seed'),
+    'make-solar': ('data.make_solar', 'make the solar set with any size and seed'),
     'train': ('train', 'train a detector'),
     'test': ('test', 'evaluate a checkpoint'),
     'ablate': ('ablation.ablate', 'train variants of a config with several seeds, and compare them'),

@@ -66,7 +66,7 @@ def check_versions() -> None:
 
 
 def import_mmyolo() -> None:
-    """Import MMYOLO, also beside the fork's MMCV.
+    """Import MMYOLO. This also works with the MMCV of the fork.
 
     ``mmyolo/__init__.py`` asserts that MMCV is older than 2.1. With the fork, this function executes that file without
     its assertions, as ``python -O`` does. All of them are about versions, which ``check_versions`` has checked.
@@ -90,8 +90,8 @@ def safe_loading() -> bool:
 def allow_checkpoint_types() -> None:
     """Let ``torch.load(weights_only=True)``, the default from torch 2.6 on, read MMEngine's own checkpoints.
 
-    They hold HistoryBuffer objects with NumPy arrays. A HistoryBuffer refers to its own statistics methods by
-    ``getattr``, which is replaced by a function that finds only those methods. Everything else is still refused.
+    The checkpoints hold HistoryBuffer objects with NumPy arrays. A pickled HistoryBuffer calls ``getattr`` for its
+    statistics methods. Here ``getattr`` is replaced by a function that finds only these. The rest is still refused.
     """
     import numpy as np
     import torch

@@ -45,7 +45,7 @@ def test_history_buffers_load():
     assert loaded.statistics('min') == 0.5
 
 
-@pytest.mark.parametrize('core', [b'numpy._core.', b'numpy.core.'])  # the second one is that of NumPy 1
+@pytest.mark.parametrize('core', [b'numpy._core.', b'numpy.core.'])  # the second is the name in NumPy 1
 @pytest.mark.parametrize('kind', ['float64', 'int64'])
 def test_numpy_values_load_from_files_of_both_versions(kind, core):
     file, other = saved({'score': np.dtype(kind).type(1), 'scores': np.ones(2, kind)}), io.BytesIO()

@@ -1,4 +1,4 @@
-"""On a GPU: all options against the CPU, half precision, and what waits for the device. They take minutes.
+"""On a GPU: all options against the CPU, half precision, and which calls wait for the device. The tests take minutes.
 
 They need only NMS of MMCV's compiled operators.
 """

@@ -1,4 +1,4 @@
-# What does not depend on model, data and schedule.
+# Settings that are the same for every model, set and schedule.
 default_scope = 'mmyolo'
 custom_imports = dict(imports=['mmyolo_bgpenalty'])
 

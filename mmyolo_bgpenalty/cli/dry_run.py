@@ -1,4 +1,4 @@
-"""One forward and backward pass on the first batch of a config, as after burn-in. It leaves no files."""
+"""Run one forward and backward pass on the first batch of a config, as after burn-in. Leave no files."""
 
 import copy
 import math

@@ -51,8 +51,8 @@ def command(main: Callable) -> Callable[[Sequence[str] | None], int]:
 class InputCheck(Hook):
     """``with InputCheck():`` turns a ValueError, OSError or ImportError of the block into an InputError.
 
-    Errors from the user's own code stay as they are. The check is also a hook for a Runner: all errors stay as they are
-    when training or testing has started, because the input has been read by then.
+    Errors from the user's own code stay as they are. The check is also a hook of the Runner. After the start of
+    training or testing all errors stay as they are, because the input has been read.
     """
 
     priority = 'LOWEST'
@@ -74,7 +74,7 @@ class InputCheck(Hook):
 
 
 def in_users_code(error: BaseException | None) -> bool:
-    """Whether the user's own code is in the traceback of an error, or of an error that led to this one.
+    """Whether the user's own code is in the traceback of this error or of an error that caused it.
 
     The function that catches the error does not count.
     """

@@ -35,6 +35,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_loadable(args.checkpoint, unwrapped(runner.model), complete=True)
         metrics = runner.test()
     if args.out:
-        # json has no nan. A metric that is not defined is nan, such as false positives per empty image without one.
+        # JSON has no nan. An undefined metric is nan, such as false positives per empty image if no image is empty.
         known = {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in metrics.items()}
         write_whole(os.path.join(args.out, 'metrics.json'), json.dumps(known, indent=1) + '\n')

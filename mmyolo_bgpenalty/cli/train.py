@@ -1,4 +1,4 @@
-"""Train a detector, like MMDetection's tools/train.py. It refuses overrides that would change nothing."""
+"""Train a detector, like MMDetection's tools/train.py. Overrides that would change nothing are refused."""
 
 import argparse
 import os

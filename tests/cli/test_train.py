@@ -23,7 +23,7 @@ OVERRIDES = ('lambda_bg=1.5', 'lambda_bg_warmup=10', 'lambda_bg_schedule=cosine'
 
 @TRANSFORMS.register_module()
 class MineOfTestTrain:
-    """It counts as the user's own code, since this file is not in the package."""
+    """A transform of the user: this file is not in the package."""
 
     def __init__(self, **options):
         pass

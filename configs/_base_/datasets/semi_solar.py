@@ -1,4 +1,4 @@
-# The same set for semi-supervised training. A batch has as many labeled as unlabeled images. An epoch is one pass over
+# The solar set for semi-supervised training. A batch has as many labeled as unlabeled images. An epoch is one pass over
 # the unlabeled images.
 _base_ = './solar.py'
 

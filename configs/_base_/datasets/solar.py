@@ -1,9 +1,9 @@
-# The embedded set of solar panels, made in data_root on first use. A tenth of its training images is labeled.
+# The solar set, made in data_root on first use. A tenth of its training images is labeled.
 data_root = 'data/solar/'
 classes = ('hot_cell', 'hot_string', 'crack')
 img_scale = (320, 256)  # width and height, multiples of 32
 
-# Transforms. LoadAnnotations of MMDetection keeps crowd boxes, which are no background. That of MMYOLO drops them.
+# Transforms. MMDetection's LoadAnnotations keeps crowd boxes, so they are not background. MMYOLO's drops them.
 load = [dict(type='LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True)]
 resize = dict(type='RecordedLetterResize', scale=img_scale, pad_val=dict(img=114))
 mosaic = dict(type='RecordedMosaic', img_scale=img_scale, pad_val=114.0)

@@ -7,8 +7,8 @@ val_cfg = dict(type='mmdet.TeacherStudentValLoop')
 default_hooks = dict(
     # One of the checkpoints is at the end of burn-in. Runs that differ only after burn-in can start from it.
     checkpoint=dict(interval=4, save_best='teacher/coco/bbox_mAP_50'),
-    # The teacher is an average from the first iteration on. The weight of the student falls from 1 to `momentum`. The
-    # time constant of the fall is `momentum_warmup` iterations.
+    # The teacher is an average from the first iteration on. The weight of the student falls from 1 to `momentum`
+    # with a time constant of `momentum_warmup` iterations.
     mean_teacher=dict(
         type='BurnInMeanTeacherHook',
         momentum=0.004,
