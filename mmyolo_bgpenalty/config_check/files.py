@@ -16,8 +16,8 @@ from mmyolo_bgpenalty.utils.coco_json import numbered_classes
 from mmyolo_bgpenalty.utils.files import NAMED
 from mmyolo_bgpenalty.utils.image_files import image_fault
 
-LOOKED_AT = 20_000  # images of a set at most
-OPENED = 500  # of these, images that are opened
+LOOKED_AT = 20_000  # at most this many images of a set are checked
+OPENED = 500  # at most this many of them are opened
 
 
 class ImageSet(NamedTuple):
@@ -122,7 +122,7 @@ def image_findings(sets: Sequence[ImageSet]) -> Findings:
 
 
 def image_faults(where: str, paths: Sequence[str], skips: bool) -> Findings:
-    """Images that cannot be read. At most about ``LOOKED_AT`` images are checked, evenly spread."""
+    """Images that cannot be read. At most ``LOOKED_AT`` images are checked, evenly spread."""
     paths = [path for path in _spread(paths, LOOKED_AT) if '://' not in path]
     opened = set(_spread(paths, OPENED))
     found = [(path, image_fault(path, look_inside=path in opened)) for path in paths]

@@ -40,7 +40,7 @@ def run_checks(checks: Iterable[Callable[[Any], Iterable[Finding]]], subject: An
         try:
             findings += check(subject)
         except (TypeError, AttributeError, KeyError, IndexError, ValueError, SyntaxError) as problem:
-            # A config may hold any value. An unexpected one must not stop the other checks or the training.
+            # A config may hold any value. An unexpected value must not stop the other checks or the training.
             what = f'this was not checked: {type(problem).__name__}: {problem}'
             findings.append(warning(check.__name__.replace('_', ' '), what, 'see the value'))
     return sorted(dict.fromkeys(findings), key=lambda finding: finding.level)

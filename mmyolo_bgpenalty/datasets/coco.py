@@ -17,7 +17,7 @@ class CheckedCOCO(COCO):
     """MMDetection's COCO that reads its file by ``read_coco``, which finds mistakes.
 
     Raises:
-        ValueError: the file has a mistake, or MMDetection would give the classes other numbers than ``classes``.
+        ValueError: the file has a mistake, or MMDetection would number its classes in another order than ``classes``.
     """
 
     def __init__(self, annotation_file: str, classes: Sequence[str] = ()):

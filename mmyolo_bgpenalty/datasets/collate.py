@@ -1,7 +1,7 @@
 """Batches that a worker process of the loader sends as one tensor.
 
 DataLoader opens a file descriptor for every tensor that it sends. A semi-supervised batch of 8 images has 60 tensors,
-most of them a few bytes. The training process would have to wait until all are open.
+most of them a few bytes. The training process would wait until all are open.
 """
 
 import copyreg

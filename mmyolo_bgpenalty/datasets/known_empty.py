@@ -1,4 +1,4 @@
-"""Images that are known to show no object, named in a text file. Standard library only."""
+"""A text file names the images that are known to show no object. Standard library only."""
 
 import codecs
 import os

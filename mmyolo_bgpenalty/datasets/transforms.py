@@ -84,7 +84,7 @@ class RecordedYOLOv5RandomAffine(YOLOv5RandomAffine):
         return self._random
 
     def filter_gt_bboxes(self, origin_bboxes, wrapped_bboxes) -> torch.Tensor:
-        # A tenth of a crowd is still no background.
+        # A crowd is never background, even if only a small part of it is visible.
         visible = (wrapped_bboxes.widths > self.min_bbox_size) & (wrapped_bboxes.heights > self.min_bbox_size)
         return super().filter_gt_bboxes(origin_bboxes, wrapped_bboxes) | (visible & self._ignored)
 
@@ -132,7 +132,7 @@ class _PartnerImages(BaseMixImageTransform):
 class RecordedMosaic(_PartnerImages, Mosaic):
     """Mosaic that records the boxes of its pictures in the mosaic as ``mosaic_tiles``, (4, 4).
 
-    The homography begins again with the mosaic.
+    ``homography_matrix`` becomes the identity.
     """
 
     def _mosaic_combine(self, loc, center_position_xy, img_shape_wh):
@@ -152,7 +152,7 @@ class RecordedMosaic(_PartnerImages, Mosaic):
 class RecordedMixUp(_PartnerImages, YOLOv5MixUp):
     """YOLOv5MixUp that records the boxes of the pictures of both images as ``mosaic_tiles``, (K, 4).
 
-    The homography begins again with the mixed image. Both images must have the same size. An image that was rotated
+    ``homography_matrix`` becomes the identity. Both images must have the same size. An image that was rotated
     or sheared raises a ValueError, because its picture is no upright box.
     """
 
@@ -191,7 +191,7 @@ class RandomGaussianBlur(BaseTransform):
 
 @TRANSFORMS.register_module()
 class Views(MultiBranch):
-    """MultiBranch that makes no deep copy of the dataset, which is in ``results`` with MMYOLO's datasets."""
+    """MultiBranch that does not deep-copy the dataset. MMYOLO's datasets put themselves into ``results``."""
 
     def transform(self, results: dict) -> dict:
         results.pop('dataset', None)

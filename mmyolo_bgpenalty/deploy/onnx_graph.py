@@ -36,7 +36,7 @@ class OnnxGraph(nn.Module):
     pixels of the input, not clipped, and scores (B, N, C) in [0, 1].
 
     Raises:
-        ValueError: the head is not a YOLOv8Head, or ``shape`` (H, W) is no multiple of the largest stride.
+        ValueError: the head is not a YOLOv8Head, or ``shape`` (H, W) is not a multiple of the largest stride.
     """
 
     priors: Tensor
