@@ -41,7 +41,7 @@ def installed(distribution: str) -> str | None:
 
 
 def check_versions() -> None:
-    """Raise an ImportError that names every package whose version does not work, or an MMCV without its operators."""
+    """Raise an ImportError if versions do not work (it names each package), or if MMCV has no compiled operators."""
     faults = []
     for module, (lowest, limit) in REQUIRED.items():
         name, found = module, installed(module)

@@ -1,4 +1,4 @@
-"""Checkpoint files: read safely, written whole, and checked before a run builds on them."""
+"""Read checkpoint files safely, write them completely, and check them before a run starts from them."""
 
 import os
 import re
@@ -18,20 +18,20 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is broken, unsafe or of something else. The message names the file."""
+    """A checkpoint is broken, unsafe, or not for this model. The message names the file."""
 
 
 def read_checkpoint(path: str) -> Any:
     """Read a checkpoint to the CPU. From torch 2.6 on nothing in it is executed.
 
     MMEngine's own loaders may execute code: torch.hub, which reads URLs, turns safe loading off. The fork of MMEngine
-    turns it off for files that safe loading refuses. A file that this function has read is safe for them, too.
+    turns it off for files that safe loading refuses. A file that this function has read is safe for those loaders.
 
     Args:
         path: a file, or a URL that MMEngine knows.
 
     Raises:
-        CheckpointError: it is broken, or holds what safe loading refuses.
+        CheckpointError: the file is broken, or holds an object that safe loading refuses.
         OSError: there is no such file or host.
     """
     allow_checkpoint_types()  # again, since the fork of MMEngine forbids them after it has read a file
@@ -86,7 +86,7 @@ def check_start(runner: Runner, optimizer: bool = True) -> None:
 
 
 def check_resumable(path: str, model: nn.Module, optimizer: bool = True) -> None:
-    """Raise a CheckpointError if no run can be resumed from a checkpoint, which is a file or a URL.
+    """Raise a CheckpointError if no run can be resumed from a checkpoint (a file or a URL).
 
     The checkpoint must hold the progress, and every parameter of the model with its shape. With ``optimizer`` it must
     hold the state of the optimizer, too. Buffers may be absent. ``read_checkpoint`` may raise other errors.
@@ -107,10 +107,10 @@ def check_resumable(path: str, model: nn.Module, optimizer: bool = True) -> None
 
 
 def check_loadable(path: str, model: nn.Module, complete: bool = False) -> None:
-    """Raise a CheckpointError if a model cannot take its weights from a checkpoint, which is a file or a URL.
+    """Raise a CheckpointError if a model cannot load weights from a checkpoint (a file or a URL).
 
-    At least one parameter of the model must be there with its shape. With ``complete``, as for evaluation, every
-    parameter must be there. ``read_checkpoint`` may raise other errors.
+    The checkpoint must hold at least one parameter of the model with the same shape. With ``complete``, as for
+    evaluation, it must hold every parameter. ``read_checkpoint`` may raise other errors.
     """
     content = read_checkpoint(path)
     weights = content.get('state_dict', content) if isinstance(content, Mapping) else None
@@ -127,7 +127,7 @@ def check_loadable(path: str, model: nn.Module, complete: bool = False) -> None:
 
 
 def _plain(name: str) -> str:
-    """SemiBaseDetector gives the weights of a plain detector to student and teacher."""
+    """Remove the prefix of student or teacher. SemiBaseDetector loads a plain detector into both."""
     return re.sub(r'^(module\.)?(student\.|teacher\.)?', '', name)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 @OPTIM_WRAPPERS.register_module()
 class CpuBf16OptimWrapper(OptimWrapper):
-    """An OptimWrapper with forward passes in bf16 on a CPU, for the operations that torch.autocast knows to be safe.
+    """An OptimWrapper that runs forward passes in bf16 on a CPU. torch.autocast chooses the operations.
 
     MMEngine's AmpOptimWrapper needs a GPU. Weights, gradients, optimizer, losses and validation stay in fp32. Losses
     are not scaled, since bf16 has the range of fp32. If the processor has instructions for bf16 (``avx512_bf16`` or

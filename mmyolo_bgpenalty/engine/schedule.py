@@ -9,7 +9,7 @@ from typing import Any
 
 from mmyolo_bgpenalty.utils.arguments import non_negative, one_of
 
-# The schedule of λ where a config states none. Lengths are in epochs.
+# The schedule of λ if a config does not set one. Lengths are in epochs.
 DEFAULT_PLAN: dict[str, Any] = dict(lambda_bg=1.0, burn_in=5, warmup=5, schedule='linear')
 SCHEDULES = ('constant', 'linear', 'step', 'cosine')
 
@@ -31,7 +31,7 @@ def ramp(elapsed: float, length: float, schedule: str) -> float:
 
 
 def ema_momentum(elapsed: float, momentum: float, warmup: float) -> float:
-    """The student's part in an update of the average: m + (1 − m) · exp(−elapsed / warmup).
+    """The weight of the student in an update of the average: m + (1 − m) · exp(−elapsed / warmup).
 
     It falls from 1 to m, so that a young average soon forgets the first states of the student. Source: MMEngine's
     ExpMomentumEMA (``gamma``) and Ultralytics' ModelEMA (``tau``).

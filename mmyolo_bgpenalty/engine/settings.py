@@ -1,4 +1,4 @@
-"""Settings at the top level of a config, which LambdaBgSchedulerHook reads when training starts. Pure Python."""
+"""LambdaBgSchedulerHook reads these top-level settings of a config when training starts. Pure Python."""
 
 from collections.abc import Iterator, Mapping
 

@@ -12,7 +12,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
     """An EpochBasedTrainLoop that continues where ``ResumableCheckpointHook`` saved.
 
     MMEngine's loop repeats an interrupted epoch from its beginning, and omits a validation that was due after the
-    checkpoint. This loop skips the batches that were learnt, and runs that validation. If the batch sampler has an
+    checkpoint. This loop skips the finished batches, and runs the missing validation. If the batch sampler has an
     attribute ``first_batch``, the skipped batches are not read.
     """
 

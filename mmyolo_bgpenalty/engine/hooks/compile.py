@@ -17,7 +17,7 @@ class CompileHook(Hook):
     compiles the whole ``train_step``, which fails in the first iteration (torch 2.13).
 
     The first training step and the first validation take a minute or more, and nothing is logged meanwhile. A CPU needs
-    a C++ compiler. Values change by rounding alone. Checkpoints stay the same.
+    a C++ compiler. Results change only by rounding. Checkpoints stay the same.
 
     Args:
         **options: options of torch.compile, such as ``backend``, ``mode`` and ``dynamic``.

@@ -1,4 +1,4 @@
-"""LambdaBgSchedulerHook: reads progress, sets λ_bg and logs."""
+"""LambdaBgSchedulerHook: sets λ_bg from the progress of training, and logs it."""
 
 import math
 from dataclasses import replace
@@ -65,7 +65,7 @@ class LambdaBgSchedulerHook(Hook):
     def burn_in_batches(self, runner: Runner) -> int:
         """Number of batches in burn-in."""
         batches = self.burn_in * len(runner.train_dataloader) if self.by_epoch else self.burn_in
-        # A batch that only a rounding error puts into burn-in is after burn-in.
+        # A rounding error must not add a batch to burn-in.
         return math.floor(batches - 1e-6) + 1 if batches else 0
 
     def before_run(self, runner: Runner) -> None:

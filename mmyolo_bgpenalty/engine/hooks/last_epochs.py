@@ -14,7 +14,7 @@ from mmyolo_bgpenalty.utils.arguments import non_negative
 
 @HOOKS.register_module()
 class LastEpochsPipelineHook(PipelineSwitchHook):
-    """PipelineSwitchHook for the last part of training, whatever its length. Ultralytics ends mosaics in this way.
+    """Switches the pipeline for the last part of training. Ultralytics ends mosaics in this way.
 
     The first epoch with the new pipeline is ``max_epochs - max(1, round(share * max_epochs))``, counted from 0. In a
     ``LabeledUnlabeledDataset`` the pipeline of the labeled images is switched. In three cases a warning says that the
@@ -22,7 +22,7 @@ class LastEpochsPipelineHook(PipelineSwitchHook):
 
     Args:
         share: part of the epochs, in (0, 1].
-        switch_pipeline: the new pipeline; None: ``single_images`` of the pipeline of training.
+        switch_pipeline: the new pipeline. None: ``single_images`` of the training pipeline.
 
     Raises:
         ValueError: ``share`` is out of range.

@@ -1,4 +1,4 @@
-"""BurnInMeanTeacherHook: the teacher as the average of the student."""
+"""BurnInMeanTeacherHook: makes the teacher the average (EMA) of the student."""
 
 import torch
 from mmdet.engine.hooks import MeanTeacherHook
@@ -18,23 +18,23 @@ from mmyolo_bgpenalty.utils.distributed import unwrapped
 
 @HOOKS.register_module()
 class BurnInMeanTeacherHook(MeanTeacherHook):
-    """MeanTeacherHook with burn-in, which also averages the buffers.
+    """A MeanTeacherHook with burn-in. It also averages the buffers.
 
     In burn-in the teacher is a copy of the student, or with ``average_in_burn_in`` its average, and does not run. After
     burn-in every iteration ends with teacher = (1 − momentum) · teacher + momentum · student, and the weight of the
     unlabeled images, ``unsup_ramp`` of the detector, rises from 0 to 1. Burn-in is an argument of
-    LambdaBgSchedulerHook. Everything follows from progress, so a resumed run is on schedule.
+    LambdaBgSchedulerHook. All values depend on progress only, so a resumed run is on schedule.
 
     With several processes the hook averages the batch normalization statistics of the student over the processes after
     every iteration (SyncBN needs no average). So all processes have the same student and the same teacher.
 
     Args:
-        momentum: the student's part in an update, in (0, 1).
+        momentum: weight of the student in an update, in (0, 1).
         interval: iterations between updates.
         unsup_warmup: length of the rise of ``unsup_ramp``, >= 0, in the unit of LambdaBgSchedulerHook.
         unsup_schedule: shape of the rise, 'constant', 'linear', 'step' or 'cosine'.
-        average_in_burn_in: average from the first iteration on. Then an average labels the first unlabeled images, and
-            a run on labeled images alone (burn-in to the end) has its EMA.
+        average_in_burn_in: average from the first iteration on. Then the first pseudo-labels come from an average, and
+            a run with only labeled images (burn-in to the end) has an EMA.
         momentum_warmup: ``warmup`` of ``ema_momentum``, >= 0. It begins with the first average.
 
     Raises:
@@ -89,7 +89,7 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
         self._collect(unwrapped(runner.model))  # again, since another hook may have replaced tensors
 
     def _collect(self, model: SemiBaseDetector) -> None:
-        """Collect the tensors of teacher and student. This takes three times as long as to average them."""
+        """Collect the tensors of teacher and student. Collecting takes three times as long as averaging."""
         pairs = list(zip(model.teacher.state_dict().values(), model.student.state_dict().values()))
         self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
         self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]

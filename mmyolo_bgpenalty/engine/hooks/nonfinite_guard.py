@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from mmyolo_bgpenalty.utils.arguments import whole_number
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 
-MAX_PATHS = 16  # in a message
+MAX_PATHS = 16  # image paths in a message
 MIN_LOSS_SCALE = 2.0**-20  # GradScaler begins with 2**16
 
 
