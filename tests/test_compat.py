@@ -31,7 +31,7 @@ def saved(content):
 
 
 def test_history_buffers_load():
-    """Also in a message hub."""
+    """A message hub in a checkpoint can be read, too."""
     hub, fresh = MessageHub('test_compat'), MessageHub('test_compat again')
     for value in (1.0, 2.5, 4.0):
         hub.update_scalar('train/loss', value)

@@ -1,4 +1,4 @@
-"""Checkpoints that are broken, malicious or of another model are named, and their code is not executed."""
+"""Errors name checkpoints that are broken, malicious or of another model. Their code is not executed."""
 
 import copy
 import functools
@@ -38,7 +38,7 @@ def model(cfg):
 
 @pytest.fixture
 def good(model):
-    """A run can be resumed from it."""
+    """A checkpoint from which a run can be resumed."""
     return dict(meta=dict(epoch=1, iter=5), state_dict=model.state_dict(), message_hub={}, optimizer={})
 
 

@@ -177,7 +177,7 @@ def test_resume_continues_exactly(cfg, run, tmp_path, epoch, workers):
 
 
 def test_compiled_it_trains_the_same(cfg, run, tmp_path):
-    """The backend 'eager' traces as every backend does, and runs what it traced."""
+    """The backend 'eager' traces the model like every backend, and runs the traced graph."""
     torch._dynamo.reset()
     counters = torch._dynamo.utils.counters
     counters.clear()

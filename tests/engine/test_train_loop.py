@@ -1,4 +1,4 @@
-"""A run that continues within an epoch skips the batches that were learnt."""
+"""A run that continues within an epoch skips the finished batches."""
 
 from types import SimpleNamespace
 
@@ -10,8 +10,8 @@ from mmyolo_bgpenalty import ResumableTrainLoop, SeededBatchSampler
 
 
 @pytest.mark.parametrize('sampler', [None, SeededBatchSampler])
-def test_batches_that_were_learnt_are_skipped(sampler):
-    """A batch sampler with ``first_batch`` does not even read them."""
+def test_finished_batches_are_skipped(sampler):
+    """With ``first_batch`` in the batch sampler, the skipped batches are not read."""
     read = []
 
     class Numbers(list):

@@ -1,4 +1,4 @@
-"""Runs that real signals stop, and that are resumed, are equal to an uninterrupted run."""
+"""Real signals stop runs. After resuming, the runs are equal to an uninterrupted run."""
 
 import json
 import os
@@ -229,7 +229,7 @@ def test_a_supervised_run_goes_on_exactly(data, whole_supervised, tmp_path, stag
 
 @METRICS.register_module()
 class Rising(BaseMetric):
-    """Better every time."""
+    """A metric that improves in every validation."""
 
     times = 0
 

@@ -1,4 +1,4 @@
-"""The hook's arithmetic and refusals; tests/engine/test_runs.py has it in real runs."""
+"""Values and errors of the hook. tests/engine/test_runs.py tests it in real runs."""
 
 from dataclasses import replace
 from types import SimpleNamespace

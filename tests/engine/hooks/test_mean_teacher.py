@@ -1,4 +1,4 @@
-"""The hook's arithmetic and refusals; tests/engine/test_runs.py has it in real runs."""
+"""Values and errors of the hook. tests/engine/test_runs.py tests it in real runs."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def fill(module, value):
 
 @pytest.mark.parametrize('momentum', [0.002, 0.5, 1])
 def test_trap_2_the_average_is_taken_tensor_by_tensor_bit_for_bit(momentum):
-    """The momentum is the student's part."""
+    """The momentum is the weight of the student."""
     model, hook = Semi(), BurnInMeanTeacherHook()
     for tensor in model.state_dict().values():
         tensor.random_(0, 1000) if tensor.dtype == torch.long else tensor.normal_()

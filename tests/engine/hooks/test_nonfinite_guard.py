@@ -20,7 +20,7 @@ from tests.helpers.states import same, tensors
 
 
 class Small(BaseModel):
-    """Has the losses that it is told, and a buffer that a forward pass changes."""
+    """A model with given losses, and a buffer that a forward pass changes."""
 
     def __init__(self):
         super().__init__()
@@ -166,7 +166,7 @@ def test_of_accumulated_gradients_the_finite_ones_count(tmp_path, logged):
 
 
 class HostReads(TorchDispatchMode):
-    """Counts how often a tensor's value is asked for, which on a GPU waits for it."""
+    """Counts how often the value of a tensor is read. On a GPU, each read waits for the device."""
 
     count = 0
 
@@ -205,7 +205,7 @@ def test_a_resumed_run_goes_on_with_the_counts():
 
 @pytest.mark.parametrize('fused', [False, True])
 def test_overflows_that_grad_scaler_skips_are_counted(tmp_path, fused, logged):
-    """The scaler halves its scale and leaves the step out. This is no skipped iteration."""
+    """The scaler halves its scale and skips the step. The hook does not count this as a skipped iteration."""
     runner, hook = small_run(tmp_path, CpuAmpOptimWrapper, fused=fused, dtype='float16')
     scaler, before = runner.optim_wrapper.loss_scaler, weights(runner)
     scale = scaler.get_scale()
@@ -266,8 +266,8 @@ def rank_with_a_broken_batch(rank):
     return kept, lines[0], [value.tolist() for _, value in tensors(weights(runner))]
 
 
-def test_what_one_process_cannot_learn_both_skip(tmp_path):
-    """Or one would step and the other would not."""
+def test_both_processes_skip_a_batch_that_is_broken_in_one(tmp_path):
+    """Otherwise only one process would update its weights."""
     one, other = in_two_processes(rank_with_a_broken_batch, tmp_path)
     assert one == other
     kept, line, _ = one

@@ -134,7 +134,7 @@ class Broken(Hook):
 
 
 def test_a_supervised_run_is_stopped_too(data, tmp_path):
-    """The average of EMAHook is not changed either."""
+    """The average of EMAHook does not change either."""
     cfg = config(SUPERVISED, data, tmp_path, 0, burn_in=0, train_dataloader__batch_size=3)
     cfg.train_dataloader.num_workers = 2
     message = stopped(cfg, r'iteration 2 \(epoch 1\)', Broken({2: (None, math.nan)}))
@@ -142,7 +142,7 @@ def test_a_supervised_run_is_stopped_too(data, tmp_path):
 
 
 def test_iterations_with_broken_pictures_are_skipped_and_counted(data, tmp_path):
-    """Two of them are in burn-in. All other iterations are learnt, and saved."""
+    """Two of them are in burn-in. All other iterations train the model."""
     cfg = config(SEMI, data, tmp_path, 2, burn_in=1, train_cfg__max_epochs=3)
     cfg.default_hooks.mean_teacher.unsup_warmup = 0
     cfg.model.semi_train_cfg.pseudo_test_cfg.update(score_thr=0.0, max_per_img=2)
