@@ -57,8 +57,8 @@ def spread(values: Sequence[float]) -> Spread:
 def peak_bytes(task: Task, device: str) -> int:
     """Peak memory of the tensors that a task allocates, in bytes.
 
-    On a CPU the peak is computed from the allocations that torch's profiler records. It is the same in every run. The
-    memory of the process is not, because it depends on when the C library returns memory.
+    On a CPU the peak is computed from the allocations that torch's profiler records. This peak is the same in every
+    run. The memory of the process is not: it depends on when the C library returns memory.
     """
     task()  # fills caches and the state of the optimizer
     if device == 'cuda':

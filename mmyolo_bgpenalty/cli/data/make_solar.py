@@ -1,4 +1,4 @@
-"""Make the synthetic set of infrared pictures of solar panels, in COCO format, with any seed and size.
+"""Make the solar set, synthetic infrared pictures of solar panels, in COCO format, with any seed and size.
 
     python tools/make_solar_set.py data/solar_test --seed 1 --num-train 10 --num-val 1500
 

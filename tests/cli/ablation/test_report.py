@@ -22,7 +22,7 @@ def results():
 
 
 def test_the_table(results):
-    # A metric that is not known for a run is None.
+    # The metric of a run is None if it is not known.
     results[0]['metrics']['pr/f1'], results[2]['metrics']['pr/f1'] = None, 0.25
     rows = compare(results, list(VALUES))
     assert [row['metric'] for row in rows] == ['coco/bbox_mAP_50', 'pr/f1'] * 4
@@ -47,7 +47,7 @@ def test_four_files(tmp_path, results):
     assert content['baseline'] == 'base' and content['runs'] == results and len(content['table']) == 4
     assert (tmp_path / 'report.md').read_text() == markdown(content['table'])
     picture = cv2.imread(str(tmp_path / 'report.png'))
-    # matplotlib's first two colours, of the two first variants' lines
+    # the colours of the variants 'base' and 'lost' (C0 and C2 of matplotlib)
     for red, green, blue in ((31, 119, 180), (44, 160, 44)):
         assert (picture == (blue, green, red)).all(2).any()
 

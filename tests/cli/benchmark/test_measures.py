@@ -1,4 +1,4 @@
-"""Pairs and the spread of their ratios, with a clock that the test moves, and the peak of memory."""
+"""Paired times, the spread of their ratios, and peak memory. The tests use a clock of their own."""
 
 import gc
 from itertools import product
@@ -29,7 +29,7 @@ class Clock:
 
 
 def test_tasks_alternate_in_random_order_and_a_drift_cancels():
-    """Each pair is slower than the one before, up to fifty times. The ratio stays. The warm-up is not timed."""
+    """Each pair is slower than the one before, up to fifty times. The ratio is constant. The warm-up is not timed."""
     clock = Clock()
 
     def slowed(seconds):

@@ -14,7 +14,7 @@ TINY = Shape(2, 64, 96, 3, 3)
 
 
 def test_sides():
-    """Ours is the shipped config's, theirs MMYOLO's own. Both have the same size."""
+    """Our detector is that of the shipped config, theirs is MMYOLO's own. Both have the same size."""
     ours = our_config(TINY, {'bbox_head.bg_penalty.focal': True}).model
     theirs = their_detector(TINY, ours)
     shipped = Config.fromfile(mmyolo_bgpenalty.config('yolov8_bgpenalty.py'))
