@@ -102,7 +102,7 @@ class LabeledUnlabeledBatchSampler(SeededBatchSampler):
         sampler: a DefaultSampler over a LabeledUnlabeledDataset.
         batch_size: number of labeled and unlabeled images in a batch of one process.
         source_ratio: labeled : unlabeled, two whole numbers > 0. Their sum divides ``batch_size``.
-        epoch_of: 'unlabeled' or 'labeled', the set that an epoch passes over, rounded up to whole batches.
+        epoch_of: 'unlabeled' or 'labeled'. An epoch passes once over this set, rounded up to whole batches.
 
     Attributes:
         labeled_only: number of batches at the start of training that have no unlabeled images (burn-in).
@@ -140,7 +140,7 @@ class LabeledUnlabeledBatchSampler(SeededBatchSampler):
             yield indices if batch < self.labeled_only else indices + rest
 
     def _indices(self, source: int, skipped: int) -> Iterator[int]:
-        """The endless indices of this process into one of the sets, without the first ``skipped``."""
+        """Endless indices into one of the sets for this process. The first ``skipped`` are left out."""
         sampler, size, offset = self.sampler, self.sizes[source], sum(self.sizes[:source])
         rng = np.random.default_rng([sampler.seed, sampler.epoch, source])
 

@@ -54,7 +54,7 @@ def _shown(results: dict) -> tuple[np.ndarray, bool]:
 
 
 def _record_cuts(results: dict) -> None:
-    """Limit the tiles to what crops have left. This is not known after a rotation or shear."""
+    """Limit the tiles to the part that crops have kept. After a rotation or shear the tiles stay as they are."""
     if 'ori_shape' in results and _is_upright(results):
         shown, cut = _shown(results)
         if cut:

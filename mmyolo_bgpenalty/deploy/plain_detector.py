@@ -197,7 +197,7 @@ def _replace(node) -> None:
     if own is not None:
         parent = next(base for base in own.__mro__ if base.__module__.partition('.')[0] != PACKAGE)
         node['type'] = f'{parent.__module__.partition(".")[0]}.{parent.__name__}'
-        # A class without its own __init__ would state the arguments of its parents.
+        # For a class without its own __init__, the signature would have the arguments of its parents.
         ours = [base for base in own.__mro__[: own.__mro__.index(parent)] if '__init__' in vars(base)]
         arguments = {name for base in ours for name in inspect.signature(base).parameters}
         for argument in arguments - {*inspect.signature(parent).parameters}:

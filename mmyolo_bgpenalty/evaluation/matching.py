@@ -51,9 +51,9 @@ def xywh(boxes: np.ndarray) -> np.ndarray:
 def match_boxes(found: Detections, truth: Truth, iou_thr: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
     """Match the detections of one image to its objects, as COCO does. ``iou_thr`` is in (0, 1].
 
-    The detections choose in the order of their scores, the highest first. Each takes the free object of its class with
-    the highest IoU, if this IoU is >= ``iou_thr``. A detection that takes no object is ignored if an ignored box of its
-    class covers a share >= ``iou_thr`` of its area.
+    Detections are matched in descending order of score. Each is matched to the unmatched object of its class with the
+    highest IoU, if this IoU is >= ``iou_thr``. An unmatched detection is ignored if an ignored box of its class covers
+    a share >= ``iou_thr`` of its area.
 
     ``COCOeval.evaluateImg`` of pycocotools has the same result, but is 8 to 25 times slower and needs annotation ids.
 
@@ -87,7 +87,7 @@ def kinds_of_mistakes(found: Detections, truth: Truth, iou_thr: float = 0.5) -> 
 
     The first condition that is true decides:
 
-    - 'duplicate': IoU >= ``iou_thr`` with an object of its class, which another detection has taken.
+    - 'duplicate': IoU >= ``iou_thr`` with an object of its class that is matched to another detection.
     - 'class': IoU >= ``iou_thr`` with an object of another class.
     - 'place': IoU >= 0.1 with an object of its class.
     - 'class': IoU >= 0.1 with an object of another class.

@@ -31,8 +31,8 @@ class PrecisionRecallMetric(CocoMetric):
     it has no annotation of the evaluated classes.
 
     Args:
-        ann_file: COCO file of the set. With None, the objects are ``instances`` of the data samples, a meta key that
-            PackDetInputs must list.
+        ann_file: COCO file of the set. If None, the objects come from ``instances`` of the data samples.
+            ``meta_keys`` of PackDetInputs must then include 'instances'.
         iou_thr: in (0, 1].
         score_thr: a fixed confidence to report, in [0, 1].
         recalls: recalls at which precision and false positives are reported, each in (0, 1].

@@ -139,7 +139,7 @@ class _Counts:
 
 
 def _ends(scores: np.ndarray) -> np.ndarray:
-    """The numbers of detections that count at some confidence, without 0. Equal scores count together."""
+    """For each distinct score, the number of detections with at least this score."""
     return np.flatnonzero(np.append(scores[1:] != scores[:-1], True)) + 1 if len(scores) else np.zeros(0, int)
 
 
