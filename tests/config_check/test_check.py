@@ -57,7 +57,7 @@ def test_only_missing_data_is_found(name, tmp_path, monkeypatch):
 def test_configs_of_other_projects_have_no_mistake(name):
     package, _, path = name.partition('/')
     cfg = Config.fromfile(Path(importlib.util.find_spec(package).origin).parent / path)
-    # The config of ByteTrack repeats a variable of its base, which nothing reads.
+    # The config of ByteTrack repeats a variable of its base. Nothing reads this variable.
     assert brief(check_config(cfg, data=False)) == [(W, 'interval')] * ('bytetrack' in name)
 
 
@@ -139,7 +139,7 @@ def test_a_start_looks_at_the_images_of_the_built_sets(runner, logged, monkeypat
 
 
 class Pictures:
-    """A dataset of one image. ``info`` may have its boxes."""
+    """A dataset of one image. ``info`` may contain its boxes."""
 
     def __init__(self, **info):
         self.get_data_info = lambda place: info
@@ -150,7 +150,7 @@ class Pictures:
 
 @pytest.mark.parametrize('info, refused', [(dict(instances=[]), True), (dict(instances=[{}]), False), ({}, False)])
 def test_a_start_without_boxes_in_training_is_refused(runner, logged, monkeypatch, info, refused):
-    """A dataset that does not state its boxes may have some."""
+    """A dataset without `instances` may still have boxes."""
     monkeypatch.setattr(runner.train_loop, 'dataloader', SimpleNamespace(dataset=Pictures(**info), sampler=None))
     message = f'{TRAIN}: none of its images has a box'
     with pytest.raises(ValueError, match=message) if refused else nullcontext():

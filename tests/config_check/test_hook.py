@@ -21,7 +21,7 @@ from tests.helpers.processes import in_two_processes
     ],
 )
 def test_a_misspelt_setting_is_refused_in_any_tool(tmp_path, change, message):
-    """The tools/train.py of MMDetection does not check --cfg-options. Tools may add names of their own."""
+    """The tools/train.py of MMDetection does not check --cfg-options. Tools may add their own names."""
     file = tmp_path / 'mine.py'
     file.write_text('lambda_bg = 1.0\nlambda_box = 7.5\nmax_epochs = 3\ntrain_cfg = dict(max_epochs=max_epochs)\n')
     cfg = Config.fromfile(file)

@@ -32,7 +32,7 @@ def test_input_shape_is_the_last_scale():
 
 
 def test_onnx_detects_what_the_teacher_detects(semi, pictures, exported, session):
-    """The test has its own threshold, NMS and way back to the image, as a user of the file has."""
+    """The test applies a threshold and NMS and maps boxes back to the image, as a user of the file must."""
     cfg = exported.cfg.model.test_cfg
     pipeline = Compose(exported.cfg.test_dataloader.dataset.pipeline)
     images = np.stack([pipeline(dict(img_path=file, img_id=0))['inputs'].numpy() for file in pictures])

@@ -27,7 +27,7 @@ def test_matching_equals_pycocotools(drawn):
 
 
 def test_the_last_of_several_objects_with_equal_iou_is_taken():
-    """As in pycocotools. Only the last object would fit the second detection, which therefore finds none."""
+    """As in pycocotools. The second detection fits only the last object, so it is not matched."""
     objects = np.array([[0, 0, 10, 10], [6, 0, 10, 10]], float)
     boxes = np.array([[3, 0, 10, 10], [8, 0, 10, 10]], float)
     same = np.zeros(2, int)

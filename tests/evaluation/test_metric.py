@@ -74,7 +74,7 @@ def samples(coco):
 
 
 def evaluate(samples, classes=CLASSES, type='PrecisionRecallMetric', size=None, **kwargs):
-    """Evaluate as a loop does, with the metric by its name."""
+    """Evaluate as a loop does. The metric is built by its registered name."""
     with DefaultScope.overwrite_default_scope('mmyolo'):
         evaluator = Evaluator([dict(type=type, **kwargs)])
     evaluator.dataset_meta = dict(classes=classes)
