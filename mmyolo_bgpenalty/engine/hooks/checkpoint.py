@@ -197,7 +197,7 @@ class ResumableCheckpointHook(CheckpointHook):
         # Several processes may have different numbers of batches. They stop after validation.
         if self._terminated and get_world_size() == 1:
             for hook in runner.hooks:
-                if isinstance(hook, EMAHook):  # put the weights back, which validation has exchanged for the average
+                if isinstance(hook, EMAHook):  # restore the weights, because validation uses the average
                     hook.after_val_epoch(runner)
             self._stop(runner, runner.iter)
 
@@ -214,7 +214,7 @@ class ResumableCheckpointHook(CheckpointHook):
         super().after_train(runner)
 
     def _any_terminated(self) -> bool:
-        """Whether any process got SIGTERM. All processes must call this equally often."""
+        """Whether any process got SIGTERM. All processes must call this the same number of times."""
         terminated = torch.tensor(float(self._terminated))
         all_reduce(terminated, 'max')
         return bool(terminated)

@@ -199,7 +199,7 @@ class NonFiniteGuardHook(Hook):
         if self._scaler is not None and runner.optim_wrapper.should_update() and not self._stepped:
             self._overflowed = self._stepped = True
         if self._overflowed:
-            # The scaler is unknown if another wrapper than MMEngine's scales the losses.
+            # The scaler is unknown if a wrapper other than MMEngine's scales the losses.
             scale = math.inf if self._scaler is None else self._scaler.get_scale()
             if scale < MIN_LOSS_SCALE:
                 self._stop(f'gradients overflow in fp16 at any scale of the losses, now {scale:.3g}')
@@ -234,7 +234,7 @@ def _loss_faults(passes: Sequence[dict[str, Tensor]]) -> str:
 
 
 def _without_gradient(outputs: dict, model: nn.Module) -> dict:
-    """The same losses with a gradient of 0 for every parameter, for which DistributedDataParallel waits."""
+    """The same losses with gradients of 0. DistributedDataParallel waits for a gradient of every parameter."""
     zero = sum((p * 0).sum() for p in model.parameters() if p.requires_grad)
     outputs = dict(outputs)
     for name in [name for name in outputs if 'loss' in name]:

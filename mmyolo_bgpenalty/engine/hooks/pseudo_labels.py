@@ -36,11 +36,11 @@ def class_names(dataset) -> list[str]:
 
 @HOOKS.register_module()
 class PseudoLabelQualityHook(Hook):
-    """Logs precision and recall of the pseudo-labels if the unlabeled set has boxes, which training does not use.
+    """Logs precision and recall of the pseudo-labels if the unlabeled set has boxes. Training ignores these boxes.
 
     Every ``interval`` iterations it logs ``semi/pseudo_precision`` and ``semi/pseudo_recall`` of the iterations since
     the last report, over all processes, and a line with both for each class (up to 20 classes). Without pseudo-boxes
-    there is no precision, without true boxes no recall.
+    there is no precision. Without true boxes there is no recall.
 
     Boxes are compared in the weak view by ``match_boxes``. True boxes are cut at the edge of the view, and count if one
     pixel or more is left. Mosaics, mixed images and crops (``mosaic_tiles`` in the meta) are left out, because not all
