@@ -1,6 +1,6 @@
 """On a GPU: all options against the CPU, half precision, and which calls wait for the device. The tests take minutes.
 
-They need only NMS of MMCV's compiled operators.
+Of the compiled operators of MMCV they need only NMS.
 """
 
 import copy
@@ -189,10 +189,10 @@ def test_projection_waits_for_nothing_and_is_that_of_the_cpu():
 
 
 def test_the_loss_waits_as_often_for_many_images_as_for_few(capsys):
-    """The number of positives is not known before, so their choice waits, but not once per image."""
+    """The CPU does not know the number of positives. So their selection waits, but not once per image."""
     head = MODELS.build(head_cfg(assigner=ASSIGNERS[1], ignored_in_cls=True)).to(DEVICE)
     numbers = []
-    for times in (1, 1, 6):  # once to warm up
+    for times in (1, 1, 6):  # the first call is a warm-up
         logits, boxes, labels = logits_and_objects(images=2)
         outs = outs_of(*([level.detach().repeat(times, 1, 1, 1).to(DEVICE) for level in levels] for levels in logits))
         rows = zip(boxes.to(DEVICE).repeat(times, 1, 1), labels.to(DEVICE).repeat(times, 1))

@@ -1,6 +1,6 @@
 """The commands and configs in README.md work, at a size that takes seconds.
 
-A test looks at each block. `make` is not run, and of the ablations only the plan is printed. The training is that of
+A test looks at each block. `make` is not run. The ablations only print their plans. The training config is
 `yolov8_semi_bgpenalty_bccd.py`.
 """
 

@@ -1,4 +1,4 @@
-"""The faults that .ci/smoke.py finds. It is the real training of CI."""
+"""The faults that .ci/smoke.py finds. CI runs this script for a real training."""
 
 import copy
 import math

@@ -6,7 +6,7 @@ penalty = 'model.detector.bbox_head.bg_penalty'
 published = {f'{penalty}.normalizer': 'background', f'{penalty}.region': 'all'}
 positives, hard = {**published, f'{penalty}.normalizer': 'positives'}, {**published, f'{penalty}.normalizer': 'hard'}
 outside = {f'{penalty}.region': 'outside'}
-# By default only labeled images are penalised. With this, unlabeled images are, too.
+# By default only labeled images are penalised. This also penalises unlabeled images.
 both = {'model.semi_train_cfg.unsup_loss_weights.loss_bg': 1.0}
 variants = {
     'λ=0': dict(lambda_bg=0.0),

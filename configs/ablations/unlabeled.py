@@ -1,8 +1,8 @@
 # What unlabeled images gain, and what each part of the recipe adds, alone and together:
 #   python tools/ablation.py configs/yolov8_semi_bgpenalty_bccd.py --variants configs/ablations/unlabeled.py \
 #       --seeds 0 1 2 --cfg-options lambda_bg=0
-# Two runs without unlabeled images are the bounds: the labeled tenth, and all labels. They have as many steps, the
-# same augmentation and the same average. The results are in docs/experiments.md.
+# Two runs without unlabeled images are the bounds: the labeled tenth, and all labels. They have the same number of
+# steps, the same augmentation and the same EMA. The results are in docs/experiments.md.
 semi_train_cfg, head = 'model.semi_train_cfg', 'model.detector.bbox_head'
 share = f'{semi_train_cfg}.class_thresholds.share'
 # Only the thresholds of the recipe, without its other options
@@ -14,7 +14,7 @@ frequency = {
     f'{semi_train_cfg}.pseudo_test_cfg.nms.iou_threshold': 0.6,
     f'{head}.ignored_in_cls': False,
 }
-# SoftTeacher with YOLOv8: one threshold. All below it is background
+# Soft Teacher with YOLOv8: one threshold. Boxes below it are background
 plain = {**frequency, f'{semi_train_cfg}.class_thresholds': None}
 labeled_only = {'burn_in': 1000}  # longer than any training
 unsure = {f'{semi_train_cfg}.unsure_thr': 0.1, f'{head}.ignored_in_cls': True}
