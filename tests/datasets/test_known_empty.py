@@ -220,7 +220,7 @@ def test_boxes_of_the_teacher_in_empty_images_are_background():
     assert found[0]['semi/pseudo_empty'] == 0 and found[1]['semi/pseudo_empty'] == pytest.approx(1 / 3)
 
 
-def test_a_batch_without_pseudo_boxes_teaches_known_background_as_if_it_had_one():
+def test_the_loss_of_known_background_without_pseudo_boxes_is_as_with_one():
     """The factor is 1 / B. A batch without boxes and without known-empty images has no loss."""
     inputs, samples = batch(4)
     losses = {}

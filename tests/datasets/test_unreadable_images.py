@@ -73,7 +73,7 @@ def test_a_jpeg_that_is_cut_off_is_not_learnt_though_it_decodes(root, warnings, 
     assert 'labeled_001.png cannot be read and is skipped (truncated JPEG)' in warnings[0]
 
 
-def test_a_file_is_examined_before_its_first_load_alone(root, monkeypatch):
+def test_a_file_is_examined_only_before_its_first_load(root, monkeypatch):
     dataset, examined = pair(root), []
     monkeypatch.setattr(unreadable_images, 'image_fault', lambda path: examined.append(path) or '')
     for _ in range(2):

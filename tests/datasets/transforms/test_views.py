@@ -233,7 +233,7 @@ def test_a_picture_that_is_cut_off_has_no_tile():
 @pytest.mark.parametrize('crowd', [False, True])
 @pytest.mark.parametrize('x2, left, kept', [(36, 20, 'both'), (19, 3, 'crowd'), (17, 1, 'none')])
 def test_what_is_visible_of_a_crowd_is_kept(crowd, x2, left, kept):
-    """A tenth of an object is dropped. A tenth of a crowd is kept: it is no background. 2 pixels are dropped."""
+    """A tenth of an object is dropped. A tenth of a crowd is kept: it is not background. 2 pixels are dropped."""
     results = picture(64, 64, [0, 0, x2, 64])
     results['gt_ignore_flags'][:] = crowd
     results = build({**MIDDLE, 'min_area_ratio': 0.1, 'max_aspect_ratio': 20.0, 'border': (-16, -16)})(results)

@@ -224,7 +224,7 @@ def test_training_on_a_folder(data, pool, tmp_path):
     assert len(files) == 10 and set(watch.paths) == files
 
 
-def test_quality_is_measured_on_single_images_alone(run, monkeypatch):
+def test_quality_is_measured_only_on_single_images(run, monkeypatch):
     """The hook knows only the boxes of the first image of a mosaic."""
     runner, _ = run
     hook = PseudoLabelQualityHook()
