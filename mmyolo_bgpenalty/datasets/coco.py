@@ -1,4 +1,4 @@
-"""CheckedCocoDataset: a COCO set without mistakes."""
+"""CheckedCocoDataset: a COCO dataset that checks its json for mistakes."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,10 +14,10 @@ from mmyolo_bgpenalty.utils.coco_json import numbered_classes, read_coco
 
 
 class CheckedCOCO(COCO):
-    """MMDetection's COCO that reads its file by ``read_coco``, which finds mistakes.
+    """MMDetection's COCO, but ``read_coco`` reads the file and checks it for mistakes.
 
     Raises:
-        ValueError: the file has a mistake, or MMDetection would number its classes in another order than ``classes``.
+        ValueError: the file has a mistake, or MMDetection would not label a class with its index in ``classes``.
     """
 
     def __init__(self, annotation_file: str, classes: Sequence[str] = ()):
@@ -34,7 +34,7 @@ class CheckedCOCO(COCO):
 
 
 def read_checked(dataset: BaseDataset) -> None:
-    """Make a COCO dataset of MMDetection read its json by ``CheckedCOCO``. Other datasets stay as they are."""
+    """If a dataset uses MMDetection's COCO, replace it by ``CheckedCOCO``. Other datasets stay as they are."""
     if getattr(dataset, 'COCOAPI', None) is COCO:
         dataset.COCOAPI = partial(CheckedCOCO, classes=dataset.metainfo['classes'])
 

@@ -1,4 +1,4 @@
-"""Batches that a worker process of the loader sends as one tensor.
+"""Collate functions. A worker process of the loader sends their batch as one tensor.
 
 DataLoader opens a file descriptor for every tensor that it sends. A semi-supervised batch of 8 images has 60 tensors,
 most of them a few bytes. The training process would wait until all are open.
@@ -20,8 +20,8 @@ ALIGNMENT = 64  # bytes
 class SharedBatch(dict):
     """A dict of tensors and arrays in any nesting. Pickling puts their bytes into one tensor; unpickling gives a dict.
 
-    Values, shapes and types are the same bit for bit. Tensors that NumPy cannot hold, such as bfloat16, are pickled as
-    torch does. All unpickled parts share one block of memory, and each part keeps the block alive.
+    Values, shapes and types are the same bit for bit. Torch itself pickles tensors that NumPy cannot hold, such as
+    bfloat16. All unpickled parts share one block of memory, and each part keeps the block alive.
     """
 
     def __reduce__(self):
@@ -64,7 +64,7 @@ def branch_collate(data_batch: Sequence[dict]) -> dict:
 def bg_penalty_collate(data_batch: Sequence[dict], use_ms_training: bool = False) -> dict:
     """MMYOLO's yolov5_collate, as a ``SharedBatch``.
 
-    ``data_samples['regions']`` has a dict for each image, which tells background from padding and ignored objects.
+    ``data_samples['regions']`` has a dict for each image. It tells where padding and ignored objects are.
     """
     collated = yolov5_collate(data_batch, use_ms_training)
     keys = ('homography_matrix', 'mosaic_tiles', 'ori_shape', 'img_shape', 'img_path')

@@ -22,7 +22,7 @@ def list_images(folder: str) -> tuple[np.ndarray, np.ndarray]:
     by their bytes, so the order does not depend on the file system or the locale.
 
     Returns:
-        The bytes of all paths relative to ``folder``, uint8, and the end of each path in them, int64.
+        All paths relative to ``folder``, joined as bytes, uint8; and the index at which each path ends, int64.
 
     Raises:
         OSError: a folder cannot be listed.
@@ -51,7 +51,7 @@ def _images(root: bytes, prefix: bytes, entered: set[bytes]) -> Iterator[bytes]:
 
 
 def _name(entry: os.DirEntry) -> bytes:
-    """The name of an image, or of a folder with '/' at its end. Empty for anything else."""
+    """The name of an image, or the name of a folder plus '/'. Empty for anything else."""
     name = entry.name
     try:
         if name.startswith(b'.'):
@@ -102,7 +102,7 @@ class ImageFolderDataset(SkipUnreadable, BaseDetDataset):
         self.first_readable = ReadableImages(self)
 
     def get_data_info(self, idx: int) -> dict:
-        """``img_path``, the place of the image in the list as ``img_id`` and ``sample_idx``, and no ``instances``."""
+        """``img_path``; ``img_id`` and ``sample_idx``, both the index of the image; ``instances``, an empty list."""
         self.full_init()
         idx = range(len(self))[idx]
         start = self.data_address[idx - 1] if idx else 0

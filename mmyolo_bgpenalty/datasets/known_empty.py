@@ -1,4 +1,4 @@
-"""A text file names the images that are known to show no object. Standard library only."""
+"""Read the text file that names the images known to show no object. Standard library only."""
 
 import codecs
 import os
@@ -12,15 +12,15 @@ def read_names(path) -> list[str]:
     """The lines of a file, without blank lines.
 
     Raises:
-        ValueError: the file cannot be read, is no UTF-8 text, or names nothing.
+        ValueError: the file cannot be read, has a zero byte (as UTF-16 has), or names no image.
     """
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise ValueError(f'{path}: {error.strerror}') from None
     if b'\0' in content:
-        raise ValueError(f'{path}: is no UTF-8 text')
-    # File names are bytes that need not be UTF-8, so no line is decoded as UTF-8.
+        raise ValueError(f'{path}: is not UTF-8 text')
+    # A file name need not be valid UTF-8. fsdecode keeps its bytes.
     lines = map(bytes.strip, content.removeprefix(codecs.BOM_UTF8).split(b'\n'))
     names = [os.fsdecode(line) for line in lines if line]
     if not names:
@@ -34,14 +34,14 @@ def is_known_empty(sample) -> bool:
 
 
 def places_of(names: Sequence[str], paths: Iterable[str], folder: str = '') -> list[int]:
-    """The indices of the ``paths`` that ``names`` name.
+    """The indices in ``paths`` of the images that ``names`` lists.
 
     Args:
         names: paths relative to ``folder``. A name with '/' at its end is a folder and names all images in it.
-        paths: paths of images, absolute or relative to the working directory, as ``folder`` is.
+        paths: paths of images. Like ``folder``, they are absolute or relative to the working directory.
 
     Raises:
-        ValueError: a name fits no image. The message contains the first such names.
+        ValueError: a name matches no image. The message lists the first of these names.
     """
     targets = {name: os.path.normpath(os.path.join(folder, name)) for name in names}
     files = {path for name, path in targets.items() if not name.endswith('/')}
@@ -60,6 +60,6 @@ def places_of(names: Sequence[str], paths: Iterable[str], folder: str = '') -> l
         first = printable(', '.join(lacking[:NAMED])) + (', …' if len(lacking) > NAMED else '')
         raise ValueError(
             f"Expected names of images relative to {folder or 'the set'}, folders with '/' at the end, but "
-            f'{len(lacking)} of {len(targets)} names fit no image of the set: {first}'
+            f'{len(lacking)} of {len(targets)} names match no image of the set: {first}'
         )
     return found

@@ -15,17 +15,17 @@ from mmyolo_bgpenalty.utils.files import printable, read_json
 
 @DATASETS.register_module()
 class LabeledUnlabeledDataset(ConcatDataset):
-    """ConcatDataset of two datasets, which child configs reach by the names ``labeled`` and ``unlabeled``.
+    """ConcatDataset of two datasets. A child config can change one of them by its key, ``labeled`` or ``unlabeled``.
 
-    A json with mistakes is refused as in ``CheckedCocoDataset``. ``ReadableImages`` loads the images and replaces those
-    that cannot be read, except if the class of a member has its own way to load images.
+    Like ``CheckedCocoDataset``, it refuses a json with mistakes. ``ReadableImages`` loads the images and replaces
+    unreadable ones, unless the class of a dataset has its own way to load images.
 
     Args:
         labeled: config of the labeled images.
         unlabeled: config of the unlabeled images. Training does not read their boxes.
         known_empty: a text file that names unlabeled images known to show no object, one on each line. Its path is
-            relative to the ``data_root`` of the unlabeled set, the names are relative to ``data_prefix['img']``.
-            'a/b/' names all images in that folder. The pipeline gets ``known_empty``, True or False.
+            relative to the ``data_root`` of the unlabeled set. The names are relative to ``data_prefix['img']``.
+            'a/b/' stands for all images in that folder. ``results['known_empty']`` becomes True or False.
 
     Raises:
         ValueError: one of the sets is empty; no labeled image has a box of the classes; ``known_empty`` cannot be read,
@@ -37,7 +37,7 @@ class LabeledUnlabeledDataset(ConcatDataset):
             raise ValueError(f'Expected `known_empty` to be the path of a text file, but got {known_empty!r}')
         self.known_empty = known_empty
         members = [DATASETS.build(dict(member, lazy_init=True)) for member in (labeled, unlabeled)]
-        # A set that does not state some metainfo, such as a folder of images, takes it from the labeled set.
+        # Metainfo that the unlabeled set lacks, as a folder of images does, comes from the labeled set.
         kwargs.setdefault('ignore_keys', [key for key in members[0].metainfo if key not in members[1].metainfo])
         super().__init__(members, **kwargs)
 

@@ -35,10 +35,10 @@ def _seed_of(*words: int) -> int:
 
 @contextmanager
 def seeded_by(idx: int):
-    """Start the random generators of Python, NumPy and torch (on the CPU) from the seed of a ``SeededIndex``.
+    """Seed the random generators of Python, NumPy and torch (on the CPU) with the seed of a ``SeededIndex``.
 
-    A sample then depends neither on its worker process nor on earlier samples, so a resumed run loads the same. At the
-    end the generators get their old states back.
+    So a sample does not depend on its worker process or on earlier samples, and a resumed run loads the same samples.
+    At the end the generators get their old states back.
     """
     if not isinstance(idx, SeededIndex):
         yield
@@ -59,14 +59,14 @@ def seeded_by(idx: int):
 class SeededBatchSampler(Sampler):
     """torch's BatchSampler with a seed for each sample. See ``seeded_by``. The last batch may be smaller.
 
-    The samples and their seeds depend on the seed and the epoch of ``sampler`` only, not on the number of processes.
+    The samples and their seeds depend only on the seed and the epoch of ``sampler``, not on the number of processes.
 
     Args:
         sampler: a DefaultSampler of MMEngine. Others raise a ValueError.
         batch_size: number of images in a batch of one process.
 
     Attributes:
-        first_batch: the next pass begins with this batch. Later passes begin with batch 0.
+        first_batch: index of the batch with which the next epoch begins. Later epochs begin with batch 0.
     """
 
     def __init__(self, sampler, batch_size: int):
@@ -95,13 +95,13 @@ class SeededBatchSampler(Sampler):
 class LabeledUnlabeledBatchSampler(SeededBatchSampler):
     """Batches of labeled images followed by unlabeled images. An epoch is one pass over one of the two sets.
 
-    A set that ends within an epoch is shuffled and begins again. The order depends on seed and epoch only: each process
-    takes its share of every global batch. An argument that is not as described raises a ValueError.
+    If a set is used up within an epoch, it is shuffled and used again. The order depends only on seed and epoch: each
+    process takes its share of every global batch. An invalid argument raises a ValueError.
 
     Args:
         sampler: a DefaultSampler over a LabeledUnlabeledDataset.
         batch_size: number of labeled and unlabeled images in a batch of one process.
-        source_ratio: labeled : unlabeled, two whole numbers > 0. Their sum divides ``batch_size``.
+        source_ratio: labeled : unlabeled, two whole numbers > 0. ``batch_size`` must be a multiple of their sum.
         epoch_of: 'unlabeled' or 'labeled'. An epoch passes once over this set, rounded up to whole batches.
 
     Attributes:
@@ -135,12 +135,12 @@ class LabeledUnlabeledBatchSampler(SeededBatchSampler):
         labeled, unlabeled = (self._indices(source, skipped * self.shares[source]) for source in (0, 1))
         first = self.sampler.epoch * self._length
         for batch in range(first + skipped, first + self._length):
-            # Unlabeled images are drawn in burn-in too, so the order does not depend on its length.
+            # Unlabeled images are drawn in burn-in too. So their order does not depend on the length of burn-in.
             indices, rest = list(islice(labeled, self.shares[0])), list(islice(unlabeled, self.shares[1]))
             yield indices if batch < self.labeled_only else indices + rest
 
     def _indices(self, source: int, skipped: int) -> Iterator[int]:
-        """Endless indices into one of the sets for this process. The first ``skipped`` are left out."""
+        """The indices of one set for this process, without end. The first ``skipped`` are left out."""
         sampler, size, offset = self.sampler, self.sizes[source], sum(self.sizes[:source])
         rng = np.random.default_rng([sampler.seed, sampler.epoch, source])
 

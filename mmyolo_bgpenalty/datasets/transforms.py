@@ -1,9 +1,9 @@
 """Transforms that record how they move pixels, and transforms for views.
 
 ``results['homography_matrix']`` projects the boxes of the teacher into the view of the student. MMYOLO's transforms do
-not record all of it; the subclasses do. Transforms that join images also record ``results['mosaic_tiles']``, the boxes
-of their pictures. The rest of the image is padding. Cropped images get tiles too, because a later transform may put
-padding where the crop has cut off picture.
+not record all of it; the subclasses do. Transforms that join images also record ``results['mosaic_tiles']``. A tile is
+the box of one source image. Pixels outside the tiles are padding. A cropped image gets a tile too, because a later
+transform may put padding where the crop has removed pixels.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def _map_upright(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def _shown(results: dict) -> tuple[np.ndarray, bool]:
-    """Boxes of the visible pictures, (K, 4), in pixels of the image, and whether a pixel or more is cut off."""
+    """The visible parts of the tiles, (K, 4), in pixels of the image, and whether a pixel or more is cut off."""
     height, width = results['ori_shape'][:2]
     pictures = np.asarray(results.get('mosaic_tiles', [[0, 0, width, height]]), np.float64)
     boxes = _map_upright(pictures, _homography(results))
@@ -54,7 +54,7 @@ def _shown(results: dict) -> tuple[np.ndarray, bool]:
 
 
 def _record_cuts(results: dict) -> None:
-    """Limit the tiles to the part that crops have kept. After a rotation or shear the tiles stay as they are."""
+    """Limit the tiles to the parts that crops have kept. After a rotation or shear the tiles stay as they are."""
     if 'ori_shape' in results and _is_upright(results):
         shown, cut = _shown(results)
         if cut:
@@ -63,7 +63,7 @@ def _record_cuts(results: dict) -> None:
 
 @TRANSFORMS.register_module()
 class RecordedLetterResize(LetterResize):
-    """LetterResize that records its padding too, not only its scale."""
+    """LetterResize that records its scale and its padding. MMYOLO records only the scale."""
 
     def transform(self, results: dict) -> dict:
         _record_cuts(results)
@@ -77,7 +77,7 @@ class RecordedLetterResize(LetterResize):
 
 @TRANSFORMS.register_module()
 class RecordedYOLOv5RandomAffine(YOLOv5RandomAffine):
-    """YOLOv5RandomAffine that records its matrix, and keeps crowd boxes of which only a small part is visible."""
+    """YOLOv5RandomAffine that records its matrix. It keeps crowd boxes even if only a small part is visible."""
 
     def _get_random_homography_matrix(self, height, width):
         self._random = super()._get_random_homography_matrix(height, width)
@@ -93,13 +93,13 @@ class RecordedYOLOv5RandomAffine(YOLOv5RandomAffine):
         height, width = results['img'].shape[:2]
         self._ignored = torch.as_tensor(results.get('gt_ignore_flags', ()), dtype=torch.bool)
         results = super().transform(results)
-        # The parent turns the image around its centre.
+        # The parent class rotates and scales the image around its centre.
         _record(results, self._random[0] @ np.array([[1, 0, -width / 2], [0, 1, -height / 2], [0, 0, 1]]))
         return results
 
 
 class _PreTransform(Compose):
-    """Loads a partner image, or the next readable image of the dataset."""
+    """Loads a partner image. If it is unreadable, the next readable image of the dataset replaces it."""
 
     def __call__(self, data: dict) -> dict:
         first_readable = getattr(data['dataset'], 'first_readable', None)
@@ -109,7 +109,7 @@ class _PreTransform(Compose):
 
 
 class _PartnerImages(BaseMixImageTransform):
-    """Lets MMYOLO's transforms of several images also take images without boxes, and ImageFolderDataset."""
+    """Lets MMYOLO's transforms that join images also take images without boxes, and ImageFolderDataset."""
 
     pre_transform: Compose | None
 
@@ -120,7 +120,7 @@ class _PartnerImages(BaseMixImageTransform):
 
     def mix_img_transform(self, results: dict) -> dict:
         for partner in results['mix_results']:
-            # LoadEmptyAnnotations makes an array of boxes. MMYOLO converts it in the first image only.
+            # LoadEmptyAnnotations makes an array of boxes. MMYOLO converts it only in the first image.
             if isinstance(partner['gt_bboxes'], np.ndarray):
                 partner['gt_bboxes'] = HorizontalBoxes(partner['gt_bboxes'])
         if 'known_empty' in results:
@@ -130,7 +130,7 @@ class _PartnerImages(BaseMixImageTransform):
 
 @TRANSFORMS.register_module()
 class RecordedMosaic(_PartnerImages, Mosaic):
-    """Mosaic that records the boxes of its pictures in the mosaic as ``mosaic_tiles``, (4, 4).
+    """Mosaic that records the boxes of its source images as ``mosaic_tiles``, (4, 4).
 
     ``homography_matrix`` becomes the identity.
     """
@@ -150,16 +150,16 @@ class RecordedMosaic(_PartnerImages, Mosaic):
 
 @TRANSFORMS.register_module()
 class RecordedMixUp(_PartnerImages, YOLOv5MixUp):
-    """YOLOv5MixUp that records the boxes of the pictures of both images as ``mosaic_tiles``, (K, 4).
+    """YOLOv5MixUp that records the tiles of both images as ``mosaic_tiles``, (K, 4).
 
     ``homography_matrix`` becomes the identity. Both images must have the same size. An image that was rotated
-    or sheared raises a ValueError, because its picture is no upright box.
+    or sheared raises a ValueError, because its tiles are not upright boxes.
     """
 
     def mix_img_transform(self, results: dict) -> dict:
         images = [results, *results['mix_results']]
         if not all(map(_is_upright, images)):
-            raise ValueError('Expected RecordedMixUp before transforms that rotate or shear, but got a turned image')
+            raise ValueError('Expected RecordedMixUp before transforms that rotate or shear, but it comes after one')
         tiles = [_shown(image)[0] for image in images]
         results = super().mix_img_transform(results)
         results['mosaic_tiles'] = np.concatenate(tiles).astype(np.float32)
@@ -169,11 +169,11 @@ class RecordedMixUp(_PartnerImages, YOLOv5MixUp):
 
 @TRANSFORMS.register_module()
 class RandomGaussianBlur(BaseTransform):
-    """Gaussian blur. An argument that is not as described raises a ValueError.
+    """Gaussian blur. An invalid argument raises a ValueError.
 
     Args:
         prob: probability of the blur, in [0, 1].
-        sigma: lowest and highest standard deviation in pixels, > 0. Each image gets a uniform random value between.
+        sigma: range of the standard deviation in pixels, (low, high), > 0. Each image gets a uniform random value.
     """
 
     def __init__(self, prob: float = 0.5, sigma: tuple[float, float] = (0.1, 2.0)):
@@ -191,7 +191,7 @@ class RandomGaussianBlur(BaseTransform):
 
 @TRANSFORMS.register_module()
 class Views(MultiBranch):
-    """MultiBranch that does not deep-copy the dataset. MMYOLO's datasets put themselves into ``results``."""
+    """MultiBranch that does not deep-copy the dataset. MMYOLO's training datasets put themselves into ``results``."""
 
     def transform(self, results: dict) -> dict:
         results.pop('dataset', None)
@@ -199,7 +199,7 @@ class Views(MultiBranch):
 
 
 def _mixes(transform: Any) -> bool:
-    """Whether a transform, or one within it, may join several images."""
+    """Whether a transform, or a transform inside it, may join several images."""
     inner = getattr(transform, 'transforms', ())
     return isinstance(transform, BaseMixImageTransform) or any(map(_mixes, inner if isinstance(inner, list) else ()))
 
@@ -207,14 +207,14 @@ def _mixes(transform: Any) -> bool:
 def single_images(transforms: Sequence[Any]) -> list[Any]:
     """The transforms of a pipeline without those that join images.
 
-    MixUp is left out. A RandomChoice keeps the candidates that join no images. Their probabilities keep their ratios,
-    and are equal if all are 0.
+    MixUp is left out. A RandomChoice keeps the candidates that join no images. The ratios of their probabilities
+    stay the same. If all probabilities are 0, they become equal.
 
     Args:
         transforms: built transforms, such as ``Compose.transforms``.
 
     Raises:
-        ValueError: a mosaic is not in a RandomChoice with other candidates. Without it images would have another size.
+        ValueError: no RandomChoice offers a single image instead of a mosaic. Without the mosaic the size would differ.
     """
     kept: list[Any] = []
     for transform in transforms:

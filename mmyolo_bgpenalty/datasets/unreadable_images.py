@@ -1,4 +1,4 @@
-"""In training, another image takes the place of one that cannot be read."""
+"""In training, another image replaces an image that cannot be read."""
 
 import logging
 import os
@@ -23,18 +23,18 @@ class ReadableImages:
 
     An image is unreadable in three cases:
 
-    * A transform raises an error or returns None before ``results['img']`` is set. If LoadImageFromFile comes after
-      this transform, the error is raised.
-    * The file is a JPEG without its end. OpenCV before 5 decodes such a file in part.
+    * A transform raises an error or returns None before ``results['img']`` is set. An error of a
+      transform before LoadImageFromFile is not caught.
+    * The file is a truncated JPEG. OpenCV before 5 decodes a part of such a file.
     * The image has boxes, and its size differs from the size in its annotation.
 
-    An unreadable image is logged once for all worker processes and is not tried again. It is tried again if the system
-    failed, such as a network drive that does not answer. A file is examined only before its first load.
+    An unreadable image is logged once for all worker processes and is not tried again. But it is tried again if the
+    system failed (such as a network drive that does not answer). A file is examined only before its first load.
 
     Attributes:
         bad: bool, (images,): images found unreadable. Worker processes share it.
-        examined: bool, (images,): images with intact files. Worker processes share it.
-        known_empty: bool, (images,): the value of ``results['known_empty']``. None: the key is not set.
+        examined: bool, (images,): images whose files were found intact. Worker processes share it.
+        known_empty: bool, (images,): the value of ``results['known_empty']``. If None, the key is not set.
     """
 
     def __init__(self, dataset: BaseDataset):
@@ -65,7 +65,7 @@ class ReadableImages:
         raise ValueError(f'Expected images that can be read in {self.source}, but {tries} in a row cannot: {reason}')
 
     def summary(self) -> str:
-        """The number of unreadable images in all processes, and the first of them. '' if there are none."""
+        """A text with the number of unreadable images in all processes and the first paths. '' if there are none."""
         bad = self.bad.int()
         all_reduce(bad, 'max')
         places = bad.nonzero()[:, 0].tolist()
@@ -76,11 +76,11 @@ class ReadableImages:
         return printable(f'{len(places)} of {len(bad)} images in {self.source} ({", ".join(map(str, named))}{more})')
 
     def _load(self, place: int, transforms: list[Callable]) -> tuple[dict | None, str]:
-        """Apply and remove the transforms up to the one that loads the image. Return None and the fault if it fails."""
+        """Pop and apply the transforms up to the one that loads the image. On failure return None and the fault."""
         results = dict(self.dataset.get_data_info(place))
         if self.known_empty is not None:
             results['known_empty'] = bool(self.known_empty[place])
-        if isinstance(self.dataset, (SkipUnreadable, BatchShapePolicyDataset)):  # for transforms of several images
+        if isinstance(self.dataset, (SkipUnreadable, BatchShapePolicyDataset)):  # for transforms that join images
             results['dataset'] = self.dataset
         path, size = results.get('img_path'), (results.get('height'), results.get('width'))
         has_boxes = bool(results.get('instances'))
@@ -102,13 +102,13 @@ class ReadableImages:
         if not fault and has_boxes and None not in size and 'img' in results:
             found = np.shape(results['img'])[:2]
             if found != size:
-                hint = '; its EXIF may turn it' if found == size[::-1] else ''
+                hint = '; its EXIF orientation may rotate it' if found == size[::-1] else ''
                 fault = 'it is {1} x {0}, but its annotation says {3} x {2}'.format(*found, *size) + hint
         self.examined[place] = not fault
         return self._report(place, fault) if fault else (results, '')
 
     def _report(self, place: int, fault: str, lasting: bool = True) -> tuple[None, str]:
-        if not self.bad[place]:  # otherwise another worker process has reported it in the meantime
+        if not self.bad[place]:  # if it is bad, another worker process has reported it in the meantime
             self.bad[place] = lasting
             path = self.dataset.get_data_info(place).get('img_path')
             count = f'so far {self.bad.sum()} of {len(self.bad)} images cannot'
@@ -118,7 +118,7 @@ class ReadableImages:
 
 
 def _file_fault(path: str | None) -> str:
-    """The fault of a local file; '' for a path that only another file backend knows."""
+    """The fault of a local file. '' if it has none, or if the path is not on a local drive."""
     return image_fault(path) if path and os.path.exists(path) else ''
 
 
@@ -129,10 +129,10 @@ def loads_as_usual(dataset) -> bool:
 
 
 class SkipUnreadable(BaseDataset):
-    """A mixin for MMEngine datasets. It must be the first base, because its methods extend those of the next base.
+    """A mixin for MMEngine datasets. It must come before the dataset class, because its methods call ``super()``.
 
     In training ``first_readable``, a ``ReadableImages``, loads the images. In testing an unreadable image is an error,
-    because no other image may take its place.
+    because no other image may replace it.
     """
 
     def full_init(self) -> None:

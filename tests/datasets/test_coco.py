@@ -1,4 +1,4 @@
-"""Sets with mistakes in their json."""
+"""COCO datasets with mistakes in their json."""
 
 import json
 
@@ -34,11 +34,11 @@ MISTAKES = {
         lambda coco: coco['annotations'][0].update(bbox=[1, 1, float('nan'), 5]),
         '`annotations[0].bbox` is [1, 1, nan, 5]; expected',
     ),
-    'endless': (
+    'infinite': (
         lambda coco: coco['annotations'][0].update(bbox=[1, float('-inf'), 5, 5]),
         '`annotations[0].bbox` is [1, -inf, 5, 5]; expected',
     ),
-    'crowd in words': (
+    'crowd as text': (
         lambda coco: coco['annotations'][0].update(iscrowd='false'),
         "`annotations[0].iscrowd` is 'false'; expected 0 or 1",
     ),
@@ -60,7 +60,7 @@ def test_a_set_with_a_mistake_is_not_built(root, mistake, name):
         pair(root)
 
 
-def test_classes_that_would_be_counted_otherwise_are_refused(root):
+def test_a_missing_class_that_would_shift_labels_is_refused(root):
     """If the json has no disc, MMDetection would give its label to bar."""
 
     def drop(coco):

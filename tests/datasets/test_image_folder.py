@@ -48,7 +48,7 @@ NAMES = st.text('aB-./é0', min_size=1, max_size=4).filter(lambda text: '/' not 
 
 
 @given(st.lists(st.lists(NAMES, min_size=1, max_size=4), max_size=12))
-def test_the_order_is_that_of_the_whole_paths(tmp_path_factory, trees):
+def test_whole_paths_are_sorted(tmp_path_factory, trees):
     root = tmp_path_factory.mktemp('tree')
     for parts in trees:
         (root.joinpath(*parts)).mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def folder(path, **kwargs):
 
 
 def paint(root, number, broken=()):
-    """Write pictures. The value of all pixels is the number of the picture. Broken files are text, empty or cut off."""
+    """Write images. The value of all pixels is the index of the image. Broken files are text, empty or truncated."""
     root.mkdir(parents=True, exist_ok=True)
     for i in range(number):
         file = root / f'{i:03}.png'
@@ -160,7 +160,7 @@ def test_the_search_for_a_readable_image_has_an_end(tmp_path):
     assert dataset.first_readable.bad.sum() == 3
 
 
-def test_workers_share_what_they_found(tmp_path):
+def test_workers_share_the_list_of_unreadable_images(tmp_path):
     dataset = folder(paint(tmp_path / 'pool', 8, broken=[2, 6]), pipeline=[LOAD, shown])
     handler = logging.FileHandler(tmp_path / 'log')
     MMLogger.get_current_instance().addHandler(handler)

@@ -39,7 +39,7 @@ def test_names_are_lines_with_any_line_end(tmp_path):
 
 @pytest.mark.parametrize(
     'content, message',
-    [(None, 'No such file'), (b' \n\n', 'names no image'), ('a.png'.encode('utf-16'), 'is no UTF-8 text')],
+    [(None, 'No such file'), (b' \n\n', 'names no image'), ('a.png'.encode('utf-16'), 'is not UTF-8 text')],
 )
 def test_a_file_without_names_is_refused(tmp_path, content, message):
     if content is not None:
@@ -67,7 +67,7 @@ def test_places_equal_a_naive_search(paths, files, folders, folder):
         expected = [i for i, path in enumerate(paths) if any(means(name, path) for name in names)]
         assert places_of(names, whole, folder) == expected
     else:
-        with pytest.raises(ValueError, match='names fit no image'):
+        with pytest.raises(ValueError, match='names match no image'):
             places_of(names, whole, folder)
 
 
@@ -119,7 +119,7 @@ def flags(dataset):
     return [[view.metainfo['known_empty'] for view in one.values() if view is not None] for one in samples[6:]]
 
 
-def test_both_views_of_an_image_are_marked(data, tmp_path):
+def test_both_views_get_known_empty(data, tmp_path):
     assert flags(built(data, tmp_path)) == [[True] * 2] * 3 + [[False] * 2] * 7
     assert 'known_empty' not in built(data, tmp_path)[0]['data_samples']['sup'].metainfo
     assert 'known_empty' not in built(data, tmp_path, **{KNOWN: None})[6]['data_samples']['unsup_student'].metainfo
@@ -139,7 +139,7 @@ def test_a_folder_of_images(data, tmp_path):
     assert flags(dataset) == [['/ok/' in path] * 2 for path in paths] and sum('/ok/' in path for path in paths) == 3
 
 
-def test_an_image_in_place_of_a_broken_one_has_its_own_mark(data, tmp_path):
+def test_a_replacement_image_has_its_own_known_empty(data, tmp_path):
     (data / 'images' / 'unlabeled_002.png').write_bytes(b'no picture')
     assert flags(built(data, tmp_path)) == [[True] * 2] * 2 + [[False] * 2] * 8
 
@@ -202,7 +202,7 @@ def known(samples, which):
 
 
 def test_boxes_of_the_teacher_in_empty_images_are_background():
-    """The boxes of the teacher in a known-empty image are neither pseudo-labels nor unsure: all is background."""
+    """Boxes of the teacher in a known-empty image are neither pseudo-labels nor unsure. They are background."""
     found, unsure = [], dict(unsure_thr=0.02)
     inputs, _ = batch(3)
     for sees, which in (([2, 1, 1], [True, False, False]), ([0, 1, 1], [False] * 3)):
@@ -220,7 +220,7 @@ def test_boxes_of_the_teacher_in_empty_images_are_background():
     assert found[0]['semi/pseudo_empty'] == 0 and found[1]['semi/pseudo_empty'] == pytest.approx(1 / 3)
 
 
-def test_the_loss_of_known_background_without_pseudo_boxes_is_as_with_one():
+def test_without_pseudo_boxes_known_background_has_the_loss_as_with_one():
     """The factor is 1 / B. A batch without boxes and without known-empty images has no loss."""
     inputs, samples = batch(4)
     losses = {}
@@ -251,7 +251,7 @@ def test_thresholds_come_from_the_other_images(kind):
     assert ends[0] == ends[1] and ends[0][2] == 32
 
 
-def test_the_detector_leaves_them_out_of_the_thresholds(monkeypatch):
+def test_the_detector_leaves_known_empty_images_out_of_the_thresholds(monkeypatch):
     model = build(class_thresholds=dict(type='ClassFrequency', window=4, min_images=1))
     model.class_thresholds.objects_per_image = torch.ones(3)
     teacher_sees(model, [3, 1])
@@ -262,8 +262,8 @@ def test_the_detector_leaves_them_out_of_the_thresholds(monkeypatch):
     assert [len(view.gt_instances) for view in samples['unsup_teacher']] == [0, 1]
 
 
-def test_the_collapse_monitor_leaves_them_out(logged):
-    """The monitor counts pseudo-boxes per image that is not known to be empty. Their number is as expected at first."""
+def test_the_collapse_monitor_leaves_known_empty_images_out(logged):
+    """The monitor counts pseudo-boxes per image, without known-empty images. At first their number is as expected."""
     runner = fake_runner(Listed(OBJECTS), Listed(TRUE))
     hook = CollapseMonitorHook(band=(0.25, 3.0), window=4)
     empty = sample()
@@ -299,7 +299,7 @@ class Names(Listed):
     'empty, factor', [(None, 1), ([0, 0, 0, 0, 0], 1), ([1, 0, 0, 0, 0], 1.25), ([1, 1, 1, 0, 0], 1.5), ([1] * 5, 1.5)]
 )
 def test_the_other_images_have_more_objects(empty, factor):
-    """Two of three labeled images have objects. All other images have objects at most: factor 3 / 2."""
+    """Two of three labeled images have objects. At most all images that are not known-empty have: factor 3 / 2."""
     thresholds = build_thresholds(dict(type='ClassFrequency'), 3, 6, 0.4)
     runner = fake_runner(Listed(OBJECTS), Names([[]] * 5, empty))
     ClassThresholdsHook().count(SimpleNamespace(class_thresholds=thresholds), runner.train_dataloader.dataset)
@@ -309,7 +309,7 @@ def test_the_other_images_have_more_objects(empty, factor):
 # Config and run
 
 
-def test_views_without_the_mark_are_found(data, tmp_path):
+def test_a_missing_meta_key_known_empty_is_an_error(data, tmp_path):
     cfg = load(SHIPPED, data, tmp_path / 'work', **{KNOWN: 'empty.txt'})
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
     assert check_config(cfg) == []
@@ -320,7 +320,7 @@ def test_views_without_the_mark_are_found(data, tmp_path):
     assert 'known_empty' in finding.what
 
 
-def test_a_detector_that_ignores_the_mark_is_found(data, tmp_path):
+def test_a_detector_that_ignores_known_empty_is_a_warning(data, tmp_path):
     cfg = load('yolov8_semi_bgpenalty_dense.py', data, tmp_path / 'work', **{KNOWN: 'empty.txt'})
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
     [finding] = check_config(cfg)
@@ -337,7 +337,7 @@ class Watch(Hook):
             self.seen.setdefault(os.path.basename(view.img_path), []).append(boxes)
 
 
-def test_a_run_has_no_pseudo_boxes_in_them(data, tmp_path):
+def test_a_run_has_no_pseudo_boxes_in_known_empty_images(data, tmp_path):
     options = {'burn_in': 1, 'train_cfg__max_epochs': 3, 'train_cfg__val_interval': 3, KNOWN: 'empty.txt'}
     # The scores of an untrained teacher are low. With this threshold all its boxes count.
     options['model__semi_train_cfg__unsure_thr'] = 0.0

@@ -44,7 +44,7 @@ def test_the_unlabeled_json_needs_no_boxes(cfg, data, tmp_path):
     assert dataset[6]['inputs']['unsup_student'].shape == (3, 64, 96)
 
 
-def test_the_solar_set_does_not_take_a_folder_of_somebody_else(cfg):
+def test_the_solar_set_refuses_a_folder_with_other_data(cfg):
     for name in ('labeled', 'unlabeled'):
         cfg.train_dataloader.dataset[name].type = 'SolarPanelDataset'
     with pytest.raises(ValueError, match="not a generated set.*For your own data, use `type='CheckedCocoDataset'`"):

@@ -38,7 +38,7 @@ def test_an_epoch_is_one_pass_over_the_unlabeled_set(labeled, unlabeled, world_s
             assert [index < labeled for index in batch] == [True, True, False, False]
     seen = [index - labeled for rank in ranks for batch in rank for index in batch[2:]]
     assert set(seen) == set(range(unlabeled))
-    # Images are seen again only to complete the last batch.
+    # Images repeat only to fill the last batch.
     assert len(seen) - unlabeled < per_global_batch
 
 

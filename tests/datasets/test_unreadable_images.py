@@ -27,12 +27,12 @@ REASONS = {
     'labeled_001': '(truncated JPEG)',
     'labeled_002': 'failed to load',
     'labeled_003': 'No such file',
-    'labeled_004': 'it is 64 x 80, but its annotation says 80 x 64; its EXIF may turn it',
+    'labeled_004': 'it is 64 x 80, but its annotation says 80 x 64; its EXIF orientation may rotate it',
 }
 
 
 @pytest.mark.parametrize('type', ['CheckedCocoDataset', 'YOLOv5CocoDataset', 'mmdet.CocoDataset'])
-def test_images_that_cannot_be_read_give_way_to_others_with_their_own_boxes(root, warnings, type):
+def test_unreadable_images_are_replaced_by_others_with_their_own_boxes(root, warnings, type):
     broken, dataset = spoil(root), pair(root, type=type)
     true = {}
     for name in ('labeled', 'unlabeled'):
@@ -62,7 +62,7 @@ def test_images_that_cannot_be_read_give_way_to_others_with_their_own_boxes(root
     assert unlabeled.first_readable.bad.sum() == 2
 
 
-def test_a_jpeg_that_is_cut_off_is_not_learnt_though_it_decodes(root, warnings, monkeypatch):
+def test_a_truncated_jpeg_that_opencv_decodes_is_skipped(root, warnings, monkeypatch):
     """OpenCV before 5 decodes it."""
     original = Path(root / 'images/labeled_001.png')
     picture = cv2.imread(str(original))
@@ -82,12 +82,12 @@ def test_a_file_is_examined_only_before_its_first_load(root, monkeypatch):
         assert len(examined) == len(set(examined)) == 16
 
 
-def test_sizes_do_not_matter_where_there_are_no_boxes(root, warnings):
+def test_sizes_do_not_matter_without_boxes(root, warnings):
     edit(root, 'unlabeled', lambda coco: (coco.pop('annotations'), [i.update(width=9) for i in coco['images']]))
     assert Path(pair(root)[6]['data_samples'].img_path).name == 'unlabeled_000.png' and warnings == []
 
 
-def test_nothing_readable_ends_with_an_error(root):
+def test_too_many_unreadable_images_in_a_row_are_an_error(root):
     for path in (root / 'images').glob('labeled*'):
         path.unlink()
     dataset = pair(root)
@@ -108,7 +108,7 @@ class Drive:
         return dict(results, img=np.zeros((64, 80, 3), np.uint8))
 
 
-def test_what_the_system_could_not_read_is_tried_again(root, warnings):
+def test_an_image_is_tried_again_after_a_system_error(root, warnings):
     drive = Drive()
     dataset = pair(root, pipeline=[drive, dict(PACK, meta_keys=('img_path',))])
     drive.away = True
@@ -120,7 +120,7 @@ def test_what_the_system_could_not_read_is_tried_again(root, warnings):
 
 
 @pytest.mark.parametrize('type', ['CheckedCocoDataset', 'mmdet.CocoDataset'])
-def test_a_pipe_in_place_of_an_image_is_not_waited_at(root, warnings, type):
+def test_a_pipe_in_place_of_an_image_is_not_opened(root, warnings, type):
     """The writer thread waits until somebody opens the pipe to read. A folder is not opened either."""
     (root / 'images/labeled_000.png').unlink()
     os.mkfifo(root / 'images/labeled_000.png')
@@ -138,7 +138,7 @@ def test_a_pipe_in_place_of_an_image_is_not_waited_at(root, warnings, type):
     assert not writer.is_alive()
 
 
-def test_scan_and_total_count_and_name_the_first_ten(root):
+def test_check_and_summary_count_all_and_name_the_first_ten(root):
     missing = [f'{root}/images/gone_{i:02}.png' for i in range(15)]
     (finding,) = image_faults('here', [f'{root}/images/val_000.png', *missing], True)
     assert finding.level == 'warning' and finding.what.startswith('15 of the 16 images looked at cannot be read: ')
@@ -151,7 +151,7 @@ def test_scan_and_total_count_and_name_the_first_ten(root):
     assert dataset.first_readable.summary() == f'11 of 12 images in {root}/val.json ({first}, …)'
 
 
-def test_only_loading_may_fail(root, warnings):
+def test_errors_of_other_transforms_are_raised(root, warnings):
     def wrong(results):
         raise TypeError('of ours')
 
@@ -169,7 +169,7 @@ class OwnDataset(CocoDataset):
         return f'{type(self).__name__} {idx}'
 
 
-def test_a_dataset_that_loads_in_its_own_way_does_so(root):
+def test_a_dataset_with_its_own_way_of_loading_is_left_alone(root):
     dataset = pair(root, type='OwnDataset')
     assert dataset[2] == 'OwnDataset 2' and dataset[9] == 'OwnDataset 3'
 
@@ -189,7 +189,7 @@ def test_subsets_and_testing(root):
         testing[3]
 
 
-def test_a_file_whose_name_is_no_text_can_be_warned_of(root, warnings):
+def test_a_file_name_that_is_not_utf8_is_escaped_in_the_log(root, warnings):
     edit(root, 'labeled', lambda coco: coco['images'][0].update(file_name='\udce9.png'))
     dataset = pair(root)
     assert Path(dataset[0]['data_samples'].img_path).name == 'labeled_001.png'
@@ -207,8 +207,8 @@ def train(cfg):
     return runner, next(Path(runner.log_dir).glob('*.log')).read_text()
 
 
-def test_training_goes_on_without_them_and_says_so(root, tmp_path):
-    """The log names them before training, once while it runs, for all workers together, and at the end."""
+def test_training_skips_unreadable_images_and_logs_them(root, tmp_path):
+    """The log names them before training, once during training (not once per worker), and at the end."""
     broken = spoil(root)
     cfg = load(SEMI, root, tmp_path / 'work', burn_in=1, train_dataloader__num_workers=2, **PLAN)
     runner, log = train(cfg)
@@ -227,7 +227,7 @@ def test_training_goes_on_without_them_and_says_so(root, tmp_path):
     )
 
 
-def test_a_supervised_run_with_mosaics_goes_on_too(root, tmp_path):
+def test_a_supervised_run_with_mosaics_skips_unreadable_images(root, tmp_path):
     broken = spoil(root)
     shutil.copy(root / 'images/labeled_005.png', root / 'images/labeled_003.png')
     cfg = load(SUPERVISED, root, tmp_path / 'work', burn_in=0, train_dataloader__batch_size=2, **PLAN)
@@ -248,7 +248,7 @@ def test_a_supervised_run_without_boxes_does_not_begin(root, tmp_path, type):
         train(cfg)
 
 
-def test_nothing_is_trained_where_nothing_can_be(root, tmp_path):
+def test_training_does_not_begin_if_a_set_is_unreadable(root, tmp_path):
     """All labeled images are missing, and a broken validation image would end the run hours later."""
     cfg = load(SEMI, root, tmp_path / 'work')
     (root / 'images/val_001.png').write_bytes(b'')

@@ -15,7 +15,7 @@ VIEWS = 'yolov8_semi_bgpenalty_views.py'
 
 
 def student_steps():
-    """The steps of the student in the shipped config. A key is the type of the step, or of the first step in it."""
+    """The transforms of the student in the shipped config. A key is the type of one, or of the first inside it."""
     pipeline = Config.fromfile(CONFIGS / VIEWS).train_dataloader.dataset.unlabeled.pipeline
     (views,) = (step for step in pipeline if step.type == 'Views')
     return {step.get('transforms', [step])[0].type: dict(step) for step in views.unsup_student}
@@ -40,7 +40,7 @@ STUDENT = {
 
 
 @pytest.mark.parametrize('name', STUDENT)
-def test_colour_and_erasing_change_the_pixels_alone(name):
+def test_colour_and_erasing_change_only_pixels(name):
     step = dict(STUDENT[name], prob=1.0) if name != 'RandAugment' else STUDENT[name]
     before = build(letter((96, 64)))(picture(90, 50, [20, 10, 44, 30]))
     noise = np.random.default_rng(0).integers(0, 255, before['img'].shape, dtype=np.uint8)

@@ -65,7 +65,7 @@ def check(results, square):
     return corners
 
 
-def test_seen_at_tells_a_shift_of_two_pixels():
+def test_seen_at_detects_a_shift_of_two_pixels():
     results = picture(60, 50, [10, 12, 30, 40])
     assert seen_at(bright(results), [corners_of([10, 12, 30, 40])])
     for wrong in ([12, 12, 30, 40], [10, 12, 32, 40], [10, 10, 30, 40], [10, 12, 30, 38]):
@@ -136,7 +136,7 @@ def test_trap_7_mosaic(seed):
     x, y = tiles[3, :2]
     assert tiles[:, [2, 3]][0].tolist() == [x, y] and (tiles[1, 0], tiles[2, 1]) == (x, y)
     assert seen_at(results['img'][..., 0] != PAD, quadrilaterals(results, tiles), tolerance=0.01)
-    # The box of an object may go beyond the tile of its picture.
+    # The box of an object may go beyond the tile of its image.
     low, high = np.split(results['gt_bboxes'].numpy(), 2, axis=1)
     visible = np.concatenate([np.maximum(low, tiles[:, :2]), np.minimum(high, tiles[:, 2:])], axis=1)
     visible = visible[(visible[:, 2:] - visible[:, :2] > 2).all(1)]
@@ -155,13 +155,13 @@ def test_trap_7_tiles_through_the_affine(seed):
     assert seen_at(results['img'][..., 0] < PAD // 2, quadrilaterals(results, results['mosaic_tiles']))
 
 
-def test_without_a_mosaic_nothing_is_recorded():
+def test_without_a_mosaic_no_tiles_are_recorded():
     results = mosaic(0, prob=0.0)
     assert 'mosaic_tiles' not in results
     assert results['homography_matrix'].tolist() == np.diag([3, 3, 1]).tolist()
 
 
-def test_the_next_image_has_its_own_record():
+def test_the_next_image_has_its_own_homography():
     transform = build(affine())
     turns = set()
     for square, size in (([30, 20, 50, 40], (80, 60)), ([20, 30, 50, 60], (70, 90))):

@@ -50,7 +50,7 @@ def mixup(**kwargs):
 
 
 class Loaded(Pictures):
-    """Pictures that are loaded already. Each access gives a copy."""
+    """Images that are already loaded. Each access gives a copy."""
 
     def get_data_info(self, index):
         return copy.deepcopy(self[index])
@@ -74,9 +74,9 @@ def two_views(results, weak, strong):
 
 
 def same_up_to_a_pixel(mask, picture, padding):
-    """Whether a mask is True on ``picture`` and False on ``padding``, without the pixels at their edges.
+    """Whether a mask is True on ``picture`` and False on ``padding``, except at the pixels along their edges.
 
-    The edges of the image count as edges too. The picture may end inside the last pixel.
+    The edges of the whole image count too. ``picture`` may end inside the last pixel.
     """
     inner, outer = (
         cv2.erode(part.astype(np.uint8), np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
@@ -86,11 +86,11 @@ def same_up_to_a_pixel(mask, picture, padding):
 
 
 def padding_is_known(sample, image):
-    """Channel 0 is PAD in padding, 0 in pictures, and in between if a picture is mixed with padding."""
+    """Channel 0 is PAD in padding, 0 in tiles, and in between where MixUp joins a tile with padding."""
     return same_up_to_a_pixel(on_picture(sample), image[..., 0] <= 0.55 * PAD, image[..., 0] >= PAD - 2)
 
 
-def test_same_up_to_a_pixel_tells_two_pixels():
+def test_same_up_to_a_pixel_detects_a_shift_of_two_pixels():
     mask = np.zeros((20, 20), bool)
     mask[5:15, 5:15] = True
     for shift, same in ((0, True), (1, True), (-1, True), (2, False), (-2, False)):
@@ -139,7 +139,7 @@ CANVASES = {
 
 
 @pytest.mark.parametrize('name', CANVASES)
-def test_a_canvas_is_shared_by_both_views(name):
+def test_boxes_and_padding_are_right_in_both_views(name):
     numbers = []
 
     @given(seeds)
@@ -152,12 +152,12 @@ def test_a_canvas_is_shared_by_both_views(name):
 
 
 @given(seeds)
-def test_padding_is_known_where_the_strong_view_is_turned(seed):
+def test_padding_is_known_in_a_rotated_strong_view(seed):
     _, (image, sample) = two_views(canvas(seed, mosaic(), MIDDLE), [flip('vertical')], [STRONG])
     assert padding_is_known(sample, image)
 
 
-def test_mixed_images_are_shared_by_both_views():
+def test_boxes_and_padding_are_right_in_both_views_of_mixed_images():
     numbers = []
 
     @given(seeds)
@@ -186,7 +186,7 @@ def test_without_mixing_there_are_no_tiles():
     assert 'mosaic_tiles' not in results and len(results['gt_bboxes']) == 1
 
 
-def test_a_turned_image_cannot_be_mixed():
+def test_a_rotated_image_cannot_be_mixed():
     turned = [letter(SCALE), affine(max_rotate_degree=30.0)]
     with pytest.raises(ValueError, match='RecordedMixUp before transforms that rotate'):
         canvas(0, *turned, mixup(pre_transform=turned))
@@ -205,7 +205,7 @@ CUTS = {
 
 @pytest.mark.parametrize('name', CUTS)
 @given(seeds)
-def test_what_a_crop_cut_off_is_padding_later(name, seed):
+def test_padding_is_known_after_a_crop(name, seed):
     np.random.seed(seed)
     results = build(*CUTS[name], letter((96, 64)), UPRIGHT_STRONG)(picture(64, 48, [20, 10, 44, 30]))
     sample = type('Sample', (), {'img_shape': results['img_shape'], 'metainfo': results})
@@ -214,13 +214,13 @@ def test_what_a_crop_cut_off_is_padding_later(name, seed):
 
 
 @given(seeds)
-def test_where_nothing_is_cut_off_nothing_is_recorded(seed):
+def test_without_a_crop_no_tiles_are_recorded(seed):
     np.random.seed(seed)
     results = build(letter((96, 64)), UPRIGHT_STRONG, flip('horizontal'))(picture(61, 47, [20, 10, 44, 30]))
     assert 'mosaic_tiles' not in results
 
 
-def test_a_picture_that_is_cut_off_has_no_tile():
+def test_a_tile_that_is_cut_off_is_removed():
     results = picture(64, 48, [20, 10, 44, 30])
     results['mosaic_tiles'] = np.array([[0, 0, 20, 48], [20, 0, 64, 48]], np.float32)
     # The left 30 columns are cut off, and the first tile with them.
@@ -232,8 +232,8 @@ def test_a_picture_that_is_cut_off_has_no_tile():
 
 @pytest.mark.parametrize('crowd', [False, True])
 @pytest.mark.parametrize('x2, left, kept', [(36, 20, 'both'), (19, 3, 'crowd'), (17, 1, 'none')])
-def test_what_is_visible_of_a_crowd_is_kept(crowd, x2, left, kept):
-    """A tenth of an object is dropped. A tenth of a crowd is kept: it is not background. 2 pixels are dropped."""
+def test_a_small_visible_part_of_a_crowd_is_kept(crowd, x2, left, kept):
+    """A visible tenth of an object is dropped. That of a crowd is kept: it is not background. 1 pixel is dropped."""
     results = picture(64, 64, [0, 0, x2, 64])
     results['gt_ignore_flags'][:] = crowd
     results = build({**MIDDLE, 'min_area_ratio': 0.1, 'max_aspect_ratio': 20.0, 'border': (-16, -16)})(results)

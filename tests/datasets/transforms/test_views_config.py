@@ -74,7 +74,7 @@ def pool(data):
     return data
 
 
-def test_the_config_differs_from_its_base_in_the_views_alone():
+def test_the_config_differs_from_its_base_only_in_the_views():
     cfg, base = (Config.fromfile(CONFIGS / name).to_dict() for name in (VIEWS, 'yolov8_semi_bgpenalty.py'))
     for key in base.keys() - {'train_dataloader', 'unsup_pipeline'}:
         assert cfg[key] == base[key], key
@@ -129,7 +129,7 @@ def flat(batch):
 
 
 @pytest.mark.parametrize('folder', [False, True])
-def test_a_sample_depends_on_its_seed_alone(data, pool, tmp_path, folder):
+def test_a_sample_depends_only_on_its_seed(data, pool, tmp_path, folder):
     """Neither the number of workers nor earlier samples matter."""
     cfg = configured(data, tmp_path, folder)
 
@@ -153,7 +153,7 @@ def test_a_sample_depends_on_its_seed_alone(data, pool, tmp_path, folder):
     assert torch.equal(first, again[SeededIndex(7, 3)]['inputs']['unsup_student'])
 
 
-def test_partners_that_cannot_be_read_give_way(data, pool, tmp_path):
+def test_unreadable_partner_images_are_replaced(data, pool, tmp_path):
     cfg = configured(data, tmp_path, folder=True)
     steps = {step.type: step for step in cfg.train_dataloader.dataset.unlabeled.pipeline}
     steps['RandomChoice'].prob, steps['RecordedMixUp'].prob = [1.0, 0.0], 1.0
@@ -193,7 +193,7 @@ def run(data, tmp_path_factory):
     return train(configured(data, tmp_path_factory.mktemp('work'), default_hooks__quality__interval=1))
 
 
-def test_training_with_all_of_them(run):
+def test_training_with_strong_views(run):
     runner, watch = run
     assert len(watch.rows) == 15 and np.isfinite(watch.rows).all()
     assert max(watch.boxes[6:]) > 0
