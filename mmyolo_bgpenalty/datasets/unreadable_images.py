@@ -28,8 +28,8 @@ class ReadableImages:
     * The file is a truncated JPEG. OpenCV before 5 decodes a part of such a file.
     * The image has boxes, and its size differs from the size in its annotation.
 
-    An unreadable image is logged once for all worker processes and is not tried again. But it is tried again if the
-    system failed (such as a network drive that does not answer). A file is examined only before its first load.
+    An unreadable image is logged once for all worker processes and is not tried again, unless the system failed
+    (for example, a network drive does not answer). A file is examined only before its first load.
 
     Attributes:
         bad: bool, (images,): images found unreadable. Worker processes share it.

@@ -35,7 +35,7 @@ def touch(root, *names):
         (root / name).touch()
 
 
-def test_images_of_all_kinds_in_the_order_of_their_paths(tmp_path):
+def test_images_of_all_formats_are_listed_sorted_by_path(tmp_path):
     kept = ['a-b/1.jpg', 'a.jpg', 'a/2.JPEG', 'a/b/c/3.Png', 'a/b.bmp', 'B.webp', 'x.jpg/5.tif', 'é.TIFF', 'Ω/ä ö.jpg']
     kept.append(os.fsdecode(b'\xff\xe9.jpg'))  # not UTF-8
     dropped = ['.hidden.jpg', '.cache/4.jpg', 'notes.txt', 'a/list.json', 'jpg', 'a/.jpg', 'video.mp4', 'a.jpg.part']

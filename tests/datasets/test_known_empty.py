@@ -83,7 +83,7 @@ def test_a_name_may_be_the_folder_or_lead_out_of_it(name, paths, folder, places)
     assert places_of([name], paths, folder) == places
 
 
-def test_names_that_fit_no_image_are_counted():
+def test_names_that_match_no_image_are_counted():
     names = ['a.png', *(f'x{i:02}.png' for i in range(12))]
     with pytest.raises(ValueError, match=r'relative to r/.* 12 of 13 names .* set: x00.png, .*x09.png, …$'):
         places_of(names, ['r/a.png'], 'r/')
@@ -220,7 +220,7 @@ def test_boxes_of_the_teacher_in_empty_images_are_background():
     assert found[0]['semi/pseudo_empty'] == 0 and found[1]['semi/pseudo_empty'] == pytest.approx(1 / 3)
 
 
-def test_without_pseudo_boxes_known_background_has_the_loss_as_with_one():
+def test_without_pseudo_boxes_known_background_is_weighted_as_with_one():
     """The factor is 1 / B. A batch without boxes and without known-empty images has no loss."""
     inputs, samples = batch(4)
     losses = {}
@@ -299,7 +299,7 @@ class Names(Listed):
     'empty, factor', [(None, 1), ([0, 0, 0, 0, 0], 1), ([1, 0, 0, 0, 0], 1.25), ([1, 1, 1, 0, 0], 1.5), ([1] * 5, 1.5)]
 )
 def test_the_other_images_have_more_objects(empty, factor):
-    """Two of three labeled images have objects. At most all images that are not known-empty have: factor 3 / 2."""
+    """Two of three labeled images have objects. The factor is at most 3 / 2, as if each other image had objects."""
     thresholds = build_thresholds(dict(type='ClassFrequency'), 3, 6, 0.4)
     runner = fake_runner(Listed(OBJECTS), Names([[]] * 5, empty))
     ClassThresholdsHook().count(SimpleNamespace(class_thresholds=thresholds), runner.train_dataloader.dataset)

@@ -233,7 +233,7 @@ def test_a_tile_that_is_cut_off_is_removed():
 @pytest.mark.parametrize('crowd', [False, True])
 @pytest.mark.parametrize('x2, left, kept', [(36, 20, 'both'), (19, 3, 'crowd'), (17, 1, 'none')])
 def test_a_small_visible_part_of_a_crowd_is_kept(crowd, x2, left, kept):
-    """A visible tenth of an object is dropped. That of a crowd is kept: it is not background. 1 pixel is dropped."""
+    """If a tenth is visible, an object is dropped and a crowd is kept: it is not background. 1 pixel is dropped."""
     results = picture(64, 64, [0, 0, x2, 64])
     results['gt_ignore_flags'][:] = crowd
     results = build({**MIDDLE, 'min_area_ratio': 0.1, 'max_aspect_ratio': 20.0, 'border': (-16, -16)})(results)

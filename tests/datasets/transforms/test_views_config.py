@@ -83,7 +83,7 @@ def test_the_config_differs_from_its_base_only_in_the_views():
     assert cfg['train_dataloader'] == base['train_dataloader']
 
 
-def test_mosaics_draw_from_their_own_set(data, tmp_path, monkeypatch):
+def test_mosaics_take_partners_only_from_their_own_set(data, tmp_path, monkeypatch):
     cfg = configured(data, tmp_path)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     paths, read = [], loading.fileio.get
@@ -100,7 +100,7 @@ def test_mosaics_draw_from_their_own_set(data, tmp_path, monkeypatch):
         assert len(paths) > len(places) and {path.partition('_')[0] for path in paths} == {name}
 
 
-def test_labeled_mosaics_keep_crowds_apart_and_take_empty_images(data, tmp_path):
+def test_labeled_mosaics_keep_crowds_and_take_images_without_boxes(data, tmp_path):
     cfg = configured(data, tmp_path)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     objects = crowds = 0
@@ -116,7 +116,7 @@ def test_labeled_mosaics_keep_crowds_apart_and_take_empty_images(data, tmp_path)
 
 
 def flat(batch):
-    """The content of a batch as arrays by branch and place."""
+    """The content of a batch as arrays, by branch and index in the batch."""
     found = {}
     for branch, images in batch['inputs'].items():
         for i, (image, sample) in enumerate(zip(images, batch['data_samples'][branch])):
