@@ -34,7 +34,7 @@ class CheckedCOCO(COCO):
 
 
 def read_checked(dataset: BaseDataset) -> None:
-    """If a dataset uses MMDetection's COCO, replace it by ``CheckedCOCO``. Other datasets stay as they are."""
+    """Replace the COCO class of MMDetection in a dataset by ``CheckedCOCO``. Other datasets stay as they are."""
     if getattr(dataset, 'COCOAPI', None) is COCO:
         dataset.COCOAPI = partial(CheckedCOCO, classes=dataset.metainfo['classes'])
 

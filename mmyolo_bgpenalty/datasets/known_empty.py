@@ -59,7 +59,7 @@ def places_of(names: Sequence[str], paths: Iterable[str], folder: str = '') -> l
     if lacking:
         first = printable(', '.join(lacking[:NAMED])) + (', …' if len(lacking) > NAMED else '')
         raise ValueError(
-            f"Expected names of images relative to {folder or 'the set'}, folders with '/' at the end, but "
+            f"Expected image names relative to {folder or 'the working directory'}, folders with '/' at the end, but "
             f'{len(lacking)} of {len(targets)} names match no image of the set: {first}'
         )
     return found

@@ -118,7 +118,7 @@ class ReadableImages:
 
 
 def _file_fault(path: str | None) -> str:
-    """The fault of a local file. '' if it has none, or if the path is not on a local drive."""
+    """The fault of a local file. '' if it has none, or if there is no local file with this path."""
     return image_fault(path) if path and os.path.exists(path) else ''
 
 
