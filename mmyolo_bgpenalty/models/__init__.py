@@ -1,1 +1,1 @@
-"""What is learnt: losses, heads, detectors."""
+"""Losses, assigner, heads, detectors and data preprocessors."""

@@ -31,8 +31,8 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
     r"""BatchTaskAlignedAssigner with the same result, in less time and memory.
 
     A box can only get priors inside it. The alignment metric :math:`s^\alpha u^\beta` is computed for these pairs, not
-    for all B · G · N. Here s is the score of the class of the box, and u is the overlap. Among priors with equal
-    metrics it chooses the same as the original.
+    for all B · G · N. Here s is the score of the class of the box, and u is the overlap. If metrics
+    are equal, it chooses the same priors as the original.
     """
 
     @torch.no_grad()
@@ -71,7 +71,7 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
         gt_bboxes: Tensor,
         pad_bbox_flag: Tensor,
     ) -> Positives:
-        """The positives.
+        """Choose the positives.
 
         Args:
             boxes_at: returns predicted boxes, (P, 4), xyxy in pixels, for the given images and priors, (P,) each.
@@ -140,7 +140,7 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
         values, places = compact.topk(self.topk + 1, dim=1)
         last, next_ = values[:, self.topk - 1], values[:, self.topk]
         chosen = values[:, : self.topk] >= 0
-        # A row is unclear if metrics are equal, or 0, which is the metric of all priors outside of the box.
+        # Unclear: the metrics of ranks topk and topk + 1 are equal, or a metric is 0, as it is outside of the box.
         unclear = ((last == next_) & (last >= 0)) | ((values[:, : self.topk] == 0).any(1))
         chosen[unclear] = False
         places = (starts[:, None] + places[:, : self.topk])[chosen]
@@ -152,7 +152,7 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
     def _best_as_original(
         self, rows: Tensor, metric: Tensor, row: Tensor, prior: Tensor, all_rows: int, number: int
     ) -> Tensor:
-        """Indices of the candidates that ``torch.topk`` chooses among all priors in the given rows, as the original."""
+        """Indices of the candidates that the original chooses in ``rows``, by ``torch.topk`` over all priors."""
         line = rows.new_full((all_rows,), -1)
         line[rows] = torch.arange(len(rows), device=row.device)
         own = (line[row] >= 0).nonzero()[:, 0]

@@ -20,7 +20,7 @@ from mmyolo_bgpenalty.utils.geometry import picture_frame, priors_inside, priors
 
 
 class LatestLoss(NamedTuple):
-    """What hooks read of the latest loss, without gradients."""
+    """Values of the latest loss for hooks, without gradients."""
 
     max_logits: Tensor  # (B, N), max_c z
     background: Tensor  # (B, N), bool, True where the prior is background

@@ -48,7 +48,7 @@ class DenseSemiYOLODetector(SemiYOLODetector):
             raise ValueError(f'Expected a BgPenaltyYOLOv8Head with `sparse_targets`, but got {type(head).__name__}')
 
     def project_pseudo_instances(self, batch_pseudo_instances: list, batch_data_samples: list) -> list:
-        """As in SemiYOLODetector. Before, it checks that both views have the same geometry."""
+        """As in SemiYOLODetector, after a check that both views have the same geometry."""
         for weak, strong in zip(batch_pseudo_instances, batch_data_samples):
             difference = (weak_to_strong(weak, strong) - torch.eye(3)).abs().max().item()
             if difference > 1e-3 or weak.img_shape[:2] != strong.img_shape[:2]:

@@ -73,7 +73,7 @@ def background_penalty(
         focal: use the focal form.
         gamma: exponent of the focal form, >= 0. With 0 it is binary cross-entropy against background.
         normalizer: what N is. 'background': the number of background priors. 'positives': ``positives``. 'hard': the
-            number of background priors with σ(z) above ``hard_score``. Then the sum has only these. N is at least 1.
+            number of background priors with σ(z) above ``hard_score``. Only these count in the sum. N is at least 1.
         positives: scalar, the sum of the assigned scores, by which YOLOv8 divides its classification loss.
         hard_score: in [0, 1).
 
@@ -106,7 +106,7 @@ def penalty_sum(
     max_logits = widened(max_logits)
     if normalizer == 'hard':
         background_mask = background_mask & (max_logits.sigmoid() > hard_score)
-    # Masked before f. Otherwise an infinite logit elsewhere becomes 0 · inf in the gradient.
+    # Mask before f. Otherwise an infinite logit of another prior becomes 0 · inf in the gradient.
     max_logits = max_logits.masked_fill(~background_mask, 0)
     if focal:
         # In logits: -log(1 - p) = softplus(z) and p^gamma = exp(gamma * logsigmoid(z)). Both are finite for all z.
@@ -119,7 +119,7 @@ def penalty_sum(
 
 @torch.no_grad()
 def background_statistics(max_logits: Tensor, background_mask: Tensor) -> Tensor:
-    """(4,), fp32: mean, maximum and minimum of the scores σ(z) of background priors, and their number. 0 if none."""
+    """(4,), fp32: mean, maximum, minimum and number of the scores σ(z) of background priors. Without any, all are 0."""
     scores = max_logits.float().sigmoid()
     background = scores.masked_fill(~background_mask, 0)
     number = background_mask.sum()

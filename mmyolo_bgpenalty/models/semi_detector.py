@@ -116,9 +116,9 @@ class SemiYOLODetector(SemiBaseDetector):
         if options.unsure_thr is not None:
             least = min(least, options.unsure_thr)
         outs = self._teacher_predictions(batch_inputs)
-        # The head clips boxes to `ori_shape` and divides them by `scale_factor`. So they stay in pixels of the view.
+        # The head clips boxes to `ori_shape` and divides them by `scale_factor`. Here boxes stay in pixels of the view.
         meta = dict(ori_shape=tuple(batch_inputs.shape[-2:]), scale_factor=(1.0, 1.0))
-        # In fp32: the 8 or 11 bits of autocast's types are too few for pixels.
+        # Decode in fp32: bf16 and fp16 have too few bits (8 and 11) for coordinates in pixels.
         results = self.teacher.bbox_head.predict_by_feat(
             *([level.float() for level in levels] for levels in outs),
             batch_img_metas=[meta] * len(batch_inputs),
@@ -181,7 +181,7 @@ class SemiYOLODetector(SemiBaseDetector):
 
     def loss_by_pseudo_instances(self, batch_inputs: Tensor, batch_data_samples: list, batch_info=None) -> dict:
         """Losses of the strong views, times ``unsup_ramp``, their weights and min(1, n / B)."""
-        # Processes sum n before the student runs. Here the host has just waited for the device anyway.
+        # Processes sum n before the student runs. At this point the CPU has just waited for the device anyway.
         scale = self._box_scale(batch_data_samples)
         losses = self.student.loss(batch_inputs, self._with_soft_objects(batch_data_samples))
         weight = self.unsup_ramp * self.semi_train_cfg.unsup_weight
@@ -232,8 +232,8 @@ def weigh_losses(
     """Each loss times ``scale``, ``weight`` and its entry of ``loss_weights`` (1 without one).
 
     If this product is 0, the loss becomes 0 even if it was NaN or infinite. It keeps its graph, since the backward pass
-    of SyncBN waits for all processes. A loss may be a list with one loss per level. As for MMEngine, entries without
-    "loss" in their name are no losses. They stay as they are.
+    of SyncBN waits for all processes. A loss may be a list with one loss per level. As in MMEngine, only entries with
+    "loss" in their name are losses. Other entries do not change.
     """
 
     def weighed(loss, factor: float):

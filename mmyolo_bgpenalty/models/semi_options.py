@@ -27,9 +27,9 @@ class SemiTrainOptions:
     """Options of SemiYOLODetector in training.
 
     Args:
-        sup_weight: factor of all losses of labeled images, >= 0. ``unsup_weight`` is that of unlabeled images.
-        sup_loss_weights: factors of single losses of labeled images, >= 0, as ``dict(loss_bg=0.0)``. A loss that the
-            head does not have is left out. ``unsup_loss_weights`` are those of unlabeled images.
+        sup_weight: factor of all losses of labeled images, >= 0. ``unsup_weight``: of unlabeled images.
+        sup_loss_weights: factors of single losses of labeled images, >= 0, e.g. ``dict(loss_bg=0.0)``. A factor for a
+            loss that the head does not have is ignored. ``unsup_loss_weights``: of unlabeled images.
         pseudo_test_cfg: how predictions become pseudo-boxes. The entries replace those of ``PSEUDO_TEST_CFG``.
         min_pseudo_bbox_wh: minimum width and height of a pseudo-box in the strong view, in pixels.
         class_thresholds: the config for ``build_thresholds``. Its thresholds replace ``pseudo_test_cfg.score_thr``.
@@ -41,7 +41,7 @@ class SemiTrainOptions:
         teacher_flips: keys of ``FLIPS``. The teacher's predictions become their mean over the weak view and these flips
             of it. This is for objects without a fixed orientation.
         channels_last: memory format of student and teacher. It changes values only by rounding.
-        sync_avg_factor: of a BgPenaltyYOLOv8Head, see ``SparseYOLOv8Head``. Other heads do not have it.
+        sync_avg_factor: option of a BgPenaltyYOLOv8Head, see ``SparseYOLOv8Head``. Other heads ignore it.
 
     Raises:
         ValueError: a value is out of range, or a dict has an unknown key.
@@ -93,7 +93,7 @@ class SemiTrainOptions:
         object.__setattr__(self, 'pseudo_test_cfg', test_cfg)
 
     def build_class_thresholds(self, num_classes: int) -> Thresholds | None:
-        """The module that ``class_thresholds`` describes, or None. It also checks ``unsure_thr``."""
+        """Build the module that ``class_thresholds`` describes, or None. Also check ``unsure_thr``."""
         test_cfg, module = self.pseudo_test_cfg, None
         if self.class_thresholds is not None:
             try:

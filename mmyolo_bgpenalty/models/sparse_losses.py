@@ -1,4 +1,4 @@
-"""Classification losses that need no copy of the logits. Pure torch.
+"""Classification losses with sparse targets and with the targets of a teacher. Pure torch.
 
 Shapes: B images, N priors, C classes, P positives.
 """
@@ -40,7 +40,7 @@ def dense_distillation(
     .. math:: \frac{1}{\max(1, \sum_{i \in L} S_i)} \sum_{i, c} |t_{ic} - \sigma(z_{ic})|^\gamma \,
         \mathrm{BCE}(z_{ic}, t_{ic}), \qquad S_i = \max_c s_{ic}
 
-    L has the priors with the largest S, a ``share`` of the priors of each image. The target is :math:`t = s` in L, and
+    L contains, for each image, the ``share`` of its priors with the largest S. The target is :math:`t = s` in L, and
     0 at all other priors. Source: Dense Teacher (https://arxiv.org/abs/2207.05775).
 
     Args:

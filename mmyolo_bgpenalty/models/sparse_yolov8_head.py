@@ -54,11 +54,11 @@ class SparseYOLOv8Head(YOLOv8Head):
             True if these are given. False: the losses are computed by the code of YOLOv8Head.
         ignored_in_cls: at background priors in the box of an ignored object (``ignored_instances``), leave its class
             out of the classification loss, or all classes if its class is unknown. It needs ``sparse_targets``.
-        sync_avg_factor: divide losses by the sum over the images of all processes. These then train as one process with
-            the same global batch. False: each process divides by its own sum, as in YOLOv8Head.
+        sync_avg_factor: divide losses by the sum of the divisors of all processes. The processes then train like one
+            process with the same global batch. False: each process uses its own divisor, as in YOLOv8Head.
 
     Raises:
-        ValueError: ``sparse_targets`` or ``ignored_in_cls`` lacks what it needs, or a switch is no bool.
+        ValueError: a requirement of ``sparse_targets`` or ``ignored_in_cls`` is missing, or a flag is not a bool.
     """
 
     featmap_sizes_train: list | None
@@ -79,7 +79,7 @@ class SparseYOLOv8Head(YOLOv8Head):
         self._priors_key: tuple | None = None
 
     def _needed_for_sparse_targets(self) -> str:
-        """What ``sparse_targets`` needs and does not have, or ''."""
+        """The missing requirement of ``sparse_targets``, or ''."""
         loss = self.loss_cls
         if self.train_cfg and not isinstance(self.assigner, SparseTaskAlignedAssigner):
             return f'a SparseTaskAlignedAssigner, but got {type(self.assigner).__name__},'
@@ -106,7 +106,7 @@ class SparseYOLOv8Head(YOLOv8Head):
             self._drop_moved_priors(cls_scores[0])
             with self.assigner.register_forward_hook(lambda module, args, output: assigned.update(output)):
                 losses = super().loss_by_feat(*inputs)
-            # Without any object the mask of MMYOLO's assigner has floats.
+            # Without objects MMYOLO's assigner returns a mask of floats.
             foreground = assigned['fg_mask_pre_prior'].bool()
             max_logits = torch.cat([scores.max(dim=1).values.flatten(1) for scores in cls_scores], dim=1)
             found = HeadLosses(losses, foreground, assigned['assigned_scores'].sum(), max_logits)
@@ -267,10 +267,10 @@ class SparseYOLOv8Head(YOLOv8Head):
             self.stride_tensor = self.flatten_priors_train[..., [2]]
 
     def _synced(self, losses: dict[str, Tensor], divisor: Tensor) -> dict[str, Tensor]:
-        r"""With ``sync_avg_factor``: means over the images of this process become means over those of all processes.
+        r"""With ``sync_avg_factor``: divide by the sum of the divisors of all processes, not by that of this process.
 
         The losses of process r are :math:`W \cdot T_r / \max(1, N_r)`, and ``divisor`` is :math:`N_r`. DDP averages the
-        gradients of the W processes. Times :math:`W \max(1, N_r) / \max(1, \sum_r N_r)` they average to
+        gradients of the W processes. Multiplied by :math:`W \max(1, N_r) / \max(1, \sum_r N_r)` they average to
         :math:`W \sum_r T_r / \max(1, \sum_r N_r)`, as in one process.
         """
         if not self.sync_avg_factor or get_world_size() == 1:

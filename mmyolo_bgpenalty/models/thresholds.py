@@ -1,7 +1,7 @@
 """Thresholds per class: a box of the teacher is a pseudo-box if its score reaches the threshold of its class.
 
 Shapes: M boxes, C classes, at most K boxes per image. Scores are in [0, 1]. Thresholds are (C,), fp64, in [``floor``,
-``ceiling``]. Imports torch alone.
+``ceiling``]. Pure torch.
 """
 
 import math
@@ -49,10 +49,10 @@ def mixture_thresholds(
     min_scores: int = 32,
     at: str = 'crossing',
 ) -> Tensor:
-    r"""Thresholds from two Gaussians that are fitted to the scores of a class. The lower one stands for mistakes.
+    r"""Thresholds from two Gaussians that are fitted to the scores of a class. The lower one models mistakes.
 
     With ``at='crossing'`` the threshold is the score between the means above which the upper Gaussian has more than
-    half of :math:`\pi_1 N_1 + \pi_2 N_2`. With ``at='mean'`` it is the mean of the upper Gaussian, which is nearest to
+    half of :math:`\pi_1 N_1 + \pi_2 N_2`. With ``at='mean'`` it is the mean of the upper Gaussian, similar to
     ConsistentTeacher (https://arxiv.org/abs/2209.01589). The threshold is ``fallback`` if the class has fewer than
     ``min_scores`` scores, or if one Gaussian is as good as two by the Bayesian information criterion.
 
@@ -77,7 +77,7 @@ def mixture_thresholds(
     likelihood_two = (fit.logsumexp(dim=1) * counts[:, 0]).sum(dim=1)
     likelihood_one = (_gaussians(counts, x) * counts).sum(dim=(1, 2))
     size = counts.sum(dim=(1, 2))
-    # Two Gaussians have three parameters more: a mean, a variance and a share.
+    # Two Gaussians have three more parameters: a mean, a variance and a share.
     two = 2 * (likelihood_two - likelihood_one) > 3 * size.clamp(min=1).log()
     means = (counts * share * x).sum(dim=2) / (counts * share).sum(dim=2).clamp(min=1e-12)
     (lower_mean, upper_mean), order = means.sort(dim=1)[0].unbind(dim=1), means.argsort(dim=1)
@@ -99,10 +99,7 @@ def _gaussians(weights: Tensor, x: Tensor) -> Tensor:
 
 
 class FixedThresholds(nn.Module):
-    """Thresholds that the config states: ``thresholds``, one per class, in [floor, 1].
-
-    ``per_image`` and ``score_thr`` are not used.
-    """
+    """Constant ``thresholds``, one per class, in [floor, 1]. ``per_image`` and ``score_thr`` have no effect."""
 
     current: Tensor
 
@@ -110,7 +107,9 @@ class FixedThresholds(nn.Module):
         super().__init__()
         self.floor = fraction('floor', floor)
         if not isinstance(thresholds, (list, tuple)) or len(thresholds) != num_classes:
-            raise ValueError(f'Expected `thresholds` to be {num_classes} numbers, one a class, but got {thresholds!r}')
+            raise ValueError(
+                f'Expected `thresholds` to be {num_classes} numbers, one per class, but got {thresholds!r}'
+            )
         for threshold in thresholds:
             if fraction('thresholds', threshold) < floor:
                 raise ValueError(f'Expected `thresholds` to be at least `floor` {floor}, but got {thresholds!r}')
@@ -189,7 +188,7 @@ class AdaptiveThresholds(nn.Module):
 
 
 class ClassFrequencyThresholds(AdaptiveThresholds):
-    """``class_frequency_thresholds``. It wants ``share`` times as many boxes per image as labeled images have.
+    """``class_frequency_thresholds`` that keep ``share`` times as many boxes per image as labeled images have.
 
     Args:
         share: > 0.

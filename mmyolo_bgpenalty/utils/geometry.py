@@ -1,4 +1,4 @@
-"""Map boxes and priors by homographies. Needs only torch. Computes in fp32, also under autocast.
+"""Map boxes and priors by homographies. Pure torch. The arithmetic is in fp32, also under autocast.
 
 Shapes: B images, N priors, M boxes. A box is (x1, y1, x2, y2) in pixels. A homography is a (3, 3) matrix H. It maps a
 point of the original image to the input of the network: (x', y', w')ᵀ = H (x, y, 1)ᵀ.
