@@ -158,7 +158,7 @@ def test_half_precision_is_finite_and_near(penalty, dtype):
 
 
 def test_the_penalty_waits_for_nothing():
-    """Forward and backward. The same for its statistics and for the loss of DenseSemiYOLODetector."""
+    """In forward and backward. Its statistics and the loss of DenseSemiYOLODetector do not wait either."""
     logits = torch.randn(4, 336, 3, device=DEVICE, requires_grad=True)
     background = torch.rand(4, 336, device=DEVICE) < 0.9
     positives, teacher = torch.full((), 7.0, device=DEVICE), torch.rand(4, 336, 3, device=DEVICE)

@@ -12,7 +12,7 @@ YOLOV8 = dict(topk=10, alpha=0.5, beta=6.0, eps=1e-9, use_ciou=True)
 
 
 def make_priors(size, strides=(8, 16, 32), offset=0.5):
-    """(N, 4): x, y and twice the stride, as MlvlPointGenerator makes them."""
+    """(N, 4): x, y, stride and stride, as from MlvlPointGenerator."""
     levels = []
     for stride in strides:
         y, x = torch.meshgrid(*(torch.arange(side // stride) for side in reversed(size)), indexing='ij')

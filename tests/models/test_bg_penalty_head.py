@@ -53,7 +53,7 @@ def outs_for_large(head):
 @pytest.mark.parametrize('world_size', [1, 3])
 @pytest.mark.parametrize('penalty', [*PENALTIES, {'focal': True, 'gamma': 1.7}], ids=str)
 @both_paths
-def test_loss_bg_is_the_naive_sum(path, penalty, world_size, monkeypatch):
+def test_loss_bg_equals_the_naive_sum(path, penalty, world_size, monkeypatch):
     """The other losses are those of YOLOv8Head."""
     monkeypatch.setattr('mmyolo_bgpenalty.models.bg_penalty_head.get_world_size', lambda: world_size)
     head, assigned = build(bg_penalty={'lambda_bg': 1.5, **penalty}), {}
@@ -87,7 +87,7 @@ def test_loss_bg_is_the_naive_sum(path, penalty, world_size, monkeypatch):
 
 @both_paths
 def test_trap_21_no_object_at_all(path):
-    """Then the mask of MMYOLO's assigner has floats."""
+    """Without objects MMYOLO's assigner returns a mask of floats."""
     head = build()
     losses, gradients = losses_and_gradients(head, batch(path, NO_OBJECTS))
     assert head.get_bg_penalty_stats()['num'] == 2 * len(PRIORS)

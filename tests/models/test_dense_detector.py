@@ -22,7 +22,7 @@ from tests.helpers.tiny import load, make_set
     gamma=st.sampled_from([0.0, 1.0, 2.0]),
     highest=st.sampled_from([0.02, 1.0]),
 )
-def test_the_loss_is_the_naive_one(seed, share, gamma, highest):
+def test_the_loss_equals_the_naive_one(seed, share, gamma, highest):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(2, 12, 3, generator=generator, dtype=torch.float64) * 4
     scores = torch.rand(2, 12, 3, generator=generator, dtype=torch.float64) * highest

@@ -51,7 +51,7 @@ def naive_penalty(logits, mask, lambda_bg, focal, gamma, normalizer, positives, 
     positives=st.floats(0, 9),
     hard_score=st.floats(0, 0.9),
 )
-def test_penalty_is_the_naive_loop(batch, positives, **options):
+def test_penalty_equals_the_naive_loop(batch, positives, **options):
     value = background_penalty(*batch, positives=torch.tensor(positives), **options)
     assert value.shape == ()
     assert value.dtype == (torch.float64 if batch[0].dtype == torch.float64 else torch.float32)

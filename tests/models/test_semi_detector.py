@@ -27,7 +27,7 @@ def test_trap_3_labelling_leaves_the_teachers_buffers_alone(model):
 
 @pytest.mark.parametrize('ramp', [0.0, 1.0])
 def test_burn_in_runs_no_teacher_and_needs_no_unlabeled_images(model, ramp):
-    """The same for a batch without unlabeled images after burn-in."""
+    """After burn-in, a batch without unlabeled images does not need the teacher either."""
     model.unsup_ramp = ramp
     model.teacher.forward = model.teacher.extract_feat = None
     inputs, samples = batch()
@@ -40,7 +40,7 @@ def test_burn_in_runs_no_teacher_and_needs_no_unlabeled_images(model, ramp):
     'head, parts', [({}, ['cls', 'bbox', 'dfl', 'bg']), ({'type': 'YOLOv8Head'}, ['cls', 'bbox', 'dfl'])]
 )
 def test_losses_after_burn_in(head, parts):
-    """MMYOLO's own head does not have the loss that the weight is for."""
+    """MMYOLO's own head has no ``loss_bg``. So the weight for it has no effect."""
     model = build(head, unsup_loss_weights=dict(loss_bg=0.5))
     teacher_sees(model, [2, 0, 1, 1])
     losses = model.loss(*batch())
@@ -197,7 +197,7 @@ def test_trap_20_no_key_beyond_plain_yolov8s(model):
 
 
 def test_channels_last_changes_values_only_by_rounding():
-    """Features have this format, also after a checkpoint was loaded and the teacher was averaged."""
+    """Features are in this format, also after a checkpoint is loaded and after an EMA update."""
     inputs, samples = batch()
     results = []
     for channels_last in (False, True):

@@ -42,7 +42,7 @@ def test_losses_and_gradients_are_yolov8s(path, objects, reg_max):
     assert losses.pop('loss_bg').item() == 0
     assert_near(losses, expected[0])
     if objects is NO_OBJECTS:
-        # The distributions have a gradient of 0 here, and none there.
+        # Our distributions have a gradient of 0. Those of YOLOv8Head have no gradient.
         gradients = {name: g if expected[1][name] is not None else None for name, g in gradients.items()}
     assert_near(gradients, expected[1])
 
@@ -183,7 +183,7 @@ def test_sizes_may_change():
 @pytest.mark.parametrize('labels', [None, [0, 2], [-1, 3]])
 @pytest.mark.parametrize('dtype', [None, torch.float16, torch.bfloat16], ids=['fp32', 'fp16', 'bf16'])
 def test_ignored_objects_are_left_out_of_the_classification_loss(path, labels, dtype):
-    """Only at background priors in the box. An object of unknown class is left out of all classes."""
+    """Only background priors in the box change. If the class is unknown, all classes are left out."""
     boxes = torch.tensor([[0.0, 30, 40, 64], [34, 0, 64, 30]])  # there are priors on the edge x = 40
     data = batch(path, ignored=[boxes, torch.zeros(0, 4)])
     if labels is not None and path == 'list':

@@ -91,7 +91,7 @@ def test_trap_9_autocast_does_not_round_the_projection(dtype, seed):
 
 
 @given(seed=seeds, priors=st.integers(0, 6), number=st.integers(0, 4))
-def test_priors_inside_is_the_naive_loop(seed, priors, number):
+def test_priors_inside_equals_the_naive_loop(seed, priors, number):
     rng = np.random.default_rng(seed)
     # Whole coordinates, so that some priors lie on an edge.
     points = rng.integers(0, 8, (2, priors, 2)).astype(np.float32)
@@ -104,7 +104,7 @@ def test_priors_inside_is_the_naive_loop(seed, priors, number):
 
 
 @given(seed=seeds, images=st.integers(1, 3), number=st.integers(0, 3))
-def test_priors_on_image_is_the_naive_loop(seed, images, number):
+def test_priors_on_image_equals_the_naive_loop(seed, images, number):
     rng = np.random.default_rng(seed)
     points = rng.uniform(0, 100, (7, 2)).astype(np.float32)
     matrices = np.stack([homography_from(rng, perspective=0) for _ in range(images)])
