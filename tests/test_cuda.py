@@ -45,7 +45,7 @@ def full_precision():
 
 @contextmanager
 def never_waiting():
-    """It is an error to wait for the device."""
+    """Raise an error if a call waits for the device."""
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode('error')
     try:

@@ -17,8 +17,8 @@ class DenseSemiYOLODetector(SemiYOLODetector):
 
     ``unsup_loss_cls`` is ``dense_distillation``. ``unsup_loss_bbox`` and ``unsup_loss_dfl`` are YOLOv8's losses at the
     priors where the teacher is most confident. Their targets are the teacher's boxes, and their weights are its
-    confidences. All are scaled as YOLOv8 scales its losses. Unlabeled images have no background penalty, since nothing
-    decides what is background. Pseudo-boxes are only for the log and the pictures. Source: Dense Teacher
+    confidences. All are scaled as YOLOv8 scales its losses. Unlabeled images have no background penalty, since no
+    assigner decides what is background. Pseudo-boxes are only for the log and the pictures. Source: Dense Teacher
     (https://arxiv.org/abs/2207.05775).
 
     Both views must have the same geometry. Only colour, blur and erasing may differ.

@@ -144,7 +144,7 @@ class SparseYOLOv8Head(YOLOv8Head):
     ) -> dict[str, Tensor]:
         """``loss_bbox`` and ``loss_dfl`` of P priors against ``bboxes``, (P, 4), xyxy in pixels.
 
-        Boxes are decoded from the distributions, so that only these get a gradient.
+        Boxes are decoded from the distributions. Only the distributions get a gradient.
         """
         parts = split_by_level(prior, self.num_level_priors)
         # (B, HW, 4, R) as a view of (B, 4 · R, HW), so that nothing is copied.

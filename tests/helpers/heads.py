@@ -95,7 +95,7 @@ def gradient_reaches(head, outs, data, name):
 
 
 def foreground(head, outs, objects=OBJECTS):
-    """(images, 84), bool: which priors the assigner gives an object. It is called outside of the loss."""
+    """(images, 84), bool: which priors get an object when the assigner is called outside of the loss."""
     most = max(len(boxes) for boxes, _ in objects)
     targets = torch.zeros(len(objects), most, 6)
     for row, (boxes, labels) in zip(targets, objects):

@@ -107,7 +107,7 @@ def load(name: str, root: Path, work_dir: Path, **options) -> Config:
 
 
 def train(cfg: Config, *hooks: Hook) -> Runner:
-    """The runner after a training with these hooks."""
+    """Train with these hooks and return the runner."""
     runner = Runner.from_cfg(cfg)
     for hook in hooks:
         runner.register_hook(hook)

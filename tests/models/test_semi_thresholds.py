@@ -11,7 +11,7 @@ from tests.helpers.thresholds import images
 
 
 def teacher_scores(model, found, least=0.1):
-    """Let the teacher find boxes with these scores and labels. It must be asked for scores above ``least``."""
+    """Let the teacher find boxes with these scores and labels. Its ``score_thr`` must be ``least``."""
 
     def predict_by_feat(*args, batch_img_metas, cfg, **kwargs):
         assert cfg.score_thr == least
