@@ -13,7 +13,7 @@ PREFIXES = dict(CocoMetric='coco', PrecisionRecallMetric='pr')
 def check_classes(parts: ConfigParts) -> Findings:
     """Number and order of the classes in the head, the assigner and the datasets."""
     module = parts.part(f'{parts.head.path}.head_module', 'MODELS')
-    if not (module.node or parts.semi):  # a detector of this kind may have several lists of classes
+    if not (module.node or parts.semi):  # a detector without a head module may have several lists of classes
         return
     head = module if 'num_classes' in module.node else parts.head
     number = head.node.get('num_classes')
@@ -58,7 +58,7 @@ def check_validation(parts: ConfigParts) -> Findings:
 
 
 def _save_best(parts: ConfigParts, both: bool) -> Findings:
-    """A wrong metric is otherwise found at the first validation. ``both``: teacher and student are evaluated."""
+    """Without this check, a wrong metric fails only at the first validation. ``both``: teacher and student are evaluated."""
     prefixes = _prefixes(parts)
     for hook in parts.hooks_of('CheckpointHook'):
         keys = hook.node.get('save_best') or []

@@ -21,7 +21,7 @@ OPENED = 500  # at most this many of them are opened
 
 
 class ImageSet(NamedTuple):
-    """The images of a dataset. ``skips``: the dataset replaces images that cannot be read by others."""
+    """The images of a dataset. ``skips``: if an image cannot be read, the dataset loads another one."""
 
     role: str
     where: str

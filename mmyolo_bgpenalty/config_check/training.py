@@ -117,7 +117,7 @@ def check_loop(parts: ConfigParts) -> Findings:
         instead = "write type='DefaultSampler' and a LabeledUnlabeledBatchSampler, or use an IterBasedTrainLoop"
         yield error(sampler.path, f'{sampler.kind} never ends, so the first epoch never ends', instead)
     for hook in parts.hooks:
-        if 'LastEpochsPipelineHook' in hook.names:  # the hook warns itself
+        if 'LastEpochsPipelineHook' in hook.names:  # this hook logs its own warning
             continue
         switch = hook.node.get('switch_epoch') if 'PipelineSwitchHook' in hook.names else None
         by_epoch = {'YOLOv5ParamSchedulerHook', 'PipelineSwitchHook', 'YOLOXModeSwitchHook'} & hook.names

@@ -127,7 +127,7 @@ def _compared(session, graph: OnnxGraph, shape: Sequence[int]) -> dict[str, floa
         images = block_pictures(number, shape)
         for name, found, expected in zip(largest, session.run(None, {'images': images.numpy()}), graph(images)):
             difference = float(np.abs(found - expected.numpy()).max())
-            if not difference <= TOLERANCE[name]:  # also if it is nan
+            if not difference <= TOLERANCE[name]:  # also true for nan
                 raise ValueError(f'onnxruntime differs from torch: {name} by {difference:g}, above {TOLERANCE[name]:g}')
             largest[name] = max(largest[name], difference)
     return largest

@@ -91,7 +91,7 @@ def kinds_of_mistakes(found: Detections, truth: Truth, iou_thr: float = 0.5) -> 
     - 'class': IoU >= ``iou_thr`` with an object of another class.
     - 'place': IoU >= 0.1 with an object of its class.
     - 'class': IoU >= 0.1 with an object of another class.
-    - 'background': none of them is true.
+    - 'background': none of these conditions is true.
 
     Returns:
         (N,) int, indices into ``MISTAKES``.
