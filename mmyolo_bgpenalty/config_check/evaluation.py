@@ -58,7 +58,7 @@ def check_validation(parts: ConfigParts) -> Findings:
 
 
 def _save_best(parts: ConfigParts, both: bool) -> Findings:
-    """Without this check, a wrong metric fails only at the first validation. ``both``: teacher and student are evaluated."""
+    """Find a wrong metric before the first validation. ``both``: teacher and student are evaluated."""
     prefixes = _prefixes(parts)
     for hook in parts.hooks_of('CheckpointHook'):
         keys = hook.node.get('save_best') or []
