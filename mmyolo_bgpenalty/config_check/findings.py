@@ -47,6 +47,6 @@ def run_checks(checks: Iterable[Callable[[Any], Iterable[Finding]]], subject: An
 
 
 def first_of(names: Iterable, most: int = 5) -> str:
-    """The first names, separated by commas."""
+    """The first ``most`` names, separated by commas. An ellipsis stands for the rest."""
     names = list(map(str, names))
     return ', '.join(names[:most]) + (', …' if len(names) > most else '')

@@ -58,8 +58,8 @@ def why_dead(cfg: Mapping, name: str) -> str:
 def dead_names(text: str, with_bases: str, cfg: Mapping) -> Iterator[tuple[str, str]]:
     """Variables of a config file that nothing reads, and their corrections.
 
-    The file repeats a variable of a base, which has already used its own value, or the file misspells a setting. An
-    entry with the name and value of the variable makes it right. ``with_bases`` is the text of the file and its bases.
+    Either the file repeats a variable of a base, which has already used its own value, or it misspells a setting. A
+    variable is fine if an entry has the same name and value. ``with_bases`` is the text of the file and its bases.
     """
     tree = ast.parse(text)
     targets = (target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets)

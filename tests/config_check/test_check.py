@@ -159,7 +159,7 @@ def test_a_start_without_boxes_in_training_is_refused(runner, logged, monkeypatc
 
 @pytest.mark.parametrize('members', [None, 3])
 def test_other_datasets_and_samplers(runner, monkeypatch, logged, members):
-    """One set, or several that do not state their images."""
+    """One dataset, or several without `get_data_info`."""
     labeled = runner.train_dataloader.dataset.datasets[0]
     dataset = labeled if members is None else SimpleNamespace(datasets=[SimpleNamespace()] * members)
     sampler = SimpleNamespace(group2size_per_source=[{1: 1}, {1: 2}])
