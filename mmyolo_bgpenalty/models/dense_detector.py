@@ -45,7 +45,8 @@ class DenseSemiYOLODetector(SemiYOLODetector):
             )
         head = self.student.bbox_head
         if not (isinstance(head, BgPenaltyYOLOv8Head) and head.sparse_targets):
-            raise ValueError(f'Expected a BgPenaltyYOLOv8Head with `sparse_targets`, but got {type(head).__name__}')
+            got = f'{type(head).__name__} with `sparse_targets={getattr(head, "sparse_targets", None)}`'
+            raise ValueError(f'Expected a BgPenaltyYOLOv8Head with `sparse_targets=True`, but got {got}')
 
     def project_pseudo_instances(self, batch_pseudo_instances: list, batch_data_samples: list) -> list:
         """As in SemiYOLODetector, after a check that both views have the same geometry."""

@@ -74,7 +74,8 @@ class SparseYOLOv8Head(YOLOv8Head):
         self.ignored_in_cls = flag('ignored_in_cls', ignored_in_cls)
         self.sync_avg_factor = flag('sync_avg_factor', sync_avg_factor)
         if ignored_in_cls and not self.sparse_targets:
-            raise ValueError(f'Expected `sparse_targets` for `ignored_in_cls=True`, which needs {needed or "it"}')
+            reason = f'they need {needed}' if needed else f'but got {sparse_targets}'
+            raise ValueError(f'Expected `sparse_targets` for `ignored_in_cls=True`, {reason}')
         self._cached_place: tuple | None = None
         self._priors_key: tuple | None = None
 
@@ -82,7 +83,7 @@ class SparseYOLOv8Head(YOLOv8Head):
         """The missing requirement of ``sparse_targets``, or ''."""
         loss = self.loss_cls
         if self.train_cfg and not isinstance(self.assigner, SparseTaskAlignedAssigner):
-            return f'a SparseTaskAlignedAssigner, but got {type(self.assigner).__name__},'
+            return f'a SparseTaskAlignedAssigner instead of {type(self.assigner).__name__}'
         if type(loss) is not CrossEntropyLoss or not loss.use_sigmoid or loss.class_weight or loss.reduction != 'none':
             return "CrossEntropyLoss(use_sigmoid=True, reduction='none') without `class_weight` as `loss_cls`"
         if self.head_module.reg_max < 2 or not hasattr(self.head_module, 'proj'):

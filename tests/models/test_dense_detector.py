@@ -111,7 +111,7 @@ def test_views_that_differ_are_named():
         (dict(dense=dict(topk=5)), "keys of `dense` to be among share, gamma, but got.*'topk'"),
         (dict(unsure_thr=0.1), '`semi_train_cfg.unsure_thr` to be None.*not learn from pseudo-boxes, but got 0.1'),
         (dict(unsure_thr=0.1, soft_unsure=True), '`semi_train_cfg.unsure_thr` to be None'),
-        (dict(head=dict(sparse_targets=False)), 'BgPenaltyYOLOv8Head with `sparse_targets`'),
+        (dict(head=dict(sparse_targets=False)), 'with `sparse_targets=False`'),
     ],
 )
 def test_bad_config_is_refused(arguments, message):

@@ -149,7 +149,7 @@ def test_sparse_targets_are_the_default_if_possible():
 @pytest.mark.parametrize(
     'options, message',
     [
-        (dict(), 'a SparseTaskAlignedAssigner, but got BatchTaskAlignedAssigner'),
+        (dict(), 'a SparseTaskAlignedAssigner instead of BatchTaskAlignedAssigner'),
         *(
             (dict(assigner=SPARSE, loss_cls=dict(type='mmdet.CrossEntropyLoss', loss_weight=0.5, **wrong)), 'loss_cls')
             for wrong in (
