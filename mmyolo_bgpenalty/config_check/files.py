@@ -70,7 +70,7 @@ def _boxes_by_class(dataset: Dataset, coco: dict, classes: list[str]) -> Finding
     extra = [name for name in boxes if name not in classes]
     if extra and empty != found:
         number = sum(boxes[name] for name in extra)
-        what = f'{number} boxes of {first_of(extra)} in {dataset.ann_file} are dropped, and penalised as background'
+        what = f'{number} boxes of {first_of(extra)} in {dataset.ann_file} are dropped and learned as background'
         yield warning(f'{dataset.path}.metainfo.classes', what, 'add the classes to all sets and to the head')
 
 
@@ -115,8 +115,11 @@ def image_findings(sets: Sequence[ImageSet]) -> Findings:
     for one, other in combinations(sets, 2):
         common = {*map(osp.normpath, one.paths)} & {*map(osp.normpath, other.paths)}
         if common and {one.role, other.role} != {'val', 'test'}:
-            labeled = other.role == 'unlabeled'
-            harm = 'the teacher labels labeled images' if labeled else 'validation measures what was learnt'
+            harm = 'they count twice'
+            if other.role == 'unlabeled':
+                harm = 'the teacher labels labeled images'
+            elif other.role in ('val', 'test'):
+                harm = 'the model is evaluated on images that it was trained on'
             what = f'{len(common)} images are also in {one.role}, such as {min(common)}: {harm}'
             yield warning(other.where, what, 'remove them from one of the sets')
 

@@ -32,7 +32,7 @@ GEOMETRIC = re.compile(
 )
 MIXING = {'RecordedMosaic', 'RecordedMixUp'}
 # These datasets add themselves to each image, so that a mosaic can take other images from them.
-HANDS_ITSELF = {'BatchShapePolicyDataset', 'ImageFolderDataset'}
+GIVE_THEMSELVES = {'BatchShapePolicyDataset', 'ImageFolderDataset'}
 
 
 def check_branches(parts: ConfigParts) -> Findings:
@@ -175,11 +175,11 @@ def _mixing(parts: ConfigParts, dataset: Dataset, transform: Transform) -> Findi
             what = 'the images depend on what a worker loaded before: a resumed run sees other images'
             yield warning(f'{transform.path}.use_cached', what, 'remove it')
         return
-    if _is_of('mmdet', dataset.node, 'DATASETS', parts) and not HANDS_ITSELF & dataset.names:
-        what = f'{dataset.kind} hands {transform.kind} no other images, which fails'
+    if _is_of('mmdet', dataset.node, 'DATASETS', parts) and not GIVE_THEMSELVES & dataset.names:
+        what = f'{transform.kind} fails, because {dataset.kind} gives it no other images'
         yield error(f'{dataset.path}.type', what, "write type='CheckedCocoDataset' or 'ImageFolderDataset'")
     if not transform.node.get('pre_transform'):
-        what = f'no `pre_transform` loads the other images of {transform.kind}, which fails'
+        what = f'{transform.kind} fails, because no `pre_transform` loads its other images'
         yield error(transform.path, what, 'write pre_transform=[…] with the transforms that come before')
 
 

@@ -103,7 +103,7 @@ def check_pseudo_labels(parts: ConfigParts) -> Findings:
         add = "add thresholds=dict(type='ClassThresholdsHook') to default_hooks"
         yield error(f'{cfg}.class_thresholds', 'no hook counts the labeled boxes', add)
     score_thr = parts.get(f'{cfg}.pseudo_test_cfg.score_thr', 0.4)
-    harms = [f'score_thr={score_thr} takes nearly every prior for an object'] if score_thr < 0.05 else []
+    harms = [f'score_thr={score_thr} makes nearly every prior a pseudo-box'] if score_thr < 0.05 else []
     if parts.get(f'{cfg}.pseudo_test_cfg.multi_label'):
         harms.append('multi_label=True gives one box several classes')
     if harms:

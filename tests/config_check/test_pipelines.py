@@ -103,11 +103,15 @@ MISTAKES = {
     # Mosaics
     'mosaic whose images nothing loads': (
         {f'{LABELED}.2': Before(dict(type='RecordedMosaic', img_scale=INPUT))},
-        *(E, f'{LABELED}.2', 'no `pre_transform` loads'),
+        *(E, f'{LABELED}.2', 'no `pre_transform` loads its other images'),
     ),
     'mosaic of a set that hands out no images': (
         {f'{UNLABELED}.2': Before(MOSAIC), 'train_dataloader.dataset.unlabeled.type': 'mmdet.CocoDataset'},
-        *(E, 'train_dataloader.dataset.unlabeled.type', 'CocoDataset hands RecordedMosaic no other images'),
+        *(
+            E,
+            'train_dataloader.dataset.unlabeled.type',
+            'RecordedMosaic fails, because CocoDataset gives it no other images',
+        ),
     ),
     'mosaic of what was loaded before': (
         {f'{UNLABELED}.2': Before(dict(MOSAIC, use_cached=True))},

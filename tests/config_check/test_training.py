@@ -83,7 +83,7 @@ MISTAKES = {
     "MMYOLO's schedule cut off": (yolo(), W, f'{YOLO}.max_epochs', 'cut off after 20 of 300'),
     'evaluation config': (
         {PSEUDO: dict(multi_label=True, score_thr=0.001)},
-        *(E, PSEUDO, 'score_thr=0.001 takes nearly every prior for an object and multi_label=True gives one box'),
+        *(E, PSEUDO, 'score_thr=0.001 makes nearly every prior a pseudo-box and multi_label=True gives one box'),
     ),
     'low threshold': ({f'{PSEUDO}.score_thr': 0.001}, W, PSEUDO, '0.001'),
     'unsure boxes are learnt as background': ({UNSURE: 0.1}, W, UNSURE, 'learns unsure boxes as background'),
