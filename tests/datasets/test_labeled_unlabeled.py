@@ -58,7 +58,7 @@ def test_labels_of_other_classes_are_named(cfg):
         DATASETS.build(cfg.train_dataloader.dataset)
 
 
-def test_trap_17_mmdetections_pipeline_switch_reaches_the_labeled_images(cfg):
+def test_mmdetections_pipeline_switch_reaches_the_labeled_images(cfg):
     """PipelineSwitchHook sets `pipeline` of the dataset in the loader."""
     from mmcv.transforms import Compose
 

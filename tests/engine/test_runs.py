@@ -92,7 +92,7 @@ def run(cfg):
     return train(cfg)
 
 
-def test_trap_17_an_epoch_is_one_pass_over_the_unlabeled_set(run, data):
+def test_an_epoch_is_one_pass_over_the_unlabeled_set(run, data):
     rows = run[1].rows
     assert [row['epoch'] for row in rows] == [epoch for epoch in range(4) for _ in range(BATCHES)]
     for epoch in (1, 2, 3):
@@ -117,7 +117,7 @@ def test_burn_in_is_the_students_alone(run):
 
 
 def test_the_teacher_is_handed_over_once_and_then_averaged(run):
-    """Traps 1 and 5 in a real run. A snapshot is taken before the teacher's update of its iteration."""
+    """A snapshot is taken before the teacher's update of its iteration."""
     snapshots = run[1].snapshots
     for iteration in range(1, 4 * BATCHES):
         student_before, teacher_before = snapshots[iteration - 1]
@@ -130,7 +130,6 @@ def test_the_teacher_is_handed_over_once_and_then_averaged(run):
 
 
 def test_pseudo_boxes_are_learnt_and_the_total_holds_the_losses_alone(run):
-    """Trap 29."""
     for row in run[1].rows[BATCHES + 1 :]:
         outputs = row['outputs']
         assert outputs['semi/pseudo_boxes'] > 0 and outputs['unsup_loss_bbox'] > 0
@@ -156,12 +155,12 @@ def test_log_line_and_visualizer_show_the_settings(run):
 def test_hooks_and_metrics_of_a_run(run):
     assert {'teacher/coco/bbox_mAP_50', 'student/coco/bbox_mAP_50'} <= set(run[1].metrics[-1])
     names = [type(hook).__name__ for hook in run[0].hooks]
-    assert 'EMAHook' not in names and 'BurnInMeanTeacherHook' in names  # nothing averages the teacher again (trap 4)
+    assert 'EMAHook' not in names and 'BurnInMeanTeacherHook' in names  # nothing averages the teacher again
 
 
 @pytest.mark.parametrize('epoch, workers', [(1, 0), (3, 2)])
 def test_resume_continues_exactly(cfg, run, tmp_path, epoch, workers):
-    """Traps 5, 18 and 32: at the end of burn-in and later, with augmentation and with torch's safe loading."""
+    """At the end of burn-in and later, with augmentation and with torch's safe loading."""
     checkpoint = Path(run[0].work_dir) / f'epoch_{epoch}.pth'
     assert torch.load(checkpoint)['meta']['epoch'] == epoch
     runner, recorder = train(
@@ -245,7 +244,7 @@ def supervised(data, tmp_path_factory):
     return tiny.train(cfg)
 
 
-def test_trap_19_head_and_hook_serve_without_a_teacher(supervised):
+def test_head_and_hook_serve_without_a_teacher(supervised):
     assert supervised.model.bbox_head.lambda_bg == 1.0
     scalars = [json.loads(row) for row in (Path(supervised.log_dir) / 'vis_data/scalars.json').read_text().splitlines()]
     assert all(row['loss_bg'] > 0 for row in scalars if 'loss' in row)

@@ -86,7 +86,7 @@ def test_loss_bg_equals_the_naive_sum(path, penalty, world_size, monkeypatch):
 
 
 @both_paths
-def test_trap_21_no_object_at_all(path):
+def test_a_batch_without_objects(path):
     """Without objects MMYOLO's assigner returns a mask of floats."""
     head = build()
     losses, gradients = losses_and_gradients(head, batch(path, NO_OBJECTS))
@@ -96,7 +96,7 @@ def test_trap_21_no_object_at_all(path):
     assert penalised(head, batch(path, NO_OBJECTS)).all()
 
 
-def test_trap_22_foreground_of_score_0_is_no_background():
+def test_foreground_of_score_0_is_no_background():
     """Predicted boxes without area overlap nothing, so all targets are 0. Priors are assigned nevertheless."""
     head = build()
     objects = [([[0.0, 0, SIZE, SIZE]], [1])] * 2
@@ -119,7 +119,7 @@ IGNORED = [[0.0, 0, 30, 20], [40, 40, 64, 64]]
 
 @pytest.mark.parametrize('kind', [torch.tensor, HorizontalBoxes], ids=['tensor', 'boxes'])
 @both_paths
-def test_trap_26_ignored_objects_are_no_background(path, kind):
+def test_ignored_objects_are_no_background(path, kind):
     head = build()
     ignored = [kind(IGNORED), kind(torch.zeros(0, 4).numpy())]
     expected = ~foreground(head, head(features())).numpy()
@@ -165,7 +165,7 @@ def on_picture(name):
     ids='-'.join,
 )
 @both_paths
-def test_trap_27_padding_is_no_background(path, names):
+def test_padding_is_no_background(path, names):
     head = build()
     expected = ~foreground(head, head(features())).numpy() & [on_picture(name) for name in names]
     found = penalised(head, batch(path, metas=[METAS[name][0] for name in names]))

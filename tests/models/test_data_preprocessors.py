@@ -28,7 +28,7 @@ def test_batch_augments_are_refused(name):
         MODELS.build(preprocessor)
 
 
-def test_trap_12_all_images_of_a_branch_reach_the_model(cfg):
+def test_all_images_of_a_branch_reach_the_model(cfg):
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     preprocessor = MODELS.build(cfg.model.data_preprocessor)
     mixed = preprocessor(pseudo_collate([dataset[i] for i in (0, 1, 6, 7)]), training=True)

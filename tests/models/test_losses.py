@@ -89,7 +89,7 @@ def test_extreme_logits_are_finite(form, dtype):
 
 @pytest.mark.parametrize('dtype', DTYPES, ids=str)
 @pytest.mark.parametrize('gamma', [0.0, 1.5, 2.0])
-def test_trap_28_the_focal_form_still_corrects_the_most_confident(gamma, dtype):
+def test_the_focal_form_still_corrects_the_most_confident(gamma, dtype):
     """The gradient of the focal form stays. That of σ vanishes, as documented."""
     mask = torch.tensor([True, True, False, True, True])
 

@@ -14,7 +14,7 @@ def model():
     return build()
 
 
-def test_traps_8_and_10_a_box_beyond_the_original_size_survives(model):
+def test_a_box_beyond_the_original_size_survives(model):
     """An image of 32 × 32 was enlarged to 64 × 96. Boxes are in pixels of the view, and need no ``scale_factor``."""
     inputs, samples = batch(1)
     samples['unsup_teacher'][0].set_metainfo(dict(ori_shape=(32, 32)))
@@ -33,12 +33,12 @@ def test_traps_8_and_10_a_box_beyond_the_original_size_survives(model):
     model.teacher.bbox_head._bbox_post_process = far_right
     labeled, _ = model.get_pseudo_instances(inputs['unsup_teacher'], samples['unsup_teacher'])
     assert labeled[0].gt_instances.bboxes.tolist() == [[60, 10, 95, 60]]
-    # Trap 30: the config of pseudo-boxes, not that of evaluation.
+    # The config of pseudo-boxes, not that of evaluation.
     assert seen['cfg'].multi_label is False and seen['cfg'].score_thr == 0.4
     assert model.teacher.bbox_head.test_cfg.score_thr == 0.001
 
 
-def test_trap_30_one_label_a_box(model):
+def test_one_label_a_box(model):
     """Two classes have high scores at one prior. Evaluation makes two boxes of it, and the teacher makes one."""
     head = model.teacher.bbox_head
     shapes = [(8, 12), (4, 6), (2, 3)]
@@ -69,7 +69,7 @@ def test_boxes_go_from_the_weak_to_the_strong_view(model):
     assert torch.equal(weak.gt_instances.bboxes, boxes)
 
 
-def test_trap_9_pseudo_boxes_are_decoded_in_full_precision(model):
+def test_pseudo_boxes_are_decoded_in_full_precision(model):
     shapes = [(64, 96), (32, 48), (16, 24)]
     cls_scores = [torch.full((1, 3, *shape), -9.0) for shape in shapes]
     cls_scores[0][0, 1, 60, 91] = 3.0

@@ -17,7 +17,7 @@ def model():
     return build()
 
 
-def test_trap_3_labelling_leaves_the_teachers_buffers_alone(model):
+def test_labelling_leaves_the_teachers_buffers_alone(model):
     before = {name: buffer.clone() for name, buffer in model.teacher.named_buffers()}
     inputs, samples = batch()
     model.teacher.train()
@@ -52,7 +52,7 @@ def test_losses_after_burn_in(head, parts):
     assert all(p.grad.isfinite().all() for p in model.student.parameters())
 
 
-def test_trap_24_one_pseudo_box_in_many_images_weighs_as_one_box(model):
+def test_one_pseudo_box_in_many_images_weighs_as_one_box(model):
     """The unlabeled loss of a single box does not grow with the number of images in the batch."""
     values, picture = [], torch.rand(1, 3, *SHAPE)
     for images in (1, 4):
@@ -141,7 +141,7 @@ def test_losses_of_several_levels_are_weighed_one_by_one():
     assert weigh_losses(losses, 0.5, dict(loss_cls=0.5), scale=4.0)['loss_cls'][0] == 2.0
 
 
-def test_trap_25_no_pseudo_box_weighs_nothing(model):
+def test_no_pseudo_box_weighs_nothing(model):
     """The same if the loss is NaN. The graph stays, since the backward pass of SyncBN needs it in every process."""
     inputs, samples = batch()
     teacher_sees(model, [0, 0, 0, 0])
@@ -192,7 +192,7 @@ def test_a_plain_checkpoint_loads_into_student_and_teacher(model):
         assert all((value == torch.full_like(value, 0.5)).all() for value in part.state_dict().values())
 
 
-def test_trap_20_no_key_beyond_plain_yolov8s(model):
+def test_no_key_beyond_plain_yolov8s(model):
     assert list(model.state_dict()) == list(build(dict(type='YOLOv8Head')).state_dict())
 
 

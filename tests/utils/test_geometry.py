@@ -69,7 +69,7 @@ def test_clip_is_height_and_width():
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=str)
 @given(seed=seeds)
-def test_trap_9_autocast_does_not_round_the_projection(dtype, seed):
+def test_autocast_does_not_round_the_projection(dtype, seed):
     """The error stays below 0.01 px at coordinates around 1000."""
     rng = np.random.default_rng(seed)
     matrix = np.eye(3) + np.array([[*rng.uniform(-0.1, 0.1, 2), 3.7], [*rng.uniform(-0.1, 0.1, 2), -5.3], [0, 0, 0]])

@@ -79,7 +79,7 @@ def test_seen_at_detects_a_shift_of_two_pixels():
     mode=st.sampled_from(['', 'use_mini_pad', 'stretch_only', 'half_pad_param']),
     seed=seeds,
 )
-def test_trap_6_letter_resize(size, target, up, mode, seed):
+def test_letter_resize_is_recorded(size, target, up, mode, seed):
     square = square_in(*size, seed)
     results = build(letter(target, allow_scale_up=up, **({mode: True} if mode else {})))(picture(*size, square))
     check(results, square)
@@ -90,7 +90,7 @@ def test_trap_6_letter_resize(size, target, up, mode, seed):
 
 
 @given(size=sizes, seed=seeds, border=st.tuples(st.integers(-8, 8), st.integers(-8, 8)))
-def test_trap_7_random_affine(size, seed, border):
+def test_random_affine_is_recorded(size, seed, border):
     square = square_in(*size, seed)
     np.random.seed(seed)
     results = build(affine(border=border))(picture(*size, square))
@@ -110,7 +110,7 @@ CHAINS = {
 
 @pytest.mark.parametrize('chain', CHAINS)
 @given(size=sizes, seed=seeds)
-def test_trap_7_chains(chain, size, seed):
+def test_chains_of_transforms_are_recorded(chain, size, seed):
     square = square_in(*size, seed)
     np.random.seed(seed)
     results = build(*CHAINS[chain])(picture(*size, square))
@@ -129,7 +129,7 @@ def quadrilaterals(results, boxes):
 
 
 @given(seeds)
-def test_trap_7_mosaic(seed):
+def test_mosaic_is_recorded(seed):
     results = mosaic(seed)
     tiles = results['mosaic_tiles']
     assert tiles.shape == (4, 4) and tiles.dtype == results['homography_matrix'].dtype == np.float32
@@ -145,7 +145,7 @@ def test_trap_7_mosaic(seed):
 
 
 @given(seeds)
-def test_trap_7_tiles_through_the_affine(seed):
+def test_tiles_of_a_mosaic_through_the_affine(seed):
     """A mosaic of twice the size is cut to its middle, as in YOLOv8."""
     results = mosaic(seed)
     canvas = results['img'].shape[:2]
@@ -182,7 +182,7 @@ def views(results, **branches):
     return TRANSFORMS.build({'type': 'Views', 'branch_field': ['sup', *branches], **branches})({**results, 'img_id': 1})
 
 
-def test_trap_11_views_do_not_copy_the_dataset():
+def test_views_do_not_copy_the_dataset():
     square = [10, 20, 40, 50]
     results = {**picture(80, 60, square), 'dataset': Pictures()}
     branches = views(results, weak=[letter((64, 64)), PACK], strong=[letter((64, 64)), flip('horizontal'), PACK])

@@ -16,7 +16,7 @@ from tests.helpers.stand_ins import Model, Semi, plain_model, runner
 @pytest.mark.parametrize('arguments, progress, expected', GOLDEN)
 @pytest.mark.parametrize('loop', ['epoch', 'iter', 'by_iteration'])
 def test_hook_follows_the_golden_table(arguments, progress, expected, loop):
-    """Trap 18: a fresh hook at any iteration. By iterations, one of them is a thousandth of an epoch."""
+    """A fresh hook at any iteration. By iterations, one of them is a thousandth of an epoch."""
     batches, by_epoch = 1000, loop != 'by_iteration'
     if not by_epoch:
         arguments = {**arguments, 'burn_in': arguments['burn_in'] * batches, 'warmup': arguments['warmup'] * batches}
@@ -32,7 +32,7 @@ def test_hook_follows_the_golden_table(arguments, progress, expected, loop):
     assert run.message_hub.get_scalar('train/semi/lambda_bg').current() == run.model.bbox_head.lambda_bg
 
 
-def test_trap_19_the_hook_sets_the_head_of_the_student_alone():
+def test_the_hook_sets_the_head_of_the_student_alone():
     hook, run = LambdaBgSchedulerHook(burn_in=0, warmup=0), runner(Semi())
     student, teacher = run.model.student.bbox_head, run.model.teacher.bbox_head
     student.lambda_bg = teacher.lambda_bg = 0.25
@@ -41,7 +41,7 @@ def test_trap_19_the_hook_sets_the_head_of_the_student_alone():
     assert (student.lambda_bg, teacher.lambda_bg) == (1.0, 0.25)
 
 
-def test_trap_19_no_head_is_an_error_before_training():
+def test_no_head_is_an_error_before_training():
     hook = LambdaBgSchedulerHook()
     run = runner(Model(MODELS.build(head_cfg('YOLOv8Head'))))
     hook.before_run(run)

@@ -22,7 +22,7 @@ def fill(module, value):
 
 
 @pytest.mark.parametrize('momentum', [0.002, 0.5, 1])
-def test_trap_2_the_average_is_taken_tensor_by_tensor_bit_for_bit(momentum):
+def test_the_average_is_taken_tensor_by_tensor_bit_for_bit(momentum):
     """The momentum is the weight of the student."""
     model, hook = Semi(), BurnInMeanTeacherHook()
     for tensor in model.state_dict().values():
@@ -85,7 +85,7 @@ def test_tensors_that_another_hook_replaced_are_averaged_from_the_next_epoch_on(
     ],
 )
 def test_the_students_share_by_iteration(arguments, iteration, expected):
-    """A run that starts at an iteration > 0 is a resumed one (trap 5). Buffers are averaged, too (trap 1)."""
+    """A run that starts at an iteration > 0 is a resumed one. Buffers are averaged, too."""
     assert share_of_the_student(iteration, **arguments) == pytest.approx(expected)
 
 
