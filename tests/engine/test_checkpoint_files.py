@@ -85,7 +85,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize('change, message', FOREIGN)
-def test_what_no_run_can_go_on_from_is_named(change, message, good, model, tmp_path):
+def test_a_checkpoint_that_no_run_can_continue_from_is_named(change, message, good, model, tmp_path):
     if change == 'other classes':
         change = dict(state_dict={**good['state_dict'], HEAD: torch.zeros(80, 16, 1, 1)})
     elif change == 'a plain detector':
@@ -104,7 +104,7 @@ def test_what_no_run_can_go_on_from_is_named(change, message, good, model, tmp_p
         (dict(state_dict={HEAD[8:]: torch.ones(80)}), 'another model: none of its tensors'),
     ],
 )
-def test_weights_of_something_else_are_named(content, message, model, tmp_path):
+def test_weights_of_another_model_are_named(content, message, model, tmp_path):
     file = saved(tmp_path / 'foreign.pth', content)
     with pytest.raises(CheckpointError, match=f'^{file}: .*{message}'):
         check_loadable(file, model)
@@ -130,7 +130,7 @@ def test_broken_files_are_named(name, good, model, tmp_path):
         assert '\n' not in str(error.value)
 
 
-def test_what_is_not_there_is_no_broken_file(model, tmp_path):
+def test_a_missing_file_is_not_a_broken_file(model, tmp_path):
     with pytest.raises(FileNotFoundError, match=r'none\.pth'):
         check_loadable(str(tmp_path / 'none.pth'), model)
     with pytest.raises(KeyError, match='no_such_model'):
@@ -231,7 +231,7 @@ def test_a_run_is_resumed_from_what_last_checkpoint_names_or_the_newest(tmp_path
 
 
 @pytest.mark.parametrize('arguments', [{}, dict(out_dir='out')])
-def test_the_one_before_is_taken_where_the_latest_cannot_be(tmp_path, monkeypatch, arguments):
+def test_the_previous_checkpoint_is_taken_if_the_latest_is_broken(tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     broken = NAMES[1:3]
     latest, (warning,) = left_to_resume(tmp_path / 'run', '/run/epoch_2_iter_17.pth', broken, **arguments)

@@ -37,7 +37,7 @@ def trained(data, work_dir, **options):
     return watch
 
 
-def test_student_and_teacher_compute_in_bf16_and_all_that_is_kept_is_fp32(data, tmp_path):
+def test_student_and_teacher_compute_in_bf16_and_keep_fp32(data, tmp_path):
     plain = trained(data, tmp_path / 'plain')
     bf16 = trained(data, tmp_path / 'bf16', optim_wrapper__type=WRAPPER)
     assert plain.seen == {True: {torch.float32}, False: {torch.float32}}

@@ -50,7 +50,7 @@ def test_classes_have_thresholds_and_the_teacher_is_an_average_from_the_start(wa
     assert all(watch.averaged[1:])
 
 
-def test_the_published_config_has_none_of_it():
+def test_the_published_config_has_only_the_published_penalty():
     cfg = Config.fromfile(CONFIGS / SEMI)
     head, semi = cfg.model.detector.bbox_head, cfg.model.semi_train_cfg
     assert head.bg_penalty == dict(normalizer='background', region='all') and not head.ignored_in_cls

@@ -129,7 +129,7 @@ def test_the_teacher_is_handed_over_once_and_then_averaged(run):
                 assert torch.equal(value, expected), (iteration, name)
 
 
-def test_pseudo_boxes_are_learnt_and_the_total_holds_the_losses_alone(run):
+def test_pseudo_boxes_have_losses_and_the_total_is_their_sum(run):
     for row in run[1].rows[BATCHES + 1 :]:
         outputs = row['outputs']
         assert outputs['semi/pseudo_boxes'] > 0 and outputs['unsup_loss_bbox'] > 0
@@ -175,7 +175,7 @@ def test_resume_continues_exactly(cfg, run, tmp_path, epoch, workers):
     assert runner.model.teacher.backbone.stem.conv.weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_compiled_it_trains_the_same(cfg, run, tmp_path):
+def test_a_compiled_model_trains_the_same(cfg, run, tmp_path):
     """The backend 'eager' traces the model like every backend, and runs the traced graph."""
     torch._dynamo.reset()
     counters = torch._dynamo.utils.counters

@@ -8,7 +8,7 @@ from mmyolo_bgpenalty.engine.settings import HOOK_SETTINGS, SETTINGS, hook_argum
 from tests.helpers.tiny import CONFIGS
 
 
-def test_settings_are_what_the_top_level_states():
+def test_settings_come_from_the_top_level():
     stated = {'use_focal_bg': False, 'lambda_bg': 0, 'burn_in': 0}
     assert settings_in(stated) == stated
     assert settings_in({'lambda_bg': 1.0, 'burn_in': None, 'max_epochs': 20}) == {'lambda_bg': 1.0}

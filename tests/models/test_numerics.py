@@ -90,7 +90,7 @@ def test_extreme_predictions_and_objects_are_finite(assigner, objects, dtype):
 
 @both_codes
 @pytest.mark.parametrize('objects', ['none', 'a thousand', 'no area', 'around it'])
-def test_predictions_that_are_no_numbers_end_in_a_loss_that_says_so(assigner, objects):
+def test_nan_predictions_give_a_loss_that_is_not_finite(assigner, objects):
     """No error is raised, so that the iteration can be skipped."""
     data = batch('list', (boxes_of(*OBJECTS[objects]),) * 2)
     for change in ('some nan', 'all nan', 'some inf', 'some -inf', 'boxes nan', 'boxes inf'):

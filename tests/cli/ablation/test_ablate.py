@@ -145,7 +145,7 @@ def test_bad_arguments(stage, capsys):
         assert error.count('\n') == 1 and part in error and not stage.calls()
 
 
-def test_a_result_is_of_its_overrides_whatever_the_variants_name(stage, capsys):
+def test_a_result_belongs_to_its_overrides_not_to_the_name_of_the_variant(stage, capsys):
     assert stage('--seeds', '0') == 0
     (stage.folder / 'variants.py').write_text(VARIANTS.replace("'long'", "'Long'"))
     assert stage('--seeds', '0') == 0

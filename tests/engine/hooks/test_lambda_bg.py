@@ -49,7 +49,7 @@ def test_no_head_is_an_error_before_training():
         hook.before_train(run)
 
 
-def test_settings_at_the_top_level_take_the_arguments_place():
+def test_settings_at_the_top_level_replace_the_arguments():
     cfg = dict(lambda_bg=1.5, lambda_bg_warmup=10, lambda_bg_schedule='cosine', use_focal_bg=True, burn_in=3)
     hook = LambdaBgSchedulerHook()
     run = runner(plain_model(), cfg=cfg)
@@ -96,7 +96,7 @@ def test_statistics_are_logged_when_the_logger_prints():
 
 
 @pytest.mark.parametrize('by_epoch', [True, False])
-def test_each_epochs_end_is_told(by_epoch):
+def test_the_end_of_each_epoch_is_logged(by_epoch):
     """The schedule's epochs, from 0, in either train loop: burn-in 5 and warm-up 5 reach a fifth at the end of 5."""
     scale = 1 if by_epoch else 4
     hook = LambdaBgSchedulerHook(burn_in=5 * scale, warmup=5 * scale, by_epoch=by_epoch)

@@ -148,7 +148,7 @@ def test_a_skipped_step_moves_nothing_not_even_by_weight_decay(tmp_path, logged)
     assert 'Skipped iteration 5 (epoch 1), 2 in a row and 4 in all: loss_a is inf' in logged[3][0]
 
 
-def test_of_accumulated_gradients_the_finite_ones_count(tmp_path, logged):
+def test_only_finite_gradients_are_accumulated(tmp_path, logged):
     runner, hook = small_run(tmp_path, accumulative_counts=2)
     runner.optim_wrapper.initialize_count_status(runner.model, 0, 100)
     for value in (math.nan, 1.0):
