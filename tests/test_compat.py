@@ -1,4 +1,4 @@
-"""Versions that work and that do not, the import of MMYOLO beside the fork, and what torch loads from checkpoints."""
+"""Checks of versions, the import of MMYOLO with the fork of MMCV, and the types that torch loads from checkpoints."""
 
 import io
 import os
@@ -31,7 +31,7 @@ def saved(content):
 
 
 def test_history_buffers_load():
-    """A message hub in a checkpoint can be read, too."""
+    """torch can load a checkpoint with a message hub."""
     hub, fresh = MessageHub('test_compat'), MessageHub('test_compat again')
     for value in (1.0, 2.5, 4.0):
         hub.update_scalar('train/loss', value)
@@ -71,7 +71,7 @@ def test_numpy_values_load_from_files_of_both_versions(kind, core):
     ids=lambda call: call[0].__name__,
 )
 def test_nothing_else_is_unpickled(call, tmp_path, monkeypatch):
-    """The statistics methods of HistoryBuffer are pickled by `getattr`, which finds nothing else."""
+    """Pickles get the statistics methods of HistoryBuffer by `getattr`. It returns nothing else."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(pickle.UnpicklingError):
         torch.load(saved({'state_dict': {}, 'extra': Runs(*call)}))

@@ -1,6 +1,6 @@
 """On a GPU: all options against the CPU, half precision, and which calls wait for the device. The tests take minutes.
 
-Of the compiled operators of MMCV they need only NMS.
+The only compiled operator of MMCV that they need is NMS.
 """
 
 import copy
@@ -55,7 +55,7 @@ def never_waiting():
 
 
 def waits(call):
-    """How often ``call`` waits for the device."""
+    """Count how often ``call`` waits for the device."""
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode('warn')
     try:
@@ -82,7 +82,7 @@ def to(value, device):
 
 
 def logits_and_objects(images=3, dtype=torch.float32):
-    """Logits of classes and distributions; boxes; labels.
+    """Return (class logits, logits of box distributions), boxes, labels.
 
     Each predicted box contains its prior, so that no alignment metric is 0.
     """
@@ -105,7 +105,7 @@ def outs_of(classes, distributions):
 
 
 def data(boxes, labels):
-    """In the format of MMYOLO's preprocessor. The last image has no object, the first an ignored box and padding."""
+    """Return a batch in MMYOLO's format. The first image has an ignored box and padding, the last has no object."""
     metas = [dict(img_shape=(SIZE, SIZE)) for _ in boxes]
     region = dict(ignored_bboxes=torch.tensor([[60.0, 60, 90, 80]]), ignored_labels=torch.tensor([1]))
     metas[0] = dict(region, img_shape=(96, SIZE))
@@ -189,7 +189,7 @@ def test_projection_waits_for_nothing_and_is_that_of_the_cpu():
 
 
 def test_the_loss_waits_as_often_for_many_images_as_for_few(capsys):
-    """The CPU does not know the number of positives. So their selection waits, but not once per image."""
+    """Selecting the positives waits for their number. It does not wait once per image."""
     head = MODELS.build(head_cfg(assigner=ASSIGNERS[1], ignored_in_cls=True)).to(DEVICE)
     numbers = []
     for times in (1, 1, 6):  # the first call is a warm-up

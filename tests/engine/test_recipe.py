@@ -28,7 +28,7 @@ class Watch(Hook):
 def watch(tmp_path_factory):
     root = tmp_path_factory.mktemp('recipe')
     options = {'burn_in': 1, 'lambda_bg_warmup': 0, 'train_cfg__max_epochs': 3, 'train_cfg__val_interval': 3}
-    # The untrained network scores nothing above 0.1, the shipped limit of what is penalised.
+    # The shipped config penalizes only scores above 0.1. The untrained network has no such scores.
     options['model__detector__bbox_head__bg_penalty__hard_score'] = 0.0
     cfg = load(SHIPPED, make_set(root / 'set'), root / 'run', **options)
     watch = Watch()

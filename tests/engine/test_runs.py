@@ -81,7 +81,7 @@ def cfg(data, tmp_path_factory):
         visualizer__vis_backends=[dict(type='LocalVisBackend')],
         default_hooks__mean_teacher__momentum=0.25,
         model__semi_train_cfg__unsup_weight=1.0,
-        # All boxes of an early teacher are pseudo-labels, so that there is something to learn.
+        # All boxes of the untrained teacher are pseudo-labels. Otherwise there would be none.
         model__semi_train_cfg__pseudo_test_cfg__score_thr=0.0,
         model__semi_train_cfg__pseudo_test_cfg__max_per_img=3,
     )
@@ -117,7 +117,7 @@ def test_burn_in_is_the_students_alone(run):
 
 
 def test_the_teacher_is_handed_over_once_and_then_averaged(run):
-    """A snapshot is taken before the teacher's update of its iteration."""
+    """The recorder takes each snapshot before the teacher is updated."""
     snapshots = run[1].snapshots
     for iteration in range(1, 4 * BATCHES):
         student_before, teacher_before = snapshots[iteration - 1]
@@ -160,7 +160,7 @@ def test_hooks_and_metrics_of_a_run(run):
 
 @pytest.mark.parametrize('epoch, workers', [(1, 0), (3, 2)])
 def test_resume_continues_exactly(cfg, run, tmp_path, epoch, workers):
-    """At the end of burn-in and later, with augmentation and with torch's safe loading."""
+    """Resume at the end of burn-in and from a later epoch, with augmentation and torch's safe loading."""
     checkpoint = Path(run[0].work_dir) / f'epoch_{epoch}.pth'
     assert torch.load(checkpoint)['meta']['epoch'] == epoch
     runner, recorder = train(
@@ -187,12 +187,12 @@ def test_a_compiled_model_trains_the_same(cfg, run, tmp_path):
     assert counters['stats']['unique_graphs'] == 4
     losses, expected = ([float(row['outputs']['loss']) for row in rows] for rows in (recorder.rows, run[1].rows))
     assert len(losses) == 2 * BATCHES and losses == pytest.approx(expected[: len(losses)], rel=1e-2)
-    assert losses[0] == pytest.approx(expected[0], rel=1e-5)  # rounding adds up
+    assert losses[0] == pytest.approx(expected[0], rel=1e-5)  # later losses differ more: rounding errors add up
     assert states(runner)['model'].keys() == states(run[0])['model'].keys()
 
 
 def test_a_run_may_share_another_ones_burn_in(cfg, run, tmp_path):
-    """Settings of the penalty change nothing before burn-in ends. The ablation needs that."""
+    """The settings of the penalty have no effect during burn-in. The ablation needs this."""
     _, other = train(cfg, work_dir=str(tmp_path / 'a'), lambda_bg=0.0, use_focal_bg=True)
     assert float(other.rows[-1]['outputs']['loss']) != float(run[1].rows[-1]['outputs']['loss'])
     checkpoint = str(tmp_path / 'a/epoch_1.pth')
@@ -201,7 +201,7 @@ def test_a_run_may_share_another_ones_burn_in(cfg, run, tmp_path):
 
 
 def test_the_sparse_assigner_trains_as_mmyolos_does(data, tmp_path):
-    """50 iterations, most of them with pseudo-labels. (In channels_last sums have another order: 4e-6.)"""
+    """50 iterations, most of them with pseudo-labels. channels_last is off: it changes the order of sums."""
     rows = []
     for name in ('BatchTaskAlignedAssigner', 'SparseTaskAlignedAssigner'):
         changes = dict(

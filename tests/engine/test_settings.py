@@ -24,7 +24,7 @@ def test_every_setting_is_in_the_shipped_config_and_an_argument_of_the_hook():
 @pytest.mark.parametrize('kind', ['LambdaBgSchedulerHook', 'mmyolo.LambdaBgSchedulerHook', LambdaBgSchedulerHook])
 @pytest.mark.parametrize('place', ['default_hooks', 'custom_hooks'])
 def test_the_arguments_of_the_hook(place, kind):
-    """Python-style configs state the class."""
+    """A Python-style config has the class as `type`."""
     hook = {'type': kind, 'burn_in': 2, 'by_epoch': False}
     cfg = {'default_hooks': {'logger': None}, place: {'x': hook} if place == 'default_hooks' else [hook]}
     assert hook_arguments(cfg) == {'burn_in': 2, 'by_epoch': False}

@@ -1,4 +1,4 @@
-"""Runs in child processes, which real signals stop."""
+"""Runs in child processes. Real signals stop them."""
 
 import gc
 import multiprocessing
@@ -10,14 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch._dynamo  # noqa: F401  which optimizers import: once here, not in every process
+import torch._dynamo  # noqa: F401  optimizers import it: once here, not in every process
 from mmengine.hooks import Hook
 
 from tests.helpers.tiny import train
 
 
 class Signal(Hook):
-    """Sends a signal at one point of training to this process, or to its group, which has the loader's workers."""
+    """Sends a signal at one point of training to this process or, with ``group``, also to the workers of its loader."""
 
     def __init__(self, number, stage, iteration, group=False):
         self.number, self.iteration, self.group = number, iteration, group
@@ -34,7 +34,7 @@ class Signal(Hook):
 
 
 class SmallFilesOnly(Hook):
-    """After the stage the kernel ends the process when it writes a file beyond 200,000 bytes."""
+    """After the stage, the kernel kills the process if it writes more than 200,000 bytes to a file."""
 
     priority = 'LOWEST'
 
@@ -47,14 +47,14 @@ class SmallFilesOnly(Hook):
 
 
 def start(work_dir, function, *args):
-    """Run a function in a child process that leads a group. It prints to ``work_dir/output.txt``."""
+    """Run a function in a child process with its own process group. Its output goes to ``work_dir/output.txt``."""
     child = multiprocessing.get_context('fork').Process(target=_quietly, args=(work_dir, function, *args))
     child.start()
     return child
 
 
 def _quietly(work_dir, function, *args):
-    gc.freeze()  # MMEngine collects garbage several times, and need not look at what pytest has loaded
+    gc.freeze()  # so that garbage collections skip the objects of pytest
     os.setsid()
     Path(work_dir).mkdir(parents=True, exist_ok=True)
     sys.stdout = sys.stderr = open(Path(work_dir, 'output.txt'), 'a', buffering=1)

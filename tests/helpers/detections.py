@@ -14,7 +14,7 @@ SQUARE = np.array([[0, 0, 10, 10]], float)
 
 @st.composite
 def images(draw, distinct=False):
-    """Images whose boxes compete: few places, few scores unless ``distinct``, one class more often than others.
+    """Images with many overlapping boxes and one frequent class. Scores repeat unless ``distinct``.
 
     An image is a pair of ``Detections`` and ``Truth``.
     """

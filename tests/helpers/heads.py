@@ -117,7 +117,7 @@ def in_boxes(points, boxes):
 
 
 def assert_near(found, expected, tolerance=2e-5):
-    """Equal up to ``tolerance`` times the largest value. None if None is expected."""
+    """Check that the values differ by at most ``tolerance`` times the largest value. None equals only None."""
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         if value is None or found[name] is None:

@@ -11,7 +11,7 @@ from mmyolo_bgpenalty.models.bg_penalty_head import picture_frame
 from mmyolo_bgpenalty.utils.geometry import priors_on_image
 
 PAD = 114
-AFFINE = {  # small, so that every square stays in the picture
+AFFINE = {  # small changes: every square stays in the picture
     'max_rotate_degree': 8.0,
     'max_shear_degree': 3.0,
     'max_translate_ratio': 0.05,

@@ -23,7 +23,7 @@ mmengine.config.config.FormatCode = lambda text, **kwargs: (text, False)
 
 
 def digest(module) -> str:
-    """A hash of the state. It depends on every bit."""
+    """Hash every bit of the state."""
     found = hashlib.sha256()
     for name, value in module.state_dict().items():
         found.update(name.encode() + value.contiguous().numpy().tobytes())

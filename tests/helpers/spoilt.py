@@ -35,7 +35,7 @@ def pair(root, **kwargs):
 
 
 def spoil(root):
-    """Break all labeled images but the last, each in a different way, and two unlabeled ones. Return their names."""
+    """Break two unlabeled images and all labeled images except the last. Return the names of the broken images."""
     images = root / 'images'
     picture = cv2.imread(str(images / 'labeled_000.png'))
     (images / 'labeled_000.png').write_bytes(b'')

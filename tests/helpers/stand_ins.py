@@ -1,4 +1,4 @@
-"""Models that only have a head, and a runner without a loop. They test the numbers of a hook."""
+"""Models that only have a head, and a runner without a loop, for tests of single hooks."""
 
 from types import SimpleNamespace
 

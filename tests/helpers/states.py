@@ -1,4 +1,4 @@
-"""States that are nested dicts and lists of tensors."""
+"""Comparison of states: nested dicts and lists of tensors."""
 
 import numpy as np
 import torch

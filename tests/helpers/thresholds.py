@@ -1,4 +1,4 @@
-"""Boxes of a teacher, and a module with thresholds by class frequency."""
+"""Random scores and labels of a teacher, and a ClassFrequency module."""
 
 import numpy as np
 import torch

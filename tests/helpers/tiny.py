@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / 'configs'
-SEMI = 'yolov8_semi_bgpenalty_published.py'  # without the further options of the shipped recipe
+SEMI = 'yolov8_semi_bgpenalty_published.py'  # only the published method
 SUPERVISED = 'yolov8_bgpenalty.py'
 CLASSES = ('square', 'disc', 'bar')
 SIZE = (80, 64)  # width, height
@@ -116,7 +116,7 @@ def train(cfg: Config, *hooks: Hook) -> Runner:
 
 
 def shrink(node) -> None:
-    """Give all resizes and mosaics in ``node`` the size of the tiny set, and affine transforms the border for it."""
+    """Set the input size of all resizes and mosaics in ``node``, and the border of all affine transforms."""
     for child in node.values() if isinstance(node, dict) else node:
         if isinstance(child, (dict, list)):
             shrink(child)

@@ -23,7 +23,7 @@ from tests.helpers.states import assert_equal
 from tests.helpers.tiny import SEMI, SUPERVISED, load
 
 BATCHES = 5  # an epoch has 10 unlabeled images, 2 in a batch
-EPOCHS = 3  # burn-in, warm-up, and one at full weight
+EPOCHS = 3  # one of burn-in, one of warm-up, one at full λ
 TIMES = ('time', 'data_time')
 
 
@@ -64,7 +64,7 @@ def seen(work_dir):
 
 
 def logged(work_dir):
-    """Place -> rows of the logs of a run, without times, as text, in which nan equals nan."""
+    """Map (kind, number) to the log rows there, without times. Rows are text, so that NaN equals NaN."""
     found = {}
     for file in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
         for row in map(json.loads, file.read_text().splitlines()):
@@ -96,7 +96,7 @@ def assert_same_run(found, whole, batches, position=True):
         for name in [name for name in content['message_hub']['log_scalars'] if name.endswith(TIMES)]:
             del content['message_hub']['log_scalars'][name]
         content['meta'] = {key: content['meta'][key] for key in ('epoch', 'iter', 'seed')}
-        if not position:  # one was saved at the end of an epoch, the other one at the beginning of the next epoch
+        if not position:  # an epoch ended in one run, and began in the other
             del content['meta']['epoch'], content['resume']['batch'], content['resume']['validated']
         infos = content['message_hub']['runtime_info']
         content['message_hub']['runtime_info'] = {key: infos[key] for key in ('epoch', 'iter', 'best_score')}
@@ -120,7 +120,7 @@ def semi(data, work_dir, **changes):
         default_hooks__quality__interval=7,
         default_hooks__collapse__window=3,
         default_hooks__collapse__band=(0.0, 1e-3),
-        # All boxes of an early teacher count, so that there is something to learn.
+        # All boxes of the untrained teacher are pseudo-labels. Otherwise there would be none.
         model__semi_train_cfg__pseudo_test_cfg__score_thr=0.0,
         model__semi_train_cfg__pseudo_test_cfg__max_per_img=3,
     )
@@ -279,13 +279,13 @@ def test_an_epoch_that_begins_anew_is_named(data, tmp_path):
 
 
 def in_two_processes(cfg, *hooks):
-    """Return the exit codes of both. The second process has the hooks."""
+    """Train in two processes. Only the second has the hooks. Return both exit codes."""
     wrapper = dict(type='MMDistributedDataParallel', device_ids=None)
     cfg = resumed(cfg, resume=cfg.resume, launcher='pytorch', model__use_syncbn=False, model_wrapper_cfg=wrapper)
     store = Path(cfg.work_dir).parent / uuid.uuid4().hex
 
     def train(rank):
-        os.environ['LOCAL_RANK'] = str(rank)  # MMEngine by itself looks for a GPU
+        os.environ['LOCAL_RANK'] = str(rank)  # otherwise MMEngine looks for a GPU
         torch.distributed.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=2)
         child_runs.train(cfg, Recorder(), *(hooks if rank else ()))
 

@@ -146,7 +146,7 @@ def test_no_labeled_boxes_are_an_error(dataset, message):
         ValueError, match=f"Expected labeled images with boxes for type='ClassFrequency', but {message}"
     ):
         started(dataset, frequency())
-    # Others do not need the number of boxes.
+    # Other thresholds do not need the number of boxes.
     assert started(dataset, build_thresholds(dict(type='Mixture'), 3, 5, 0.4)) == started(dataset, None) == {}
 
 

@@ -84,7 +84,7 @@ def iterate(hook, runner, values):
 def test_the_band(boxes, expected, logged):
     runner = fake_runner(Listed(OBJECTS), Listed(TRUE))
     hook = CollapseMonitorHook(band=(0.25, 3.0), window=4)
-    # In burn-in, and while the weight of the unlabeled images rises, nothing counts.
+    # The hook counts nothing during burn-in and while the weight of the unlabeled images rises.
     iterate(hook, runner, [50.0] * 8)
     runner.model.pseudo_labels, runner.model.unsup_ramp = [weak_view(0, [])], 0.9
     iterate(hook, runner, [50.0] * 8)
@@ -124,7 +124,7 @@ def test_boxes_are_read_at_the_end_of_the_window():
 def warned_by_a_rank(rank):
     runner, hook = fake_runner(Listed([TRUE[0]]), Listed(TRUE), name=f'rank {rank}'), CollapseMonitorHook(window=1)
     runner.model.pseudo_labels = [weak_view(0, [])]
-    # Expected are up to 6 pseudo-boxes. There are 4 and 14. Their mean of 9 is too many, so both processes warn.
+    # At most 6 pseudo-boxes are expected. The processes have 4 and 14. The mean is 9, so both warn.
     iterate(hook, runner, [14.0 if rank else 4.0])
     return hook._warned
 

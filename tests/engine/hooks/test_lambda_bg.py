@@ -16,7 +16,7 @@ from tests.helpers.stand_ins import Model, Semi, plain_model, runner
 @pytest.mark.parametrize('arguments, progress, expected', GOLDEN)
 @pytest.mark.parametrize('loop', ['epoch', 'iter', 'by_iteration'])
 def test_hook_follows_the_golden_table(arguments, progress, expected, loop):
-    """A fresh hook at any iteration. By iterations, one of them is a thousandth of an epoch."""
+    """A new hook sets the right λ at any iteration, as after a resume. An epoch has 1000 iterations."""
     batches, by_epoch = 1000, loop != 'by_iteration'
     if not by_epoch:
         arguments = {**arguments, 'burn_in': arguments['burn_in'] * batches, 'warmup': arguments['warmup'] * batches}
@@ -89,7 +89,7 @@ def test_statistics_are_logged_when_the_logger_prints():
     for batch_idx in range(6):
         hook.after_train_iter(run, batch_idx)
         when.append(len(asked))
-    # The fourth batch, and the epoch's last one.
+    # After the fourth and the last batch of the epoch.
     assert when == [0, 0, 0, 1, 1, 2]
     assert run.message_hub.get_scalar('train/loss/bg_penalty_mean').mean(10) == 0.25
     assert run.message_hub.get_scalar('train/loss/bg_penalty_max').current() == 0.5
@@ -97,7 +97,7 @@ def test_statistics_are_logged_when_the_logger_prints():
 
 @pytest.mark.parametrize('by_epoch', [True, False])
 def test_the_end_of_each_epoch_is_logged(by_epoch):
-    """The schedule's epochs, from 0, in either train loop: burn-in 5 and warm-up 5 reach a fifth at the end of 5."""
+    """Epochs count from 0. Burn-in is epochs 0 to 4, warm-up 5 to 9, so λ is 0.2 at the end of epoch 5."""
     scale = 1 if by_epoch else 4
     hook = LambdaBgSchedulerHook(burn_in=5 * scale, warmup=5 * scale, by_epoch=by_epoch)
     model = plain_model()

@@ -42,7 +42,7 @@ def test_the_last_epochs_pipeline_follows_the_length_of_training(share, epochs, 
 
 
 def test_single_images_are_what_is_left_without_mixing():
-    """Of several candidates without mosaic the probabilities keep their ratios, whatever the mosaic's was."""
+    """If several candidates without mosaic are left, the ratios of their probabilities do not change."""
     kept = single_images(Compose([choice([MOSAIC], [RESIZE]), MIXUP, dict(type='LoadImageFromFile')]).transforms)
     assert types(kept) == ['Compose', 'LoadImageFromFile'] and types(kept[0].transforms) == ['RecordedLetterResize']
     flip = dict(type='mmdet.RandomFlip', prob=1.0)
@@ -57,7 +57,7 @@ def test_single_images_are_what_is_left_without_mixing():
             single_images(Compose(mixed).transforms)
 
 
-ITERATIONS = IterBasedTrainLoop.__new__(IterBasedTrainLoop)  # of which MMEngine says that it has one epoch
+ITERATIONS = IterBasedTrainLoop.__new__(IterBasedTrainLoop)  # MMEngine reports one epoch for it
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ ITERATIONS = IterBasedTrainLoop.__new__(IterBasedTrainLoop)  # of which MMEngine
         ([MOSAIC, RESIZE], None, 'without a `switch_pipeline`: .*Mosaic'),
         ([RESIZE, MIXUP], ITERATIONS, 'IterBasedTrainLoop has no epochs'),
         (None, None, 'a SimpleNamespace has no pipeline'),
-        ([RESIZE], ITERATIONS, None),  # it mixes nothing
+        ([RESIZE], ITERATIONS, None),  # the pipeline mixes no images
     ],
 )
 def test_a_pipeline_that_stays_to_the_end_and_why(monkeypatch, pipeline, loop, why):

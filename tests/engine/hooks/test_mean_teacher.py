@@ -76,7 +76,7 @@ def test_tensors_that_another_hook_replaced_are_averaged_from_the_next_epoch_on(
         (dict(momentum=0.25, momentum_warmup=5, average_in_burn_in=True), 0, 1),
         (dict(momentum=0.25, momentum_warmup=5, average_in_burn_in=True), 5, ema_momentum(5, 0.25, 5)),
         (dict(momentum=0.25, momentum_warmup=5), 25, ema_momentum(5, 0.25, 5)),
-        # The epochs before had 10 batches, the resumed run has another number.
+        # The earlier epochs had 10 batches. The resumed run has another number of batches.
         (dict(momentum=0.25, batches=20), 20, 0.25),
         (dict(momentum=0.25, batches=20, momentum_warmup=5), 20, 1),
         (dict(momentum=0.25, batches=5), 10, 1),
@@ -85,7 +85,7 @@ def test_tensors_that_another_hook_replaced_are_averaged_from_the_next_epoch_on(
     ],
 )
 def test_the_students_share_by_iteration(arguments, iteration, expected):
-    """A run that starts at an iteration > 0 is a resumed one. Buffers are averaged, too."""
+    """A run that starts at an iteration > 0 is a resumed run. Buffers are averaged like parameters."""
     assert share_of_the_student(iteration, **arguments) == pytest.approx(expected)
 
 

@@ -1,4 +1,4 @@
-"""Iterations that are not finite are skipped without a trace. In real runs: see test_nonfinite_runs.py."""
+"""A skipped iteration changes no state. test_nonfinite_runs.py tests the hook in real runs."""
 
 import copy
 import math
@@ -57,7 +57,7 @@ def small_run(work_dir, kind=OptimWrapper, max_skips=10, fused=False, distribute
 
 
 def iterate(runner, hook, loss=1.0, **losses):
-    """An iteration of a train loop, with ``loss_a`` larger by ``loss``."""
+    """Run an iteration of a train loop. The model has ``losses``, or only ``loss_a`` = ``loss``."""
     hook.before_train_iter(runner, 0, None)
     unwrapped(runner.model).losses = losses or dict(loss_a=loss)
     outputs = runner.model()
@@ -95,7 +95,7 @@ def test_which_loss(losses, error, early, tmp_path, logged):
         with pytest.raises(FloatingPointError, match=error):
             iterate(runner, hook, **losses)
         assert [level for _, level in logged] == [40]
-    # Nothing is tested in validation or after training, and nothing but losses.
+    # The hook checks only losses, and only during training.
     runner.model.eval()
     runner.model()
     runner.model.train()
@@ -112,7 +112,7 @@ def test_which_loss(losses, error, early, tmp_path, logged):
     [
         (math.nan, None, '1 of 2 gradients are NaN or infinite, the first of linear.bias.'),
         (math.nan, dict(max_norm=1.0), '2 of 2 gradients are NaN or infinite.'),  # clipping divides by a norm of NaN
-        (1e30, None, None),  # finite, though the sum of the squares is not
+        (1e30, None, None),  # finite, but the sum of the squares is infinite
     ],
 )
 def test_gradients_that_are_not_finite_are_skipped(factor, clip_grad, fault, tmp_path, logged):
@@ -249,7 +249,7 @@ def test_a_scaler_of_the_users_own_is_left_alone(tmp_path):
 
 
 def rank_with_a_broken_batch(rank):
-    """Its process only: loss_a, or the gradient."""
+    """Run one of two processes. In some iterations only one of them has a loss that is NaN or infinite."""
     lines = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nonfinite_guard, 'print_log', lambda text, **kwargs: lines.append(text))

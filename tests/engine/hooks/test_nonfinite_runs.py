@@ -36,7 +36,7 @@ def state(runner):
 
 
 class StateBefore(Hook):
-    """Keeps the state before the latest iteration, and the iterations that changed at most the teacher."""
+    """Keeps the state before the latest iteration. Lists the iterations that changed nothing outside the teacher."""
 
     priority = 'VERY_HIGH'
 
@@ -57,7 +57,7 @@ def log_of(runner):
 
 
 def stopped(cfg, error, *hooks):
-    """Train until the run stops. Return its message. The state must be that before the iteration."""
+    """Train until the run stops. Check that the last iteration changed no state. Return the error message."""
     runner, before = Runner.from_cfg(cfg), StateBefore()
     for hook in (*hooks, before):
         runner.register_hook(hook)

@@ -90,7 +90,7 @@ class Head(nn.Module):
     lambda_bg = 0.25
 
     def background_predictions(self, image, number):
-        """Three times the same box, with scores of 0.9, 0.8 and 0.7, and two other boxes, with 0.3 and 0.01."""
+        """Return one box three times, with scores 0.9, 0.8 and 0.7, and two other boxes, with 0.3 and 0.01."""
         boxes = torch.tensor([[0.0, 0, 10, 10]] * 3 + [[20.0, 20, 30, 30], [40, 40, 50, 50]]) + image
         return dict(scores=torch.tensor([0.9, 0.8, 0.7, 0.3, 0.01])[:number], bboxes=boxes[:number])
 
@@ -130,7 +130,7 @@ def test_what_is_drawn(runner, monkeypatch):
             np.testing.assert_array_equal(view.image, (inputs[i] * 255).round().byte().permute(1, 2, 0).numpy())
             assert view.labels == [([5.0] * 4, 'a 0.75'), ([5.0] * 4, '1 0.75')][:i]
         assert not weak.ignored.any() and len(weak.background) == 0 and not strong.ignored.any()
-        # The best of those that overlap, and none below 0.05.
+        # Of overlapping boxes only the best is drawn. Boxes with scores below 0.05 are not drawn.
         assert strong.background == [([i, i, i + 10, i + 10], '0.90'), ([i + 20, i + 20, i + 30, i + 30], '0.30')]
     assert runner.model.module.latest is None and not runner.logger.warning.called
 
@@ -178,7 +178,7 @@ def test_bad_arguments_are_refused(arguments, message):
 
 
 def test_a_run_with_pictures_equals_one_without(tmp_path):
-    """All states are equal to the bit. The pictures are in the log folder and in TensorBoard."""
+    """All states are bitwise equal. The pictures are in the log folder and in TensorBoard."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # slow
 
     data, ends = make_set(tmp_path), []

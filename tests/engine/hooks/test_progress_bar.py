@@ -21,7 +21,7 @@ from mmyolo_bgpenalty.engine.hooks.progress_bar import ProgressBarHook
 from tests.helpers.tiny import ROOT, SEMI, load, make_set
 
 RICH = ('FORCE_COLOR', 'NO_COLOR', 'TTY_COMPATIBLE', 'TTY_INTERACTIVE', 'LINES')  # variables that rich reads
-ENVIRONMENT = dict(TERM='xterm-256color', COLUMNS='500')  # so wide that no line wraps
+ENVIRONMENT = dict(TERM='xterm-256color', COLUMNS='500')  # wide, so that no line wraps
 
 
 def screen(text: str):

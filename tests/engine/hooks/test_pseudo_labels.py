@@ -1,4 +1,4 @@
-"""Quality of the pseudo-labels, in a real run and by hand."""
+"""Quality of the pseudo-labels, in a real run and against values computed by hand."""
 
 import json
 from pathlib import Path
@@ -107,7 +107,7 @@ def test_quality_by_hand_and_over_the_interval():
 @pytest.mark.parametrize(
     'shift, found, expected',
     [
-        # 0.5 pixels or 1 pixel of the first true box are in the view, and all of the second. The third is a crowd.
+        # Of the first true box, 0.5 or 1 pixel is in the view. The second is fully in it. The third is a crowd.
         (-29.5, (10.5, 10, 30.5, 30, 0.9, 1), [1.0, 1.0]),
         (-29, (11, 10, 31, 30, 0.9, 1), [1.0, 1 / 2]),
         (-29, (0, 10, 1, 30, 0.9, 0), [1.0, 1 / 2]),
@@ -125,7 +125,7 @@ def test_boxes_are_read_at_the_interval_or_for_a_checkpoint():
     runner = fake_runner(Listed([[]]), Listed(TRUE))
     hook, view = PseudoLabelQualityHook(interval=10), weak_view(0, FOUND)
     kept = view.gt_instances
-    view.gt_instances = kept.to('meta')  # whose values cannot be read
+    view.gt_instances = kept.to('meta')  # its values cannot be read
     assert quality(runner, [view], hook) == [None, None]
     view.gt_instances, saved = kept, {}
     hook.before_save_checkpoint(runner, saved)
