@@ -164,7 +164,7 @@ def test_wrong_and_missing_versions_are_named(name, found, wanted, monkeypatch):
         ({'mmengine': None, 'mmcv': '2.2.0'}, '.* mmengine is not installed; mmcv .* and mmcv 2.2.0 is installed. See'),
     ],
 )
-def test_the_fork_over_the_original_is_told(found, faults, monkeypatch):
+def test_the_fork_installed_over_the_original_is_an_error(found, faults, monkeypatch):
     versions(monkeypatch, **found)
     with pytest.raises(ImportError, match=f'cannot work here: {faults}'):
         compat.check_versions()
@@ -199,7 +199,7 @@ def test_without_the_fork_mmyolo_is_left_to_its_assertions(beside_the_fork, monk
     assert 'mmyolo' not in sys.modules
 
 
-def test_mmcv_without_operators_is_told(monkeypatch):
+def test_mmcv_without_operators_is_an_error(monkeypatch):
     def broken(name):
         raise ImportError('libtorch.so: undefined symbol')
 

@@ -61,7 +61,7 @@ def test_a_good_checkpoint_is_fine(good, model, tmp_path):
 
 
 @pytest.mark.parametrize('part', ['student', 'teacher'])
-def test_an_evaluation_needs_every_parameter_and_a_start_one(part, good, model, tmp_path):
+def test_evaluation_needs_every_parameter_and_load_from_needs_one(part, good, model, tmp_path):
     state = {**good['state_dict'], HEAD.replace('student', part): torch.zeros(80, 16, 1, 1)}
     file = saved(tmp_path / 'other.pth', dict(good, state_dict=state))
     check_loadable(file, model)
@@ -241,7 +241,7 @@ def test_the_previous_checkpoint_is_taken_if_the_latest_is_broken(tmp_path, monk
     assert left_to_resume(tmp_path / 'run', broken=broken, **arguments) == ('epoch_1', [])
 
 
-def test_a_run_stops_where_no_checkpoint_can_be_taken(tmp_path):
+def test_a_run_stops_if_all_checkpoints_are_broken(tmp_path):
     with pytest.raises(CheckpointError, match='to resume from, but got: .*epoch_10.pth: .*; .*epoch_1.pth: cannot be'):
         left_to_resume(tmp_path, broken=NAMES)
 

@@ -36,7 +36,7 @@ def watch(tmp_path_factory):
     return watch
 
 
-def test_the_penalty_is_on_labeled_images_alone_after_burn_in(watch):
+def test_after_burn_in_only_labeled_images_have_the_penalty(watch):
     burn_in = [row for row in watch.rows if row['progress'] < 1]
     later = [row for row in watch.rows if row['progress'] >= 1]
     assert burn_in and all(row['lambda_bg'] == row['sup_loss_bg'] == 0 for row in burn_in)

@@ -108,7 +108,7 @@ def test_lambda_and_ramp_follow_the_plan(run):
         assert row['ramp'] == pytest.approx(min(1, max(0, progress - 1)), abs=1e-12)
 
 
-def test_burn_in_is_the_students_alone(run):
+def test_only_the_student_runs_during_burn_in(run):
     for row in run[1].rows[:BATCHES]:
         assert row['teacher_runs'] == 0 and row['unlabeled'] == [] and len(row['labeled']) == 2
         assert not any(name.startswith('unsup_loss') for name in row['outputs'])

@@ -264,7 +264,7 @@ def test_accumulated_gradients_are_not_lost(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_epoch_that_begins_anew_is_named(data, tmp_path):
+def test_a_repeated_epoch_is_logged(data, tmp_path):
     cfg = supervised(data, tmp_path / 'stopped', train_cfg__max_epochs=1)
     assert run(cfg, Signal(signal.SIGTERM, 'before_train_iter', 0)) == 128 + signal.SIGTERM
     for name, changes, why, batches in (

@@ -155,7 +155,7 @@ def test_a_resumed_run_continues_with_the_counts():
         ([(math.nan, 0.3)] * 9, 0),
     ],
 )
-def test_a_teacher_that_stays_behind(pairs, warnings, logged):
+def test_a_teacher_worse_than_the_student(pairs, warnings, logged):
     hook = CollapseMonitorHook()
     for teacher, student in pairs:
         metrics = {'teacher/coco/bbox_mAP_50': teacher, 'student/coco/bbox_mAP_50': student}

@@ -32,7 +32,7 @@ def test_hook_follows_the_golden_table(arguments, progress, expected, loop):
     assert run.message_hub.get_scalar('train/semi/lambda_bg').current() == run.model.bbox_head.lambda_bg
 
 
-def test_the_hook_sets_the_head_of_the_student_alone():
+def test_the_hook_sets_lambda_in_the_student_only():
     hook, run = LambdaBgSchedulerHook(burn_in=0, warmup=0), runner(Semi())
     student, teacher = run.model.student.bbox_head, run.model.teacher.bbox_head
     student.lambda_bg = teacher.lambda_bg = 0.25

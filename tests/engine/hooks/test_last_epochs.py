@@ -41,7 +41,7 @@ def test_the_last_epochs_pipeline_follows_the_length_of_training(share, epochs, 
     assert found == first * [['RecordedLetterResize', 'RecordedMixUp']] + (epochs - first) * [last]
 
 
-def test_single_images_are_what_is_left_without_mixing():
+def test_single_images_removes_the_mixing_transforms():
     """If several candidates without mosaic are left, the ratios of their probabilities do not change."""
     kept = single_images(Compose([choice([MOSAIC], [RESIZE]), MIXUP, dict(type='LoadImageFromFile')]).transforms)
     assert types(kept) == ['Compose', 'LoadImageFromFile'] and types(kept[0].transforms) == ['RecordedLetterResize']
@@ -69,7 +69,7 @@ ITERATIONS = IterBasedTrainLoop.__new__(IterBasedTrainLoop)  # MMEngine reports 
         ([RESIZE], ITERATIONS, None),  # the pipeline mixes no images
     ],
 )
-def test_a_pipeline_that_stays_to_the_end_and_why(monkeypatch, pipeline, loop, why):
+def test_a_pipeline_that_does_not_change_is_logged_with_the_reason(monkeypatch, pipeline, loop, why):
     said = []
     monkeypatch.setattr('mmyolo_bgpenalty.engine.hooks.last_epochs.print_log', lambda text, **kwargs: said.append(text))
     hook = LastEpochsPipelineHook(share=1)

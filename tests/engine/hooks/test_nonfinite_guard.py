@@ -95,7 +95,7 @@ def test_which_loss(losses, error, early, tmp_path, logged):
         with pytest.raises(FloatingPointError, match=error):
             iterate(runner, hook, **losses)
         assert [level for _, level in logged] == [40]
-    # The hook checks only losses, and only during training.
+    # Losses are checked only during training. Other outputs are never checked.
     runner.model.eval()
     runner.model()
     runner.model.train()
@@ -228,7 +228,7 @@ def test_overflows_that_grad_scaler_skips_are_counted(tmp_path, fused, logged):
 
 
 @pytest.mark.parametrize('fused', [False, True])
-def test_overflows_without_end_stop(tmp_path, fused, logged):
+def test_endless_overflows_stop_the_run(tmp_path, fused, logged):
     runner, hook = small_run(tmp_path, CpuAmpOptimWrapper, fused=fused, dtype='float16')
     before = copy.deepcopy([*runner.model.parameters()])
     spoil(runner, math.inf)
@@ -238,7 +238,7 @@ def test_overflows_without_end_stop(tmp_path, fused, logged):
     assert same([*runner.model.parameters()], before)
 
 
-def test_a_scaler_of_the_users_own_is_left_alone(tmp_path):
+def test_a_custom_scaler_still_skips_overflows(tmp_path):
     runner, _ = small_run(tmp_path, fused=True)
     before = copy.deepcopy([*runner.model.parameters()])
     scaler = torch.amp.GradScaler('cpu')

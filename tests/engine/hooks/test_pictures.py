@@ -148,7 +148,7 @@ def test_views_are_kept_in_the_iterations_that_draw(runner, monkeypatch):
     assert kept(1) == [False] * 4
 
 
-def test_other_models_are_left_alone(runner):
+def test_other_models_are_not_changed(runner):
     runner.model, hook = nn.Linear(1, 1), PseudoLabelPicturesHook(interval=1)
     hook.before_train_iter(runner, 0)
     hook.after_train_iter(runner, 0)

@@ -136,7 +136,7 @@ def test_epoch_and_mode_and_number_of_iterations_of_a_resumed_run(ramp, mode):
     assert rows[0].startswith(f'epoch 2  {mode} ') and rows[1] == 'loss 11.5  lambda_bg 0.25'
 
 
-def test_four_drawings_a_second_and_no_wait_in_between(monkeypatch):
+def test_the_bar_is_drawn_four_times_a_second_and_reads_no_tensor_in_between(monkeypatch):
     with on_terminal() as terminal:
         clock = SimpleNamespace(now=100.0)
         monkeypatch.setattr(progress, 'time', SimpleNamespace(monotonic=lambda: clock.now))

@@ -148,7 +148,7 @@ def test_boxes_are_read_at_the_interval_or_for_a_checkpoint():
         ),
     ],
 )
-def test_quality_without_true_boxes_is_said_once(datasets, reason, logged):
+def test_missing_true_boxes_are_logged_once(datasets, reason, logged):
     runner = fake_runner(*datasets, name='test_monitors_off')
     hook = PseudoLabelQualityHook(interval=1)
     assert quality(runner, [weak_view(0, FOUND)], hook) == [None, None]
