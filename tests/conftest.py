@@ -10,7 +10,7 @@ import pytest
 import torch
 from yapf.yapflib import yapf_api
 
-import mmyolo_bgpenalty  # before MMYOLO, which by itself refuses the fork's MMCV
+import mmyolo_bgpenalty  # first: MMYOLO alone refuses the MMCV of the fork
 
 # isort: split
 from mmyolo.utils import register_all_modules

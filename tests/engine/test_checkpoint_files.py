@@ -246,5 +246,5 @@ def test_a_run_stops_if_all_checkpoints_are_broken(tmp_path):
         left_to_resume(tmp_path, broken=NAMES)
 
 
-def test_a_run_without_checkpoints_begins(tmp_path):
+def test_resume_without_checkpoints_starts_a_new_run(tmp_path):
     assert left_to_resume(tmp_path, names=()) == (None, [])

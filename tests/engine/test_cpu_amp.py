@@ -56,7 +56,7 @@ def test_student_and_teacher_compute_in_bf16_and_keep_fp32(data, tmp_path):
         ('cuda', dict(dtype='bfloat16'), dict(type='AmpOptimWrapper', loss_scale='dynamic', dtype='bfloat16')),
     ],
 )
-def test_amp_takes_bf16_on_a_cpu_and_leaves_gpus_what_they_had(device, given, expected, monkeypatch):
+def test_amp_is_bf16_on_a_cpu_and_unchanged_on_a_gpu(device, given, expected, monkeypatch):
     monkeypatch.setattr(train, 'get_device', lambda: device)
     wrapper = ConfigDict(type='OptimWrapper', clip_grad=dict(max_norm=10), **given)
     train.use_amp(wrapper)

@@ -191,7 +191,7 @@ def test_a_compiled_model_trains_the_same(cfg, run, tmp_path):
     assert states(runner)['model'].keys() == states(run[0])['model'].keys()
 
 
-def test_a_run_may_share_another_ones_burn_in(cfg, run, tmp_path):
+def test_runs_with_different_penalties_can_share_a_burn_in(cfg, run, tmp_path):
     """The settings of the penalty have no effect during burn-in. The ablation needs this."""
     _, other = train(cfg, work_dir=str(tmp_path / 'a'), lambda_bg=0.0, use_focal_bg=True)
     assert float(other.rows[-1]['outputs']['loss']) != float(run[1].rows[-1]['outputs']['loss'])
@@ -244,7 +244,7 @@ def supervised(data, tmp_path_factory):
     return tiny.train(cfg)
 
 
-def test_head_and_hook_serve_without_a_teacher(supervised):
+def test_head_and_hook_work_without_a_teacher(supervised):
     assert supervised.model.bbox_head.lambda_bg == 1.0
     scalars = [json.loads(row) for row in (Path(supervised.log_dir) / 'vis_data/scalars.json').read_text().splitlines()]
     assert all(row['loss_bg'] > 0 for row in scalars if 'loss' in row)

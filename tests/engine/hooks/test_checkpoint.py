@@ -135,7 +135,7 @@ def whole(data, tmp_path_factory):
     return cfg.work_dir
 
 
-def test_what_is_compared_tells_runs_apart(whole):
+def test_the_compared_values_differ_between_iterations(whole):
     rows = seen(whole)
     assert [round(row['lambda_bg'], 9) for row in rows] == [0.0] * 6 + [0.2, 0.4, 0.6, 0.8] + [1.0] * 5
     assert len({row['loss'] for row in rows}) == len({tuple(row['drawn']) for row in rows}) == EPOCHS * BATCHES

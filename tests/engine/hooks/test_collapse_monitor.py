@@ -19,7 +19,7 @@ from tests.helpers.tiny import SEMI, load, make_set
 
 @METRICS.register_module()
 class StudentAheadMetric(BaseMetric):
-    """0.1 for the teacher and 0.5 for the student. Validation evaluates them in turn."""
+    """0.1 for the teacher, then 0.5 for the student. Validation evaluates the teacher first."""
 
     default_prefix = 'coco'
     calls = 0

@@ -86,7 +86,7 @@ def spoil(runner, factor):
     ],
 )
 @pytest.mark.parametrize('early', [False, True])
-def test_which_loss(losses, error, early, tmp_path, logged):
+def test_the_error_names_the_loss(losses, error, early, tmp_path, logged):
     runner, hook = small_run(tmp_path, max_skips=0, accumulative_counts=2 if early else 1)
     if error is None:
         iterate(runner, hook, **losses)
@@ -129,7 +129,7 @@ def test_gradients_that_are_not_finite_are_skipped(factor, clip_grad, fault, tmp
     assert not same(weights(runner), before)
 
 
-def test_a_skipped_step_moves_nothing_not_even_by_weight_decay(tmp_path, logged):
+def test_a_skipped_step_applies_no_weight_decay(tmp_path, logged):
     runner, hook = small_run(tmp_path, max_skips=2)
     iterate(runner, hook)
     before = weights(runner)
