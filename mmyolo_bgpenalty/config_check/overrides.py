@@ -45,7 +45,7 @@ def similar(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
 
 
 def why_dead(cfg: Mapping, name: str) -> str:
-    """The reason why a top-level name changes nothing, and the names that may be meant."""
+    """The reason why a top-level name changes nothing, with suggestions for the right name."""
     paths = [path for path, _ in _entries(cfg, name)][:3]
     if name in cfg:
         hint = f'; override {" or ".join(paths)}' if paths else ''

@@ -34,7 +34,7 @@ def read_checkpoint(path: str) -> Any:
         CheckpointError: the file is broken, or holds an object that safe loading refuses.
         OSError: there is no such file or host.
     """
-    allow_checkpoint_types()  # again, since the fork of MMEngine forbids them after it has read a file
+    allow_checkpoint_types()  # again, since the fork of MMEngine forbids these types after it has read a file
     try:
         if '://' not in path:
             return load(os.path.expanduser(path), map_location='cpu')

@@ -27,9 +27,9 @@ class SemiTrainOptions:
     """Options of SemiYOLODetector in training.
 
     Args:
-        sup_weight: factor of all losses of labeled images, >= 0. ``unsup_weight``: of unlabeled images.
+        sup_weight: factor of all losses of labeled images, >= 0. ``unsup_weight``: the same for unlabeled images.
         sup_loss_weights: factors of single losses of labeled images, >= 0, e.g. ``dict(loss_bg=0.0)``. A factor for a
-            loss that the head does not have is ignored. ``unsup_loss_weights``: of unlabeled images.
+            loss that the head does not have is ignored. ``unsup_loss_weights``: the same for unlabeled images.
         pseudo_test_cfg: how predictions become pseudo-boxes. The entries replace those of ``PSEUDO_TEST_CFG``.
         min_pseudo_bbox_wh: minimum width and height of a pseudo-box in the strong view, in pixels.
         class_thresholds: the config for ``build_thresholds``. Its thresholds replace ``pseudo_test_cfg.score_thr``.

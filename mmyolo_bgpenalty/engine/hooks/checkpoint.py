@@ -54,7 +54,7 @@ class ResumableCheckpointHook(CheckpointHook):
         if self.file_client_args is None and self.backend_args is None and '://' not in str(self.out_dir or ''):
             self.backend_args = dict(backend='whole_files')
         self._batch, self._validated = 0, True
-        self._resumed: dict | None = None  # `resume` of the checkpoint
+        self._resumed: dict | None = None  # `resume` of the checkpoint that the run continues from
         self._position: dict | None = None  # `resume` of the checkpoint that is being written
         self._terminated = False
 

@@ -26,8 +26,8 @@ class LambdaBgSchedulerHook(Hook):
 
     Every iteration logs ``semi/lambda_bg``. When LoggerHook prints, ``loss/bg_penalty_mean`` and
     ``loss/bg_penalty_max`` (statistics of the head) are logged as well. Each pass over the train loader ends with two
-    lines in the log: ``Epoch 5: λ_bg=0.200``, the value at the end of the epoch, which counts from 0, and
-    ``BG Penalty Stats: mean=… max=… min=…`` of the last loss.
+    lines in the log. ``Epoch 5: λ_bg=0.200`` has the value at the end of the epoch. Epochs count from 0.
+    ``BG Penalty Stats: mean=… max=… min=…`` has the statistics of the last loss.
 
     Args:
         lambda_bg: maximum of λ, >= 0.

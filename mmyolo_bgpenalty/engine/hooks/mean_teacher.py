@@ -20,7 +20,7 @@ from mmyolo_bgpenalty.utils.distributed import unwrapped
 class BurnInMeanTeacherHook(MeanTeacherHook):
     """A MeanTeacherHook with burn-in. It also averages the buffers.
 
-    In burn-in the teacher is a copy of the student, or with ``average_in_burn_in`` its average, and does not run. After
+    In burn-in the teacher does not run. It is a copy of the student, or with ``average_in_burn_in`` its average. After
     burn-in every iteration ends with teacher = (1 − momentum) · teacher + momentum · student, and the weight of the
     unlabeled images, ``unsup_ramp`` of the detector, rises from 0 to 1. Burn-in is an argument of
     LambdaBgSchedulerHook. All values depend on progress only, so a resumed run is on schedule.

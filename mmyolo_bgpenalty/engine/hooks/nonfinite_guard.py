@@ -244,7 +244,7 @@ def _without_gradient(outputs: dict, model: nn.Module) -> dict:
 
 
 def _image_paths(batch) -> list[str]:
-    """Paths of the images of a batch, each once. MMYOLO's own fast collate function keeps none: []."""
+    """Paths of the images of a batch, each once. MMYOLO's own fast collate function keeps no paths."""
     if isinstance(batch, dict) and not isinstance(batch.get('img_path'), str):
         batch = list(batch.values())
     if isinstance(batch, (list, tuple)):
