@@ -42,7 +42,7 @@ class FirstPass(NamedTuple):
     lambda_bg: float | None  # λ in this pass, None without the penalty
     pseudo_boxes: int | None  # number of pseudo-boxes, None without a teacher
     gradients: dict[str, float]  # norm by part of the trained detector; `total` is the norm of all
-    not_finite: list[str]  # losses that are not finite, and parameters whose gradient is not finite
+    not_finite: list[str]  # logged values, and parameters with a gradient, that are not finite
     untouched: list[str]  # trained parameters without a gradient
     plan: list[PlanRow]  # λ and the ramp over the whole training
     unit: str  # unit of the plan, 'epoch' or 'iteration'

@@ -88,7 +88,7 @@ def in_users_code(error: BaseException | None) -> bool:
 
 
 def _line(error: Exception) -> str:
-    """The message in one line. If a library raised the error, the line also has the type and the place."""
+    """The message. If a library raised the error, the line has its type and place, too, except for an OSError."""
     message = str(error).strip() or type(error).__name__
     frame, number = list(traceback.walk_tb(error.__traceback__))[-1]
     if isinstance(error, OSError) or frame.f_globals.get('__name__', '').startswith('mmyolo_bgpenalty.'):

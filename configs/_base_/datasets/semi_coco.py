@@ -6,7 +6,7 @@ img_scale = (640, 640)
 ann_file = 'semi_anns/instances_train2017.1@10'
 val_ann_file = 'annotations/instances_val2017.json'
 
-# The pipelines of the solar set at this scale. Images are only flipped horizontally.
+# The pipelines of the solar set at this scale. Images are flipped horizontally, not vertically.
 resize = dict(_base_.resize, scale=img_scale)
 mosaic = dict(_base_.mosaic, img_scale=img_scale)
 middle = dict(_base_.affine, border=(-img_scale[0] // 2, -img_scale[1] // 2))

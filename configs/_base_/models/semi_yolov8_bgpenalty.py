@@ -20,10 +20,10 @@ model = dict(
         unsup_weight=1.0,
         unsup_loss_weights=dict(loss_bg=0.0),  # only labeled images show what is background
         channels_last=True,
-        # Each class has its own threshold. A box of the teacher above it is a pseudo-box. If labeled images have ten
-        # boxes of a class, as many unlabeled images have six pseudo-boxes of it.
+        # Each class has its own threshold. A box of the teacher above it is a pseudo-box. If some labeled images
+        # have ten boxes of a class, the same number of unlabeled images gets six pseudo-boxes.
         class_thresholds=dict(type='ClassFrequency', window=200),
-        # Boxes with a lower score, down to 0.02, are unsure. The student learns their score, but not their place.
+        # Boxes with a lower score, down to 0.02, are unsure. The student learns their score, but not their coordinates.
         unsure_thr=0.02,
         soft_unsure=True,
         teacher_flips=['horizontal'],

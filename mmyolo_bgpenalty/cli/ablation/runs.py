@@ -178,7 +178,8 @@ def _end_of_burn_in(cfg: Config) -> str | None:
 def estimate_seconds(runs: list[Run], jobs: int) -> float | None:
     """Seconds for the unfinished runs, if each of ``jobs`` parallel runs is as fast as a single one.
 
-    The estimate is the mean of the finished runs that were not interrupted. Without such a run it is None.
+    A run is expected to take the mean time of the uninterrupted finished runs of its kind: whole, or started after
+    burn-in. Without a run of its kind, the mean is over all of them. None without any of them.
     """
     taken = [(run.start_from is None, run.result['seconds']) for run in runs if run.result and run.result['seconds']]
     if not taken:

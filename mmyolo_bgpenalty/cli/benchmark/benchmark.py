@@ -29,7 +29,7 @@ TIMED = dict(loss=loss_pairs, assigner=assigner_pairs, step=step_pairs)
 
 
 class Row(NamedTuple):
-    """Medians of ``ours`` and ``theirs``, in ms or MiB. ``ratio`` is ours / theirs."""
+    """Median times of ``ours`` and ``theirs`` in ms, or their memory in MiB. ``ratio`` is ours / theirs."""
 
     case: str
     what: str

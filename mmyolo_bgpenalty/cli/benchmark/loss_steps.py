@@ -42,7 +42,7 @@ class LossStep:
 
 
 class UltralyticsLossStep(LossStep):
-    """The same with Ultralytics' v8DetectionLoss and the loss weights of YOLOv8.
+    """The loss step with Ultralytics' v8DetectionLoss and the loss weights of YOLOv8.
 
     Raises:
         ImportError: the package is not installed.

@@ -84,7 +84,7 @@ class Scene:
 
 
 def meta(shape: Shape, homography: np.ndarray | None = None) -> dict:
-    """Meta information of an image."""
+    """The meta of an image without padding, as PackDetInputs writes it."""
     size = (shape.height, shape.width)
     matrix = np.eye(3, dtype=np.float32) if homography is None else homography
     return dict(
