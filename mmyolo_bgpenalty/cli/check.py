@@ -16,7 +16,7 @@ from rich.text import Text
 from mmyolo_bgpenalty.cli.dry_run import FirstPass, dry_run
 from mmyolo_bgpenalty.cli.run import InputCheck, command, config_parser, in_users_code, read_config
 from mmyolo_bgpenalty.config_check.check import check_config
-from mmyolo_bgpenalty.config_check.findings import Finding
+from mmyolo_bgpenalty.config_check.findings import Finding, first_of
 
 COLOURS = dict(error='bold red', warning='yellow')
 
@@ -71,8 +71,7 @@ def show_pass(console: Console, first: FirstPass, loaded: bool) -> None:
     norms = ', '.join(f'{part} {norm:.4g}' for part, norm in first.gradients.items())
     console.print(Text(f'Gradient norm: {norms}'))
     if first.untouched:
-        names = ', '.join(first.untouched[:5])
-        console.print(Text(f'No gradient reaches {len(first.untouched)} parameters: {names}'))
+        console.print(Text(f'No gradient reaches {len(first.untouched)} parameters: {first_of(first.untouched)}'))
     if first.plan:
         table = Table('from', 'to', 'mode', 'λ_bg', 'unsup ramp', title=f'By {first.unit}', title_justify='left')
         for row in first.plan:

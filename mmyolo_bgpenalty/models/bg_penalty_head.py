@@ -72,12 +72,12 @@ class BgPenaltyYOLOv8Head(SparseYOLOv8Head):
             boxes = gt_instances_preprocess(inputs.batch_gt_instances, images)[..., 1:]
             background &= ~priors_inside(self.flatten_priors_train[:, :2], boxes)
         self.latest = LatestLoss(max_logits.detach(), background, [level.detach() for level in inputs.bbox_preds])
+        if self.lambda_bg == 0:  # the loss has no graph, so that 0 · NaN reaches no gradient
+            return {**losses, 'loss_bg': losses['loss_cls'].new_zeros(())}
         total, number = penalty_sum(max_logits, background, positives=score_sum, **options)
-        penalty = self.lambda_bg * total / number.clamp(min=1)
-        penalty = self._synced(dict(loss_bg=penalty), number)['loss_bg']
+        penalty = self._synced(dict(loss_bg=self.lambda_bg * total / number.clamp(min=1)), number)['loss_bg']
         scale = self.loss_cls.loss_weight * images * get_world_size()
-        # If λ is 0, the loss has no graph, so that 0 · NaN reaches no gradient.
-        return {**losses, 'loss_bg': penalty.new_zeros(()) if self.lambda_bg == 0 else scale * penalty}
+        return {**losses, 'loss_bg': scale * penalty}
 
     def _may_be_background(self, metas: list[dict], ignored) -> Tensor:
         """(B, N), bool: which priors lie neither in padding nor in an ignored box."""

@@ -236,10 +236,10 @@ class SparseYOLOv8Head(YOLOv8Head):
         scores, distances = (out.detach().float() for out in predicted)
         loss_cls, image, prior, weight = dense_distillation(logits, scores.sigmoid(), share, gamma)
         losses = dict(loss_cls=self.loss_cls.loss_weight * loss_cls)
-        normalizer = weight.sum().clamp(min=1)
+        weight_sum = weight.sum()
         boxes = self._decode(prior, distances[image, prior])
-        losses.update(self._box_losses(bbox_dist_preds, image, prior, boxes, weight, normalizer))
-        return self._synced(losses, weight.sum())
+        losses.update(self._box_losses(bbox_dist_preds, image, prior, boxes, weight, weight_sum.clamp(min=1)))
+        return self._synced(losses, weight_sum)
 
     def _decode(self, prior: Tensor, distances: Tensor) -> Tensor:
         """Boxes, (P, 4), xyxy in pixels, from ``distances``, (P, 4), in strides."""

@@ -21,6 +21,7 @@ from mmyolo_bgpenalty.utils.distributed import unwrapped
 
 MAX_PATHS = 16  # image paths in a message
 MIN_LOSS_SCALE = 2.0**-20  # GradScaler begins with 2**16
+READ_INTERVAL = 20  # iterations between two reads of a count on the device
 
 
 @HOOKS.register_module()
@@ -29,11 +30,12 @@ class NonFiniteGuardHook(Hook):
 
     All processes skip such an iteration. It changes neither the parameters nor the optimizer nor the buffers of the
     trained detector (batch normalization statistics). A warning names the losses or the gradient, and the images of the
-    batch. If ``max_skips`` iterations in a row were skipped, the next one stops the run before the optimizer's step. No
-    checkpoint of that iteration is written.
+    batch. After ``max_skips`` skipped iterations in a row, another such iteration stops the run before the optimizer's
+    step. No checkpoint of that iteration is written.
 
-    GradScaler itself skips updates whose fp16 gradients overflow. The hook counts them. It stops the run if they still
-    overflow at a loss scale below 2^-20.
+    GradScaler itself skips updates whose fp16 gradients overflow. The hook counts these updates. It stops the run if
+    gradients still overflow at a loss scale below 2^-20. A fused optimizer keeps the count on the device, where it is
+    read every 20 iterations, so that the host does not wait.
 
     ``skipped_iterations`` and ``amp_overflows`` are logged as soon as there are any. When training ends, a line has
     the totals, and the images that could not be read. A resumed run continues the counts of the main process.
@@ -49,8 +51,10 @@ class NonFiniteGuardHook(Hook):
     def __init__(self, max_skips: int = 10):
         self.max_skips = whole_number('max_skips', max_skips, least=0)
         self._skipped = self._in_a_row = self._overflows = 0
+        self._uncounted: int | Tensor = 0  # overflows that are not in `_overflows` yet
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        self._count_overflows()
         checkpoint['nonfinite_guard'] = dict(skipped=self._skipped, in_a_row=self._in_a_row, overflows=self._overflows)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -86,7 +90,6 @@ class NonFiniteGuardHook(Hook):
         self._batch = data_batch
         self._losses: list[dict[str, Tensor]] = []  # of each forward pass; to be tested before the step
         self._stepped = self._was_skipped = False
-        self._overflowed = False  # whether GradScaler has skipped the update of this iteration
 
     def _after_forward(self, model: BaseModel, args, outputs) -> dict | None:
         named = {name: value for name, value in outputs.items() if 'loss' in name} if isinstance(outputs, dict) else {}
@@ -111,8 +114,8 @@ class NonFiniteGuardHook(Hook):
 
     def _may_step(self, optimizer: Optimizer) -> bool:
         found_inf = getattr(optimizer, 'found_inf', None)
-        if found_inf is not None:  # a fused optimizer skips the step itself
-            self._overflowed = bool(found_inf)
+        if found_inf is not None:  # a fused optimizer skips the step itself, so the count stays on the device
+            self._uncounted = self._uncounted + found_inf
         if found_inf is not None or self._scaler is not None:
             return True
         losses, self._losses = self._losses, []
@@ -168,7 +171,9 @@ class NonFiniteGuardHook(Hook):
         lines = [f'Stopped in {self._place()} before the optimizer changed a weight: {what}{after}.{batch}']
         weights = [name for name, p in unwrapped(self._runner.model).named_parameters() if not p.isfinite().all()]
         if weights:
-            lines.append(f'{len(weights)} weights were not finite before, the first {weights[0]}: see `load_from`.')
+            lines.append(
+                f'{len(weights)} weights were not finite before, the first is {weights[0]}: check `load_from`.'
+            )
         penalty = self._runner.message_hub.log_scalars.get('train/semi/lambda_bg')
         if penalty is not None:
             lines.append(f'λ_bg was {penalty.current():.4g}.')
@@ -185,7 +190,11 @@ class NonFiniteGuardHook(Hook):
         raise FloatingPointError(message)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        self._count_overflows(runner)
+        if self._scaler is not None and runner.optim_wrapper.should_update() and not self._stepped:
+            self._uncounted += 1
+            self._stepped = True
+        if not isinstance(self._uncounted, Tensor) or self.every_n_train_iters(runner, READ_INTERVAL):
+            self._check_overflows()
         if self._stepped:
             self._passes = []
         if self._was_skipped:
@@ -195,20 +204,25 @@ class NonFiniteGuardHook(Hook):
                     del runner.message_hub.log_scalars[name]
             runner.message_hub.update_scalar('train/skipped_iterations', self._skipped)
 
-    def _count_overflows(self, runner: Runner) -> None:
-        if self._scaler is not None and runner.optim_wrapper.should_update() and not self._stepped:
-            self._overflowed = self._stepped = True
-        if self._overflowed:
+    def _check_overflows(self) -> None:
+        if self._count_overflows():
             # The scaler is unknown if a wrapper other than MMEngine's scales the losses.
             scale = math.inf if self._scaler is None else self._scaler.get_scale()
             if scale < MIN_LOSS_SCALE:
                 self._stop(f'gradients overflow in fp16 at any scale of the losses, now {scale:.3g}')
-            self._overflows += 1
-            runner.message_hub.update_scalar('train/amp_overflows', self._overflows)
+
+    def _count_overflows(self) -> int:
+        """Count the new overflows, and return their number. With a fused optimizer this waits for the device."""
+        new, self._uncounted = int(self._uncounted), 0
+        self._overflows += new
+        if new:
+            self._runner.message_hub.update_scalar('train/amp_overflows', self._overflows)
+        return new
 
     def after_train(self, runner: Runner) -> None:
         for handle in self._handles:
             handle.remove()
+        self._count_overflows()
         dataset = runner.train_dataloader.dataset
         parts = [
             self._skipped and f'{self._skipped} iterations whose losses or gradients were not finite',
@@ -244,7 +258,7 @@ def _without_gradient(outputs: dict, model: nn.Module) -> dict:
 
 
 def _image_paths(batch) -> list[str]:
-    """Paths of the images of a batch, each once. MMYOLO's own fast collate function keeps no paths."""
+    """Paths of the images of a batch, each once. Empty with ``yolov5_collate`` of MMYOLO, which keeps no paths."""
     if isinstance(batch, dict) and not isinstance(batch.get('img_path'), str):
         batch = list(batch.values())
     if isinstance(batch, (list, tuple)):
