@@ -33,7 +33,7 @@ def ramp(elapsed: float, length: float, schedule: str) -> float:
 def ema_momentum(elapsed: float, momentum: float, warmup: float) -> float:
     """The weight of the student in an update of the average: m + (1 − m) · exp(−elapsed / warmup).
 
-    It falls from 1 to m, so that a young average soon forgets the first states of the student. Source: MMEngine's
+    It falls from 1 to m. So the average soon forgets the first states of the student. Source: MMEngine's
     ExpMomentumEMA (``gamma``) and Ultralytics' ModelEMA (``tau``).
 
     Args:

@@ -32,9 +32,10 @@ class ResumableCheckpointHook(CheckpointHook):
       removed.
     - It stores the place within the epoch, whether a validation is due, and the random states of every process.
       ``ResumableTrainLoop`` continues there.
-    - On SIGTERM to any process the iteration or the validation batch is finished. If gradients are accumulated, the run
-      continues to their update. Then ``epoch_<epochs done>_iter_<iterations>.pth`` is written, and every process ends
-      with exit code 143. A second SIGTERM ends the process at once.
+    - On SIGTERM to any process, the run finishes the iteration, and accumulated gradients get their update. In
+      validation one process finishes the batch, and several processes finish the validation. Then the run writes a
+      checkpoint, within an epoch ``epoch_<epochs done>_iter_<iterations>.pth``, and every process ends with exit code
+      143. A second SIGTERM ends the process at once.
     - ``check_start`` checks ``load_from``. ``resume=True`` without ``load_from`` takes the latest checkpoint. If no run
       can be resumed from it, the one before is taken, with a warning.
 
@@ -72,7 +73,7 @@ class ResumableCheckpointHook(CheckpointHook):
         files = sorted(folder.glob(self.filename_tmpl.format('*')), key=_numbers, reverse=True)
         named = Path(pointer.read_text().strip()) if pointer.is_file() else Path()
         if named.name:
-            # Files with higher numbers may be those of an earlier run in the same folder.
+            # Files with higher numbers may belong to an earlier run in the same folder.
             latest = named if named.is_file() else folder / named.name
             files = [latest, *(file for file in files if _numbers(file) < _numbers(latest))]
         faults = []
@@ -130,7 +131,7 @@ class ResumableCheckpointHook(CheckpointHook):
             return
         now = f'it has {len(loop.dataloader)} batches now'
         why = now if resumable else "`train_cfg.type='ResumableTrainLoop'` would continue within it"
-        runner.logger.warning(f'Epoch {loop.epoch} starts again after {batch} of {batches} batches were learnt: {why}')
+        runner.logger.warning(f'Epoch {loop.epoch} starts again after {batch} of {batches} batches: {why}')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if self._position is not None:
@@ -197,7 +198,7 @@ class ResumableCheckpointHook(CheckpointHook):
         # Several processes may have different numbers of batches. They stop after validation.
         if self._terminated and get_world_size() == 1:
             for hook in runner.hooks:
-                if isinstance(hook, EMAHook):  # restore the weights, because validation uses the average
+                if isinstance(hook, EMAHook):  # it validates with averaged weights; put the trained ones back
                     hook.after_val_epoch(runner)
             self._stop(runner, runner.iter)
 
@@ -255,7 +256,7 @@ def _numbers(path: Path) -> tuple[int, ...]:
 
 
 def _random_state() -> dict:
-    """The random states of this process, in types that safe loading knows."""
+    """The random states of this process, in types that safe loading accepts."""
     name, keys, *rest = np.random.get_state()
     numpy = (name, np.asarray(keys).tolist(), *rest)
     state: dict[str, Any] = dict(python=random.getstate(), numpy=numpy, torch=torch.get_rng_state())

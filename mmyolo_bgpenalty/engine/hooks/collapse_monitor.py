@@ -30,7 +30,7 @@ class CollapseMonitorHook(Hook):
 
     Args:
         band: two numbers, 0 <= low < high.
-        window: >= 1.
+        window: iterations in a mean, >= 1.
         metric: a metric for which higher is better.
 
     Raises:

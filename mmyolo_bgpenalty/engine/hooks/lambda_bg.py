@@ -110,7 +110,7 @@ class LambdaBgSchedulerHook(Hook):
         if printed:
             for name in ('mean', 'max'):
                 key = f'train/loss/bg_penalty_{name}'
-                # LogProcessor averages entries with "loss" in their name. Only the latest value is kept for it.
+                # LogProcessor averages entries with "loss" in their name. So only the latest value is kept.
                 runner.message_hub.log_scalars.pop(key, None)
                 runner.message_hub.update_scalar(key, stats[name])
         if not rest:

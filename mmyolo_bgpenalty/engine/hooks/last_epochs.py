@@ -18,7 +18,7 @@ class LastEpochsPipelineHook(PipelineSwitchHook):
 
     The first epoch with the new pipeline is ``max_epochs - max(1, round(share * max_epochs))``, counted from 0. In a
     ``LabeledUnlabeledDataset`` the pipeline of the labeled images is switched. In three cases a warning says that the
-    pipeline stays: IterBasedTrainLoop (it has no epochs), a ConcatDataset, and mosaics without a choice of one image.
+    pipeline stays: IterBasedTrainLoop (it has no epochs), a ConcatDataset, and a mosaic that is always used.
 
     Args:
         share: part of the epochs, in (0, 1].

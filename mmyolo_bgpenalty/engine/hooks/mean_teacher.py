@@ -21,8 +21,8 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
     """A MeanTeacherHook with burn-in. It also averages the buffers.
 
     In burn-in the teacher does not run. It is a copy of the student, or with ``average_in_burn_in`` its average. After
-    burn-in every iteration ends with teacher = (1 − momentum) · teacher + momentum · student, and the weight of the
-    unlabeled images, ``unsup_ramp`` of the detector, rises from 0 to 1. Burn-in is an argument of
+    burn-in every ``interval``-th iteration ends with teacher = (1 − momentum) · teacher + momentum · student. The
+    weight of the unlabeled images, ``unsup_ramp`` of the detector, rises from 0 to 1. Burn-in is an argument of
     LambdaBgSchedulerHook. All values depend on progress only, so a resumed run is on schedule.
 
     With several processes the hook averages the batch normalization statistics of the student over the processes after
@@ -67,8 +67,8 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
         plans = [hook for hook in runner.hooks if isinstance(hook, LambdaBgSchedulerHook)]
         if not plans:
             raise ValueError(
-                'BurnInMeanTeacherHook expects a LambdaBgSchedulerHook, which states burn-in, among the hooks, but '
-                'found none: add it (with lambda_bg=0 for no penalty)'
+                'BurnInMeanTeacherHook expects a LambdaBgSchedulerHook, which has the length of burn-in, but found '
+                'none: add it (with lambda_bg=0 for no penalty)'
             )
         self._plan = plans[0]
         sampler = getattr(runner.train_dataloader, 'batch_sampler', None)

@@ -79,7 +79,7 @@ def _draw_view(axes: Axes, view: View, title: str) -> None:
 
 @HOOKS.register_module()
 class PseudoLabelPicturesHook(Hook):
-    """Every ``interval`` iterations after burn-in, draws the unlabeled images that the student was trained on.
+    """Draws unlabeled images from the batch of every ``interval``-th iteration, after burn-in.
 
     The weak and the strong view are side by side, with the pseudo-labels (class, score). In the strong view, padding
     and ignored boxes are dark: there is no penalty. It also shows the most confident predictions on background, up to 5

@@ -27,7 +27,7 @@ class ProgressBarHook(Hook):
     It shows the epoch (counted from 0, as in the schedule of λ), the mode ('burn-in' or 'semi', 'train' without a
     teacher, 'val'), iterations, their rate and the time left. For the latest batch it shows ``loss`` and λ. With a
     teacher it also shows the sums of the ``sup_*`` and ``unsup_*`` losses, and ``unsup_weight``. Only the main process
-    draws. It waits for the device only when it draws. If the terminal closes, the bar ends and training continues.
+    draws, and waits for the device only then. If the terminal closes, the bar ends and training continues.
 
     Args:
         refresh_per_second: largest number of drawings per second, > 0.
