@@ -27,7 +27,7 @@ class SharedBatch(dict):
     def __reduce__(self):
         file = io.BytesIO()
         arrays: list[pickle.PickleBuffer] = []
-        pickler = pickle.Pickler(file, protocol=5, buffer_callback=arrays.append)  # PEP 574: without arrays
+        pickler = pickle.Pickler(file, protocol=5, buffer_callback=arrays.append)  # PEP 574: arrays stay out of file
         pickler.dispatch_table = copyreg.dispatch_table | {torch.Tensor: _as_array}
         pickler.dump(dict(self))
         spans, end = [], 0

@@ -37,7 +37,7 @@ class LabeledUnlabeledDataset(ConcatDataset):
             raise ValueError(f'Expected `known_empty` to be the path of a text file, but got {known_empty!r}')
         self.known_empty = known_empty
         members = [DATASETS.build(dict(member, lazy_init=True)) for member in (labeled, unlabeled)]
-        # Metainfo that the unlabeled set lacks, as a folder of images does, comes from the labeled set.
+        # The metainfo comes from the labeled set. The unlabeled set, for example a folder of images, may lack keys.
         kwargs.setdefault('ignore_keys', [key for key in members[0].metainfo if key not in members[1].metainfo])
         super().__init__(members, **kwargs)
 

@@ -120,7 +120,7 @@ class LabeledUnlabeledBatchSampler(SeededBatchSampler):
             )
         one_of('epoch_of', epoch_of, ('labeled', 'unlabeled'))
         if len(getattr(sampler.dataset, 'datasets', ())) != 2:
-            raise ValueError(f'Expected a LabeledUnlabeledDataset, but got a {type(sampler.dataset).__name__}')
+            raise ValueError(f'`dataset` must be a LabeledUnlabeledDataset, but is a {type(sampler.dataset).__name__}')
         self.shares = [batch_size // sum(ratio) * n for n in ratio]
         self.sizes = [len(dataset) for dataset in sampler.dataset.datasets]
         source = ('labeled', 'unlabeled').index(epoch_of)

@@ -1,9 +1,9 @@
 """Transforms that record how they move pixels, and transforms for views.
 
-``results['homography_matrix']`` projects the boxes of the teacher into the view of the student. MMYOLO's transforms do
-not record all of it; the subclasses do. Transforms that join images also record ``results['mosaic_tiles']``. A tile is
-the box of one source image. Pixels outside the tiles are padding. A cropped image gets a tile too, because a later
-transform may put padding where the crop has removed pixels.
+``results['homography_matrix']`` maps the original image to the input. With it, boxes of the teacher are projected into
+the view of the student. MMYOLO's transforms do not record all of it; the subclasses do. Transforms that join images
+also record ``results['mosaic_tiles']``. A tile is the box of one source image. Pixels outside the tiles are padding. A
+cropped image gets a tile too, because a later transform may put padding where the crop has removed pixels.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ def _record(results: dict, matrix: np.ndarray) -> None:
 
 
 def _is_upright(results: dict) -> bool:
-    """Whether the recorded homography maps upright boxes to upright boxes."""
+    """Whether the recorded homography only scales, flips and shifts."""
     matrix = _homography(results)
     return not (matrix[[0, 1], [1, 0]].any() or matrix[2, :2].any())
 
@@ -44,7 +44,7 @@ def _map_upright(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def _shown(results: dict) -> tuple[np.ndarray, bool]:
-    """The visible parts of the tiles, (K, 4), in pixels of the image, and whether a pixel or more is cut off."""
+    """The visible parts of the tiles, (K, 4), in pixels of ``results['img']``, and whether a pixel or more is cut."""
     height, width = results['ori_shape'][:2]
     pictures = np.asarray(results.get('mosaic_tiles', [[0, 0, width, height]]), np.float64)
     boxes = _map_upright(pictures, _homography(results))
@@ -109,7 +109,7 @@ class _PreTransform(Compose):
 
 
 class _PartnerImages(BaseMixImageTransform):
-    """Lets MMYOLO's transforms that join images also take images without boxes, and ImageFolderDataset."""
+    """Lets MMYOLO's transforms that join images accept images without boxes and images of an ImageFolderDataset."""
 
     pre_transform: Compose | None
 
@@ -130,7 +130,7 @@ class _PartnerImages(BaseMixImageTransform):
 
 @TRANSFORMS.register_module()
 class RecordedMosaic(_PartnerImages, Mosaic):
-    """Mosaic that records the boxes of its source images as ``mosaic_tiles``, (4, 4).
+    """Mosaic that records where it puts its source images, as ``mosaic_tiles``, (4, 4).
 
     ``homography_matrix`` becomes the identity.
     """
@@ -153,7 +153,7 @@ class RecordedMixUp(_PartnerImages, YOLOv5MixUp):
     """YOLOv5MixUp that records the tiles of both images as ``mosaic_tiles``, (K, 4).
 
     ``homography_matrix`` becomes the identity. Both images must have the same size. An image that was rotated
-    or sheared raises a ValueError, because its tiles are not upright boxes.
+    or sheared raises a ValueError, because its tiles are not axis-aligned boxes.
     """
 
     def mix_img_transform(self, results: dict) -> dict:

@@ -23,8 +23,8 @@ class ReadableImages:
 
     An image is unreadable in three cases:
 
-    * A transform raises an error or returns None before ``results['img']`` is set. An error of a
-      transform before LoadImageFromFile is not caught.
+    * A transform raises an error or returns None before ``results['img']`` is set. Exception: an error of a
+      transform before LoadImageFromFile is raised.
     * The file is a truncated JPEG. OpenCV before 5 decodes a part of such a file.
     * The image has boxes, and its size differs from the size in its annotation.
 
@@ -44,10 +44,10 @@ class ReadableImages:
         self.known_empty: torch.Tensor | None = None
 
     def __call__(self, idx: int, transforms: Sequence[Callable]) -> dict:
-        """Apply ``transforms`` to image ``idx``, or to the first readable image after it.
+        """Apply ``transforms`` to image ``idx``. If it is unreadable or a transform returns None, try the next image.
 
         Raises:
-            ValueError: more than ``dataset.max_refetch`` images in a row are unreadable.
+            ValueError: none of ``dataset.max_refetch`` + 1 images in a row (or of all images, if fewer) gives a result.
         """
         number, reason = len(self.bad), 'they were found unreadable before'
         tries = min(number, self.dataset.max_refetch + 1)
@@ -62,7 +62,7 @@ class ReadableImages:
                 reason = f'{type(transform).__name__} returned nothing'
             if results is not None:
                 return results
-        raise ValueError(f'Expected images that can be read in {self.source}, but {tries} in a row cannot: {reason}')
+        raise ValueError(f'Expected usable images in {self.source}, but {tries} in a row are not usable: {reason}')
 
     def summary(self) -> str:
         """A text with the number of unreadable images in all processes and the first paths. '' if there are none."""
@@ -93,7 +93,7 @@ class ReadableImages:
                 results = transform(results)
             except Exception as error:  # each loading backend raises its own errors for a broken file
                 if any(isinstance(later, LoadImageFromFile) for later in transforms):
-                    raise  # the image is not loaded yet
+                    raise  # a transform before the loader has failed, so the image is not at fault
                 lasting = not isinstance(error, OSError) or isinstance(error, LASTING)
                 text = f'{type(error).__name__}: {" ".join(str(error).split())}'
                 return self._report(place, fault or _file_fault(path) or text, lasting)
@@ -111,7 +111,7 @@ class ReadableImages:
         if not self.bad[place]:  # if it is bad, another worker process has reported it in the meantime
             self.bad[place] = lasting
             path = self.dataset.get_data_info(place).get('img_path')
-            count = f'so far {self.bad.sum()} of {len(self.bad)} images cannot'
+            count = f'images skipped for good so far: {self.bad.sum()} of {len(self.bad)}'
             text = printable(f'{path} cannot be read and is skipped ({fault}); {count}')
             print_log(text, logger='current', level=logging.WARNING)
         return None, fault

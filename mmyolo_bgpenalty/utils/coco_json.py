@@ -26,7 +26,7 @@ def read_coco(path, training: bool = False) -> dict:
             - ``images`` or ``categories`` is missing or empty, or an entry lacks a field;
             - two entries have the same id, file name or class name;
             - an annotation has an unknown image or category;
-            - a box or an area is not finite or is negative, or the size of an image is not finite or below 1;
+            - a number is not finite, a side of a box or an area is negative, or a side of an image is below 1;
             - ``iscrowd`` or ``ignore`` is neither 0 nor 1.
     """
     coco = read_json(path)
@@ -131,7 +131,7 @@ _VALID = {
     **dict.fromkeys(('id', 'image_id', 'category_id'), (_is_id, 'a number or a string')),
     'file_name': (_is_file_name, 'a name'),
     'name': (_is_name, 'a name'),
-    'bbox': (_is_box, '[x, y, width, height]'),
+    'bbox': (_is_box, '[x, y, width, height], finite numbers, width and height >= 0'),
     'area': (lambda value: _finite(value) and value >= 0, 'a finite number >= 0'),
     **dict.fromkeys(('width', 'height'), (lambda value: _finite(value) and value >= 1, 'a finite number >= 1')),
     **dict.fromkeys(('iscrowd', 'ignore'), (_is_flag, '0 or 1')),

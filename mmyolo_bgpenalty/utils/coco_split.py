@@ -61,8 +61,8 @@ def part(coco: dict, mask: np.ndarray) -> dict:
 def objects(coco: dict) -> tuple[np.ndarray, np.ndarray]:
     """Image and class of each object: two arrays (objects,) of indices into ``images`` and ``categories``.
 
-    Objects are the boxes that MMDetection's CocoDataset trains on: not crowd, not ignored, at least one pixel wide
-    and high, and with an area above 0 if an area is given.
+    Objects are boxes that are not crowd and not ignored, at least one pixel wide and high, and with an area above 0 if
+    an area is given. MMDetection's CocoDataset trains on these, except for boxes that lie outside their image.
     """
     images, classes = ({entry['id']: place for place, entry in enumerate(coco[n])} for n in ('images', 'categories'))
     image_of, class_of = [], []
@@ -102,7 +102,7 @@ def draw(
     order = np.argsort(np.random.PCG64(np.random.SeedSequence([seed, fold])).random_raw(number), kind='stable')
     position = np.empty(number, dtype=np.int64)
     position[order] = np.arange(number)
-    # From here on, images are numbered in random order, so that a random one of equal images comes first.
+    # From here on, images are numbered in random order. So the first of several equal images is a random one.
     strata = _Strata(position[image_of], class_of, number, labeled)
     best, kept = None, -1
     for first in (None, 'rarest class', 'most classes'):

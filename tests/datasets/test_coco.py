@@ -28,7 +28,7 @@ MISTAKES = {
     ),
     'negative size': (
         lambda coco: coco['annotations'][0].update(bbox=[1, 1, -5, 5]),
-        '`annotations[0].bbox` is [1, 1, -5, 5]; expected [x, y, width, height]',
+        '`annotations[0].bbox` is [1, 1, -5, 5]; expected [x, y, width, height], finite numbers, width and height >= 0',
     ),
     'no number': (
         lambda coco: coco['annotations'][0].update(bbox=[1, 1, float('nan'), 5]),
@@ -71,7 +71,7 @@ def test_a_missing_class_that_would_shift_labels_is_refused(root):
     edit(root, 'val', drop)
     with pytest.raises(ValueError, match=r"'disc', 'bar'\] in .*val.json, but got \['square', 'bar'\]: MMDetection"):
         DATASETS.build(member(root, 'val'))
-    # The last class may be missing. All classes may be missing if there are no boxes.
+    # A json without boxes may lack any class. A json with boxes may lack all classes.
     edit(root, 'val', lambda coco: coco['annotations'].clear())
     assert len(DATASETS.build(member(root, 'val'))) == 4
     edit(root, 'unlabeled', lambda coco: [c.update(name=f'{c["id"]}') for c in coco['categories']])

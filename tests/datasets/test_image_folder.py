@@ -149,13 +149,13 @@ def test_the_next_image_is_taken_if_a_transform_returns_nothing(tmp_path, warnin
     dataset = folder(pool, pipeline=[LOAD, lambda results: results if shown(results) == 1 else None])
     assert [shown(dataset[i]) for i in range(3)] == [1, 1, 1]
     assert not dataset.first_readable.bad.any() and warnings == []
-    with pytest.raises(ValueError, match=f'read in {pool}, but 3 in a row cannot: function returned nothing'):
+    with pytest.raises(ValueError, match=f'images in {pool}, but 3 in a row are not usable: function returned nothing'):
         folder(pool, pipeline=[LOAD, lambda results: None])[0]
 
 
 def test_the_search_for_a_readable_image_has_an_end(tmp_path):
     dataset = folder(paint(tmp_path / 'pool', 6, broken=range(5)), pipeline=[LOAD], max_refetch=2)
-    with pytest.raises(ValueError, match='but 3 in a row cannot: .*Error'):
+    with pytest.raises(ValueError, match='but 3 in a row are not usable: .*Error'):
         dataset[0]
     assert dataset.first_readable.bad.sum() == 3
 

@@ -220,8 +220,8 @@ def test_boxes_of_the_teacher_in_empty_images_are_background():
     assert found[0]['semi/pseudo_empty'] == 0 and found[1]['semi/pseudo_empty'] == pytest.approx(1 / 3)
 
 
-def test_without_pseudo_boxes_known_background_is_weighted_as_with_one():
-    """The factor is 1 / B. A batch without boxes and without known-empty images has no loss."""
+def test_without_pseudo_boxes_known_empty_images_count_like_one_pseudo_box():
+    """The factor is 1 / (number of images). A batch without boxes and without known-empty images has no loss."""
     inputs, samples = batch(4)
     losses = {}
     for number in (0, 1, 4):
@@ -240,7 +240,7 @@ def test_without_pseudo_boxes_known_background_is_weighted_as_with_one():
 
 @pytest.mark.parametrize('kind', ['ClassFrequency', 'Mixture'])
 def test_thresholds_come_from_the_other_images(kind):
-    """The number of known-empty images and the boxes of the teacher in them do not matter."""
+    """Known-empty images, here None, do not count in the window."""
     sees, ends = images(40, seed=1), []
     for among in (False, True):
         thresholds = build_thresholds(dict(type=kind, window=32), 3, 6, 0.4)
@@ -263,7 +263,7 @@ def test_the_detector_leaves_known_empty_images_out_of_the_thresholds(monkeypatc
 
 
 def test_the_collapse_monitor_leaves_known_empty_images_out(logged):
-    """The monitor counts pseudo-boxes per image, without known-empty images. At first their number is as expected."""
+    """Pseudo-boxes are counted per image, without known-empty images. First 0.5 are in the band, later 3.33 are not."""
     runner = fake_runner(Listed(OBJECTS), Listed(TRUE))
     hook = CollapseMonitorHook(band=(0.25, 3.0), window=4)
     empty = sample()
@@ -299,7 +299,7 @@ class Names(Listed):
     'empty, factor', [(None, 1), ([0, 0, 0, 0, 0], 1), ([1, 0, 0, 0, 0], 1.25), ([1, 1, 1, 0, 0], 1.5), ([1] * 5, 1.5)]
 )
 def test_the_other_images_have_more_objects(empty, factor):
-    """Two of three labeled images have objects. The factor is at most 3 / 2, as if each other image had objects."""
+    """Two of three labeled images have objects. The factor is at most 3 / 2: then all other images have objects."""
     thresholds = build_thresholds(dict(type='ClassFrequency'), 3, 6, 0.4)
     runner = fake_runner(Listed(OBJECTS), Names([[]] * 5, empty))
     ClassThresholdsHook().count(SimpleNamespace(class_thresholds=thresholds), runner.train_dataloader.dataset)

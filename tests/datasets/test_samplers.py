@@ -96,7 +96,7 @@ def test_bad_batches_are_refused(bad, message):
     'sampler, message',
     [
         (InfiniteSampler(range(4)), 'DefaultSampler, but got InfiniteSampler'),
-        (DefaultSampler(range(4)), 'LabeledUnlabeledDataset, but got a range'),
+        (DefaultSampler(range(4)), 'must be a LabeledUnlabeledDataset, but is a range'),
     ],
 )
 def test_other_samplers_and_datasets_are_refused(sampler, message):

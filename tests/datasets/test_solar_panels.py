@@ -90,7 +90,7 @@ def test_coco_fields_and_pictures(solar, split):
 
 
 @pytest.mark.parametrize('size', [(96, 96), (128, 200), (320, 256)])
-def test_boxes_inside(size):
+def test_boxes_are_inside_the_image(size):
     found = [synthetic.render(n, 3, size) for n in range(30)]
     boxes = np.array([b for _, boxes in found for b in boxes])
     assert len(boxes) > 10
@@ -100,7 +100,7 @@ def test_boxes_inside(size):
 
 
 def test_boxes_enclose_what_is_drawn(monkeypatch):
-    """A picture differs from the same picture without visible defects only inside the boxes."""
+    """A picture differs from the same picture without visible defects only in the boxes and up to 9 px around them."""
     with_defects = [synthetic.render(n, 5) for n in range(40)]
     monkeypatch.setattr(settings, 'CONTRAST', (1e-6, 1e-5))
     checked = 0

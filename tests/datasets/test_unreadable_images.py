@@ -91,7 +91,7 @@ def test_too_many_unreadable_images_in_a_row_are_an_error(root):
     for path in (root / 'images').glob('labeled*'):
         path.unlink()
     dataset = pair(root)
-    with pytest.raises(ValueError, match=r'images that can be read in .*labeled.json, but 6 in a row cannot: FileNotF'):
+    with pytest.raises(ValueError, match=r'usable images in .*labeled.json, but 6 in a row are not usable: FileNotF'):
         dataset[0]
     assert 'unlabeled_002' in dataset[8]['data_samples'].img_path
 
@@ -112,7 +112,7 @@ def test_an_image_is_tried_again_after_a_system_error(root, warnings):
     drive = Drive()
     dataset = pair(root, pipeline=[drive, dict(PACK, meta_keys=('img_path',))])
     drive.away = True
-    with pytest.raises(ValueError, match='6 in a row cannot: OSError: .*Input/output error'):
+    with pytest.raises(ValueError, match='6 in a row are not usable: OSError: .*Input/output error'):
         dataset[0]
     drive.away = False
     assert 'labeled_000' in dataset[0]['data_samples'].img_path

@@ -69,13 +69,21 @@ def test_a_valid_set_is_returned_unchanged(file):
         (['annotations'], COCO['annotations'] * 3, '`annotations` has the id 1 3 times'),
         (['annotations', 0, 'image_id'], '7', "`annotations[0].image_id` is '7', which is unknown"),
         (['annotations', 0, 'category_id'], 1, '`annotations[0].category_id` is 1, which is unknown'),
-        (['annotations', 0, 'bbox'], [0, 0, 1], '`annotations[0].bbox` is [0, 0, 1]; expected [x, y, width, height]'),
+        (
+            ['annotations', 0, 'bbox'],
+            [0, 0, 1],
+            '`annotations[0].bbox` is [0, 0, 1]; expected [x, y, width, height], finite numbers, width and height >= 0',
+        ),
         (['annotations', 0, 'bbox'], [0, 0, -1, 1], '`annotations[0].bbox` is [0, 0, -1, 1]; expected'),
         (['annotations', 0, 'bbox'], [0, 0, 1, '1'], "`annotations[0].bbox` is [0, 0, 1, '1']; expected"),
         (['annotations', 0, 'bbox'], [0, 0, 1, True], '`annotations[0].bbox` is [0, 0, 1, True]; expected'),
         (['annotations', 0, 'bbox'], [float('nan'), 0, 1, 1], '`annotations[0].bbox` is [nan, 0, 1, 1]; expected'),
         (['annotations', 0, 'bbox'], [0, float('inf'), 1, 1], '`annotations[0].bbox` is [0, inf, 1, 1]; expected'),
-        (['annotations', 0, 'bbox'], [0, 10**400, 1, 1], '; expected [x, y, width, height]'),
+        (
+            ['annotations', 0, 'bbox'],
+            [0, 10**400, 1, 1],
+            '; expected [x, y, width, height], finite numbers, width and height >= 0',
+        ),
         (['annotations', 0, 'bbox'], [0, 0, 1e39, 1], '`annotations[0].bbox` is [0, 0, 1e+39, 1]; expected'),
         (['annotations', 0, 'bbox'], [0, 3e38, 1, 3e38], '`annotations[0].bbox` is [0, 3e+38, 1, 3e+38]; expected'),
         (['annotations', 0, 'iscrowd'], '0', "`annotations[0].iscrowd` is '0'; expected 0 or 1"),
@@ -140,7 +148,9 @@ def test_faults_are_counted_and_the_first_ten_are_named(fault):
     coco = copy.deepcopy(TRAINED)
     for place in range(3, 18):
         coco['annotations'][place]['bbox'] = [0, 0, -4, 3]
-    expected = '`annotations[3].bbox` is [0, 0, -4, 3]; expected [x, y, width, height]'
+    expected = (
+        '`annotations[3].bbox` is [0, 0, -4, 3]; expected [x, y, width, height], finite numbers, width and height >= 0'
+    )
     assert fault(coco) == f'{expected} (and 14 more: 4, 5, 6, 7, 8, 9, 10, 11, 12, …)'
     coco = copy.deepcopy(TRAINED)
     for place in range(6):

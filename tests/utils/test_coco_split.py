@@ -30,7 +30,7 @@ from tests.helpers.coco_sets import coco_set
         (np.float64(0.1), '0.1'),
     ],
 )
-def test_names(percent, name):
+def test_file_names_have_the_percent(percent, name):
     assert percent_name(percent) == name
     assert semi_names('instances_train2017', 3, percent) == (
         f'instances_train2017.3@{name}.json',
@@ -45,10 +45,10 @@ def test_ten_percent_is_a_tenth_rounded(number):
 
 @pytest.mark.parametrize(
     'number, percent, count',
-    # Halves are rounded to the even number. 0.35 % of 1000 is a half, though the float is not exactly 0.35.
+    # x.5 is rounded to the even number. 0.35 % of 1000 is exactly 3.5, though the float 0.35 is not exact.
     [(1000, 0.35, 4), (1000, 0.45, 4), (118287, 0.5, 591), (292, 10, 29), (25, 10, 2), (35, 10, 4), (200, 5.75, 12)],
 )
-def test_counts(number, percent, count):
+def test_counts_are_computed_exactly_and_rounded(number, percent, count):
     assert labeled_count(number, percent) == count
 
 

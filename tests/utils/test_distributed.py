@@ -126,7 +126,7 @@ def make_config(data, folder, **options):
         val_dataloader__dataset__ann_file='odd.json',
         val_evaluator__ann_file=f'{data}/odd.json',
         model__semi_train_cfg__unsup_weight=1.0,
-        # An early teacher has low scores. With at most 5 boxes an image, some images have no pseudo-box.
+        # An early teacher has low scores, so score_thr is 0. class_thresholds leave some images without a pseudo-box.
         model__semi_train_cfg__pseudo_test_cfg=dict(score_thr=0.0, max_per_img=5),
         model__semi_train_cfg__class_thresholds=dict(
             _delete_=True, type='ClassFrequency', window=12, min_images=4, floor=0.0
@@ -288,7 +288,7 @@ def test_metrics_and_pseudo_label_quality_are_those_of_one_process(rows):
     ],
 )
 def test_a_process_that_dies_ends_the_job(end, said, data, tmp_path):
-    """If a process only stops, the job ends after the timeout. Until the end, both processes have equal models."""
+    """If a process is suspended (SIGSTOP), the job ends after the timeout. Until then, both have equal models."""
     folder = make_config(data, tmp_path / 'a', train_dataloader__batch_size=2, end=end)
     timeout = ('--cfg-options', 'env_cfg.dist_cfg.timeout=10') if end == 'stopped' else ()
     done = dist_train(folder, 'config.py', '2', *timeout, PORT=free_port())

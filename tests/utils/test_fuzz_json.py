@@ -170,7 +170,7 @@ def metric(file):
 
 
 def config_check(file):
-    """The file is, in turn, the labeled set, the unlabeled set, the validation set and the file of the evaluator."""
+    """The file is read, in turn, as labeled set, unlabeled set, validation set and evaluator file, evaluator file."""
     good = file.with_name('good.json')
     good.write_text(json.dumps(GOOD))
     faults = []

@@ -68,7 +68,7 @@ def _hot_string(rng: np.random.Generator, scene: Scene, cell: Cell) -> _Defect |
 
 
 def _crack(rng: np.random.Generator, scene: Scene, cell: Cell) -> _Defect | None:
-    """A branching line inside one module. None if it is too short or partly outside the picture."""
+    """A branching line in one module. None if it is too short, in more than 8 cells, or partly outside the picture."""
     column, row, i, j = cell
     u0, v0 = scene.corner(column, row)
     reach = rng.uniform(34, 76) * scene.scale / scene.px

@@ -38,8 +38,8 @@ def generate(
     """Write the set to the folder ``root``, unless it is already there.
 
     The pictures are root/images/{train,val}_00000.png, ...; the annotations are root/annotations/{train,val}.json.
-    With ``percent`` = 10, root/semi_anns/train.1@10.json has a tenth of the training images. If possible, they have at
-    least 3 boxes of each class. root/semi_anns/train.1@10-unlabeled.json has the other images and their boxes.
+    With ``percent`` = 10, root/semi_anns/train.1@10.json has a tenth of the training images. If possible, this file
+    has at least 3 boxes of each class. root/semi_anns/train.1@10-unlabeled.json has the other images and their boxes.
     Each file_name is relative to root/images. root/solar.json has the parameters.
 
     Args:
@@ -179,7 +179,7 @@ def _coco(split: str, boxes: list[Boxes], wanted: dict) -> dict:
 
 
 def _choose(boxes: list[Boxes], count: int, seed: int) -> np.ndarray:
-    """A mask of the labeled images: the first of 500 draws with 3 boxes of each class, or the best if there is none."""
+    """A mask of the labeled images. Of 500 draws it takes the first with >= 3 boxes of each class, or else the best."""
     rng = np.random.default_rng([seed, 0, 1])
     tally = np.array([[sum(box[0] == label for box in found) for label in range(len(CLASSES))] for found in boxes])
     best, chosen = -1, np.zeros(0, int)

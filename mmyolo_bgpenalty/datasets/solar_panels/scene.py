@@ -20,7 +20,7 @@ def step(distance: np.ndarray, width: float) -> np.ndarray:
 
 
 def value_noise(rng: np.random.Generator, h: int, w: int, grain: float) -> np.ndarray:
-    """Smooth noise, float32, (h, w): mean near 0, standard deviation near 0.7, blobs of about ``grain`` pixels."""
+    """Smooth noise, float32, (h, w): mean near 0, standard deviation near 0.8, blobs of about ``grain`` pixels."""
     coarse = rng.standard_normal((math.ceil(h / grain) + 2, math.ceil(w / grain) + 2), dtype=np.float32)
     shape = int(coarse.shape[1] * grain), int(coarse.shape[0] * grain)
     full = cv2.resize(coarse, shape, interpolation=cv2.INTER_CUBIC)

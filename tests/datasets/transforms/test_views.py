@@ -76,7 +76,7 @@ def two_views(results, weak, strong):
 def same_up_to_a_pixel(mask, picture, padding):
     """Whether a mask is True on ``picture`` and False on ``padding``, except at the pixels along their edges.
 
-    The edges of the whole image count too. ``picture`` may end inside the last pixel.
+    The border of the whole image is not compared either, since ``picture`` may end inside the last pixel.
     """
     inner, outer = (
         cv2.erode(part.astype(np.uint8), np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
@@ -233,7 +233,7 @@ def test_a_tile_that_is_cut_off_is_removed():
 @pytest.mark.parametrize('crowd', [False, True])
 @pytest.mark.parametrize('x2, left, kept', [(36, 20, 'both'), (19, 3, 'crowd'), (17, 1, 'none')])
 def test_a_small_visible_part_of_a_crowd_is_kept(crowd, x2, left, kept):
-    """If a tenth is visible, an object is dropped and a crowd is kept: it is not background. 1 pixel is dropped."""
+    """If less than a tenth is visible, an object is dropped, but a crowd is kept. A strip of 1 px is always dropped."""
     results = picture(64, 64, [0, 0, x2, 64])
     results['gt_ignore_flags'][:] = crowd
     results = build({**MIDDLE, 'min_area_ratio': 0.1, 'max_aspect_ratio': 20.0, 'border': (-16, -16)})(results)
