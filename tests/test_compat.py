@@ -193,7 +193,7 @@ def test_mmyolo_is_imported_beside_the_forks_mmcv(beside_the_fork):
     assert sys.modules['mmyolo'] is mmyolo
 
 
-def test_without_the_fork_mmyolo_is_left_to_its_assertions(beside_the_fork, monkeypatch):
+def test_without_the_fork_import_mmyolo_does_nothing(beside_the_fork, monkeypatch):
     versions(monkeypatch)
     compat.import_mmyolo()
     assert 'mmyolo' not in sys.modules

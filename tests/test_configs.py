@@ -34,7 +34,7 @@ def test_config_builds(name):
 
 
 @pytest.mark.parametrize('path', [*CONFIGS.glob('*.py'), *CONFIGS.glob('_base_/*/*.py')], ids=lambda path: path.stem)
-def test_configs_have_no_code_and_leaves_are_short(path):
+def test_configs_have_no_code_and_leaf_configs_are_short(path):
     """MMEngine parses a config with an import as a Python-style config."""
     text = path.read_text(encoding='utf-8')
     found = {type(node) for node in ast.walk(ast.parse(text))}

@@ -23,7 +23,7 @@ def test_help_has_a_line_for_each_command(arguments, code, capsys):
 
 
 @pytest.mark.parametrize('name, meant', [('trian', 'train?'), ('xyz', 'check, split, ')])
-def test_an_unknown_command_is_one_line(name, meant, capsys):
+def test_an_unknown_command_gives_an_error_of_one_line(name, meant, capsys):
     assert main([name]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"python -m mmyolo_bgpenalty: there is no command '{name}'; did you mean {meant}")

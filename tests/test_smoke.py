@@ -65,7 +65,7 @@ def test_a_fault_is_named(smoke, runs, mistake):
     assert any(fault.startswith(expected) for fault in smoke.faults(runs, NAMES))
 
 
-def test_a_training_that_fails_ends_it(smoke, tmp_path, monkeypatch):
+def test_a_training_that_fails_ends_the_script(smoke, tmp_path, monkeypatch):
     monkeypatch.setattr(smoke, 'OPTIONS', {'lamda_bg': 1.0})
     with pytest.raises(SystemExit, match=r'(?s)`lambda_bg`.*smoke: train.py ended with 2'):
         smoke.train(tmp_path, 1)

@@ -37,7 +37,7 @@ def test_a_finding_says_what_where_and_what_to_write(config, capsys):
     assert call(config, '--cfg-options', 'burn_in=20') == 0
 
 
-def test_a_bad_override_is_one_line(config, capsys):
+def test_a_bad_override_gives_an_error_of_one_line(config, capsys):
     assert call(config, '--cfg-options', 'lamda_bg=2') == 2
     shown = capsys.readouterr()
     assert shown.out == '' and shown.err.count('\n') == 1 and '`lambda_bg`' in shown.err

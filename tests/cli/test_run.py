@@ -18,7 +18,7 @@ def fails(error):
     raise error
 
 
-def test_an_input_error_is_one_line_and_2(monkeypatch, capsys):
+def test_an_input_error_is_one_line_and_exit_code_2(monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['somewhere/tool.py', '--x'])
     assert command(lambda argv: fails(InputError('no such file')))() == 2
     assert capsys.readouterr() == ('', 'tool.py: no such file\n')
@@ -146,7 +146,7 @@ def test_a_mistake_in_the_users_own_module_keeps_its_traceback(config, tmp_path,
         (['train_cfg.4=1'], '--cfg-options train_cfg.4: '),
     ],
 )
-def test_a_bad_override_is_one_line(config, options, part):
+def test_a_bad_override_gives_an_error_of_one_line(config, options, part):
     file = config("train_cfg = [dict(type='x')]")
     with pytest.raises(InputError) as caught, InputCheck():
         args = config_parser('').parse_args([file, '--cfg-options', *options])

@@ -72,7 +72,7 @@ def test_overrides_take_effect(tool, config, tmp_path):
         assert row['semi/lambda_bg'] == pytest.approx(expected, abs=1e-9)
         assert ('unsup_loss_bg' in row) == (row['step'] > 16)
         if row['step'] > 16:
-            # The plain form would be about λ times the mean confidence (0.5 · 2 images = 1). The focal form is smaller.
+            # The plain form would be about λ · mean confidence (loss_weight 0.5 · 2 images = 1). The focal one is less.
             assert 0 < row['sup_loss_bg'] < 0.1 * row['semi/lambda_bg'] * row['loss/bg_penalty_mean']
 
 
@@ -88,7 +88,7 @@ def test_overrides_take_effect(tool, config, tmp_path):
     ],
     ids=lambda value: value[0] if isinstance(value, list) else '',
 )
-def test_bad_input_is_one_line(config, tmp_path, capfd, quiet_loggers, options, part):
+def test_bad_input_gives_an_error_of_one_line(config, tmp_path, capfd, quiet_loggers, options, part):
     options = [*options, f'visualizer.name={tmp_path}']
     assert train_command.main([str(config), '--work-dir', str(tmp_path), '--cfg-options', *options]) == 2
     error = capfd.readouterr().err

@@ -9,7 +9,7 @@ from tests.helpers.tiny import SEMI, SUPERVISED, load
 
 @pytest.fixture(scope='session')
 def tiny():
-    """A shipped config on a copy of the tiny set."""
+    """A function that loads a shipped config. ``root`` is the tiny set or a copy of it."""
 
     def load_tiny(name, root, work_dir):
         cfg = load(name, root, work_dir)

@@ -11,7 +11,7 @@ def test_a_sampler_with_another_batch_size(cfg, only_finding):
     only_finding(check_config(cfg), 'error', f'{LOADER}.sampler.batch_size', "4, but the loader's batch_size is 5")
 
 
-def test_labeled_and_unlabeled_images_by_chance(cfg, only_finding):
+def test_without_batch_sampler_the_share_of_labeled_images_is_left_to_chance(cfg, only_finding):
     change(cfg, {f'{LOADER}.batch_sampler': DELETED})
     only_finding(check_config(cfg), 'error', f'{LOADER}.batch_sampler', 'by chance')
 

@@ -158,7 +158,7 @@ def test_a_start_without_boxes_in_training_is_refused(runner, logged, monkeypatc
 
 
 @pytest.mark.parametrize('members', [None, 3])
-def test_other_datasets_and_samplers(runner, monkeypatch, logged, members):
+def test_other_datasets_and_samplers_cause_no_finding(runner, monkeypatch, logged, members):
     """One dataset, or several without `get_data_info`."""
     labeled = runner.train_dataloader.dataset.datasets[0]
     dataset = labeled if members is None else SimpleNamespace(datasets=[SimpleNamespace()] * members)

@@ -21,7 +21,7 @@ MISTAKES = {
         {f'{VAL}.metainfo.classes': CLASSES[::-1]},
         *(E, f'{VAL}.metainfo.classes', 'labels have other names'),
     ),
-    'save_best without a model': ({BEST: ['auto', 'coco/bbox_mAP_50']}, E, BEST, 'no evaluator reports'),
+    'save_best without teacher/': ({BEST: ['auto', 'coco/bbox_mAP_50']}, E, BEST, 'no evaluator reports'),
     'save_best misspelt': ({BEST: 'teacher/coco/mAP50'}, E, BEST, '`teacher/coco/mAP50`'),
     'meta keys of validation': (
         {f'{VAL}.pipeline.3.meta_keys': ('img_id', 'ori_shape', 'pad_param')},

@@ -57,7 +57,7 @@ MISTAKES = {
         *(E, 'custom_hooks.0.switch_pipeline', 'no branch `sup`'),
     ),
     # Sizes
-    'last images of another size': (
+    'another size in the last epochs': (
         switch_to_another_size,
         *(W, 'default_hooks.last_epochs.switch_pipeline', f'640×512, but {LABELED} has 96×64'),
     ),
@@ -113,7 +113,7 @@ MISTAKES = {
             'RecordedMosaic fails, because CocoDataset gives it no other images',
         ),
     ),
-    'mosaic of what was loaded before': (
+    'mosaic of cached images': (
         {f'{UNLABELED}.2': Before(dict(MOSAIC, use_cached=True))},
         *(W, f'{UNLABELED}.2.use_cached', 'a resumed run sees other images'),
     ),

@@ -81,7 +81,7 @@ MISTAKES = {
         *(W, f'{YOLO}.max_epochs', 'rises again'),
     ),
     "MMYOLO's schedule cut off": (yolo(), W, f'{YOLO}.max_epochs', 'cut off after 20 of 300'),
-    'evaluation config': (
+    'pseudo-boxes with settings of an evaluation': (
         {PSEUDO: dict(multi_label=True, score_thr=0.001)},
         *(E, PSEUDO, 'score_thr=0.001 makes nearly every prior a pseudo-box and multi_label=True gives one box'),
     ),

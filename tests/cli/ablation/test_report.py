@@ -38,7 +38,7 @@ def test_the_table(results):
         assert f'\n| {line} |\n' in difference
 
 
-def test_four_files(tmp_path, results):
+def test_the_report_is_written_as_csv_json_markdown_and_png(tmp_path, results):
     write_report(tmp_path / 'report', results, list(VALUES))
     assert sorted(path.name for path in tmp_path.iterdir()) == [f'report.{e}' for e in ('csv', 'json', 'md', 'png')]
     rows = list(csv.DictReader((tmp_path / 'report.csv').read_text().splitlines()))

@@ -28,8 +28,8 @@ class Clock:
         return run
 
 
-def test_tasks_alternate_in_random_order_and_a_drift_cancels():
-    """Each pair is slower than the one before, up to fifty times. The ratio is constant. The warm-up is not timed."""
+def test_tasks_run_in_pairs_in_random_order_and_a_drift_cancels():
+    """Each pair is slower than the one before. The ratio is constant. The warm-up is not timed."""
     clock = Clock()
 
     def slowed(seconds):
@@ -55,7 +55,7 @@ def test_quantiles_by_hand():
 
 @pytest.mark.parametrize('number', range(1, 13))
 def test_the_interval_by_all_outcomes(number):
-    """Each value lies below or above the true median with probability 1/2: count the outcomes that are covered."""
+    """Each value is below or above the true median with probability 1/2. Count the outcomes whose interval has it."""
 
     def covered(rank):  # from the rank-th smallest to the rank-th largest
         below = [sum(signs) for signs in product((0, 1), repeat=number)]

@@ -13,7 +13,7 @@ from mmyolo_bgpenalty.cli.benchmark.training_steps import semi_steps
 TINY = Shape(2, 64, 96, 3, 3)
 
 
-def test_sides():
+def test_our_detector_and_theirs():
     """Our detector is that of the shipped config, theirs is MMYOLO's own. Both have the same size."""
     ours = our_config(TINY, {'bbox_head.bg_penalty.focal': True}).model
     theirs = their_detector(TINY, ours)
@@ -44,7 +44,7 @@ def test_loss_steps_agree_except_for_the_penalty():
         gradients = step()
         assert len(gradients) == 2 * len(STRIDES) and all(gradient.abs().sum() > 0 for gradient in gradients)
     steps[1].head.loss_bbox.loss_weight *= 0.5
-    assert disagreement(*steps) == pytest.approx(1, abs=1e-3)  # the largest of the three counts
+    assert disagreement(*steps) == pytest.approx(1, abs=1e-3)  # the largest among the three losses
 
 
 def test_an_assigner_that_differs_is_not_timed():

@@ -98,7 +98,7 @@ def test_the_table_counts_images_and_objects(split, annotations, folder):
 
 
 def test_a_class_without_a_labeled_object_is_named(split, annotations, folder):
-    """There is room for two of the three classes. The fourth class has no object at all, and is not lost."""
+    """There is room for two of the three classes. The fourth class has no object, and is not named."""
     coco = coco_set()
     coco['annotations'] = [
         dict(image_id=image['id'], category_id=category, bbox=[0, 0, 9, 9])
@@ -121,14 +121,14 @@ def test_a_class_without_a_labeled_object_is_named(split, annotations, folder):
         (('--seed', -1), '`seed`'),
     ],
 )
-def test_bad_arguments_are_one_line(split, annotations, arguments, message):
+def test_bad_arguments_give_an_error_of_one_line(split, annotations, arguments, message):
     code, out, err = split(annotations, *arguments)
     assert (code, out, err.count('\n')) == (2, '', 1)
     assert err.startswith('split_dataset.py: ') and message in err
     assert os.listdir(annotations.parent.parent) == ['annotations']
 
 
-def test_a_bad_file_is_one_line(split, annotations, folder):
+def test_a_bad_file_gives_an_error_of_one_line(split, annotations, folder):
     annotations.write_text(json.dumps(dict(coco_set(), images=[])))
     code, out, err = split(annotations)
     assert (code, out, err.count('\n')) == (2, '', 1)
