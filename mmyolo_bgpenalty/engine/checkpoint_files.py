@@ -24,8 +24,8 @@ class CheckpointError(ValueError):
 def read_checkpoint(path: str) -> Any:
     """Read a checkpoint to the CPU. From torch 2.6 on nothing in it is executed.
 
-    MMEngine's own loaders may execute code: torch.hub, which reads URLs, turns safe loading off. The fork of MMEngine
-    turns it off for files that safe loading refuses. A file that this function has read is safe for those loaders.
+    MMEngine's own loaders may execute code: torch.hub, which reads URLs, turns safe loading off. onedl-mmengine turns
+    it off for files that safe loading refuses. A file that this function has read is safe for those loaders.
 
     Args:
         path: a file, or a URL that MMEngine knows.
@@ -34,7 +34,7 @@ def read_checkpoint(path: str) -> Any:
         CheckpointError: the file is broken, or holds an object that safe loading refuses.
         OSError: there is no such file or host.
     """
-    allow_checkpoint_types()  # again, since the fork of MMEngine forbids these types after it has read a file
+    allow_checkpoint_types()  # again, since onedl-mmengine forbids these types after it has read a file
     try:
         if '://' not in path:
             return load(os.path.expanduser(path), map_location='cpu')
@@ -97,8 +97,8 @@ def check_resumable(path: str, model: nn.Module, optimizer: bool = True) -> None
     missing += [f'meta.{key}' for key in ('epoch', 'iter') if not missing and key not in content['meta']]
     if missing:
         raise CheckpointError(
-            f'{path}: no run can be resumed from it: it has no {", ".join(f"`{key}`" for key in missing)}. As '
-            '`load_from`, without --resume, its weights can start a new run'
+            f'{path}: no run can be resumed from it: it has no {", ".join(f"`{key}`" for key in missing)}. To '
+            'start a new run from its weights, set it as `load_from` without --resume'
         )
     if 'config' in content['meta']:
         # Runner.resume would execute it. MMEngine itself writes `meta.cfg`, which is text.
@@ -120,7 +120,8 @@ def check_loadable(path: str, model: nn.Module, complete: bool = False) -> None:
     own = _shapes(dict(model.named_parameters()))
     if not {(_plain(name), shape) for name, shape in own.items()} & {(_plain(name), s) for name, s in found.items()}:
         raise CheckpointError(
-            f'{path}: is of another model: none of its tensors, such as {next(iter(found))}, is in this one'
+            f'{path}: is of another model: none of its tensors, such as {next(iter(found))}, is in this one '
+            'with the same shape'
         )
     if complete:
         _check_shapes(path, own, {name: found.get(name, found.get(_plain(name))) for name in own})

@@ -14,7 +14,7 @@ class CpuBf16OptimWrapper(OptimWrapper):
 
     MMEngine's AmpOptimWrapper needs a GPU. Weights, gradients, optimizer, losses and validation stay in fp32. Losses
     are not scaled, since bf16 has the range of fp32. If the processor has instructions for bf16 (``avx512_bf16`` or
-    ``amx_bf16`` among the flags of ``lscpu``), convolutions take about half the time. Otherwise it is slower than fp32.
+    ``amx_bf16`` among the flags of ``lscpu``), convolutions take about half the time. Otherwise bf16 is slower.
     """
 
     @contextmanager

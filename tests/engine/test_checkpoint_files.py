@@ -73,7 +73,7 @@ HEAD = 'student.bbox_head.head_module.cls_preds.0.2.weight'
 FOREIGN = [
     ([1, 2], 'no run can be resumed from it: it has no `meta`, `state_dict`'),
     (dict(meta=None), 'it has no `meta`'),
-    (dict(optimizer=None), 'it has no `optimizer`. As `load_from`, without --resume, its weights can start a'),
+    (dict(optimizer=None), 'it has no `optimizer`. To start a new run from its weights, set it as `load_from`'),
     (dict(meta=dict(epoch=1, iter=5, config='1')), '`meta.config` is code'),
     (dict(meta={}), 'it has no `meta.epoch`, `meta.iter`'),
     (

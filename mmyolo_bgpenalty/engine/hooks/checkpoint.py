@@ -33,9 +33,9 @@ class ResumableCheckpointHook(CheckpointHook):
     - It stores the place within the epoch, whether a validation is due, and the random states of every process.
       ``ResumableTrainLoop`` continues there.
     - On SIGTERM to any process, the run finishes the iteration, and accumulated gradients get their update. In
-      validation one process finishes the batch, and several processes finish the validation. Then the run writes a
-      checkpoint, within an epoch ``epoch_<epochs done>_iter_<iterations>.pth``, and every process ends with exit code
-      143. A second SIGTERM ends the process at once.
+      validation a run with one process finishes the batch, and a run with several finishes the validation. Then the run
+      writes a checkpoint, and every process ends with exit code 143. Within an epoch the file is
+      ``epoch_<epochs done>_iter_<iterations>.pth``. A second SIGTERM ends the process at once.
     - ``check_start`` checks ``load_from``. ``resume=True`` without ``load_from`` takes the latest checkpoint. If no run
       can be resumed from it, the one before is taken, with a warning.
 

@@ -93,8 +93,8 @@ class CollapseMonitorHook(Hook):
             which, change = 'many', f'a higher {threshold}, a longer `burn_in` or a larger `lambda_bg`'
         self._warn(
             'boxes',
-            f'Too {which} pseudo-boxes: {boxes:.3g} per image over {self.window} iterations up to {runner.iter}. A '
-            f'labeled image has {self._objects:.3g} objects (expected {low:.3g} to {high:.3g}). Try {change}.',
+            f'Too {which} pseudo-boxes: {boxes:.3g} per image over {self.window} iterations up to {runner.iter}, but '
+            f'expected {low:.3g} to {high:.3g}. A labeled image has {self._objects:.3g} objects. Try {change}.',
         )
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
@@ -105,8 +105,8 @@ class CollapseMonitorHook(Hook):
         if self._behind >= 3:
             self._warn(
                 'teacher',
-                f'The teacher stays behind the student by more than 0.02: {self.metric} is {teacher:.4g} for the '
-                f'teacher and {student:.4g} for the student, in {self._behind} validations in a row. Try a larger '
+                f'The teacher stays behind the student by more than 0.02 in {self._behind} validations in a row. Now '
+                f'{self.metric} is {teacher:.4g} for the teacher and {student:.4g} for the student. Try a larger '
                 '`default_hooks.mean_teacher.momentum`, so that the teacher follows sooner. If `pseudo_boxes` is near '
                 '0, change `score_thr` first.',
             )

@@ -20,9 +20,9 @@ _STATED_TWICE = '`{}` is stated twice: {!r} at the top level of the config and {
 class LambdaBgSchedulerHook(Hook):
     """Sets λ_bg of the trained heads to ``lambda_bg_at`` of the progress.
 
-    Settings at the top level of the config replace the arguments: ``lambda_bg``, ``burn_in``, ``lambda_bg_warmup`` and
-    ``lambda_bg_schedule``; ``use_focal_bg`` sets ``focal`` of the heads. So ``--cfg-options lambda_bg=1.5`` works with
-    any ``tools/train.py``. BurnInMeanTeacherHook reads burn-in from this hook.
+    Settings at the top level of the config replace defaults of arguments: ``lambda_bg``, ``burn_in``,
+    ``lambda_bg_warmup`` and ``lambda_bg_schedule``; ``use_focal_bg`` sets ``focal`` of the heads. So ``--cfg-options
+    lambda_bg=1.5`` works with any ``tools/train.py``. BurnInMeanTeacherHook reads burn-in from this hook.
 
     Every iteration logs ``semi/lambda_bg``. When LoggerHook prints, ``loss/bg_penalty_mean`` and
     ``loss/bg_penalty_max`` (statistics of the head) are logged as well. Each pass over the train loader ends with two
@@ -37,7 +37,7 @@ class LambdaBgSchedulerHook(Hook):
         by_epoch: True: lengths are in epochs (passes over the train loader). False: in iterations.
 
     Raises:
-        ValueError: an argument is out of range, a setting is stated twice, or the model has no BgPenaltyYOLOv8Head.
+        ValueError: an argument is out of range or contradicts a setting, or the model has no BgPenaltyYOLOv8Head.
     """
 
     def __init__(

@@ -17,8 +17,8 @@ class LastEpochsPipelineHook(PipelineSwitchHook):
     """Switches the pipeline for the last part of training. Ultralytics ends mosaics in this way.
 
     The first epoch with the new pipeline is ``max_epochs - max(1, round(share * max_epochs))``, counted from 0. In a
-    ``LabeledUnlabeledDataset`` the pipeline of the labeled images is switched. In three cases a warning says that the
-    pipeline stays: IterBasedTrainLoop (it has no epochs), a ConcatDataset, and a mosaic that is always used.
+    ``LabeledUnlabeledDataset`` the pipeline of the labeled images is switched. A warning says that the pipeline stays
+    for IterBasedTrainLoop (no epochs) and, without ``switch_pipeline``, for a ConcatDataset or a mosaic always used.
 
     Args:
         share: part of the epochs, in (0, 1].
@@ -44,7 +44,7 @@ class LastEpochsPipelineHook(PipelineSwitchHook):
             try:
                 self.switch_pipeline = single_images(pipeline.transforms)
             except ValueError as error:
-                return _warn(f'without a `switch_pipeline`: {error}')
+                return _warn(f'`switch_pipeline` is not set, and the mosaic cannot be removed. {error}')
             if self.switch_pipeline == pipeline.transforms:
                 return None
         if isinstance(runner.train_loop, IterBasedTrainLoop):

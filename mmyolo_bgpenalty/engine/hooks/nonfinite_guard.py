@@ -34,8 +34,8 @@ class NonFiniteGuardHook(Hook):
     step. No checkpoint of that iteration is written.
 
     GradScaler itself skips updates whose fp16 gradients overflow. The hook counts these updates. It stops the run if
-    gradients still overflow at a loss scale below 2^-20. A fused optimizer keeps the count on the device, where it is
-    read every 20 iterations, so that the host does not wait.
+    gradients still overflow at a loss scale below 2^-20. With a fused optimizer the count stays on the device. The hook
+    reads it every 20 iterations, because the host waits for each read.
 
     ``skipped_iterations`` and ``amp_overflows`` are logged as soon as there are any. When training ends, a line has
     the totals, and the images that could not be read. A resumed run continues the counts of the main process.
@@ -45,7 +45,7 @@ class NonFiniteGuardHook(Hook):
 
     Raises:
         ValueError: ``max_skips`` is out of range.
-        FloatingPointError: in training, too many iterations in a row were not finite.
+        FloatingPointError: too many iterations in a row were not finite, or fp16 gradients overflow at any loss scale.
     """
 
     def __init__(self, max_skips: int = 10):
@@ -163,12 +163,12 @@ class NonFiniteGuardHook(Hook):
             return ''
         names = [name for name, p in unwrapped(self._runner.model).named_parameters() if id(p.grad) in bad]
         # If all gradients are bad, clipping has spread the NaN of one of them.
-        which = f', the first of {names[0]}' if names and len(bad) < len(gradients) else ''
+        which = f', the first is that of {names[0]}' if names and len(bad) < len(gradients) else ''
         return f'the losses are finite, but {len(bad)} of {len(gradients)} gradients are NaN or infinite{which}'
 
     def _stop(self, what: str, batch: str = '') -> None:
         after = f', after {self._in_a_row} skipped iterations in a row' if self._in_a_row else ''
-        lines = [f'Stopped in {self._place()} before the optimizer changed a weight: {what}{after}.{batch}']
+        lines = [f'Stopped in {self._place()}, in which the optimizer changed no weight: {what}{after}.{batch}']
         weights = [name for name, p in unwrapped(self._runner.model).named_parameters() if not p.isfinite().all()]
         if weights:
             lines.append(
@@ -178,13 +178,13 @@ class NonFiniteGuardHook(Hook):
         if penalty is not None:
             lines.append(f'λ_bg was {penalty.current():.4g}.')
         lines.append(
-            'Try a lower `optim_wrapper.optimizer.lr`, `optim_wrapper.clip_grad=dict(max_norm=10)`, with --amp '
-            '`optim_wrapper.dtype=bfloat16`; if it is an `unsup_` or `bg` entry, a smaller '
-            '`model.semi_train_cfg.unsup_weight` or `lambda_bg`; and look at these images and their boxes.'
+            'Try a lower `optim_wrapper.optimizer.lr`, `optim_wrapper.clip_grad=dict(max_norm=10)`, or with --amp '
+            '`optim_wrapper.dtype=bfloat16`. If an `unsup_` or `bg` loss is not finite, try a smaller '
+            '`model.semi_train_cfg.unsup_weight` or `lambda_bg`. Look at the images of the batch and their boxes.'
         )
         latest = Path(self._runner.work_dir, 'last_checkpoint')
         if latest.is_file():
-            lines.append(f'The latest checkpoint is good: {latest.read_text().strip()}')
+            lines.append(f'The latest checkpoint is {latest.read_text().strip()}')
         message = ' '.join(lines)
         print_log(message, logger='current', level=logging.ERROR)
         raise FloatingPointError(message)

@@ -39,8 +39,8 @@ class PseudoLabelQualityHook(Hook):
     """Logs precision and recall of the pseudo-labels if the unlabeled set has boxes. Training ignores these boxes.
 
     Every ``interval`` iterations it logs ``semi/pseudo_precision`` and ``semi/pseudo_recall`` of the iterations since
-    the last report, over all processes, and a line with both for each class (up to 20 classes). Without pseudo-boxes
-    there is no precision. Without true boxes there is no recall.
+    the last report, over all processes. If there are at most 20 classes, a line has both for each class. Without
+    pseudo-boxes there is no precision. Without true boxes there is no recall.
 
     Boxes are compared in the weak view by ``match_boxes``. True boxes are cut at the edge of the view, and count if one
     pixel or more is left. Mosaics, mixed images and crops (``mosaic_tiles`` in the meta) are left out, because not all
@@ -156,10 +156,10 @@ def _set_scalar(hub: MessageHub, key: str, value: float | None) -> None:
 class ClassThresholdsHook(Hook):
     """Counts the labeled boxes of each class for ``class_thresholds`` of SemiYOLODetector, and logs the thresholds.
 
-    The boxes are counted before training, without crowds. If K of N unlabeled images are known to be empty, the other
-    unlabeled images are expected to have N / (N - K) times as many boxes, but at most the mean number of the labeled
-    images that have boxes. Whenever LoggerHook prints, this hook logs ``semi/threshold_<class>``. For more than 20
-    classes it logs ``semi/threshold_min``, ``_mean`` and ``_max``. Without ``class_thresholds`` it does nothing.
+    The boxes are counted before training, without crowds. If K of N unlabeled images are known to be empty, each other
+    one is expected to have N / (N - K) times the mean of all labeled images, but at most the mean of the labeled images
+    with boxes. Whenever LoggerHook prints, this hook logs ``semi/threshold_<class>``. For more than 20 classes it logs
+    ``semi/threshold_min``, ``_mean`` and ``_max``. Without ``class_thresholds`` it does nothing.
 
     Raises:
         ValueError: before training, if type='ClassFrequency' has no labeled boxes to count.
@@ -182,7 +182,7 @@ class ClassThresholdsHook(Hook):
         labels = [label for image in images for label in image]
         if not labels:
             got = 'a set that does not give its annotations' if labeled is None else f'{len(images)} images without any'
-            raise ValueError(f"Expected labeled images with boxes for type='ClassFrequency', but got {got}")
+            raise ValueError(f"`class_thresholds`: 'ClassFrequency' needs labeled images with boxes, but got {got}")
         counts = torch.bincount(torch.tensor(labels), minlength=thresholds.num_classes)
         most = len(images) / sum(map(bool, images))
         empty = getattr(getattr(unlabeled, 'first_readable', None), 'known_empty', None)

@@ -143,7 +143,7 @@ def started(dataset, thresholds):
 )
 def test_no_labeled_boxes_are_an_error(dataset, message):
     with pytest.raises(
-        ValueError, match=f"Expected labeled images with boxes for type='ClassFrequency', but {message}"
+        ValueError, match=f"`class_thresholds`: 'ClassFrequency' needs labeled images with boxes, but {message}"
     ):
         started(dataset, frequency())
     # Other thresholds do not need the number of boxes.

@@ -59,7 +59,7 @@ def test_a_run_warns_once_for_each_cause(tmp_path):
     assert 'Too many pseudo-boxes: 3 per image over 4 iterations up to 8' in boxes
     assert f'labeled image has {objects:.3g} objects' in boxes
     assert 'a higher `model.semi_train_cfg.pseudo_test_cfg.score_thr` (now 0.0)' in boxes
-    assert 'coco/bbox_mAP_50 is 0.1 for the teacher and 0.5 for the student, in 3 validations in a row' in teacher
+    assert 'in 3 validations in a row. Now coco/bbox_mAP_50 is 0.1 for the teacher and 0.5 for the student.' in teacher
     assert '`default_hooks.mean_teacher.momentum`' in teacher
 
 
@@ -95,7 +95,7 @@ def test_the_band(boxes, expected, logged):
         return
     iterate(hook, runner, [50.0] * 8)
     [(message, level)] = logged
-    assert expected in message and 'has 1 objects (expected 0.25 to 3)' in message and level == 30
+    assert expected in message and 'but expected 0.25 to 3. A labeled image has 1 objects.' in message and level == 30
     assert ('Try a lower `model' if 'few' in expected else 'a higher `model') in message
 
 
@@ -161,7 +161,10 @@ def test_a_teacher_worse_than_the_student(pairs, warnings, logged):
         metrics = {'teacher/coco/bbox_mAP_50': teacher, 'student/coco/bbox_mAP_50': student}
         hook.after_val_epoch(None, metrics=metrics)
     assert len(logged) == warnings
-    assert all('0.3 for the student, in 3 validations in a row' in text and level == 30 for text, level in logged)
+    assert all(
+        'in 3 validations in a row.' in text and '0.3 for the student.' in text and level == 30
+        for text, level in logged
+    )
 
 
 def test_other_metrics_are_not_compared(logged):

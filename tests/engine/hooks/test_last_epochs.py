@@ -63,7 +63,7 @@ ITERATIONS = IterBasedTrainLoop.__new__(IterBasedTrainLoop)  # MMEngine reports 
 @pytest.mark.parametrize(
     'pipeline, loop, why',
     [
-        ([MOSAIC, RESIZE], None, 'without a `switch_pipeline`: .*Mosaic'),
+        ([MOSAIC, RESIZE], None, '`switch_pipeline` is not set.*Mosaic'),
         ([RESIZE, MIXUP], ITERATIONS, 'IterBasedTrainLoop has no epochs'),
         (None, None, 'a SimpleNamespace has no pipeline'),
         ([RESIZE], ITERATIONS, None),  # the pipeline mixes no images

@@ -111,7 +111,7 @@ def test_the_error_names_the_loss(losses, error, early, tmp_path, logged):
 @pytest.mark.parametrize(
     'factor, clip_grad, fault',
     [
-        (math.nan, None, '1 of 2 gradients are NaN or infinite, the first of linear.bias.'),
+        (math.nan, None, '1 of 2 gradients are NaN or infinite, the first is that of linear.bias.'),
         (math.nan, dict(max_norm=1.0), '2 of 2 gradients are NaN or infinite.'),  # clipping divides by a norm of NaN
         (1e30, None, None),  # finite, but the sum of the squares is infinite
     ],
