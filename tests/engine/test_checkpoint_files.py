@@ -156,7 +156,7 @@ def test_a_malicious_pickle_is_refused_and_nothing_of_it_runs(option, hook, good
     assert line.endswith(f': {file}: cannot be read as a checkpoint: it holds posix.system, which safe loading refuses')
 
 
-def test_only_the_types_of_this_package_are_allowed_before_and_after(tmp_path):
+def test_the_allowed_types_are_the_same_before_and_after_mmengine_reads_a_file(tmp_path):
     """The fork of MMEngine allows getattr while it reads a file. Afterwards it allows less than before."""
     gets = saved(tmp_path / 'gets.pth', dict(x=Runs(getattr, HistoryBuffer, '__init__')))
     history = HistoryBuffer()

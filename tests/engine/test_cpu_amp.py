@@ -42,7 +42,7 @@ def test_student_and_teacher_compute_in_bf16_and_keep_fp32(data, tmp_path):
     bf16 = trained(data, tmp_path / 'bf16', optim_wrapper__type=WRAPPER)
     assert plain.seen == {True: {torch.float32}, False: {torch.float32}}
     assert bf16.seen == {True: {torch.bfloat16}, False: {torch.float32}}
-    # The first losses have equal weights and images. They differ by rounding errors.
+    # In the first iteration weights and images are equal. The losses differ by rounding errors.
     assert bf16.losses[0] == pytest.approx(plain.losses[0], rel=0.1)
     assert bf16.losses != plain.losses and len(bf16.losses) == len(plain.losses)
     assert all(torch.isfinite(torch.tensor(bf16.losses)))

@@ -116,7 +116,7 @@ def test_only_the_student_runs_during_burn_in(run):
     assert [row['teacher_runs'] for row in run[1].rows[BATCHES:]] == list(range(15))
 
 
-def test_the_teacher_is_handed_over_once_and_then_averaged(run):
+def test_the_teacher_is_a_copy_in_burn_in_and_then_an_average(run):
     """The recorder takes each snapshot before the teacher is updated."""
     snapshots = run[1].snapshots
     for iteration in range(1, 4 * BATCHES):

@@ -118,7 +118,7 @@ def test_numbers_are_those_of_the_pure_functions(numbers, crowd, coco, samples, 
 
 
 @pytest.mark.parametrize('with_coco', [False, True])
-def test_the_set_may_come_with_the_samples(numbers, samples, with_coco):
+def test_annotations_may_come_with_the_samples(numbers, samples, with_coco):
     metric = PrecisionRecallMetric(coco=with_coco, prefix='own')
     metric.dataset_meta = dict(classes=CLASSES)
     for _ in range(2):  # the second validation uses what the first one has stored
@@ -160,7 +160,7 @@ def test_numbers_are_0_without_detections(crowd, samples):
     assert [name for name in few if 'coco/' in name] == ['coco/bbox_mAP_50']
 
 
-def test_file_classes_and_table(crowd, coco, samples, tmp_path, monkeypatch):
+def test_the_json_file_the_keys_per_class_and_the_table_are_right(crowd, coco, samples, tmp_path, monkeypatch):
     lines = []
     monkeypatch.setattr(MMLogger.get_current_instance(), 'info', lines.append)
     prefix = str(tmp_path / 'new' / 'val')
@@ -270,7 +270,7 @@ def test_two_processes_find_the_same(with_file, crowd, samples, tmp_path, monkey
         shown = list(DefaultSampler(samples, shuffle=False))
         return shown, evaluate([samples[i] for i in shown], size=len(samples), **kwargs)
 
-    monkeypatch.chdir(tmp_path)  # MMEngine gathers results through a folder here
+    monkeypatch.chdir(tmp_path)  # MMEngine gathers results through a folder in the working directory
     (shown, first), (other, second) = in_two_processes(worker, tmp_path)
     assert (shown, other) == ([0, 2, 4, 6, 8], [1, 3, 5, 7, 0])
     assert same(first, expected) and same(second, expected)
@@ -283,7 +283,7 @@ class Recorder(Hook):
 
 @pytest.mark.parametrize('as_list', [True, False])
 def test_in_a_real_run_teacher_and_student_are_reported(as_list, data, tmp_path):
-    """Beside CocoMetric or with `coco`. The run continues if the metric of save_best is nan."""
+    """Our metric is beside a CocoMetric, or has `coco=True`. The run continues if the metric of save_best is nan."""
     options = dict(burn_in=1, train_cfg__max_epochs=1, train_cfg__val_interval=1)
     cfg = load(SEMI, data, tmp_path, **options)
     cfg.default_hooks.checkpoint.update(

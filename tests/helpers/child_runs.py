@@ -27,7 +27,7 @@ class Signal(Hook):
         if runner.iter != self.iteration:
             return
         if self.group:
-            # By another process: workers obey a signal of their parent.
+            # Another process sends it. SIGTERM from their parent would end the workers.
             subprocess.run(['kill', f'-{int(self.number)}', '--', f'-{os.getpgid(0)}'])
         else:
             signal.raise_signal(self.number)  # at once, in this thread
@@ -68,7 +68,7 @@ def ended(child):
     child.join(120)
     if child.exitcode is None:
         child.kill()
-        pytest.fail('it did not end')
+        pytest.fail('the child process did not end within 120 s')
     return child.exitcode
 
 

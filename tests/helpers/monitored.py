@@ -10,7 +10,7 @@ from mmengine.structures import InstanceData
 
 from tests.helpers.tiny import CLASSES
 
-# Two images each: x1, y1, x2, y2, class, crowd. OBJECTS has one object per image on average.
+# A list of boxes per image: x1, y1, x2, y2, class, crowd. OBJECTS has one object per image on average.
 TRUE = [[(10, 10, 30, 30, 0, 0), (40, 10, 60, 30, 1, 0)], []]
 OBJECTS = [[(0, 0, 9, 9, 0, 0), (0, 0, 9, 9, 0, 0), (0, 0, 9, 9, 0, 1)], [(0, 0, 9, 9, 1, 0)], []]
 SILENT = SimpleNamespace(metainfo=dict(classes=CLASSES))  # a set without `get_data_info`

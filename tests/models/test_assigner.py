@@ -128,7 +128,7 @@ def test_predictions_are_read_only_where_boxes_are():
     offset=st.sampled_from([0.0, 0.5]),
     on_grid=st.booleans(),
 )
-def test_pairs_of_box_and_prior(seed, size, offset, on_grid):
+def test_priors_in_boxes_equal_a_naive_search(seed, size, offset, on_grid):
     generator = torch.Generator().manual_seed(seed)
     priors = make_priors(size, offset=offset)
     boxes = torch.rand(9, 4, generator=generator) * 1.5 * max(size) - 0.25 * max(size)

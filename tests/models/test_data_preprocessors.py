@@ -80,7 +80,7 @@ def test_the_batch_is_that_of_mmdetection_bit_for_bit(shape, dtype, arguments):
         made.append((data['inputs'], [sample.metainfo for sample in data['data_samples']]))
     assert torch.equal(made[0][0], made[1][0]) and made[0][0].dtype == made[1][0].dtype == torch.float32
     assert made[0][1] == made[1][1] and made[0][1][0]['batch_input_shape'] == (64, 96)
-    # Other hooks draw the original images, so these must not change.
+    # MMEngine's NaiveVisualizationHook draws the original images, so these must not change.
     assert all(torch.equal(image, old) for image, old in zip(images, before))
 
 

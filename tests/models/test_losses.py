@@ -89,8 +89,8 @@ def test_extreme_logits_are_finite(form, dtype):
 
 @pytest.mark.parametrize('dtype', DTYPES, ids=str)
 @pytest.mark.parametrize('gamma', [0.0, 1.5, 2.0])
-def test_the_focal_form_still_corrects_the_most_confident(gamma, dtype):
-    """The gradient of the focal form stays. That of σ vanishes, as documented."""
+def test_the_focal_form_still_corrects_confident_false_positives(gamma, dtype):
+    """For large logits the gradient of the focal form tends to 1. That of the plain form, σ, vanishes."""
     mask = torch.tensor([True, True, False, True, True])
 
     def gradient(z, **form):

@@ -34,10 +34,10 @@ def boxes_of(kind, number):
     boxes = {
         'usual': lambda: np.concatenate([points, points + rng.uniform(1, 16, (number, 2))], 1),
         'no area': lambda: np.concatenate([points, points], 1),
-        'right of it': lambda: np.concatenate([points + 200, points + 220], 1),
-        'left of it': lambda: np.concatenate([points - 220, points - 200], 1),
-        'around it': lambda: np.tile([-100.0, -100, 300, 300], (number, 1)),
-        'turned': lambda: np.concatenate([points + 20, points], 1),
+        'right of image': lambda: np.concatenate([points + 200, points + 220], 1),
+        'left of image': lambda: np.concatenate([points - 220, points - 200], 1),
+        'around image': lambda: np.tile([-100.0, -100, 300, 300], (number, 1)),
+        'x2 < x1': lambda: np.concatenate([points + 20, points], 1),
         'beyond fp16': lambda: np.tile([-1e30, -1e30, 1e30, 1e30], (number, 1)),
     }[kind]()
     return boxes.tolist(), (np.arange(number) % 3).tolist()
@@ -46,7 +46,7 @@ def boxes_of(kind, number):
 OBJECTS = {
     'none': ('usual', 0),
     'a thousand': ('usual', 1000),
-    **{kind: (kind, 3) for kind in ('no area', 'right of it', 'left of it', 'around it', 'turned', 'beyond fp16')},
+    **{k: (k, 3) for k in ('no area', 'right of image', 'left of image', 'around image', 'x2 < x1', 'beyond fp16')},
 }
 
 
@@ -89,7 +89,7 @@ def test_extreme_predictions_and_objects_are_finite(assigner, objects, dtype):
 
 
 @both_codes
-@pytest.mark.parametrize('objects', ['none', 'a thousand', 'no area', 'around it'])
+@pytest.mark.parametrize('objects', ['none', 'a thousand', 'no area', 'around image'])
 def test_nan_predictions_give_a_loss_that_is_not_finite(assigner, objects):
     """No error is raised, so that the iteration can be skipped."""
     data = batch('list', (boxes_of(*OBJECTS[objects]),) * 2)

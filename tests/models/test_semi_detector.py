@@ -141,8 +141,8 @@ def test_losses_of_several_levels_are_weighed_one_by_one():
     assert weigh_losses(losses, 0.5, dict(loss_cls=0.5), scale=4.0)['loss_cls'][0] == 2.0
 
 
-def test_no_pseudo_box_weighs_nothing(model):
-    """The same if the loss is NaN. The graph stays, since the backward pass of SyncBN needs it in every process."""
+def test_without_pseudo_boxes_the_unlabeled_losses_are_0(model):
+    """They are 0 even if the loss is NaN. The graph stays, since SyncBN needs a backward pass in every process."""
     inputs, samples = batch()
     teacher_sees(model, [0, 0, 0, 0])
     nan = model.loss(dict(inputs, unsup_student=torch.full_like(inputs['sup'], torch.nan)), copy.deepcopy(samples))
@@ -192,7 +192,7 @@ def test_a_plain_checkpoint_loads_into_student_and_teacher(model):
         assert all((value == torch.full_like(value, 0.5)).all() for value in part.state_dict().values())
 
 
-def test_no_key_beyond_plain_yolov8s(model):
+def test_the_penalty_adds_no_key_to_a_checkpoint(model):
     assert list(model.state_dict()) == list(build(dict(type='YOLOv8Head')).state_dict())
 
 

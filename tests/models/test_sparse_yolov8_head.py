@@ -34,7 +34,7 @@ def sparse(**kwargs):
 @both_paths
 @pytest.mark.parametrize('objects', [OBJECTS, (*OBJECTS[:1], NO_OBJECTS[0]), NO_OBJECTS], ids=['all', 'one', 'none'])
 @pytest.mark.parametrize('reg_max', [16, 4])
-def test_losses_and_gradients_are_yolov8s(path, objects, reg_max):
+def test_losses_and_gradients_equal_those_of_yolov8head(path, objects, reg_max):
     """With reg_max=4 some boxes are larger than the distributions can express."""
     expected = losses_and_gradients(build('YOLOv8Head', reg_max=reg_max), batch(path, objects))
     head = sparse(bg_penalty={'lambda_bg': 0.0}, reg_max=reg_max)
@@ -49,7 +49,7 @@ def test_losses_and_gradients_are_yolov8s(path, objects, reg_max):
 
 @pytest.mark.parametrize('penalty', PENALTIES, ids=str)
 @pytest.mark.parametrize('objects', [OBJECTS, NO_OBJECTS], ids=['all', 'none'])
-def test_the_penalty_is_the_same(penalty, objects):
+def test_the_penalty_is_the_same_with_sparse_targets(penalty, objects):
     ignored = [torch.tensor([[0.0, 40, 30, 64]]), torch.zeros(0, 4)]
     heads = [make(bg_penalty={'lambda_bg': 1.5, **penalty}) for make in (build, sparse)]
     results = [losses_and_gradients(head, batch('list', objects, ignored=ignored)) for head in heads]

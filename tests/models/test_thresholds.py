@@ -34,7 +34,7 @@ def test_class_frequency_equals_a_naive_search(boxes, wanted, floor, ceiling):
 
 
 def naive_mixture(scores, floor, ceiling, fallback, min_scores, at):
-    """EM for single scores, which are rounded to the centres of the bins. Then the posterior at each bin."""
+    """EM on single scores, rounded to bin centres. 'crossing' is after the last bin where the lower part leads."""
     x = (np.minimum(np.floor(np.array(scores, dtype=np.float32) * 200), 199) + 0.5) / 200
     if len(x) < max(min_scores, 1):
         return fallback
@@ -104,7 +104,7 @@ def test_mixture_falls_back(scores, at):
     assert mixture_thresholds(scores, labels, 2, 0.1, 0.9, 0.375, at=at).tolist() == [0.375, 0.375]
 
 
-def test_mixture_needs_min_scores_scores():
+def test_mixture_is_fitted_from_min_scores_on():
     scores, labels = two_clusters(0, (21, 10)), torch.zeros(31, dtype=torch.long)
     assert 0.4 < mixture_thresholds(scores, labels, 1, 0.1, 0.9, 0.375, min_scores=31).item() < 0.6
 

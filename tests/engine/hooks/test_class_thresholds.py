@@ -106,7 +106,7 @@ def test_a_run_follows_its_teacher_and_resumes_exactly(cfg, data, tmp_path, thre
     assert all(torch.equal(value, state[name]) for name, value in runner.model.state_dict().items())
 
 
-def test_another_window_or_a_checkpoint_without_a_window_starts_empty(cfg, tmp_path):
+def test_the_window_starts_empty_if_its_size_changed_or_the_checkpoint_has_none(cfg, tmp_path):
     thresholds = dict(type='ClassFrequency', floor=0.004, window=12, min_images=4)
     quick = dict(train_cfg__max_epochs=2)
     train(cfg, tmp_path / 'a', thresholds, **quick)

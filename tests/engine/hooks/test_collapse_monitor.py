@@ -81,7 +81,7 @@ def iterate(hook, runner, values):
         ([0.0] * 3 + [4.0], None),
     ],
 )
-def test_the_band(boxes, expected, logged):
+def test_a_mean_of_pseudo_boxes_outside_the_band_warns_once(boxes, expected, logged):
     runner = fake_runner(Listed(OBJECTS), Listed(TRUE))
     hook = CollapseMonitorHook(band=(0.25, 3.0), window=4)
     # The hook counts nothing during burn-in and while the weight of the unlabeled images rises.

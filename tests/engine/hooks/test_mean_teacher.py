@@ -22,7 +22,7 @@ def fill(module, value):
 
 
 @pytest.mark.parametrize('momentum', [0.002, 0.5, 1])
-def test_the_average_is_taken_tensor_by_tensor_bit_for_bit(momentum):
+def test_the_average_equals_a_lerp_of_each_tensor_bit_for_bit(momentum):
     """The momentum is the weight of the student."""
     model, hook = Semi(), BurnInMeanTeacherHook()
     for tensor in model.state_dict().values():

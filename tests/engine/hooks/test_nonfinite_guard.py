@@ -137,7 +137,7 @@ def test_a_skipped_step_applies_no_weight_decay(tmp_path, logged):
     for _ in range(2):
         iterate(runner, hook, math.nan)
         assert same(weights(runner), before)
-    iterate(runner, hook)  # which ends the row
+    iterate(runner, hook)  # a finite iteration sets the count of skips in a row to 0
     assert not same(weights(runner), before)
     before = weights(runner)
     for _ in range(2):

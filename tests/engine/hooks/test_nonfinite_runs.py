@@ -93,7 +93,7 @@ class PoisonedDetector(SemiYOLODetector):
 
 
 @pytest.mark.parametrize('poison, loop', [('loss', 'epoch'), ('gradient', 'iter')])
-def test_a_poisoned_loss_stops_before_the_weights(data, tmp_path, monkeypatch, poison, loop):
+def test_a_poisoned_loss_stops_the_run_before_the_weights_change(data, tmp_path, monkeypatch, poison, loop):
     monkeypatch.setattr(PoisonedDetector, 'poison', poison)
     cfg = config(SEMI, data, tmp_path, 0, burn_in=1, model__type='PoisonedDetector')
     cfg.default_hooks.lambda_bg.by_epoch = False

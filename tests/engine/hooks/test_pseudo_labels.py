@@ -107,7 +107,7 @@ def test_quality_by_hand_and_over_the_interval():
 @pytest.mark.parametrize(
     'shift, found, expected',
     [
-        # Of the first true box, 0.5 or 1 pixel is in the view. The second is fully in it. The third is a crowd.
+        # If shifted, 0.5 or 1 px of the first true box is in the view. The second is fully in it. The third is a crowd.
         (-29.5, (10.5, 10, 30.5, 30, 0.9, 1), [1.0, 1.0]),
         (-29, (11, 10, 31, 30, 0.9, 1), [1.0, 1 / 2]),
         (-29, (0, 10, 1, 30, 0.9, 0), [1.0, 1 / 2]),
