@@ -5,7 +5,7 @@ _base_ = [
     './_base_/schedules/adamw.py',
 ]
 
-# Settings. The hooks read them when training starts. A child config or --cfg-options changes them here.
+# Settings. The hooks read them when training starts. A child config or --cfg-options sets them by the same names.
 lambda_bg = 1.0  # weight of the penalty at its maximum
 lambda_bg_warmup = 30  # epochs from 0 to the maximum, after burn-in
 lambda_bg_schedule = 'linear'  # constant, linear, step or cosine

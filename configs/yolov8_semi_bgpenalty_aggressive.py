@@ -1,4 +1,4 @@
-# The aggressive preset: a weak penalty that starts early. It costs little recall.
+# The aggressive preset: a weak penalty that rises fast. It costs little recall.
 _base_ = './yolov8_semi_bgpenalty_published.py'
 
 lambda_bg = 0.5

@@ -1,4 +1,4 @@
-# The method on COCO with YOLOv8-s at 640 px, for 8 GPUs × (8 + 8) images. An epoch is 1,650 iterations.
+# The method on COCO with YOLOv8-s at 640 px, for 8 GPUs × (8 + 8) images. An epoch is 1,664 iterations.
 _base_ = [
     './_base_/models/semi_yolov8_bgpenalty.py',
     './_base_/datasets/semi_coco.py',

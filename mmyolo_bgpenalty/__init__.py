@@ -7,7 +7,7 @@ import of the package also
 - imports MMYOLO. With the MMCV of the fork of OpenMMLab it skips MMYOLO's own version checks (``import_mmyolo``);
 - lets ``torch.load`` read the types that MMEngine stores in checkpoints (``allow_checkpoint_types``).
 
-It leaves MMEngine's functions that load checkpoints unchanged.
+It does not change the functions of MMEngine that load checkpoints.
 """
 
 from mmyolo_bgpenalty.compat import allow_checkpoint_types, check_versions, import_mmyolo

@@ -66,7 +66,7 @@ def check_versions() -> None:
 
 
 def import_mmyolo() -> None:
-    """Import MMYOLO. This also works with the MMCV of the fork.
+    """Import MMYOLO with the MMCV of the fork. Without the fork this does nothing: the usual import works.
 
     ``mmyolo/__init__.py`` asserts that MMCV is older than 2.1. With the fork, this function executes that file without
     its assertions, as ``python -O`` does. All of them are about versions, which ``check_versions`` has checked.

@@ -47,11 +47,11 @@ def test_a_checkpoint_is_missing(smoke, runs, name):
 
 
 MISTAKES = {
-    'loss is not finite': (lambda runs: runs[0][4].update(sup_loss_cls=math.nan), 'sup_loss_cls is nan at 5'),
-    'loss is missing': (lambda runs: runs[1][0].pop('unsup_loss_bg'), 'no unsup_loss_bg at 25'),
-    'λ stays 0': (lambda runs: runs[0][15].update({'semi/lambda_bg': 0.0}), 'λ is 0.0 at 16, not 0.4375'),
-    'an iteration is missing': (lambda runs: runs[0].pop(0), 'iterations [[2, 3'),
-    'one run': (lambda runs: runs.pop(), '1 logs of 2 runs'),
+    'loss is not finite': (lambda runs: runs[0][4].update(sup_loss_cls=math.nan), 'sup_loss_cls is nan in iteration 5'),
+    'loss is missing': (lambda runs: runs[1][0].pop('unsup_loss_bg'), 'no unsup_loss_bg in iteration 25'),
+    'λ stays 0': (lambda runs: runs[0][15].update({'semi/lambda_bg': 0.0}), 'λ is 0.0 in iteration 16, not 0.4375'),
+    'an iteration is missing': (lambda runs: runs[0].pop(0), 'expected iterations 1 to 24, then 25 to 32, but got [[2'),
+    'one run': (lambda runs: runs.pop(), 'found the logs of 1 runs, but expected 2'),
     'no metric': (lambda runs: [rows[-1].pop('teacher/pr/f1') for rows in runs], 'teacher/pr/f1 is None'),
     'metric is not finite': (lambda runs: runs[1][-1].update({'teacher/pr/f1': math.nan}), 'teacher/pr/f1 is nan'),
 }

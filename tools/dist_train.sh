@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train with torchrun on several GPUs of one or more machines, or on CPUs if there is no GPU:
 #   tools/dist_train.sh CONFIG GPUS [arguments of tools/train.py]
-# Run it on each of NNODES machines with its own NODE_RANK. MASTER_ADDR is the one of rank 0. PORT: 29500 if unset.
+# Run it on each of NNODES machines with its own NODE_RANK. MASTER_ADDR: address of rank 0. PORT: 29500 if unset.
 # PYTHON is the interpreter. When a process dies, torchrun ends the others and names it.
 set -euo pipefail
 if [ $# -lt 2 ]; then

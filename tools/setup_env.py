@@ -1,7 +1,7 @@
 """Set up an environment for this checkout: torch, MMCV, MMDetection, MMYOLO and this package.
 
-Needs only Python 3.10 to 3.13 and its standard library. Does nothing if the environment is up to date.
-MMCV is published only as source. Its wheel is built once for each Python, torch and MMCV version, and kept in a cache.
+Needs Python 3.10 to 3.13 and, to build MMCV, a C++ compiler. Does nothing if the environment is up to date.
+A package index has MMCV only as source. Its wheel is built once for each Python, torch and MMCV version and cached.
 
 Environment variables:
   TORCH_SPEC       the torch to install, torch==2.13.0 by default; later runs keep it
@@ -143,7 +143,7 @@ def check_settings() -> None:
         wanted, got = '{}.{} to {}.{}'.format(*OLDEST, *NEWEST), '{}.{}'.format(*sys.version_info)
         fail(f'Expected Python {wanted}, but {sys.executable} is {got}: choose another, as in `make PYTHON=python3.12`')
     if OWN_ENV and not importlib.util.find_spec('ensurepip'):
-        fail('this Python cannot make environments: install the package python3-venv')
+        fail(f'{sys.executable} cannot make environments, because it lacks ensurepip: install the package python3-venv')
     if FORK and not NAMED:
         fail('Expected BGP_VENV or BGP_PYTHON_ENV with BGP_OPENMMLAB, because .venv is for the original packages')
 

@@ -1,4 +1,4 @@
-"""Run one forward and backward pass on the first batch of a config, as after burn-in. Leave no files."""
+"""Run one forward and backward pass on the first batch of a config, as after burn-in. The work dir stays as it is."""
 
 import copy
 import math
@@ -37,12 +37,12 @@ class FirstPass(NamedTuple):
     """The results of one pass."""
 
     images: dict[str, int]  # number of images by branch
-    losses: dict[str, float]  # everything that training logs; `loss` is the sum of the losses
+    losses: dict[str, float]  # what the model returns for the log; `loss` is the sum of the losses
     penalty: dict | None  # statistics of the head, None without the penalty
     lambda_bg: float | None  # λ in this pass, None without the penalty
     pseudo_boxes: int | None  # number of pseudo-boxes, None without a teacher
     gradients: dict[str, float]  # norm by part of the trained detector; `total` is the norm of all
-    not_finite: list[str]  # logged values, and parameters with a gradient, that are not finite
+    not_finite: list[str]  # logged values that are not finite, and parameters whose gradient is not finite
     untouched: list[str]  # trained parameters without a gradient
     plan: list[PlanRow]  # λ and the ramp over the whole training
     unit: str  # unit of the plan, 'epoch' or 'iteration'
@@ -133,7 +133,7 @@ def _plan(runner: Runner, hook: LambdaBgSchedulerHook, batches: int) -> Iterator
     if hook.by_epoch:
         points = range((epochs or math.ceil(iterations / batches)) + 1)
     else:
-        # Ten points show the ramp. One row per iteration would be too many.
+        # Ten steps show the ramp. One row per iteration would be too many.
         burn_in, warmup = hook.plan['burn_in'], hook.plan['warmup']
         ends = (0, burn_in - 1, *(burn_in + math.ceil(warmup * i / 10) for i in range(11)), iterations)
         points = sorted({min(max(point, 0), iterations) for point in ends})

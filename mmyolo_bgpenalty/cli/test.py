@@ -15,7 +15,8 @@ from mmyolo_bgpenalty.utils.files import write_whole
 def main(argv: Sequence[str] | None = None) -> None:
     parser = config_parser(__doc__)
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--work-dir', help='folder of the logs (default: work_dirs/<name of the config>)')
+    folder = 'folder of the logs (default: work_dir of the config, or work_dirs/<name of the config>)'
+    parser.add_argument('--work-dir', help=folder)
     parser.add_argument('--out', help='folder for metrics.json, and for the curves of PrecisionRecallMetric')
     args = parser.parse_args(argv)
     with InputCheck() as check:

@@ -16,9 +16,11 @@ from mmyolo_bgpenalty.utils.distributed import destroy_processes, init_cpu_proce
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = config_parser(__doc__)
-    parser.add_argument('--work-dir', help='folder of logs and checkpoints (default: work_dirs/<name of the config>)')
+    folder = 'folder of logs and checkpoints (default: work_dir of the config, or work_dirs/<name of the config>)'
+    parser.add_argument('--work-dir', help=folder)
     parser.add_argument('--amp', action='store_true', help='mixed precision: fp16 on a GPU, bf16 on a CPU')
-    parser.add_argument('--resume', nargs='?', const='auto', help='checkpoint to continue from (default: the latest)')
+    resume = 'continue from this checkpoint, or from the latest if none is named'
+    parser.add_argument('--resume', nargs='?', const='auto', help=resume)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     # torch.distributed.launch passes --local_rank.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)

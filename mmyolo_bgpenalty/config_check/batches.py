@@ -23,7 +23,8 @@ def check_preprocessor(parts: ConfigParts) -> Findings:
     collate, preprocessor = kind_of(parts.get(where)), parts.part('model.data_preprocessor', 'MODELS')
     stated = collate == 'bg_penalty_collate' and 'BgPenaltyDetDataPreprocessor' in preprocessor.names
     if parts.penalised and 'YOLOv5DetDataPreprocessor' in preprocessor.names and not stated:
-        what = f'{collate} with {preprocessor.kind} loses where padding and crowd boxes are, so these are penalised'
+        used = f'{collate or "pseudo_collate"} with {preprocessor.kind}'
+        what = f'{used} loses where padding and crowd boxes are, so these are penalised'
         instead = "write collate_fn=dict(type='bg_penalty_collate') and type='BgPenaltyDetDataPreprocessor'"
         yield warning(where, what, instead)
 

@@ -84,7 +84,7 @@ def _prefixes(parts: ConfigParts) -> set[str]:
 
 
 def check_evaluator_files(parts: ConfigParts) -> Findings:
-    """An evaluator must read the json file of its dataset, or one of the same images."""
+    """An evaluator must read the json file of its dataset, or another json file with the same images."""
     for name, datasets in (('val', parts.val), ('test', parts.test)):
         ours = datasets[0].ann_file if len(datasets) == 1 else ''
         for where, node in parts.entries(f'{name}_evaluator'):

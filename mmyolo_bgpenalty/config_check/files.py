@@ -84,8 +84,8 @@ def _dropped_boxes(dataset: Dataset, coco: dict) -> Findings:
         if (outside or annotation['area'] <= 0 or min(width, height) < 1) and not annotation.get('ignore'):
             dropped.append(annotation['id'])
     if dropped:
-        what = f'{len(dropped)} of {len(coco["annotations"])} boxes in {dataset.ann_file} are dropped, since they lie '
-        what += f'outside the image or are smaller than a pixel: the annotations {first_of(dropped, NAMED)}'
+        what = f'{len(dropped)} of {len(coco["annotations"])} boxes of {dataset.ann_file} are dropped: they lie '
+        what += f'outside the image, are smaller than a pixel, or have `area` 0: annotations {first_of(dropped, NAMED)}'
         yield warning(f'{dataset.path}.ann_file', what, 'correct the boxes, or the sizes of the images')
 
 

@@ -41,8 +41,8 @@ def run_checks(checks: Iterable[Callable[[Any], Iterable[Finding]]], subject: An
             findings += check(subject)
         except (TypeError, AttributeError, KeyError, IndexError, ValueError, SyntaxError) as problem:
             # A config may hold any value. An unexpected value must not stop the other checks or the training.
-            what = f'this was not checked: {type(problem).__name__}: {problem}'
-            findings.append(warning(check.__name__.replace('_', ' '), what, 'see the value'))
+            what = f'not checked, because a setting has an unexpected value: {type(problem).__name__}: {problem}'
+            findings.append(warning(check.__name__.replace('_', ' '), what, 'correct a setting that this check reads'))
     return sorted(dict.fromkeys(findings), key=lambda finding: finding.level)
 
 

@@ -49,7 +49,7 @@ def why_dead(cfg: Mapping, name: str) -> str:
     paths = [path for path, _ in _entries(cfg, name)][:3]
     if name in cfg:
         hint = f'; override {" or ".join(paths)}' if paths else ''
-        return f'the config has already used its variable `{name}`, so this would change nothing{hint}'
+        return f'the config has already used its variable `{name}`, so a new value would change nothing{hint}'
     meant = [f'`{found}`' for found in [similar(name, SETTINGS) or similar(name, LIVE_NAMES - {name})] if found]
     hint = f'; is {" or ".join(paths or meant)} meant?' if paths or meant else ''
     return f'nothing reads `{name}`, so this would change nothing{hint}'

@@ -74,7 +74,7 @@ class Dataset(Part):
         return self.joined(prefix.get('img_path', prefix.get('img', '')) if isinstance(prefix, Mapping) else '')
 
     def joined(self, name: str) -> str:
-        """A path relative to ``data_root``."""
+        """The path of a name that is relative to ``data_root``. Absolute paths and URLs stay as they are."""
         return name if osp.isabs(name) or '://' in name else osp.join(self.node.get('data_root') or '', name)
 
     def is_local(self, path: str) -> bool:
@@ -196,7 +196,7 @@ class ConfigParts:
         return [hook for hook in self.hooks if name in hook.names]
 
     def classes_of(self, dataset: Dataset) -> list[str] | None:
-        """The class names of a dataset, in the order of the labels. None if the config does not name them."""
+        """The class names of a dataset, in the order of the labels. None if neither config nor class names them."""
         meta = dataset.node.get('metainfo') or {}
         found = meta.get('classes', meta.get('CLASSES')) if isinstance(meta, Mapping) else None
         if found is None:
@@ -204,7 +204,7 @@ class ConfigParts:
         return [found] if isinstance(found, str) else list(found) if found else None
 
     def coco_of(self, dataset: Dataset) -> dict | ValueError | None:
-        """The content of the json file of a dataset, or the error. None if the file is not on this machine."""
+        """The content of the json file of a dataset, or the error. None if it is no local json or is not made yet."""
         file = dataset.ann_file
         return self.coco(file) if file.endswith('.json') and dataset.is_local(file) else None
 

@@ -110,7 +110,7 @@ def check_geometry(parts: ConfigParts) -> Findings:
 def _within_view(parts: ConfigParts, transform: Transform) -> Findings:
     where = f'{transform.path}.type'
     if MIXING & transform.names:
-        what = f'{transform.kind} within one view: the other view does not show its other images'
+        what = f'{transform.kind} within one view: the images that it adds are missing in the other view'
         yield error(where, what, 'put it before the views')
     if 'DenseSemiYOLODetector' in parts.model.names and GEOMETRIC.search(transform.kind):
         what = f'{transform.kind} within one view: DenseSemiYOLODetector compares the views prior by prior'
@@ -124,7 +124,7 @@ def _recording(transform: Transform, view: bool) -> Findings:
     for where, name, sure in _unrecorded(transform):
         does = 'does not record' if sure else 'may not record'
         harm = 'pseudo-boxes land in the wrong place' if view else PENALISED
-        instead = 'enter it in homography_matrix in a subclass, or remove it'
+        instead = 'write a subclass that records this in homography_matrix, or remove the transform'
         if name in RECORDED:
             instead = f"write type='{RECORDED[name]}'"
         yield (error if view and sure else warning)(where, f'{name} {does} how it moves pixels: {harm}', instead)
@@ -161,7 +161,7 @@ def _meta_keys(parts: ConfigParts, pack: Transform, transforms: Sequence[Transfo
 
 
 def check_mixing(parts: ConfigParts) -> Findings:
-    """Mosaic and MixUp take their other images from the dataset. Unlabeled images are loaded only after burn-in."""
+    """Mosaic and MixUp need other images of the dataset. On unlabeled images they would fail only after burn-in."""
     for dataset in parts.train:
         for transform in dataset.transforms:
             # check_geometry refuses mosaics within one view. The mosaics of MMDetection need MultiImageMixDataset.

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from mmengine.optim.scheduler.param_scheduler import INF
+
 from mmyolo_bgpenalty.config_check.findings import Findings, error, warning
 from mmyolo_bgpenalty.config_check.overrides import dead_names
 from mmyolo_bgpenalty.config_check.parts import ConfigParts, Part, kind_of
@@ -153,7 +155,7 @@ def check_schedules(parts: ConfigParts) -> Findings:
         if begin >= length:
             what = f'the schedule begins after {begin} of {length} {unit}: it never fires'
             yield warning(f'{where}.begin', what, f'write less than {length}')
-        elif length < end < 1 << 30:  # for MMEngine a larger number means the end of training
+        elif length < end < INF:  # INF: the end of training
             what = f'the schedule is cut off after {length} of {end} {unit}'
             yield warning(f'{where}.end', what, f'write {length}')
 

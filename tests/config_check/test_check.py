@@ -71,7 +71,7 @@ def test_a_strange_value_does_not_stop_the_other_checks(cfg):
     cfg.custom_hooks = [dict(type='EMAHook')]
     found = check_config(cfg)
     assert brief(found) == [(E, 'custom_hooks.0'), (W, 'check length')]
-    assert 'this was not checked: ValueError: Expected `burn_in`' in found[1].what
+    assert 'not checked, because a setting has an unexpected value: ValueError: Expected `burn_in`' in found[1].what
 
 
 def test_a_mistake_in_the_test_set_is_a_warning(cfg):

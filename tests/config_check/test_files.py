@@ -71,7 +71,7 @@ MISTAKES = {
         edited('labeled', name_image(0, '\udce9.png')),
         *(W, LABELED, r'images/\udce9.png (No such file or directory)'),
     ),
-    'boxes that MMDetection drops': (edited('labeled', spoil_boxes), W, JSON, '3 of 8 boxes in '),
+    'boxes that MMDetection drops': (edited('labeled', spoil_boxes), W, JSON, '3 of 8 boxes of '),
     'none of the classes': (
         edited('val', lambda coco: [category.update(name=f'no {category["id"]}') for category in coco['categories']]),
         *(E, f'{VAL}.metainfo.classes', 'none of square, disc, bar'),

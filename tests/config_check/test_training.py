@@ -1,5 +1,6 @@
 import pytest
 from mmengine.config import Config
+from mmengine.optim.scheduler.param_scheduler import INF
 
 import mmyolo_bgpenalty as package
 from mmyolo_bgpenalty.config_check.check import check_config
@@ -102,6 +103,11 @@ def test_a_supervised_config_without_a_schedule_of_lambda(supervised, only_findi
     settings = ('lambda_bg', 'lambda_bg_warmup', 'lambda_bg_schedule', 'use_focal_bg', 'burn_in')
     change(supervised, dict.fromkeys((*settings, LAMBDA), DELETED))
     only_finding(check_config(supervised), W, 'default_hooks', 'λ is 1 from the first iteration')
+
+
+def test_a_schedule_to_the_end_of_training_is_not_cut_off(cfg):
+    cfg.param_scheduler[1].end = INF
+    assert check_config(cfg) == []
 
 
 def test_subclasses_are_recognized(cfg):

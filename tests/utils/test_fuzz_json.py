@@ -188,7 +188,7 @@ def config_check(file):
             val_evaluator=dict(type='PrecisionRecallMetric', ann_file=str(places[3])),
         )
         for finding in run_checks((*files.CHECKS, evaluation.check_evaluator_files), ConfigParts(cfg)):
-            assert 'this was not checked' not in finding.what and printable(finding) == str(finding)
+            assert 'not checked, because' not in finding.what and printable(finding) == str(finding)
             faults += [finding.what] if finding.level == 'error' and f'{file}: ' in finding.what else []
     if faults:
         raise ValueError(faults[0])

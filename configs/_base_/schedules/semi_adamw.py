@@ -1,4 +1,4 @@
-# The same optimizer for a student and its EMA teacher.
+# Optimizer and schedule of adamw.py, for a student with an EMA teacher.
 _base_ = './adamw.py'
 
 max_epochs = 20

@@ -28,7 +28,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--dry-run', action='store_true', help='print what would run, and train nothing')
     args = parser.parse_args(argv)
     if args.jobs < 1 or min(args.seeds) < 0 or len(set(args.seeds)) < len(args.seeds):
-        raise InputError('Expected --jobs >= 1, and each of --seeds >= 0 and only once')
+        got = f'--jobs {args.jobs} --seeds {" ".join(map(str, args.seeds))}'
+        raise InputError(f'Expected --jobs >= 1, and each of --seeds >= 0 and only once, but got {got}')
     return args
 
 

@@ -130,7 +130,8 @@ def read_variants(file: str) -> dict[str, dict]:
     folders = [folder_name(name) for name in variants]
     for name, folder in zip(variants, folders, strict=True):
         if not folder or folders.count(folder) > 1:
-            raise ValueError(f'Expected the letters and digits of the variant {name!r} in {file} to be unique')
+            why = f'{name!r} gets {folder!r}, which is empty or not the only one'
+            raise ValueError(f'Expected each variant in {file} to get its own folder name, but {why}')
     return {name: dict(overrides) for name, overrides in variants.items()}
 
 

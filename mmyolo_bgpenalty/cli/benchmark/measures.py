@@ -33,7 +33,7 @@ def paired_times(
     """Seconds that ``ours`` and ``theirs`` take in each of ``pairs`` pairs, after ``warmup`` runs of each.
 
     The two tasks of a pair run one right after the other, in random order. So a slow phase of the machine slows both.
-    The garbage collector is off while a task runs. The default clock waits for a GPU.
+    The garbage collector is off while a task runs. The default clock waits until a GPU has finished its work.
     """
     timers = [Timer(task, timer=clock) for task in (ours, theirs)]
     for timer in timers:

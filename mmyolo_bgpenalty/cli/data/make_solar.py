@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--num-train', type=int, default=600, help='number of training images (default 600)')
     parser.add_argument('--num-val', type=int, default=150, help='number of validation images (default 150)')
     parser.add_argument('--percent', type=float, default=10, help='labeled percentage of train (default 10)')
-    parser.add_argument('--size', type=int, nargs=2, default=(320, 256), metavar=('WIDTH', 'HEIGHT'), help='(320 256)')
+    parser.add_argument('--size', type=int, nargs=2, default=(320, 256), metavar=('W', 'H'), help='pixels (320 256)')
     args = vars(parser.parse_args(argv))
     with InputCheck():
         generate(args.pop('root'), **args)

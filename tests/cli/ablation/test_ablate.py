@@ -127,7 +127,7 @@ def test_time_is_estimated_from_uninterrupted_runs(stage, capsys):
     'content, part',
     [
         ('variants = {}', 'Expected `variants`'),
-        ("variants = {'a b': dict(), 'A_b': dict()}", "the variant 'a b'"),
+        ("variants = {'a b': dict(), 'A_b': dict()}", "'a b' gets 'a_b'"),
         ("variants = {'a': dict(lamda_bg=1.0)}", 'lamda_bg'),
     ],
 )
