@@ -38,7 +38,7 @@ def pytest_terminal_summary(terminalreporter):
 def plain_config_text():
     """Skip the formatting of the config's text. MMEngine does it at every checkpoint, and yapf takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        for owner in (mmengine.config.config, yapf_api):  # the fork imports it from yapf at each call
+        for owner in (mmengine.config.config, yapf_api):  # the fork imports FormatCode from yapf at each call
             if hasattr(owner, 'FormatCode'):
                 patch.setattr(owner, 'FormatCode', lambda text, **kwargs: (text, False))
         yield

@@ -70,8 +70,8 @@ def test_numpy_values_load_from_files_of_both_versions(kind, core):
     ],
     ids=lambda call: call[0].__name__,
 )
-def test_nothing_else_is_unpickled(call, tmp_path, monkeypatch):
-    """Pickles get the statistics methods of HistoryBuffer by `getattr`. It returns nothing else."""
+def test_a_checkpoint_cannot_call_functions(call, tmp_path, monkeypatch):
+    """The exception is `getattr`, but it returns only the statistics methods of HistoryBuffer."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(pickle.UnpicklingError):
         torch.load(saved({'state_dict': {}, 'extra': Runs(*call)}))

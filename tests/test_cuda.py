@@ -140,7 +140,7 @@ def test_losses_and_gradients_are_those_of_the_cpu(assigner, penalty, objects):
 
 @pytest.mark.parametrize('dtype', HALF)
 @pytest.mark.parametrize('penalty', PENALTIES, ids=str)
-def test_half_precision_is_finite_and_near(penalty, dtype):
+def test_losses_in_half_precision_are_finite_and_near_those_in_fp32(penalty, dtype):
     head = MODELS.build(head_cfg(assigner=ASSIGNERS[1], bg_penalty=penalty))
     expected, _, _ = losses_on(DEVICE, head, *logits_and_objects())
     for value in (None, 1e4, -1e4):

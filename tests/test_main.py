@@ -38,7 +38,7 @@ def test_each_command_has_its_own_help(name, capsys):
     assert capsys.readouterr().out.startswith(f'usage: python -m mmyolo_bgpenalty {name} ')
 
 
-def test_a_mistake_names_the_command(tmp_path):
+def test_an_error_line_begins_with_the_command(tmp_path):
     command = [sys.executable, '-W', 'ignore', '-m', 'mmyolo_bgpenalty', 'train', 'none.py']
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2

@@ -1,6 +1,6 @@
 """The commands and configs in README.md work, at a size that takes seconds.
 
-A test looks at each block. `make` is not run. The ablations only print their plans. The training config is
+Each code block has a test. `make` is not run. The ablations only print their plans. The training config is
 `yolov8_semi_bgpenalty_bccd.py`.
 """
 
@@ -169,7 +169,7 @@ def test_configs(text, tmp_path):
         assert hook is None or HOOKS.get(hook.type) is not None
 
 
-def test_the_tests_that_the_table_of_reliability_names_are_there():
+def test_each_test_in_the_table_of_reliability_exists():
     """The table names `test_x` or `test_file.py::test_x`. `…::` is the file named before."""
     tests = defaultdict(set)
     for path in (ROOT / 'tests').rglob('test_*.py'):

@@ -23,7 +23,7 @@ NAMES = ['20260101_000000', 'last_checkpoint', 'epoch_3.pth', 'epoch_4.pth']
 
 @pytest.fixture
 def runs(smoke):
-    """The logs of two good runs: three epochs with one of burn-in, and one more. Both have a validation."""
+    """The logs of two good runs, each with a validation: three epochs (the first is burn-in), then one more epoch."""
     rows = []
     for i in range(smoke.EPOCHS * smoke.BATCHES):
         progress = i / smoke.BATCHES

@@ -29,7 +29,7 @@ def step(cfg):
     return dry_run(cfg)
 
 
-def test_class_thresholds_are_counted_before_the_pass(cfg):
+def test_labeled_boxes_are_counted_for_the_class_thresholds_before_the_pass(cfg):
     cfg = copy.deepcopy(cfg)
     cfg.model.semi_train_cfg.class_thresholds = dict(type='ClassFrequency', min_images=1)
     assert math.isfinite(dry_run(cfg).losses['unsup_loss_cls'])

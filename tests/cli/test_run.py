@@ -66,7 +66,7 @@ def test_an_error_of_the_users_own_code_is_unchanged(monkeypatch):
 
 
 @pytest.mark.parametrize('event', ['before_train', 'before_test'])
-def test_no_error_is_about_the_input_after_the_start(event, tmp_path):
+def test_after_the_start_no_error_becomes_an_input_error(event, tmp_path):
     with pytest.raises(ValueError) as caught, InputCheck() as check:
         getattr(check, event)(None)
         read_json(tmp_path / 'none.json')

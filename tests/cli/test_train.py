@@ -102,7 +102,7 @@ def test_a_mistake_in_the_users_own_transform_keeps_its_traceback(config, tmp_pa
         train_command.main([str(config), '--work-dir', str(tmp_path), '--cfg-options', *options])
 
 
-def test_test_says_what_is_wrong_in_one_line(config, tmp_path, capsys):
+def test_the_command_test_gives_an_error_of_one_line(config, tmp_path, capsys):
     checkpoint = tmp_path / 'none.pth'
     for file, part in ((tmp_path / 'none.py', 'none.py'), (config, f'no such checkpoint: {checkpoint}')):
         assert test_command.main([str(file), str(checkpoint)]) == 2

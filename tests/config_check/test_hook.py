@@ -30,7 +30,7 @@ def test_a_misspelt_setting_is_refused_in_any_tool(tmp_path, change, message):
         ConfigCheckHook().before_run(SimpleNamespace(cfg=cfg))
 
 
-def test_a_config_without_a_file_is_not_compared():
+def test_the_names_in_a_config_without_a_file_are_not_checked():
     ConfigCheckHook().before_run(SimpleNamespace(cfg={}))
 
 

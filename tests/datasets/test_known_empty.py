@@ -1,4 +1,4 @@
-"""Unlabeled images that are known to show no object, from the file that names them to the losses."""
+"""Unlabeled images that are known to show no object: the file that lists them, the dataset, the detector and a run."""
 
 import json
 import os
@@ -221,7 +221,7 @@ def test_boxes_of_the_teacher_in_empty_images_are_background():
 
 
 def test_without_pseudo_boxes_known_empty_images_count_like_one_pseudo_box():
-    """The factor is 1 / (number of images). A batch without boxes and without known-empty images has no loss."""
+    """The unlabeled losses are divided by the number of images. Without known-empty images they are 0."""
     inputs, samples = batch(4)
     losses = {}
     for number in (0, 1, 4):
@@ -263,7 +263,7 @@ def test_the_detector_leaves_known_empty_images_out_of_the_thresholds(monkeypatc
 
 
 def test_the_collapse_monitor_leaves_known_empty_images_out(logged):
-    """Pseudo-boxes are counted per image, without known-empty images. First 0.5 are in the band, later 3.33 are not."""
+    """Known-empty images do not count as images. 0.5 pseudo-boxes per image are in the band, 3.33 are above it."""
     runner = fake_runner(Listed(OBJECTS), Listed(TRUE))
     hook = CollapseMonitorHook(band=(0.25, 3.0), window=4)
     empty = sample()
@@ -299,7 +299,7 @@ class Names(Listed):
     'empty, factor', [(None, 1), ([0, 0, 0, 0, 0], 1), ([1, 0, 0, 0, 0], 1.25), ([1, 1, 1, 0, 0], 1.5), ([1] * 5, 1.5)]
 )
 def test_the_other_images_have_more_objects(empty, factor):
-    """Two of three labeled images have objects. The factor is at most 3 / 2: then all other images have objects."""
+    """``factor`` raises the objects per image. It is at most 3 / 2: two of three labeled images have objects."""
     thresholds = build_thresholds(dict(type='ClassFrequency'), 3, 6, 0.4)
     runner = fake_runner(Listed(OBJECTS), Names([[]] * 5, empty))
     ClassThresholdsHook().count(SimpleNamespace(class_thresholds=thresholds), runner.train_dataloader.dataset)

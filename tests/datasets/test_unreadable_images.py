@@ -174,7 +174,7 @@ def test_a_dataset_with_its_own_way_of_loading_is_left_alone(root):
     assert dataset[2] == 'OwnDataset 2' and dataset[9] == 'OwnDataset 3'
 
 
-def test_subsets_and_test_mode(root):
+def test_subsets_skip_unreadable_images_and_test_mode_raises_an_error(root):
     spoil(root)
     dataset = DATASETS.build(member(root, 'labeled'))
     assert isinstance(dataset, YOLOv5CocoDataset)

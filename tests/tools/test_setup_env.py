@@ -177,7 +177,7 @@ def test_a_set_up_stopped_while_mmcv_is_built(checkout, number):
 
 @pytest.mark.parametrize('killed', [False, True])
 def test_two_set_ups_at_once(checkout, killed):
-    """The second waits for the first, and if that is killed, the second waits for the processes that it had started."""
+    """The second waits for the first. If the first is killed, the second waits for the processes of the first."""
     first = checkout.start_and_hold()
     if killed:
         first.kill()

@@ -145,7 +145,7 @@ def labels_are_those_of_the_file(dataset, file, filtered=False):
 
 
 def metric(file):
-    """The metric finds all boxes that the dataset has."""
+    """If the predictions are all boxes of the file, recall and precision are 1."""
     metric = PrecisionRecallMetric(ann_file=str(file), coco=True)
     metric.dataset_meta = dict(classes=CLASSES)
     dataset = CheckedCocoDataset(
@@ -170,7 +170,7 @@ def metric(file):
 
 
 def config_check(file):
-    """The file is read, in turn, as labeled set, unlabeled set, validation set and evaluator file, evaluator file."""
+    """The file is the labeled set, then the unlabeled set, then validation set and evaluator, then evaluator only."""
     good = file.with_name('good.json')
     good.write_text(json.dumps(GOOD))
     faults = []

@@ -54,8 +54,8 @@ def test_quantiles_by_hand():
 
 
 @pytest.mark.parametrize('number', range(1, 13))
-def test_the_interval_by_all_outcomes(number):
-    """Each value is below or above the true median with probability 1/2. Count the outcomes whose interval has it."""
+def test_the_confidence_interval_of_the_median_equals_a_count_of_all_outcomes(number):
+    """Each value is below or above the true median with probability 1/2. Count the intervals that contain this median."""
 
     def covered(rank):  # from the rank-th smallest to the rank-th largest
         below = [sum(signs) for signs in product((0, 1), repeat=number)]
@@ -67,7 +67,7 @@ def test_the_interval_by_all_outcomes(number):
 
 
 def test_peak_of_a_step_by_hand():
-    """With x of 4 MB: exp (4) stays, sigmoid (4) stays, the gradient (4) joins them."""
+    """The outputs of exp and sigmoid and one gradient are in memory at the same time, 4 MB each."""
     x = torch.zeros(1000, 1000, requires_grad=True)
     peak = peak_bytes(lambda: torch.autograd.grad((x * 2).exp().sigmoid().sum(), x), 'cpu')
     assert peak == pytest.approx(12e6, rel=1e-3)

@@ -26,7 +26,7 @@ def test_our_detector_and_theirs():
     assert {cfg.train_cfg.assigner.num_classes for cfg in (ours, theirs)} == {3}
 
 
-def test_scene():
+def test_a_scene_has_boxes_inside_the_image_and_predictions_of_each_level():
     scene = Scene(Shape(2, 64, 96, 3, 50), 'cpu')
     sides = scene.bboxes[..., 2:] - scene.bboxes[..., :2]
     assert sides.min() >= 8 and (sides <= torch.tensor([48, 32])).all()

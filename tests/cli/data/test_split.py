@@ -80,7 +80,7 @@ def test_only_force_overwrites_other_contents(split, annotations, folder):
     assert contents(folder).keys() == first.keys() and not set(contents(folder).values()) & set(first.values())
 
 
-def test_beside_a_file_in_the_root(split, annotations, folder, monkeypatch):
+def test_the_parts_of_a_file_in_the_root_are_written_to_semi_anns_beside_it(split, annotations, folder, monkeypatch):
     annotations.rename(folder.with_name('all.json'))
     monkeypatch.chdir(folder.parent)
     assert split('all.json')[0] == 0
