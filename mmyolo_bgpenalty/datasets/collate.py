@@ -21,7 +21,7 @@ class SharedBatch(dict):
     """A dict of tensors and arrays in any nesting. Pickling puts their bytes into one tensor; unpickling gives a dict.
 
     Values, shapes and types are the same bit for bit. Torch itself pickles tensors that NumPy cannot hold, such as
-    bfloat16. All unpickled parts share one block of memory, and each part keeps the block alive.
+    bfloat16. All other contiguous parts share one block of memory, and each part keeps the block alive.
     """
 
     def __reduce__(self):

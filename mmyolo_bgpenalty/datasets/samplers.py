@@ -95,12 +95,12 @@ class SeededBatchSampler(Sampler):
 class LabeledUnlabeledBatchSampler(SeededBatchSampler):
     """Batches of labeled images followed by unlabeled images. An epoch is one pass over one of the two sets.
 
-    If a set is used up within an epoch, it is shuffled and used again. The order depends only on seed and epoch: each
-    process takes its share of every global batch. An invalid argument raises a ValueError.
+    If a set is used up within an epoch, it is used again, in a new order if ``sampler`` shuffles. The order depends
+    only on seed and epoch: each process takes its share of every global batch.
 
     Args:
         sampler: a DefaultSampler over a LabeledUnlabeledDataset.
-        batch_size: number of labeled and unlabeled images in a batch of one process.
+        batch_size: number of images, labeled plus unlabeled, in a batch of one process.
         source_ratio: labeled : unlabeled, two whole numbers > 0. ``batch_size`` must be a multiple of their sum.
         epoch_of: 'unlabeled' or 'labeled'. An epoch passes once over this set, rounded up to whole batches.
 

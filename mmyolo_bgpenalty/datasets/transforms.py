@@ -169,7 +169,7 @@ class RecordedMixUp(_PartnerImages, YOLOv5MixUp):
 
 @TRANSFORMS.register_module()
 class RandomGaussianBlur(BaseTransform):
-    """Gaussian blur. An invalid argument raises a ValueError.
+    """Gaussian blur. A number out of range raises a ValueError.
 
     Args:
         prob: probability of the blur, in [0, 1].
@@ -214,7 +214,7 @@ def single_images(transforms: Sequence[Any]) -> list[Any]:
         transforms: built transforms, such as ``Compose.transforms``.
 
     Raises:
-        ValueError: no RandomChoice offers a single image instead of a mosaic. Without the mosaic the size would differ.
+        ValueError: a mosaic has no single image as alternative in a RandomChoice. Its removal would change the size.
     """
     kept: list[Any] = []
     for transform in transforms:

@@ -23,8 +23,8 @@ class ReadableImages:
 
     An image is unreadable in three cases:
 
-    * A transform raises an error or returns None before ``results['img']`` is set. Exception: an error of a
-      transform before LoadImageFromFile is raised.
+    * A transform raises an error or returns None before ``results['img']`` is set. But an error of a transform
+      that comes before LoadImageFromFile reaches the caller.
     * The file is a truncated JPEG. OpenCV before 5 decodes a part of such a file.
     * The image has boxes, and its size differs from the size in its annotation.
 

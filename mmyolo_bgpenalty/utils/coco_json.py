@@ -31,7 +31,8 @@ def read_coco(path, training: bool = False) -> dict:
     """
     coco = read_json(path)
     if not isinstance(coco, dict):
-        raise ValueError(f'{path}: expected an object with `images`, `annotations` and `categories`')
+        got = type(coco).__name__
+        raise ValueError(f'{path}: expected an object with `images`, `annotations` and `categories`, but got {got}')
     coco.setdefault('annotations', [])
     fault = next(_faults(coco, training), None)
     if fault:
@@ -149,4 +150,4 @@ def _and_more(places: Sequence[int]) -> str:
     if len(places) == 1:
         return ''
     rest = ', '.join(map(str, places[1:NAMED]))
-    return f' (and {len(places) - 1} more: {rest}{", …" if len(places) > NAMED else ""})'
+    return f' (and {len(places) - 1} more, at {rest}{", …" if len(places) > NAMED else ""})'

@@ -10,7 +10,7 @@ def config(name: str) -> str:
     ``_base_ = __import__('mmyolo_bgpenalty').config('yolov8_semi_bgpenalty.py')``.
 
     Raises:
-        FileNotFoundError: there is no such config. The message lists all configs.
+        FileNotFoundError: there is no such config. The message lists all configs outside sub-folders.
     """
     package = Path(__file__).resolve().parent.parent
     folder = next(path for path in (package / 'configs', package.parent / 'configs') if path.is_dir())

@@ -20,7 +20,7 @@ MISTAKES = {
     'annotation twice': (repeat('annotations'), '`annotations` has the id 1 2 times'),
     'unknown category': (
         lambda coco: [a.update(category_id=7) for a in coco['annotations'][2:4]],
-        '`annotations[2].category_id` is 7, which is unknown (and 1 more: 3)',
+        '`annotations[2].category_id` is 7, which is unknown (and 1 more, at 3)',
     ),
     'unknown image': (
         lambda coco: coco['annotations'][0].update(image_id='0'),

@@ -151,7 +151,7 @@ def test_faults_are_counted_and_the_first_ten_are_named(fault):
     expected = (
         '`annotations[3].bbox` is [0, 0, -4, 3]; expected [x, y, width, height], finite numbers, width and height >= 0'
     )
-    assert fault(coco) == f'{expected} (and 14 more: 4, 5, 6, 7, 8, 9, 10, 11, 12, …)'
+    assert fault(coco) == f'{expected} (and 14 more, at 4, 5, 6, 7, 8, 9, 10, 11, 12, …)'
     coco = copy.deepcopy(TRAINED)
     for place in range(6):
         coco['annotations'][place]['id'] = place // 2
@@ -160,7 +160,7 @@ def test_faults_are_counted_and_the_first_ten_are_named(fault):
     for place in (7, 9):
         coco['annotations'][place]['category_id'] = 'x' * 300
     shown = "'" + 'x' * 199 + '…'
-    assert fault(coco) == f'`annotations[7].category_id` is {shown}, which is unknown (and 1 more: 9)'
+    assert fault(coco) == f'`annotations[7].category_id` is {shown}, which is unknown (and 1 more, at 9)'
 
 
 def test_classes_in_the_order_of_the_file():

@@ -109,7 +109,7 @@ def _locked(folder: Path) -> Iterator[None]:
     """Wait while another process makes a set in ``folder``, so that the same set is not made twice."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # the file system has no locks: the first rename wins
+        with contextlib.suppress(OSError):  # if the file system has no locks, the first rename wins
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:

@@ -55,7 +55,7 @@ def test_quantiles_by_hand():
 
 @pytest.mark.parametrize('number', range(1, 13))
 def test_the_confidence_interval_of_the_median_equals_a_count_of_all_outcomes(number):
-    """Each value is below or above the true median with probability 1/2. Count the intervals that contain this median."""
+    """Each value is below or above the true median with probability 1/2. Count the intervals that contain it."""
 
     def covered(rank):  # from the rank-th smallest to the rank-th largest
         below = [sum(signs) for signs in product((0, 1), repeat=number)]
