@@ -171,4 +171,5 @@ def test_classes_in_the_order_of_the_file():
 
 @pytest.mark.parametrize('content', [[], 3, 'images', None])
 def test_other_json_is_not_a_set(fault, content):
-    assert fault(content) == 'expected an object with `images`, `annotations` and `categories`'
+    expected = 'expected an object with `images`, `annotations` and `categories`, but got '
+    assert fault(content) == expected + type(content).__name__
