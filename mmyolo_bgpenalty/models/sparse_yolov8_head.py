@@ -1,4 +1,4 @@
-"""YOLOv8's head, with losses that are computed only from the positives.
+"""YOLOv8's head with sparse targets: the losses of boxes and distributions are computed only from the positives.
 
 Shapes: B images, N priors, C classes, G boxes of an image (padded), P positives, R bins of a distribution (reg_max).
 """

@@ -98,7 +98,7 @@ def test_checkpoint_is_safe_and_small(semi, exported):
     assert 'optimizer' not in read and 'message_hub' not in read
 
 
-def test_an_export_starts_a_training_without_this_package(semi, data, tmp_path, run_tool):
+def test_an_export_starts_a_training_without_the_penalty(semi, data, tmp_path, run_tool):
     """The exported files are `_base_` and `load_from` of the config."""
     run_tool(semi.config, semi.checkpoint, '--out', tmp_path)
     (tmp_path / 'tune.py').write_text(f"""
@@ -180,7 +180,7 @@ def test_no_metric_comes_twice():
     assert kept() is None
 
 
-def test_only_arguments_of_our_classes_are_dropped():
+def test_only_arguments_of_our_classes_and_pretrained_weights_are_dropped():
     resize = dict(scale=(96, 64), allow_scale_up=False)
     node = dict(
         keep=[dict(type='mmyolo.BgPenaltyYOLOv8Head', bg_penalty=dict(focal=True), head_module=dict(num_classes=3))],
@@ -210,7 +210,7 @@ def test_unequal_predictions_are_refused(semi, monkeypatch):
         export_detector(Config.fromfile(semi.config), semi.checkpoint)
 
 
-def test_bad_input_is_one_line_and_leaves_nothing(semi, data, tmp_path, run_tool):
+def test_bad_input_gives_an_error_of_one_line_and_no_files(semi, data, tmp_path, run_tool):
     good = torch.load(semi.checkpoint)
     weights = good['state_dict']
     supervised = tmp_path / 'supervised.py'

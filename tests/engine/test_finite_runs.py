@@ -27,7 +27,7 @@ BOXES = {  # x, y, width, height in an image of 80 x 64 pixels: whether the box 
 
 
 def make_odd_set(root):
-    """Grey images of 8 and 16 bits. One has a thousand boxes, one has BOXES, the others have none."""
+    """Grey images of 8 and 16 bits. A labeled image has 1000 boxes, one has BOXES, the other labeled ones none."""
     make_set(root)
     for i, file in enumerate(sorted((root / 'images').glob('*.png'))):
         grey = cv2.imread(str(file))[..., 1]
@@ -47,7 +47,7 @@ def make_odd_set(root):
 
 
 def test_odd_pictures_and_boxes_in_batches_of_one(tmp_path):
-    """A batch has one labeled image. Most batches have no object, one has a thousand."""
+    """A batch has one labeled image. Most batches have no object, some have hundreds."""
     root = make_odd_set(tmp_path / 'set')
     cfg = load(SEMI, root, tmp_path / 'work', train_dataloader__batch_size=2, **PLAN)
     init_default_scope('mmyolo')

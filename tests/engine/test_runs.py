@@ -152,7 +152,7 @@ def test_log_line_and_visualizer_show_the_settings(run):
     assert all(0 < row['loss/bg_penalty_mean'] < row['loss/bg_penalty_max'] <= 1 for row in train_rows)
 
 
-def test_hooks_and_metrics_of_a_run(run):
+def test_teacher_and_student_are_evaluated_and_there_is_no_emahook(run):
     assert {'teacher/coco/bbox_mAP_50', 'student/coco/bbox_mAP_50'} <= set(run[1].metrics[-1])
     names = [type(hook).__name__ for hook in run[0].hooks]
     assert 'EMAHook' not in names and 'BurnInMeanTeacherHook' in names  # nothing averages the teacher again

@@ -32,7 +32,7 @@ def test_lambda_rises_from_0_to_the_maximum(plan, progress):
 
 
 @pytest.mark.parametrize('schedule', SCHEDULES)
-def test_ramp_is_a_share(schedule):
+def test_ramp_is_0_before_its_start_and_1_from_its_end_on(schedule):
     assert ramp(-1e-9, 3, schedule) == 0
     assert ramp(3, 3, schedule) == ramp(1e9, 3, schedule) == ramp(0, 0, schedule) == 1
     assert all(type(ramp(elapsed, 3, schedule)) is float for elapsed in (-1, 0, 1, 3, 4))

@@ -78,7 +78,7 @@ def test_kinds_of_mistakes_equal_naive_ones(drawn):
         assert [MISTAKES[kind] for kind in kinds_of_mistakes(*one, IOU)] == list(naive_kinds(*one))
 
 
-def test_images_are_joined_by_score():
+def test_detections_of_all_images_are_sorted_by_score():
     drawn = [image([0.4, 0.9], [0, 1]), image([0.6, 0.5], [0, 2], objects=[2], crowd=[0]), image([0.8], [0], [])]
     matches = match_images(drawn, CLASSES)
     assert matches.scores.tolist() == [0.9, 0.8, 0.5, 0.4] and matches.labels.tolist() == [1, 0, 2, 0]

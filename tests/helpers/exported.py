@@ -9,7 +9,7 @@ from tests.helpers.tiny import SEMI, load
 
 
 def tiny_config(name, data, work_dir):
-    """A tiny shipped config. The folder of its test set does not exist, because inference reads no file of it."""
+    """A tiny shipped config. The folder of its test set does not exist: inference must not read any file of it."""
     cfg = load(name, data, work_dir)
     if name == SEMI:
         # The memory format of plain detectors: channels_last rounds differently.

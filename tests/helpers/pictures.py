@@ -70,7 +70,7 @@ class Pictures(list):
         raise AssertionError('the dataset is copied')
 
 
-# The scale of these sizes to a tile of 64 x 64 is exact.
+# Resized to fit into a tile of 64 x 64, these sizes are whole numbers, so both sides have the same scale.
 PICTURES = (
     (64, 32, [10, 6, 40, 26]),
     (32, 64, [4, 20, 28, 60]),

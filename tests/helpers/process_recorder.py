@@ -40,7 +40,7 @@ class ProcessRecorder(Hook):
     """Writes rows to ``folder/<rank>.jsonl``, and the model's state before validation to ``folder/<rank>.pth``.
 
     Args:
-        end: how process 1 ends after two epochs: 'raises', 'killed' or 'stopped'. With None it goes on.
+        end: how process 1 fails after two epochs: 'raises', 'killed' or 'stopped' (SIGSTOP). With None it goes on.
     """
 
     priority = 'VERY_LOW'

@@ -96,7 +96,7 @@ def test_equals_the_original(seed, size, images, numbers, classes, kind, predict
     compare(dict(YOLOV8, num_classes=classes, topk=topk, use_ciou=ciou), inputs)
 
 
-def test_predictions_are_read_only_where_boxes_are():
+def test_only_predictions_at_priors_inside_a_box_are_read():
     priors = make_priors((256, 256))
     bboxes = torch.tensor([[[40.0, 40, 80, 90]], [[200.0, 0, 250, 30]]])
     seen = []

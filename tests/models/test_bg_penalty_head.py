@@ -142,7 +142,7 @@ def test_samples_without_ignored_instances():
 LETTERBOX = np.array([[0.5, 0, 0], [0, 0.5, 16], [0, 0, 1]], dtype=np.float32)
 TURN = np.array([[0.3, -0.2, 30], [0.2, 0.3, 4], [0, 0, 1]], dtype=np.float32)
 TILES = np.array([[10, 20, 64, 64], [64, 8, 100, 64], [30, 64, 64, 90], [64, 64, 120, 128]], dtype=np.float32)
-METAS = {  # meta of an image, and the boxes of the picture in the original image or in the input
+METAS = {  # meta of an image, and boxes of all that is not padding (with a homography: in pixels before it)
     'letterboxed': ({'homography_matrix': LETTERBOX, 'ori_shape': (64, 128)}, [[0, 0, 128, 64]]),
     'turned': ({'homography_matrix': TURN, 'ori_shape': (64, 128), 'img_shape': (64, 64)}, [[0, 0, 128, 64]]),
     'mosaic': ({'homography_matrix': LETTERBOX, 'ori_shape': (999, 999), 'mosaic_tiles': TILES}, TILES),

@@ -1,4 +1,4 @@
-"""Losses that are computed only from the positives, against those of MMYOLO's YOLOv8Head."""
+"""Losses with sparse targets, against those of MMYOLO's YOLOv8Head."""
 
 import pytest
 import torch

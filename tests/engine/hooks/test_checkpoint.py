@@ -64,7 +64,7 @@ def seen(work_dir):
 
 
 def logged(work_dir):
-    """Map (kind, number) to the log rows there, without times. Rows are text, so that NaN equals NaN."""
+    """Log rows of each ('iter', number) and ('epoch', number), without times. As text, so that NaN equals NaN."""
     found = {}
     for file in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
         for row in map(json.loads, file.read_text().splitlines()):
@@ -84,7 +84,7 @@ def last(work_dir):
 
 
 def assert_same_run(found, whole, batches, position=True):
-    """Compare data and random numbers of each iteration, every logged line, and the last checkpoint of two runs."""
+    """Compare seen.jsonl, the rows of scalars.json, the lines of ``monitored`` and the last checkpoint of two runs."""
     expected = {row['iteration']: row for row in seen(whole)}
     assert list(expected) == list(range(EPOCHS * batches))
     assert {row['iteration'] for row in seen(found)} == set(expected)
@@ -96,7 +96,7 @@ def assert_same_run(found, whole, batches, position=True):
         for name in [name for name in content['message_hub']['log_scalars'] if name.endswith(TIMES)]:
             del content['message_hub']['log_scalars'][name]
         content['meta'] = {key: content['meta'][key] for key in ('epoch', 'iter', 'seed')}
-        if not position:  # an epoch ended in one run, and began in the other
+        if not position:  # one checkpoint is after the last batch of an epoch, the other before the next epoch
             del content['meta']['epoch'], content['resume']['batch'], content['resume']['validated']
         infos = content['message_hub']['runtime_info']
         content['message_hub']['runtime_info'] = {key: infos[key] for key in ('epoch', 'iter', 'best_score')}

@@ -80,7 +80,7 @@ def train(cfg, work_dir, class_thresholds, **changes):
     ],
     ids=['ClassFrequency', 'Mixture'],
 )
-def test_a_run_follows_its_teacher_and_resumes_exactly(cfg, data, tmp_path, thresholds):
+def test_thresholds_of_a_run_are_logged_and_equal_those_of_a_resumed_run(cfg, data, tmp_path, thresholds):
     runner, recorder = train(cfg, tmp_path / 'a', thresholds)
     values = recorder.thresholds
     assert sorted(values) == list(range(BATCHES + 1, 4 * BATCHES))

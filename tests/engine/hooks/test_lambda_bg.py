@@ -41,7 +41,7 @@ def test_the_hook_sets_lambda_in_the_student_only():
     assert (student.lambda_bg, teacher.lambda_bg) == (1.0, 0.25)
 
 
-def test_no_head_is_an_error_before_training():
+def test_a_model_without_a_penalty_head_is_an_error_before_training():
     hook = LambdaBgSchedulerHook()
     run = runner(Model(MODELS.build(head_cfg('YOLOv8Head'))))
     hook.before_run(run)

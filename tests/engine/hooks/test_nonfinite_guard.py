@@ -179,7 +179,7 @@ class HostReads(TorchDispatchMode):
 @pytest.mark.parametrize(
     'options', [dict(clip_grad=dict(max_norm=1.0)), dict(kind=CpuAmpOptimWrapper, fused=True, dtype='float16')]
 )
-def test_an_iteration_waits_once_for_the_device(tmp_path, options):
+def test_the_hook_adds_one_wait_for_the_device_to_an_iteration(tmp_path, options):
     counts = []
     for guarded in (False, True):
         runner, hook = small_run(tmp_path, **options)

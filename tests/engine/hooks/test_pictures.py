@@ -32,7 +32,7 @@ from tests.helpers.tiny import SEMI, load, make_set
 
 @pytest.mark.parametrize('normalized', [dict(), dict(mean=[123.7, 116.3, 103.5], std=[58.4, 57.1, 57.4])])
 @pytest.mark.parametrize('bgr_to_rgb', [True, False])
-def test_a_view_is_the_picture_it_was_made_of(normalized, bgr_to_rgb):
+def test_the_preprocessing_of_a_drawn_view_is_undone(normalized, bgr_to_rgb):
     bgr = np.random.randint(0, 256, (32, 32, 3), dtype=np.uint8)
     preprocessor = MODELS.build(dict(type='mmdet.DetDataPreprocessor', bgr_to_rgb=bgr_to_rgb, **normalized))
     view = preprocessor(dict(inputs=[torch.from_numpy(bgr).permute(2, 0, 1)]))['inputs'][0]
@@ -46,7 +46,7 @@ def test_a_gray_view_is_a_gray_picture():
     np.testing.assert_array_equal(pixels, np.repeat(gray[0].numpy()[..., None], 3, axis=2))
 
 
-def test_padding_and_ignored_boxes_are_ignored():
+def test_padding_and_ignored_boxes_are_marked_as_without_a_penalty():
     height, width, (image_height, image_width) = 24, 40, (20, 30)
     x1, y1, x2, y2 = ignored_box = 20.0, 4.0, 26.0, 9.0
     matrix = np.array([[0.96, -0.3, 9.25], [0.3, 0.96, -3.5], [0, 0, 1]])

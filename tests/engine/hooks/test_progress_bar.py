@@ -1,4 +1,4 @@
-"""The bar on a terminal, which a small emulator reads, and no bar elsewhere."""
+"""The bar on a terminal, and no bar elsewhere. ``screen`` is a small emulator: it makes the lines of a terminal."""
 
 import gc
 import io
@@ -235,7 +235,7 @@ raise KeyboardInterrupt
 """
 
 
-def test_an_interrupted_run_leaves_a_whole_terminal():
+def test_a_terminal_is_usable_after_an_interrupted_run():
     """On a pseudo terminal. The traceback is above the bar, the last line is complete, and the cursor is visible."""
     master, slave = os.openpty()
     env = {name: value for name, value in os.environ.items() if name not in RICH}

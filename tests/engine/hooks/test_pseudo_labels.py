@@ -161,7 +161,7 @@ def quality_of_a_rank(rank):
     return quality(runner, [weak_view(0, FOUND)] if rank else [weak_view(1, FOUND[:1])])
 
 
-def test_two_processes_report_their_sum(tmp_path):
+def test_two_processes_report_the_quality_over_both(tmp_path):
     assert in_two_processes(quality_of_a_rank, tmp_path) == [[2 / 5, 1.0]] * 2
 
 
