@@ -165,6 +165,7 @@ def test_wrong_and_missing_versions_are_named(name, found, wanted, monkeypatch):
     ],
 )
 def test_the_fork_installed_over_the_original_is_an_error(found, faults, monkeypatch):
+    """The second case has no fork: one error names all faults, a missing MMEngine and a wrong MMCV."""
     versions(monkeypatch, **found)
     with pytest.raises(ImportError, match=f'cannot work here: {faults}'):
         compat.check_versions()

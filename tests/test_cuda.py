@@ -1,4 +1,4 @@
-"""On a GPU: all options against the CPU, half precision, and which calls wait for the device. The tests take minutes.
+"""On a GPU: results against the CPU, half precision, and which calls wait for the device. The tests take minutes.
 
 The only compiled operator of MMCV that they need is NMS.
 """

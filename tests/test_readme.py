@@ -1,7 +1,7 @@
 """The commands and configs in README.md work, at a size that takes seconds.
 
-Each code block has a test. `make` is not run. The ablations only print their plans. The training config is
-`yolov8_semi_bgpenalty_bccd.py`.
+Each code block has a test. `make` and the ablations only print what they would run. The trained configs are
+`yolov8_semi_bgpenalty.py` and `yolov8_semi_bgpenalty_bccd.py`.
 """
 
 import json

@@ -37,7 +37,7 @@ def test_a_mistake_in_validation(cfg, mistake, only_finding):
     only_finding(check_config(cfg), *expected)
 
 
-def test_validation_of_a_teacher_without_a_teacher(supervised, only_finding):
+def test_a_teacher_student_val_loop_needs_a_teacher(supervised, only_finding):
     change(supervised, {'val_cfg.type': 'mmdet.TeacherStudentValLoop', BEST: DELETED})
     only_finding(check_config(supervised), E, 'val_cfg.type', 'with a teacher')
 

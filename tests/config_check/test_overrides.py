@@ -121,7 +121,7 @@ CHILD = dict(
         ('max_epochs = 2', {'max_epochs': 'train_cfg.max_epochs'}),
         ('img_scale = (64, 64)', {'img_scale': 'loader.pipeline.0.img_scale'}),
         ('lamda_bg = 1.5', {'lamda_bg': 'write lambda_bg'}),
-        ('num_classes = 2\nscale = (9, 9)', {}),  # the entries that are read have these values
+        ('num_classes = 2\nscale = (9, 9)', {}),  # fine: deeper entries have the same names and values
         ('max_epochs = 2\ntrain_cfg = dict(max_epochs=max_epochs)', {}),
         ('lambda_bg = 1.5', {}),
         ('train_cfg = dict(max_epochs=20)', {}),

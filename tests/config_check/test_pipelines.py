@@ -146,7 +146,7 @@ def test_padding_of_the_supervised_config(supervised, path, value, what, only_fi
 
 
 def test_letterboxed_tiles_of_a_mosaic(cfg):
-    """Only the mosaic moves the view. The letterbox adds padding to the tiles."""
+    """The mosaic is an error, since it moves the view. Its letterbox is a warning, since it adds padding to tiles."""
     change(cfg, strong(dict(type='Mosaic', img_scale=INPUT, pre_transform=[LETTERBOX])))
     found = [(finding.level, finding.where) for finding in check_config(cfg)]
     assert found == [(E, f'{STRONG}.type'), (W, f'{STRONG}.pre_transform.0.type')]

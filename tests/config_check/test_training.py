@@ -51,12 +51,12 @@ MISTAKES = {
         {'burn_in': 10, f'{TEACHER}.unsup_warmup': 11},
         *(W, f'{TEACHER}.unsup_warmup', 'still rises at the end, after 20 epochs'),
     ),
-    'infinite sampler under epochs': (
+    'infinite sampler in an epoch-based loop': (
         {'train_dataloader.sampler': NEVER_ENDS, 'train_dataloader.batch_sampler': DELETED},
         *(E, 'train_dataloader.sampler', 'the first epoch never ends'),
     ),
-    'YOLOv5ParamSchedulerHook under iterations': (ITERATIONS | yolo(), E, YOLO, 'stays in epoch 0'),
-    'PipelineSwitchHook under iterations': (
+    'YOLOv5ParamSchedulerHook in an iteration-based loop': (ITERATIONS | yolo(), E, YOLO, 'stays in epoch 0'),
+    'PipelineSwitchHook in an iteration-based loop': (
         ITERATIONS | {'custom_hooks': [SWITCH]},
         *(E, 'custom_hooks.0', 'stays in epoch 0'),
     ),
@@ -64,7 +64,7 @@ MISTAKES = {
         {'custom_hooks': [dict(SWITCH, switch_epoch=20)]},
         *(W, 'custom_hooks.0.switch_epoch', 'epoch 20 of 20'),
     ),
-    'schedule by epochs under iterations': (
+    'schedule by epochs in an iteration-based loop': (
         ITERATIONS | {'param_scheduler': [dict(type='CosineAnnealingLR')]},
         *(E, 'param_scheduler.0', 'never fires'),
     ),

@@ -60,7 +60,7 @@ def test_pickling_changes_nothing(content):
     assert same(content, copy.deepcopy(SharedBatch(content)))
 
 
-def test_other_tensors_are_pickled_as_torch_does():
+def test_tensors_that_numpy_cannot_hold_are_pickled_by_torch():
     learnt = torch.ones(3, requires_grad=True)
     sparse = torch.eye(3).to_sparse()
     arrived = pickle.loads(pickle.dumps(SharedBatch(learnt=learnt, sparse=sparse)))

@@ -298,7 +298,7 @@ class Names(Listed):
 @pytest.mark.parametrize(
     'empty, factor', [(None, 1), ([0, 0, 0, 0, 0], 1), ([1, 0, 0, 0, 0], 1.25), ([1, 1, 1, 0, 0], 1.5), ([1] * 5, 1.5)]
 )
-def test_the_other_images_have_more_objects(empty, factor):
+def test_thresholds_expect_more_objects_in_images_not_known_to_be_empty(empty, factor):
     """``factor`` raises the objects per image. It is at most 3 / 2: two of three labeled images have objects."""
     thresholds = build_thresholds(dict(type='ClassFrequency'), 3, 6, 0.4)
     runner = fake_runner(Listed(OBJECTS), Names([[]] * 5, empty))

@@ -47,7 +47,7 @@ def test_missing_runs_and_columns_are_named():
 
 
 def test_every_run_has_a_line_of_its_own():
-    """A duplicate line would change the mean, and nobody would notice."""
+    """Of two lines for one run only the later would count, and nobody would notice."""
     columns = ('session', 'set', 'iterations', 'variant', 'fold', 'seed', 'nms', 'images')
     runs = [tuple(run[column] for column in columns) for run in tables.read_runs()]
     assert len(runs) > 100 and len(set(runs)) == len(runs)

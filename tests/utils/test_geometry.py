@@ -78,7 +78,7 @@ def test_autocast_does_not_round_the_projection(dtype, seed):
     plain = project_boxes(torch.from_numpy(boxes), torch.from_numpy(matrix))
     with torch.autocast('cpu', dtype=dtype):
         cast = project_boxes(torch.from_numpy(boxes), torch.from_numpy(matrix))
-        # A box of 0.02 px around the image of each point.
+        # A box of 0.02 px around each projected point.
         around = np.tile(map_points(boxes[:, :2], matrix), 2) + np.array([-0.01, -0.01, 0.01, 0.01])
         hit = priors_on_image(
             torch.from_numpy(boxes[:, :2]),
