@@ -1,9 +1,9 @@
-"""A real training of the shipped config in a minute: burn-in, hand-over, warm-up, validation, and --resume.
+"""A real training of the shipped config in a minute: burn-in, pseudo-labels, warm-up, validation, and --resume.
 
     python .ci/smoke.py
 
 Images and epochs are fewer than shipped, λ is 1, and pseudo-boxes need no minimum score. The solar set is made in data/
-on first use. If a checkpoint, a finite loss, λ or a metric is missing, the script ends with 1 and one line.
+on first use. If a file or a value is missing, not finite or wrong, the script prints the faults and exits with 1.
 """
 
 import json
@@ -56,7 +56,7 @@ def read_logs(work_dir: Path) -> list[list[dict]]:
 
 
 def faults(runs: list[list[dict]], names: list[str]) -> list[str]:
-    """What is wrong with two runs: one without the last epoch, and one that resumed it.
+    """What is wrong with two runs: the first ends before the last epoch, and the second resumes and trains this epoch.
 
     Args:
         runs: the rows of scalars.json of each run.

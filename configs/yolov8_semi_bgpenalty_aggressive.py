@@ -1,4 +1,4 @@
-# The aggressive preset: a weak penalty that rises fast. It costs little recall.
+# The published preset "aggressive": the penalty rises fast, but it is weak. It costs little recall.
 _base_ = './yolov8_semi_bgpenalty_published.py'
 
 lambda_bg = 0.5

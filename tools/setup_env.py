@@ -88,7 +88,7 @@ def lock() -> TextIO:
 
 
 def run(what: str, *command, **env: str) -> None:
-    """Run a command and print its purpose and time. Its output goes to the log. The command stops with this program."""
+    """Run a command. Print its purpose and time, and log its output. Ctrl-C and SIGTERM also end the command."""
     print(f'setup: {what} ... ', end='', flush=True)
     begin = time.monotonic()
     with LOG.open('a+', encoding='utf-8', errors='replace') as log:
@@ -133,7 +133,7 @@ def read(*files: Path) -> str:
 
 
 def by_name(requirements: str) -> dict:
-    """Return the line of each package. A package of the fork has the name of the package that it replaces."""
+    """Return package name -> line. The key of a package of the fork is the name of the package that it replaces."""
     matches = re.finditer(r'^(?:onedl.)?([\w.-]+).*', requirements, re.MULTILINE)
     return {match[1].replace('mmdetection', 'mmdet'): match[0] for match in matches}
 

@@ -1,6 +1,6 @@
 """Check a config before a long training: its settings and its files. --step also runs one forward and backward pass.
 
-Exit code 0: no errors, possibly warnings. 1: errors. 2: the config cannot be read.
+Exit code 0: no errors, possibly warnings. 1: errors. 2: the config cannot be read, or an argument is wrong.
 """
 
 import contextlib

@@ -177,6 +177,6 @@ def orientations(counts: Sequence[Mapping[int, int]]) -> Findings:
     for group, name in ((0, 'taller than wide'), (1, 'at least as wide as tall')):
         numbers = [sizes.get(group, 0) for sizes in counts]
         if any(numbers) and not all(numbers):
-            what = f'no image of set {numbers.index(0)} is {name}: GroupMultiSourceSampler waits for one without end'
+            what = f'no image of set {numbers.index(0)} is {name}: GroupMultiSourceSampler waits for one forever'
             instead = "write type='MultiSourceSampler', or use a LabeledUnlabeledBatchSampler"
             yield error('train_dataloader.sampler.type', what, instead)

@@ -31,7 +31,7 @@ GEOMETRIC = re.compile(
     '|OpticalDistortion|GridDistortion|Elastic|Zoom|^Pad|Paste'
 )
 MIXING = {'RecordedMosaic', 'RecordedMixUp'}
-# These datasets add themselves to each image, so that a mosaic can take other images from them.
+# These datasets put themselves into the dict of each image, so that a mosaic can take other images from them.
 GIVE_THEMSELVES = {'BatchShapePolicyDataset', 'ImageFolderDataset'}
 
 
@@ -56,7 +56,7 @@ def check_switch(parts: ConfigParts) -> Findings:
     both = 'LabeledUnlabeledDataset' in parts.train_set.names
     for hook in parts.hooks_of('PipelineSwitchHook'):
         where = f'{hook.path}.switch_pipeline'
-        if hook.node.get('switch_pipeline') is None:  # LastEpochsPipelineHook warns itself
+        if hook.node.get('switch_pipeline') is None:  # LastEpochsPipelineHook logs its own warning
             continue
         if 'ConcatDataset' in parts.train_set.names and not both:
             what = f'it sets the pipeline of a {parts.train_set.kind}, which has no effect on its members'

@@ -27,7 +27,7 @@ def read_coco(path, training: bool = False) -> dict:
             - two entries have the same id, file name or class name;
             - an annotation has an unknown image or category;
             - a number is not finite, a side of a box or an area is negative, or a side of an image is below 1;
-            - ``iscrowd`` or ``ignore`` is neither 0 nor 1.
+            - ``iscrowd`` or ``ignore`` is not 0, 1 or null.
     """
     coco = read_json(path)
     if not isinstance(coco, dict):
@@ -48,8 +48,8 @@ def _faults(coco: dict, training: bool) -> Iterator[str]:
         counts = Counter(entry[field] for entry in coco[name] if _is_id(entry.get(field)))
         repeated = [(value, times) for value, times in counts.most_common() if times > 1]
         if repeated:
-            others = f', and {len(repeated) - 1} others more than once' if len(repeated) > 1 else ''
-            yield f'`{name}` has the {field} {_shown(repeated[0][0])} {repeated[0][1]} times{others}'
+            total = f' (in all, {len(repeated)} values are repeated)' if len(repeated) > 1 else ''
+            yield f'`{name}` has {repeated[0][1]} entries with the {field} {_shown(repeated[0][0])}{total}'
     for name in _FIELDS if training else ():
         texts = [isinstance(entry['id'], str) for entry in coco[name]]
         if len(set(texts)) > 1:
@@ -132,7 +132,7 @@ _VALID = {
     **dict.fromkeys(('id', 'image_id', 'category_id'), (_is_id, 'a number or a string')),
     'file_name': (_is_file_name, 'a name'),
     'name': (_is_name, 'a name'),
-    'bbox': (_is_box, '[x, y, width, height], finite numbers, width and height >= 0'),
+    'bbox': (_is_box, '[x, y, width, height], finite in fp32, width and height >= 0'),
     'area': (lambda value: _finite(value) and value >= 0, 'a finite number >= 0'),
     **dict.fromkeys(('width', 'height'), (lambda value: _finite(value) and value >= 1, 'a finite number >= 1')),
     **dict.fromkeys(('iscrowd', 'ignore'), (_is_flag, '0 or 1')),

@@ -80,15 +80,15 @@ def draw(
 ) -> np.ndarray:
     """Choose exactly ``labeled`` images. Return them as a mask, (number,).
 
-    Each class gets its share of images, and at least one image if there is room for all classes. Otherwise a greedy
-    search covers as many classes as it can. The same arguments give the same draw with every version of NumPy, because
-    NumPy never changes the raw stream of PCG64.
+    Each class gets its share of images, and at least one image if ``labeled`` >= the number of classes. Otherwise a
+    greedy search covers as many classes as it can. The same arguments give the same draw with every version of NumPy,
+    because NumPy never changes the raw stream of PCG64.
 
     Args:
         image_of, class_of: image and class of each object, as ``objects`` returns them.
         number: number of images in the set.
         labeled: number of images to choose, in (0, number).
-        seed, fold: whole numbers >= 0. Each pair gives a different draw.
+        seed, fold: whole numbers >= 0. Each pair gives its own random order of the images.
 
     Raises:
         ValueError: an argument is out of range.
@@ -167,7 +167,7 @@ class _Strata:
 
 
 def _cover(strata: _Strata, first: str | None) -> np.ndarray:
-    """A mask of images that cover all classes, or as many as there is room for. It is empty if ``first`` is None.
+    """A mask of at most ``labeled`` images that cover all classes, or many of them. It is empty if ``first`` is None.
 
     Each step takes the image with the most missing classes. With 'rarest class', it must have the rarest of them.
     """

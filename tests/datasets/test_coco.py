@@ -15,9 +15,9 @@ def repeat(name):
 
 
 MISTAKES = {
-    'image twice': (repeat('images'), '`images` has the id 0 2 times'),
-    'category twice': (repeat('categories'), '`categories` has the id 1 2 times'),
-    'annotation twice': (repeat('annotations'), '`annotations` has the id 1 2 times'),
+    'image twice': (repeat('images'), '`images` has 2 entries with the id 0'),
+    'category twice': (repeat('categories'), '`categories` has 2 entries with the id 1'),
+    'annotation twice': (repeat('annotations'), '`annotations` has 2 entries with the id 1'),
     'unknown category': (
         lambda coco: [a.update(category_id=7) for a in coco['annotations'][2:4]],
         '`annotations[2].category_id` is 7, which is unknown (and 1 more, at 3)',
@@ -28,7 +28,7 @@ MISTAKES = {
     ),
     'negative size': (
         lambda coco: coco['annotations'][0].update(bbox=[1, 1, -5, 5]),
-        '`annotations[0].bbox` is [1, 1, -5, 5]; expected [x, y, width, height], finite numbers, width and height >= 0',
+        '`annotations[0].bbox` is [1, 1, -5, 5]; expected [x, y, width, height], finite in fp32, width and height >= 0',
     ),
     'no number': (
         lambda coco: coco['annotations'][0].update(bbox=[1, 1, float('nan'), 5]),

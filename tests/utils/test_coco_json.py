@@ -62,17 +62,17 @@ def test_a_valid_set_is_returned_unchanged(file):
         (['images', 0, 'id'], [1], '`images[0].id` is [1]; expected a number'),
         (['images', 0, 'file_name'], '', "`images[0].file_name` is ''; expected a name"),
         (['categories', 0, 'name'], 5, '`categories[0].name` is 5; expected a name'),
-        (['images', 0, 'id'], 'x', "`images` has the id 'x' 2 times"),
-        (['images', 0, 'file_name'], 'b.jpg', "`images` has the file_name 'b.jpg' 2 times"),
-        (['categories', 0, 'id'], 2.5, '`categories` has the id 2.5 2 times'),
-        (['categories', 0, 'name'], 'dog', "`categories` has the name 'dog' 2 times"),
-        (['annotations'], COCO['annotations'] * 3, '`annotations` has the id 1 3 times'),
+        (['images', 0, 'id'], 'x', "`images` has 2 entries with the id 'x'"),
+        (['images', 0, 'file_name'], 'b.jpg', "`images` has 2 entries with the file_name 'b.jpg'"),
+        (['categories', 0, 'id'], 2.5, '`categories` has 2 entries with the id 2.5'),
+        (['categories', 0, 'name'], 'dog', "`categories` has 2 entries with the name 'dog'"),
+        (['annotations'], COCO['annotations'] * 3, '`annotations` has 3 entries with the id 1'),
         (['annotations', 0, 'image_id'], '7', "`annotations[0].image_id` is '7', which is unknown"),
         (['annotations', 0, 'category_id'], 1, '`annotations[0].category_id` is 1, which is unknown'),
         (
             ['annotations', 0, 'bbox'],
             [0, 0, 1],
-            '`annotations[0].bbox` is [0, 0, 1]; expected [x, y, width, height], finite numbers, width and height >= 0',
+            '`annotations[0].bbox` is [0, 0, 1]; expected [x, y, width, height], finite in fp32, width and height >= 0',
         ),
         (['annotations', 0, 'bbox'], [0, 0, -1, 1], '`annotations[0].bbox` is [0, 0, -1, 1]; expected'),
         (['annotations', 0, 'bbox'], [0, 0, 1, '1'], "`annotations[0].bbox` is [0, 0, 1, '1']; expected"),
@@ -82,7 +82,7 @@ def test_a_valid_set_is_returned_unchanged(file):
         (
             ['annotations', 0, 'bbox'],
             [0, 10**400, 1, 1],
-            '; expected [x, y, width, height], finite numbers, width and height >= 0',
+            '; expected [x, y, width, height], finite in fp32, width and height >= 0',
         ),
         (['annotations', 0, 'bbox'], [0, 0, 1e39, 1], '`annotations[0].bbox` is [0, 0, 1e+39, 1]; expected'),
         (['annotations', 0, 'bbox'], [0, 3e38, 1, 3e38], '`annotations[0].bbox` is [0, 3e+38, 1, 3e+38]; expected'),
@@ -149,13 +149,13 @@ def test_faults_are_counted_and_the_first_ten_are_named(fault):
     for place in range(3, 18):
         coco['annotations'][place]['bbox'] = [0, 0, -4, 3]
     expected = (
-        '`annotations[3].bbox` is [0, 0, -4, 3]; expected [x, y, width, height], finite numbers, width and height >= 0'
+        '`annotations[3].bbox` is [0, 0, -4, 3]; expected [x, y, width, height], finite in fp32, width and height >= 0'
     )
     assert fault(coco) == f'{expected} (and 14 more, at 4, 5, 6, 7, 8, 9, 10, 11, 12, …)'
     coco = copy.deepcopy(TRAINED)
     for place in range(6):
         coco['annotations'][place]['id'] = place // 2
-    assert fault(coco) == '`annotations` has the id 0 2 times, and 2 others more than once'
+    assert fault(coco) == '`annotations` has 2 entries with the id 0 (in all, 3 values are repeated)'
     coco = copy.deepcopy(TRAINED)
     for place in (7, 9):
         coco['annotations'][place]['category_id'] = 'x' * 300

@@ -1,7 +1,7 @@
 """Let MMCV 2.0.1 find its version while Python 3.13 builds it.
 
-MMCV's setup.py calls `exec()` in a function and expects the new name in `locals()`. In Python 3.13 that needs the
-namespace of the caller. Python imports this file at its start if the folder is in PYTHONPATH.
+MMCV's setup.py calls `exec()` in a function and expects the new name in `locals()`. In Python 3.13 this works only if
+`exec()` gets the namespace of its caller. Python imports this file at its start if the folder is in PYTHONPATH.
 """
 
 import builtins

@@ -15,7 +15,7 @@ affine = dict(
     max_aspect_ratio=100,
     border_val=(114, 114, 114),
 )
-# A mosaic is twice as wide and as high as the input. This cuts out its middle.
+# A mosaic is twice as wide and twice as high as the input. This cuts out its middle.
 middle = dict(affine, border=(-img_scale[0] // 2, -img_scale[1] // 2))
 colour = dict(type='YOLOv5HSVRandomAug')
 # A panel seen from above has no upright side.

@@ -64,7 +64,7 @@ class Run:
                 f'Expected the overrides {self.overrides} in {file}, but got {result["overrides"]}: remove its folder '
                 'or choose another --work-dir'
             )
-        return {**result, 'variant': self.variant}  # it may have been renamed
+        return {**result, 'variant': self.variant}  # the variant may have a new name since then
 
     def execute(self, threads: int | None) -> None:
         """Train and evaluate, each in its own process.
@@ -130,7 +130,7 @@ def read_variants(file: str) -> dict[str, dict]:
     folders = [folder_name(name) for name in variants]
     for name, folder in zip(variants, folders, strict=True):
         if not folder or folders.count(folder) > 1:
-            why = f'{name!r} gets {folder!r}, which is empty or not the only one'
+            why = f'{name!r} gets {folder!r}, which is empty or also the folder of another variant'
             raise ValueError(f'Expected each variant in {file} to get its own folder name, but {why}')
     return {name: dict(overrides) for name, overrides in variants.items()}
 

@@ -112,7 +112,7 @@ def _semi_batch(half: Shape) -> dict:
 
 @torch.no_grad()
 def _make_teacher(model: Any, batch: dict, candidates: int = 60) -> None:
-    """Make the untrained teacher find boxes: per level and image, ``candidates`` priors pass the threshold before NMS.
+    """Make the untrained teacher find boxes: on average ``candidates`` priors per level and image pass the threshold.
 
     The batch normalization statistics are those of the weak views. Then the biases of the classes are raised.
     """
