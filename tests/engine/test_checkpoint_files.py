@@ -1,4 +1,4 @@
-"""Errors name checkpoints that are broken, malicious or of another model. Their code is not executed."""
+"""Errors name checkpoints that are broken, malicious or of another model. Code in a checkpoint is not executed."""
 
 import copy
 import functools

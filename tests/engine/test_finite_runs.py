@@ -27,7 +27,7 @@ BOXES = {  # x, y, width, height in an image of 80 x 64 pixels: whether the box 
 
 
 def make_odd_set(root):
-    """Grey images of 8 and 16 bits. A labeled image has 1000 boxes, one has BOXES, the other labeled ones none."""
+    """Grey images of 8 and 16 bits. Labeled image 0 has 1000 boxes, image 1 has BOXES, the other four have none."""
     make_set(root)
     for i, file in enumerate(sorted((root / 'images').glob('*.png'))):
         grey = cv2.imread(str(file))[..., 1]

@@ -226,7 +226,7 @@ def test_the_sparse_assigner_trains_as_mmyolos_does(data, tmp_path):
 
 
 def test_iteration_based_loop(cfg, tmp_path):
-    """This loop stays in epoch 0. Epochs of λ are passes over the train loader."""
+    """This loop stays in epoch 0. For the schedule of λ, an epoch is one pass over the train loader."""
     loop = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=8, val_interval=100)
     quiet = dict(param_scheduler=[], default_hooks__checkpoint__interval=-1, default_hooks__checkpoint__save_best=None)
     _, recorder = train(cfg, train_cfg=loop, work_dir=str(tmp_path / 'a'), **quiet)

@@ -94,7 +94,7 @@ def test_weights_scale_the_unlabeled_losses():
         assert torch.allclose(weighed[name], plain[name] * 0.25)
 
 
-def test_views_that_differ_are_named():
+def test_views_of_different_geometry_are_named():
     model = build_dense()
     inputs, samples = views()
     samples['unsup_student'] = [sample(np.array([[1, 0, 4], [0, 1, 0], [0, 0, 1]], dtype=np.float32))] * 2
@@ -119,7 +119,7 @@ def test_bad_config_is_refused(arguments, message):
         build_dense(**arguments)
 
 
-def test_a_transform_of_one_view_is_found_before_training(tmp_path):
+def test_a_geometric_transform_of_one_view_is_found_before_training(tmp_path):
     cfg = load(DENSE, make_set(tmp_path / 'set'), tmp_path)
     cfg.test_dataloader, cfg.test_evaluator = copy.deepcopy((cfg.val_dataloader, cfg.val_evaluator))
     assert check_config(cfg) == []

@@ -51,7 +51,7 @@ OBJECTS = {
 
 
 def predictions(head, change):
-    """Outputs of the head as leaves of a graph. ``change`` says which values differ."""
+    """Outputs of the head as leaves of a graph. ``change`` says which outputs get which value: 'boxes nan'."""
     outs = tuple([level.detach().clone() for level in levels] for levels in head(features()))
     generator = torch.Generator().manual_seed(3)
     name, _, value = change.partition(' ')

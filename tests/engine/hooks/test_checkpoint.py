@@ -96,7 +96,7 @@ def assert_same_run(found, whole, batches, position=True):
         for name in [name for name in content['message_hub']['log_scalars'] if name.endswith(TIMES)]:
             del content['message_hub']['log_scalars'][name]
         content['meta'] = {key: content['meta'][key] for key in ('epoch', 'iter', 'seed')}
-        if not position:  # one checkpoint is after the last batch of an epoch, the other before the next epoch
+        if not position:  # the same place is epoch 2, batch 5 in one checkpoint, and epoch 3, batch 0 in the other
             del content['meta']['epoch'], content['resume']['batch'], content['resume']['validated']
         infos = content['message_hub']['runtime_info']
         content['message_hub']['runtime_info'] = {key: infos[key] for key in ('epoch', 'iter', 'best_score')}
@@ -148,7 +148,7 @@ def test_the_compared_values_differ_between_iterations(whole):
 
 
 def test_sigterm_saves_and_the_run_goes_on_exactly(data, whole, tmp_path):
-    """One run is stopped four times. The workers get the signal too, as from a scheduler."""
+    """One run is stopped four times. The workers get the signal too, as from a job scheduler such as Slurm."""
     first = True
     for stage, iteration, workers, name in (
         ('before_train_iter', 2, 0, 'epoch_0_iter_3'),  # burn-in

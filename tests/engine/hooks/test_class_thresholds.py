@@ -141,7 +141,7 @@ def started(dataset, thresholds):
         (SimpleNamespace(datasets=[Listed([[], [(0, 0, 1, 1, 0, 1)]]), Listed([])]), 'got 2 images without any'),
     ],
 )
-def test_no_labeled_boxes_are_an_error(dataset, message):
+def test_a_labeled_set_without_known_boxes_is_an_error(dataset, message):
     with pytest.raises(
         ValueError, match=f"`class_thresholds`: 'ClassFrequency' needs labeled images with boxes, but {message}"
     ):
