@@ -32,8 +32,8 @@ def input_shape(cfg: Config) -> tuple[int, int]:
 class OnnxGraph(nn.Module):
     """A YOLOv8 detector in eval mode with normalization, but without NMS.
 
-    It maps BGR images (B, 3, H, W), uint8, as the test pipeline packs them, to boxes (B, N, 4), x1, y1, x2, y2 in
-    pixels of the input, not clipped, and scores (B, N, C) in [0, 1].
+    It takes BGR images, (B, 3, H, W), uint8, as the test pipeline packs them. It returns boxes, (B, N, 4), xyxy in
+    pixels of the input, not clipped, and scores, (B, N, C), in [0, 1].
 
     Raises:
         ValueError: the head is not a YOLOv8Head, or ``shape`` (H, W) is not a multiple of the largest stride.

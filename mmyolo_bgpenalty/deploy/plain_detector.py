@@ -73,7 +73,7 @@ def export_detector(cfg: Config, path: str, student: bool = False) -> Export:
         found, expected = _predictions(model, plain), _predictions(trained, cfg)
     if len(found) != len(expected) or not all(torch.equal(found[key], expected[key]) for key in expected.keys()):
         raise ValueError(
-            f'{cfg.filename}: expected equal predictions of the plain and the trained detector, but got others'
+            f'{cfg.filename}: expected equal predictions of the plain and the trained detector, but they differ'
         )
     model.cfg, model.dataset_meta = copy.deepcopy(plain), metainfo
     kept = {key: meta[key] for key in ('epoch', 'iter', 'mmengine_version') if key in meta}
@@ -82,7 +82,7 @@ def export_detector(cfg: Config, path: str, student: bool = False) -> Export:
 
 
 def plain_config(cfg: Config) -> Config:
-    """The part of a config that testing and inference need, with the parents of the classes of this package."""
+    """The part of a config that testing and inference need. Parent classes replace the classes of this package."""
     plain = {key: copy.deepcopy(cfg[key]) for key in KEPT if cfg.get(key) is not None}
     scope = plain.setdefault('default_scope', 'mmdet')
     if 'detector' in plain['model']:
@@ -208,7 +208,7 @@ def _build(registry: Registry, cfg: Mapping, where: str):
     try:
         built = registry.build(copy.deepcopy(cfg))
     except (KeyError, TypeError, AttributeError, AssertionError) as error:
-        raise ValueError(f'Expected `{where}` of the config to build, but got {error!r}') from error
+        raise ValueError(f'Expected a valid `{where}` in the config, but building it raised {error!r}') from error
     return revert_sync_batchnorm(built).eval() if isinstance(built, nn.Module) else built
 
 

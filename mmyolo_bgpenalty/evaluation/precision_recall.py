@@ -20,7 +20,7 @@ The report of ``precision_recall`` is a dict of Python numbers and lists:
     - ``fp_per_image``, ``fp_per_empty_image``: false positives of all classes at that confidence, per image and per
       image without any box; nan without such images.
     - ``fp_background``, ``fp_place``, ``fp_class``, ``fp_duplicate``: ``fp_per_image`` by ``kinds_of_mistakes``.
-    - ``precision_at_0.25``, …, ``fp_per_empty_image_at_0.25``: the first five numbers at ``score_thr``.
+    - ``precision_at_0.25``, …, ``fp_per_empty_image_at_0.25``: ``precision`` … ``fp_per_empty_image`` at ``score_thr``.
     - ``precision_at_recall_0.6``, …: COCO's interpolated precision, mean over classes. For one class this is the
       highest precision at any confidence that reaches the recall, and 0 if none does.
     - ``fp_per_image_at_recall_0.6``, …: false positives per image at the highest confidence at which all classes

@@ -84,8 +84,8 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
         def align(image: Tensor, prior: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
             number = len(image)
             if number:
-                # On a CPU torch computes the last powers of a tensor by other code, which may round differently. With
-                # padding equal alignments stay equal.
+                # On a CPU torch computes the powers of the last elements with other code, which may round differently.
+                # The padding keeps equal metrics equal.
                 image, prior, box = (torch.cat([x, x[-1:].expand(-number % 1024)]) for x in (image, prior, box))
             overlap = self._overlaps(boxes_at(image, prior), gt_bboxes[image, box])
             metric = scores_at(image, prior, labels[image, box]).pow(self.alpha) * overlap.pow(self.beta)
@@ -140,7 +140,7 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
         values, places = compact.topk(self.topk + 1, dim=1)
         last, next_ = values[:, self.topk - 1], values[:, self.topk]
         chosen = values[:, : self.topk] >= 0
-        # Unclear: the metrics of ranks topk and topk + 1 are equal, or a metric is 0, as it is outside of the box.
+        # Unclear: the metrics of ranks topk and topk + 1 are equal, or a metric is 0. Priors outside of the box have 0.
         unclear = ((last == next_) & (last >= 0)) | ((values[:, : self.topk] == 0).any(1))
         chosen[unclear] = False
         places = (starts[:, None] + places[:, : self.topk])[chosen]

@@ -65,8 +65,8 @@ class DenseSemiYOLODetector(SemiYOLODetector):
         head = self.student.bbox_head
         outs = head(self.student.extract_feat(batch_inputs))
         if self.keep_latest:
-            # The pictures show the head's predictions on background, which this loss computes. Only one process draws,
-            # so the loss must not wait for the others.
+            # The pictures show predictions on background, which the head stores in `loss_by_feat`. Only one process
+            # draws, so this call must not wait for the others.
             gt, ignored, metas = unpack_gt_instances(batch_data_samples)
             synced, head.sync_avg_factor = head.sync_avg_factor, False
             with torch.no_grad():

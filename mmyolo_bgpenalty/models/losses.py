@@ -27,7 +27,7 @@ class BackgroundPenaltyOptions:
         region: 'all': every prior without an object may be background. 'outside': only if it is outside of all boxes.
 
     Raises:
-        ValueError: an option is out of range, or has no effect.
+        ValueError: an option is out of range, or ``hard_score`` has no effect.
     """
 
     focal: bool = False

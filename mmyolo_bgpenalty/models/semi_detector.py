@@ -41,8 +41,8 @@ class SemiYOLODetector(SemiBaseDetector):
     with n pseudo-boxes in B unlabeled images and r = ``unsup_ramp``. YOLOv8 divides its losses by the sum of the
     assigned scores, which is small if there are few pseudo-boxes. The factor min(1, n / B) compensates for this.
 
-    An image with ``known_empty`` in its meta has no object. The teacher's boxes there are dropped, the image does not
-    count for ``class_thresholds``, and n is at least 1.
+    An image with ``known_empty`` in its meta has no object. The teacher's boxes there are dropped, and the image does
+    not count for ``class_thresholds``. In a batch with such an image, n is at least 1.
 
     Args:
         detector: config of the student, and of the teacher.
@@ -74,7 +74,7 @@ class SemiYOLODetector(SemiBaseDetector):
         if options.soft_unsure and not getattr(head, 'sparse_targets', False):
             raise ValueError(
                 'Expected a BgPenaltyYOLOv8Head with `sparse_targets` for `semi_train_cfg.soft_unsure`, but got '
-                f'{type(head).__name__}'
+                f'{type(head).__name__} with `sparse_targets={getattr(head, "sparse_targets", None)}`'
             )
         if options.channels_last:
             # The format of the weights is enough: a convolution gives its output the format of its weights.
@@ -197,7 +197,7 @@ class SemiYOLODetector(SemiBaseDetector):
         return min(1.0, max(boxes, min(known_empty, 1)) / images)
 
     def _with_soft_objects(self, samples: list) -> list:
-        """The samples. With ``soft_unsure`` copies, in which unsure boxes are objects, too."""
+        """The samples. With ``soft_unsure``, they are copies in which unsure boxes are objects, too."""
         if not self.semi_train_cfg.soft_unsure:
             return samples
         copies = []
@@ -231,8 +231,8 @@ def weigh_losses(
 ) -> dict:
     """Each loss times ``scale``, ``weight`` and its entry of ``loss_weights`` (1 without one).
 
-    If this product is 0, the loss becomes 0 even if it was NaN or infinite. It keeps its graph, since the backward pass
-    of SyncBN waits for all processes. A loss may be a list with one loss per level. As in MMEngine, only entries with
+    If a factor is 0, the loss becomes 0 even if it was NaN or infinite. It keeps its graph, since the backward pass of
+    SyncBN waits for all processes. A loss may be a list with one loss per level. As in MMEngine, only entries with
     "loss" in their name are losses. Other entries do not change.
     """
 

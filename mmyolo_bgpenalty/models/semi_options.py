@@ -34,7 +34,7 @@ class SemiTrainOptions:
         min_pseudo_bbox_wh: minimum width and height of a pseudo-box in the strong view, in pixels.
         class_thresholds: the config for ``build_thresholds``. Its thresholds replace ``pseudo_test_cfg.score_thr``.
         unsure_thr: a box is unsure if its score is above ``unsure_thr`` but does not reach its threshold. An unsure box
-            is neither object nor background. It becomes one of the ``ignored_instances`` of the strong view.
+            is no object and gets no background penalty. It is one of the ``ignored_instances`` of the strong view.
         soft_unsure: an unsure box is also an object. Its score multiplies its classification targets, and it has no
             box losses. This needs ``unsure_thr`` and a head with ``sparse_targets``. Source: Efficient Teacher
             (https://arxiv.org/abs/2302.07577).
@@ -74,8 +74,8 @@ class SemiTrainOptions:
                 non_negative(f'{where}.{name}', weight)
         for name in ('soft_unsure', 'channels_last', 'sync_avg_factor'):
             flag(f'semi_train_cfg.{name}', getattr(self, name))
-        for flip in self.teacher_flips:
-            one_of('semi_train_cfg.teacher_flips', flip, list(FLIPS))
+        for i, flip in enumerate(self.teacher_flips):
+            one_of(f'semi_train_cfg.teacher_flips[{i}]', flip, list(FLIPS))
         size = self.min_pseudo_bbox_wh
         if not isinstance(size, (list, tuple)) or len(size) != 2:
             raise ValueError(f'Expected `semi_train_cfg.min_pseudo_bbox_wh` to be two numbers, but got {size!r}')

@@ -50,8 +50,8 @@ class SparseYOLOv8Head(YOLOv8Head):
     assigned scores, which are the targets of classification.
 
     Args:
-        sparse_targets: True needs a SparseTaskAlignedAssigner and the classification loss of YOLOv8. None (default):
-            True if these are given. False: the losses are computed by the code of YOLOv8Head.
+        sparse_targets: True needs a SparseTaskAlignedAssigner, YOLOv8's classification loss and ``reg_max`` > 1. None
+            (default): True if these are given. False: the losses are computed by the code of YOLOv8Head.
         ignored_in_cls: at background priors in the box of an ignored object (``ignored_instances``), leave its class
             out of the classification loss, or all classes if its class is unknown. It needs ``sparse_targets``.
         sync_avg_factor: divide losses by the sum of the divisors of all processes. The processes then train like one
@@ -74,7 +74,7 @@ class SparseYOLOv8Head(YOLOv8Head):
         self.ignored_in_cls = flag('ignored_in_cls', ignored_in_cls)
         self.sync_avg_factor = flag('sync_avg_factor', sync_avg_factor)
         if ignored_in_cls and not self.sparse_targets:
-            reason = f'they need {needed}' if needed else f'but got {sparse_targets}'
+            reason = f'but `sparse_targets` needs {needed}' if needed else f'but got {sparse_targets}'
             raise ValueError(f'Expected `sparse_targets` for `ignored_in_cls=True`, {reason}')
         self._cached_place: tuple | None = None
         self._priors_key: tuple | None = None
@@ -148,7 +148,7 @@ class SparseYOLOv8Head(YOLOv8Head):
         Boxes are decoded from the distributions. Only the distributions get a gradient.
         """
         parts = split_by_level(prior, self.num_level_priors)
-        # (B, HW, 4, R) as a view of (B, 4 · R, HW), so that nothing is copied.
+        # From (B, HW, 4, R) to (B, 4 · R, HW). These are views, so nothing is copied.
         levels = [level.permute(0, 2, 3, 1).flatten(1, 2) for level in bbox_dist_preds]
         distributions = torch.cat([level[image[chosen], :, place] for level, (chosen, place) in zip(levels, parts)])
         if not len(prior):
@@ -247,7 +247,7 @@ class SparseYOLOv8Head(YOLOv8Head):
         return self.bbox_coder.decode(points[None], distances[None], stride)[0]
 
     def _drop_moved_priors(self, like: Tensor) -> None:
-        """Drop the priors that YOLOv8Head caches if device or dtype have changed. YOLOv8Head compares only sizes."""
+        """If device or dtype have changed, drop the priors that YOLOv8Head caches. YOLOv8Head compares only sizes."""
         place = like.device, like.dtype
         if place != self._cached_place:
             self._cached_place = place

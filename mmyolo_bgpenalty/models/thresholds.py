@@ -51,8 +51,8 @@ def mixture_thresholds(
 ) -> Tensor:
     r"""Thresholds from two Gaussians that are fitted to the scores of a class. The lower one models mistakes.
 
-    With ``at='crossing'`` the threshold is the score between the means above which the upper Gaussian has more than
-    half of :math:`\pi_1 N_1 + \pi_2 N_2`. With ``at='mean'`` it is the mean of the upper Gaussian, similar to
+    With ``at='crossing'`` the threshold lies between the means. From there to the upper mean, the upper Gaussian has
+    at least half of :math:`\pi_1 N_1 + \pi_2 N_2`. With ``at='mean'`` it is the mean of the upper Gaussian, similar to
     ConsistentTeacher (https://arxiv.org/abs/2209.01589). The threshold is ``fallback`` if the class has fewer than
     ``min_scores`` scores, or if one Gaussian is as good as two by the Bayesian information criterion.
 
@@ -123,8 +123,8 @@ class FixedThresholds(nn.Module):
 class AdaptiveThresholds(nn.Module):
     """Thresholds that follow the teacher's boxes in the latest images.
 
-    Checkpoints contain these boxes, 8 bytes per box, so that a resumed run has the same thresholds. The window starts
-    empty if the checkpoint has no window, or one of another shape.
+    Checkpoints contain these boxes, so that a resumed run has the same thresholds. They take 8 · window · K bytes. The
+    window starts empty if the checkpoint has no window, or one of another shape.
 
     Args:
         num_classes: C.

@@ -20,7 +20,7 @@ from tests.helpers.tiny import CONFIGS, SEMI, SMALL
         (dict(soft_unsure=True), '`semi_train_cfg.unsure_thr` for `semi_train_cfg.soft_unsure`'),
         (dict(soft_unsure=1, unsure_thr=0.1), '`semi_train_cfg.soft_unsure`.*1'),
         (dict(unsure_thr='low'), "`semi_train_cfg.unsure_thr`.*'low'"),
-        (dict(teacher_flips=['left']), "`semi_train_cfg.teacher_flips` to be one of horizontal.*'left'"),
+        (dict(teacher_flips=['left']), "`semi_train_cfg.teacher_flips.0.` to be one of horizontal.*'left'"),
         (dict(sup_loss_weights=dict(loss_bg='much')), "`semi_train_cfg.sup_loss_weights.loss_bg`.*'much'"),
         (dict(unsup_loss_weights=None), 'unsup_loss_weights` to be a dict, but got None'),
         (dict(unsup_loss_weights=dict(loss_box=0.0)), 'unsup_loss_weights.*loss_box'),
