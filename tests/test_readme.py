@@ -34,7 +34,7 @@ COMMANDS = [words for words in LINES if words[0] == 'python']
 # README names the `make` targets of these tools.
 NOT_SHOWN = {'setup_env.py', 'noxfile.py', 'benchmark.py'}
 SNIPPETS = [text for kind, text in BLOCKS if kind == 'python']
-# Two epochs, one of them burn-in, of the smallest network.
+# Two epochs. The first is burn-in.
 SHORT = ['train_cfg.max_epochs=2', 'train_cfg.val_interval=2', 'burn_in=1', 'default_hooks.checkpoint.interval=2']
 
 

@@ -67,7 +67,7 @@ MISTAKES = {
         lambda root: [path.unlink() for path in root.glob('images/labeled*')],
         *(E, LABELED, '6 of the 6 images looked at cannot be read: '),
     ),
-    'name that is no text': (
+    'name that is not UTF-8': (
         edited('labeled', name_image(0, '\udce9.png')),
         *(W, LABELED, r'images/\udce9.png (No such file or directory)'),
     ),

@@ -26,7 +26,7 @@ def strong(step):
 
 
 def concat(cfg):
-    """MMDetection's own config of the two sets."""
+    """Join the two sets with ConcatDataset, as MMDetection's configs do, and add a PipelineSwitchHook."""
     members = cfg.train_dataloader.dataset
     cfg.train_dataloader.dataset = ConfigDict(type='ConcatDataset', datasets=[members.labeled, members.unlabeled])
     cfg.custom_hooks = [ConfigDict(SWITCH, switch_pipeline=members.labeled.pipeline)]

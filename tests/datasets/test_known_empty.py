@@ -339,7 +339,7 @@ class Watch(Hook):
 
 def test_a_run_has_no_pseudo_boxes_in_known_empty_images(data, tmp_path):
     options = {'burn_in': 1, 'train_cfg__max_epochs': 3, 'train_cfg__val_interval': 3, KNOWN: 'empty.txt'}
-    # The scores of an untrained teacher are low. With this threshold all its boxes count.
+    # An untrained teacher has low scores. With this threshold all its boxes are at least unsure, and Watch counts them.
     options['model__semi_train_cfg__unsure_thr'] = 0.0
     runner, watch = Runner.from_cfg(load(SHIPPED, data, tmp_path / 'run', **options)), Watch()
     runner.register_hook(watch)

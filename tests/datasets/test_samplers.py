@@ -118,7 +118,7 @@ def test_seeds_do_not_depend_on_the_number_of_processes():
     assert [seed for pair in zip(seeds(0, 2), seeds(1, 2)) for seed in pair] == seeds(0, 1)
 
 
-def test_a_seed_starts_all_generators_and_restores_them():
+def test_seeded_by_seeds_all_generators_and_restores_the_one_of_torch():
     def draw():
         return random.random(), np.random.rand(), torch.rand(()).item()
 

@@ -188,7 +188,7 @@ def test_a_real_run(data, tmp_path):
     ],
 )
 def test_shipped_variants_take_effect(config, variants, shared, tmp_path):
-    """All overrides are accepted, all models can be built, and all differ. ``shared`` runs start after burn-in."""
+    """All configs are valid and differ. Their models can be built. ``shared``: how many runs start after burn-in."""
     config, found = str(CONFIGS / config), runs.read_variants(str(CONFIGS / 'ablations' / variants))
     planned = runs.plan_runs(config, found, [0], tmp_path, {})
     assert {run.variant for run in planned} == set(found) and len(found) > 3

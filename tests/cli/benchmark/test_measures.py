@@ -1,4 +1,4 @@
-"""Paired times, the spread of their ratios, and peak memory. The tests use a clock of their own."""
+"""Paired times, the spread of their ratios, and peak memory. The test of paired times uses a clock of its own."""
 
 import gc
 from itertools import product

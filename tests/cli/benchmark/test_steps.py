@@ -44,7 +44,7 @@ def test_loss_steps_agree_except_for_the_penalty():
         gradients = step()
         assert len(gradients) == 2 * len(STRIDES) and all(gradient.abs().sum() > 0 for gradient in gradients)
     steps[1].head.loss_bbox.loss_weight *= 0.5
-    assert disagreement(*steps) == pytest.approx(1, abs=1e-3)  # the largest among the three losses
+    assert disagreement(*steps) == pytest.approx(1, abs=1e-3)  # the largest relative difference of the three losses
 
 
 def test_an_assigner_that_differs_is_not_timed():

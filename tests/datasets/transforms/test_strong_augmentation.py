@@ -15,7 +15,7 @@ VIEWS = 'yolov8_semi_bgpenalty_views.py'
 
 
 def student_steps():
-    """The student's transforms in the shipped config, by type. A wrapper has the type of its first inner transform."""
+    """The student's transforms in the shipped config, by type. A wrapper's key is the type of its first transform."""
     pipeline = Config.fromfile(CONFIGS / VIEWS).train_dataloader.dataset.unlabeled.pipeline
     (views,) = (step for step in pipeline if step.type == 'Views')
     return {step.get('transforms', [step])[0].type: dict(step) for step in views.unsup_student}
