@@ -1,4 +1,4 @@
-"""Plain detectors: config and weights from a training checkpoint that work without this package."""
+"""Plain detectors: from a training, a config and weights that work without this package."""
 
 import copy
 import inspect
@@ -53,7 +53,7 @@ def export_detector(cfg: Config, path: str, student: bool = False) -> Export:
             raise ValueError(f'{cfg.filename}: expected `{key}` in the config, but there is none')
     semi = 'detector' in cfg.model
     if student and not semi:
-        raise ValueError(f'{cfg.filename}: expected a semi-supervised config, because others have no student')
+        raise ValueError(f'{cfg.filename}: expected a semi-supervised config for --student, but got a supervised one')
     role = ('student' if student else 'teacher') if semi else 'detector'
     weights, meta = _read(path, role)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
@@ -147,7 +147,7 @@ def _read(path: str, role: str) -> tuple[dict[str, Tensor], dict]:
 
 
 def _predictions(detector: nn.Module, cfg: Config) -> DetDataSample:
-    """All boxes on one picture, also those with low scores. The test pipeline must letterbox the picture."""
+    """Boxes on one picture, also those with low scores. The picture is not square, so that letterboxing is tested."""
     detector = copy.deepcopy(detector)
     detector.cfg = copy.deepcopy(cfg)
     for module in detector.modules():
@@ -182,7 +182,7 @@ def _own_class(node) -> type | None:
 
 
 def _replace(node) -> None:
-    """In a config, replace the classes of this package by their parents, and drop the arguments of these classes."""
+    """In a config, replace the classes of this package by their parents. Drop the arguments that the parents lack."""
     if isinstance(node, (list, tuple)):
         for child in node:
             _replace(child)

@@ -18,7 +18,7 @@ from mmyolo_bgpenalty.utils.geometry import as_grids, priors_in_boxes
 
 
 class Positives(NamedTuple):
-    """The P priors that get an object, sorted by image, then by prior. No prior occurs twice."""
+    """The P priors that get an object, sorted by image, then by prior. No prior occurs twice in an image."""
 
     image: Tensor  # (P,), int64
     prior: Tensor  # (P,), int64

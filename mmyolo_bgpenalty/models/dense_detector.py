@@ -55,8 +55,9 @@ class DenseSemiYOLODetector(SemiYOLODetector):
             if difference > 1e-3 or weak.img_shape[:2] != strong.img_shape[:2]:
                 raise ValueError(
                     'Expected weak and strong view to have the same geometry, but those of '
-                    f'{strong.metainfo.get("img_path")} differ (by {difference:.3g} in their homography): put '
-                    'resizing, affine transforms and flips before `Views`'
+                    f'{strong.metainfo.get("img_path")} differ (homographies by {difference:.3g}; shapes '
+                    f'{weak.img_shape[:2]} and {strong.img_shape[:2]}): put resizing, affine transforms and flips '
+                    'before `Views`'
                 )
         return super().project_pseudo_instances(batch_pseudo_instances, batch_data_samples)
 

@@ -62,7 +62,7 @@ def background_penalty(
     r"""Penalty on confident predictions on background.
 
     .. math::
-        L_{bg} = \frac{\lambda_{bg}}{N} \sum_{i \in background} f(\max_c z_{ic})
+        L_{bg} = \frac{\lambda_{bg}}{N_{bg}} \sum_{i \in background} f(\max_c z_{ic})
 
     with :math:`f(z) = \sigma(z)`. In the focal form, :math:`f(z) = -p^\gamma \log(1 - p)` with :math:`p = \sigma(z)`.
     For confident false positives the gradient of σ vanishes (3.4e-4 at z = 8). That of the focal form tends to 1.
@@ -72,8 +72,8 @@ def background_penalty(
         lambda_bg: weight, >= 0.
         focal: use the focal form.
         gamma: exponent of the focal form, >= 0. With 0 it is binary cross-entropy against background.
-        normalizer: what N is. 'background': the number of background priors. 'positives': ``positives``. 'hard': the
-            number of background priors with σ(z) above ``hard_score``. Only these count in the sum. N is at least 1.
+        normalizer: what N_bg is. 'background': the number of background priors. 'positives': ``positives``. 'hard': the
+            number of background priors with σ(z) above ``hard_score``. Only these count in the sum. N_bg is >= 1.
         positives: scalar, the sum of the assigned scores, by which YOLOv8 divides its classification loss.
         hard_score: in [0, 1).
 
@@ -99,14 +99,14 @@ def penalty_sum(
     positives: Tensor | None,
     hard_score: float,
 ) -> tuple[Tensor, Tensor]:
-    """The sum and N of ``background_penalty``, two scalars. N may be below 1."""
+    """The sum and N_bg of ``background_penalty``, two scalars. N_bg may be below 1."""
     one_of('normalizer', normalizer, NORMALIZERS)
     if normalizer == 'positives' and positives is None:
         raise ValueError("Expected `positives`, the sum of the assigned scores, for normalizer='positives'")
     max_logits = widened(max_logits)
     if normalizer == 'hard':
         background_mask = background_mask & (max_logits.sigmoid() > hard_score)
-    # Mask before f. Otherwise an infinite logit of another prior becomes 0 · inf in the gradient.
+    # Mask before f. Otherwise an infinite logit of a prior that is not background becomes 0 · inf in the gradient.
     max_logits = max_logits.masked_fill(~background_mask, 0)
     if focal:
         # In logits: -log(1 - p) = softplus(z) and p^gamma = exp(gamma * logsigmoid(z)). Both are finite for all z.

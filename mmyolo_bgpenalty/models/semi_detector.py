@@ -50,7 +50,7 @@ class SemiYOLODetector(SemiBaseDetector):
         semi_test_cfg: ``predict_on``, 'teacher' (default) or 'student'.
 
     Attributes:
-        unsup_ramp: r in [0, 1], which BurnInMeanTeacherHook sets. At 0 (burn-in) the teacher does not run.
+        unsup_ramp: r in [0, 1], which BurnInMeanTeacherHook sets. At 0 (burn-in) the teacher makes no pseudo-labels.
         pseudo_labels: data samples of the latest weak views. Their ``gt_instances`` are the pseudo-boxes, with
             ``scores``, in the pixels of the weak view. Empty in burn-in.
         class_thresholds: the module that ``semi_train_cfg.class_thresholds`` describes, or None.
@@ -116,7 +116,7 @@ class SemiYOLODetector(SemiBaseDetector):
         if options.unsure_thr is not None:
             least = min(least, options.unsure_thr)
         outs = self._teacher_predictions(batch_inputs)
-        # The head clips boxes to `ori_shape` and divides them by `scale_factor`. Here boxes stay in pixels of the view.
+        # The head clips boxes to `ori_shape` and reads `scale_factor`. Here boxes stay in pixels of the view.
         meta = dict(ori_shape=tuple(batch_inputs.shape[-2:]), scale_factor=(1.0, 1.0))
         # Decode in fp32: bf16 and fp16 have too few bits (8 and 11) for coordinates in pixels.
         results = self.teacher.bbox_head.predict_by_feat(

@@ -41,7 +41,7 @@ class SemiTrainOptions:
         teacher_flips: keys of ``FLIPS``. The teacher's predictions become their mean over the weak view and these flips
             of it. This is for objects without a fixed orientation.
         channels_last: memory format of student and teacher. It changes values only by rounding.
-        sync_avg_factor: option of a BgPenaltyYOLOv8Head, see ``SparseYOLOv8Head``. Other heads ignore it.
+        sync_avg_factor: replaces the value in a BgPenaltyYOLOv8Head, see ``SparseYOLOv8Head``. Other heads ignore it.
 
     Raises:
         ValueError: a value is out of range, or a dict has an unknown key.

@@ -45,9 +45,9 @@ class HeadLosses(NamedTuple):
 class SparseYOLOv8Head(YOLOv8Head):
     """YOLOv8Head with the same losses and gradients in less time and memory.
 
-    It makes neither dense targets nor copies of the predictions. Objects of data samples may have two more fields:
-    ``box_weights``, (G,), >= 0, multiply their box and DFL losses. ``score_weights``, (G,), in [0, 1], multiply their
-    assigned scores, which are the targets of classification.
+    With ``sparse_targets`` it makes no dense targets and copies only the distances of the predictions. Objects of data
+    samples may then have two more fields: ``box_weights``, (G,), >= 0, multiply their box and DFL losses.
+    ``score_weights``, (G,), in [0, 1], multiply their assigned scores, which are the targets of classification.
 
     Args:
         sparse_targets: True needs a SparseTaskAlignedAssigner, YOLOv8's classification loss and ``reg_max`` > 1. None
@@ -85,9 +85,11 @@ class SparseYOLOv8Head(YOLOv8Head):
         if self.train_cfg and not isinstance(self.assigner, SparseTaskAlignedAssigner):
             return f'a SparseTaskAlignedAssigner instead of {type(self.assigner).__name__}'
         if type(loss) is not CrossEntropyLoss or not loss.use_sigmoid or loss.class_weight or loss.reduction != 'none':
-            return "CrossEntropyLoss(use_sigmoid=True, reduction='none') without `class_weight` as `loss_cls`"
+            got = {key: getattr(loss, key, None) for key in ('use_sigmoid', 'reduction', 'class_weight')}
+            wanted = "CrossEntropyLoss(use_sigmoid=True, reduction='none') without `class_weight` as `loss_cls`"
+            return f'{wanted} instead of {type(loss).__name__} with {got}'
         if self.head_module.reg_max < 2 or not hasattr(self.head_module, 'proj'):
-            return 'distributions (reg_max > 1) of the boxes'
+            return f'distributions (`reg_max` > 1) of the boxes instead of `reg_max` {self.head_module.reg_max}'
         return ''
 
     def loss_by_feat(self, *args, **kwargs) -> dict[str, Tensor]:
@@ -173,7 +175,7 @@ class SparseYOLOv8Head(YOLOv8Head):
 
     @staticmethod
     def _object_weights(name: str, batch_gt_instances, boxes: Tensor) -> Tensor | None:
-        """The field ``name`` of the objects, (B, G). It is 1 for images without it. None if no image has it."""
+        """The field ``name`` of the objects, (B, G). Images without the field get 1. None if no image has the field."""
         if isinstance(batch_gt_instances, Tensor) or not any(name in one for one in batch_gt_instances):
             return None
         weights = [instances.get(name, boxes.new_ones(len(instances))) for instances in batch_gt_instances]

@@ -90,7 +90,7 @@ def mixture_thresholds(
 
 
 def _gaussians(weights: Tensor, x: Tensor) -> Tensor:
-    """Log of share times density at ``x`` of the Gaussians that fit ``weights``, (C, components, BINS)."""
+    """log(share · density) at ``x`` for the Gaussians that fit ``weights``, (C, components, BINS)."""
     size = weights.sum(dim=2, keepdim=True).clamp(min=1e-12)
     mean = (weights * x).sum(dim=2, keepdim=True) / size
     variance = ((weights * (x - mean) ** 2).sum(dim=2, keepdim=True) / size).clamp(min=LEAST_STD**2)

@@ -159,7 +159,7 @@ def test_sparse_targets_are_the_default_if_possible():
             )
         ),
         (dict(assigner=SPARSE, loss_cls=dict(type='mmdet.QualityFocalLoss', reduction='none')), 'loss_cls'),
-        (dict(assigner=SPARSE, reg_max=1), 'reg_max > 1'),
+        (dict(assigner=SPARSE, reg_max=1), 'instead of `reg_max` 1'),
     ],
 )
 def test_a_missing_requirement_is_named(options, message):

@@ -28,8 +28,8 @@ from mmyolo_bgpenalty.utils.files import write_whole
 class ResumableCheckpointHook(CheckpointHook):
     """A CheckpointHook that loses no finished checkpoint, saves on SIGTERM, and makes resuming exact.
 
-    - A checkpoint is written under a temporary name. When it is complete it is renamed, and older checkpoints are
-      removed.
+    - A checkpoint is written under a temporary name. When it is complete it is renamed, and checkpoints beyond
+      ``max_keep_ckpts`` are removed.
     - It stores the place within the epoch, whether a validation is due, and the random states of every process.
       ``ResumableTrainLoop`` continues there.
     - On SIGTERM to any process, the run finishes the iteration, and accumulated gradients get their update. In

@@ -59,7 +59,7 @@ class LambdaBgSchedulerHook(Hook):
         return self.plan['burn_in']
 
     def progress(self, runner: Runner, batch_idx: int) -> float:
-        """Epochs (or iterations) before this batch. In IterBasedTrainLoop the epoch is 0, and ``batch_idx`` goes on."""
+        """Epochs (or iterations) before this batch. IterBasedTrainLoop has epoch 0; ``batch_idx`` is the iteration."""
         return runner.epoch + batch_idx / len(runner.train_dataloader) if self.by_epoch else runner.iter
 
     def burn_in_batches(self, runner: Runner) -> int:

@@ -20,10 +20,10 @@ from mmyolo_bgpenalty.utils.distributed import unwrapped
 class BurnInMeanTeacherHook(MeanTeacherHook):
     """A MeanTeacherHook with burn-in. It also averages the buffers.
 
-    In burn-in the teacher does not run. It is a copy of the student, or with ``average_in_burn_in`` its average. After
-    burn-in every ``interval``-th iteration ends with teacher = (1 − momentum) · teacher + momentum · student, and
-    ``unsup_ramp`` of the detector, a factor of ``unsup_weight``, rises from 0 to 1. Burn-in is an argument of
-    LambdaBgSchedulerHook. All values depend on progress only, so a resumed run is on schedule.
+    In burn-in the teacher makes no pseudo-labels. It is a copy of the student, or with ``average_in_burn_in`` its
+    average. After burn-in every ``interval``-th iteration ends with teacher = (1 − momentum) · teacher + momentum ·
+    student, and ``unsup_ramp`` of the detector, a factor of ``unsup_weight``, rises from 0 to 1. Burn-in is an argument
+    of LambdaBgSchedulerHook. All values depend on progress only, so a resumed run is on schedule.
 
     With several processes the hook averages the batch normalization statistics of the student over the processes after
     every iteration (SyncBN needs no average). So all processes have the same student and the same teacher.

@@ -172,7 +172,7 @@ class NonFiniteGuardHook(Hook):
         weights = [name for name, p in unwrapped(self._runner.model).named_parameters() if not p.isfinite().all()]
         if weights:
             lines.append(
-                f'{len(weights)} weights were not finite before, the first is {weights[0]}: check `load_from`.'
+                f'{len(weights)} weights were already NaN or infinite, the first is {weights[0]}: check `load_from`.'
             )
         penalty = self._runner.message_hub.log_scalars.get('train/semi/lambda_bg')
         if penalty is not None:

@@ -35,7 +35,7 @@ class View(NamedTuple):
     image: np.ndarray  # (H, W, 3), RGB, uint8
     labels: Boxes
     background: Boxes = ()
-    ignored: np.ndarray = np.zeros((1, 1), bool)  # (H, W), or (1, 1) for the whole picture
+    ignored: np.ndarray = np.zeros((1, 1), bool)  # (H, W), or (1, 1): one value for the whole picture
 
 
 def draw_pseudo_labels(rows: Sequence[tuple[str, View, View]], title: str) -> Figure:

@@ -42,9 +42,9 @@ class PseudoLabelQualityHook(Hook):
     the last report, over all processes. If there are at most 20 classes, a line has both for each class. Without
     pseudo-boxes there is no precision. Without true boxes there is no recall.
 
-    Boxes are compared in the weak view by ``match_boxes``. True boxes are cut at the edge of the view, and count if one
-    pixel or more is left. Mosaics, mixed images and crops (``mosaic_tiles`` in the meta) are left out, because not all
-    of their boxes are known. If no unlabeled image has boxes, the log says so once and nothing is measured.
+    Boxes are compared in the weak view by ``match_boxes``. True boxes are cut at the edge of the view, and count if
+    both sides are >= 1 pixel. Mosaics, mixed images and crops (``mosaic_tiles`` in the meta) are left out, because
+    not all of their boxes are known. If no unlabeled image has boxes, the log says so once and nothing is measured.
 
     Args:
         interval: iterations between reports.
@@ -157,7 +157,7 @@ class ClassThresholdsHook(Hook):
     """Counts the labeled boxes of each class for ``class_thresholds`` of SemiYOLODetector, and logs the thresholds.
 
     The boxes are counted before training, without crowds. If K of N unlabeled images are known to be empty, each other
-    one is expected to have N / (N - K) times the mean of all labeled images, but at most the mean of the labeled images
+    one is expected to have N / (N - K) times the mean number of boxes in a labeled image, but at most the mean in one
     with boxes. Whenever LoggerHook prints, this hook logs ``semi/threshold_<class>``. For more than 20 classes it logs
     ``semi/threshold_min``, ``_mean`` and ``_max``. Without ``class_thresholds`` it does nothing.
 

@@ -196,7 +196,7 @@ def test_weights_of_a_broken_checkpoint_are_named(tmp_path, logged):
     runner, hook = small_run(tmp_path, max_skips=0)
     torch.nn.init.constant_(runner.model.linear.bias, math.nan)
     with pytest.raises(
-        FloatingPointError, match='1 weights were not finite before, the first is linear.bias: check `load_'
+        FloatingPointError, match='1 weights were already NaN or infinite, the first is linear.bias: check `load_'
     ):
         iterate(runner, hook)
 
