@@ -10,7 +10,7 @@ PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 help:
 	@echo 'make env        sets up $(ENV) with torch, MMCV, MMDetection and MMYOLO; does nothing if it is up to date'
 	@echo 'make train      trains configs/yolov8_semi_bgpenalty.py; ARGS="..." goes to tools/train.py'
-	@echo 'make test       runs the tests on all cores; ARGS="..." goes to pytest, such as ARGS="-n0 -k name"'
+	@echo 'make test       runs the tests on up to 8 cores; ARGS="..." goes to pytest, such as ARGS="-n0 -k name"'
 	@echo 'make test-slow  runs the tests that take minutes each'
 	@echo 'make matrix     runs the tests with each set of versions; ARGS="..." goes to nox, such as ARGS="-s fork"'
 	@echo 'make smoke      trains the shipped config for a minute, with a stop and a resume'

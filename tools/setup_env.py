@@ -141,7 +141,7 @@ def by_name(requirements: str) -> dict:
 def check_settings() -> None:
     if OWN_ENV and not OLDEST <= sys.version_info[:2] <= NEWEST:
         wanted, got = '{}.{} to {}.{}'.format(*OLDEST, *NEWEST), '{}.{}'.format(*sys.version_info)
-        fail(f'Expected Python {wanted}, but {sys.executable} is {got}: choose another, as in `make PYTHON=python3.12`')
+        fail(f'Expected Python {wanted}, but {sys.executable} is {got}: choose another (`make PYTHON=python3.12 env`)')
     if OWN_ENV and not importlib.util.find_spec('ensurepip'):
         fail(f'{sys.executable} cannot make environments, because it lacks ensurepip: install the package python3-venv')
     if FORK and not NAMED:

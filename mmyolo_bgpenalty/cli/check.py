@@ -52,7 +52,7 @@ def take_step(console: Console, cfg: Config) -> list[Finding]:
         return [Finding('error', 'the first step', what, 'see the message')]
     show_pass(console, first, bool(cfg.get('load_from')))
     return [
-        Finding('error', 'the first step', f'{name} is not finite', 'check its weight, the learning rate and the data')
+        Finding('error', 'the first step', f'{name} is not finite', 'check the loss weights, `load_from` and the data')
         for name in first.not_finite
     ]
 

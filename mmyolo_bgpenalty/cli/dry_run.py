@@ -118,7 +118,7 @@ def _gradients(detector: nn.Module) -> tuple[dict[str, float], list[str], list[s
         named = [(f'{part}.{name}', p) for name, p in module.named_parameters() if p.requires_grad]
         untouched += [name for name, p in named if p.grad is None]
         grads = [(name, p.grad) for name, p in named if p.grad is not None]
-        not_finite += [name for name, grad in grads if not torch.isfinite(grad).all()]
+        not_finite += [f'the gradient of {name}' for name, grad in grads if not torch.isfinite(grad).all()]
         if grads:
             norms[part] = float(torch.stack([grad.float().norm() for _, grad in grads]).norm())
     norms['total'] = math.hypot(*norms.values())

@@ -30,8 +30,9 @@ def check_overrides(cfg: Mapping, options: Iterable[str]) -> None:
     """
     for option in options:
         top, _, rest = option.partition('.')
-        if top not in LIVE_NAMES - {'launcher'}:  # --launcher overrides it
-            raise ValueError(f'--cfg-options {option}: {why_dead(cfg, top)}')
+        if top not in LIVE_NAMES - {'launcher'}:
+            why = '`train` sets it by its option --launcher' if top == 'launcher' else why_dead(cfg, top)
+            raise ValueError(f'--cfg-options {option}: {why}')
         if top in SETTINGS and not any(lambda_hooks(cfg)):
             raise ValueError(f'--cfg-options {option} would change nothing: no LambdaBgSchedulerHook in the config')
         meant = _similar_path(cfg, option.split('.')) if rest else None

@@ -196,7 +196,7 @@ class ConfigParts:
         return [hook for hook in self.hooks if name in hook.names]
 
     def classes_of(self, dataset: Dataset) -> list[str] | None:
-        """The class names of a dataset, in the order of the labels. None if neither config nor class names them."""
+        """The class names of a dataset, in the order of the labels. None if neither config nor class has names."""
         meta = dataset.node.get('metainfo') or {}
         found = meta.get('classes', meta.get('CLASSES')) if isinstance(meta, Mapping) else None
         if found is None:

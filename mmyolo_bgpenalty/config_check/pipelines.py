@@ -147,7 +147,7 @@ def _meta_keys(parts: ConfigParts, pack: Transform, transforms: Sequence[Transfo
     keys, where = pack.node.get('meta_keys') or (), f'{pack.path}.meta_keys'
     view = parts.semi and pack.branch in BRANCHES['unlabeled']
     if view and parts.train_set.node.get('known_empty') and 'known_empty' not in keys:
-        what = 'no `known_empty`: the detector does not learn which images are empty'
+        what = 'no `known_empty`: the detector is not told which images are empty'
         yield error(where, what, "add 'known_empty'")
     if view and 'homography_matrix' not in keys:
         what = 'no `homography_matrix`: boxes cannot be projected from view to view'

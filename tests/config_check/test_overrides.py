@@ -53,9 +53,11 @@ def test_misspelt_names_are_refused(name, meant):
     assert name in refusal(name) and f'is `{meant}` meant?' in refusal(name)
 
 
-@pytest.mark.parametrize(
-    'name, hint', [('val_interval', '; is train_cfg.val_interval meant?'), ('zzz', ''), ('launcher', '')]
-)
+def test_a_launcher_is_an_option_of_train():
+    assert refusal('launcher').endswith(': `train` sets it by its option --launcher')
+
+
+@pytest.mark.parametrize('name, hint', [('val_interval', '; is train_cfg.val_interval meant?'), ('zzz', '')])
 def test_names_that_nothing_reads_are_refused(name, hint):
     assert refusal(name).endswith(f'nothing reads `{name}`, so this would change nothing{hint}')
 

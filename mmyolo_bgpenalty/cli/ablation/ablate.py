@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.dry_run:
         seconds = estimate_seconds(runs, args.jobs)
         minutes = None if seconds is None else f'{seconds / 60:.0f} min, if parallel runs do not slow each other'
-        print(f'estimated time: {minutes or "unknown until a run has finished"}')
+        print(f'estimated time: {minutes or "unknown until a run has finished without interruption"}')
         return 0
     threads = max(1, (os.cpu_count() or 1) // args.jobs) if args.jobs > 1 else None
     started: dict[Run | None, Future] = {}

@@ -179,8 +179,8 @@ def _end_of_burn_in(cfg: Config) -> str | None:
 def estimate_seconds(runs: list[Run], jobs: int) -> float | None:
     """Seconds for the unfinished runs, if each of ``jobs`` parallel runs is as fast as a single one.
 
-    A run is expected to take the mean time of the uninterrupted finished runs of its kind: whole, or started after
-    burn-in. Without a run of its kind, the mean is over all of them. None without any of them.
+    Only finished runs that were never interrupted count. A run is expected to take the mean time of those of its kind
+    (whole, or started after burn-in), or of all if there are none of its kind. If no run counts, the result is None.
     """
     taken = [(run.start_from is None, run.result['seconds']) for run in runs if run.result and run.result['seconds']]
     if not taken:

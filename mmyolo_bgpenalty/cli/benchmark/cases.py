@@ -44,7 +44,7 @@ def loss_pairs(device: str, quick: bool) -> Iterator[Pair]:
         theirs = LossStep(build_head(their_detector(shape, cfgs['penalty']), device), scene)
         without = ours.pop('no penalty')
         for name, step in ours.items():
-            note = f"without the penalty the losses differ from MMYOLO's by {disagreement(step, theirs):.1g}"
+            note = f"apart from the penalty, the losses differ from MMYOLO's by {disagreement(step, theirs):.1g}"
             yield Pair('loss', f'{name}, to MMYOLO', shape, step, theirs, note)
         yield Pair('loss', 'penalty, to λ = 0', shape, ours['penalty'], without)
         # Ultralytics enlarges boxes below 16 px before it assigns them. Then the losses would differ.
@@ -53,7 +53,7 @@ def loss_pairs(device: str, quick: bool) -> Iterator[Pair]:
             ultralytics = UltralyticsLossStep(step.scene)
         except ImportError:
             continue
-        note = f"without the penalty the losses differ from Ultralytics' by {disagreement(step, ultralytics):.1g}"
+        note = f"apart from the penalty, the losses differ from Ultralytics' by {disagreement(step, ultralytics):.1g}"
         yield Pair('loss', 'penalty, to Ultralytics', shape, step, ultralytics, note)
 
 

@@ -108,7 +108,8 @@ def test_a_dry_run_prints_the_plan_and_trains_nothing(stage, capsys):
     shared = stage.work / 'lambda_0/seed_1/epoch_1.pth'
     assert printed[1].rstrip() == f'λ=0, seed 1: {stage.work}/lambda_0/seed_1'
     assert f'λ=1.5, seed 1: {stage.work}/lambda_1.5/seed_1 from {shared}' in printed
-    assert printed[-2:] == ['6 of 6 runs to do, 2 at a time', 'estimated time: unknown until a run has finished']
+    estimate = 'estimated time: unknown until a run has finished without interruption'
+    assert printed[-2:] == ['6 of 6 runs to do, 2 at a time', estimate]
     assert not stage.calls() and not stage.work.exists()
 
 
