@@ -157,7 +157,7 @@ def test_a_malicious_pickle_is_refused_and_nothing_of_it_runs(option, hook, good
 
 
 def test_the_allowed_types_are_the_same_before_and_after_mmengine_reads_a_file(tmp_path):
-    """The fork of MMEngine allows getattr while it reads a file. Afterwards it allows less than before."""
+    """MMEngine's fork allows getattr while it reads a file. Then it forbids HistoryBuffer, and we allow it again."""
     gets = saved(tmp_path / 'gets.pth', dict(x=Runs(getattr, HistoryBuffer, '__init__')))
     history = HistoryBuffer()
     history.update(1.0)

@@ -15,7 +15,7 @@ def test_settings_come_from_the_top_level():
     assert settings_in({'model': {'lambda_bg': 3, 'lamda_bg': 3}}) == {}
 
 
-def test_every_setting_is_in_the_shipped_config_and_an_argument_of_the_hook():
+def test_every_setting_is_in_the_shipped_config_and_all_but_use_focal_bg_are_arguments_of_the_hook():
     cfg = Config.fromfile(CONFIGS / 'yolov8_semi_bgpenalty.py')
     assert settings_in(cfg).keys() == set(SETTINGS) == {*HOOK_SETTINGS, 'use_focal_bg'}
     assert {*HOOK_SETTINGS.values(), 'by_epoch'} == set(inspect.signature(LambdaBgSchedulerHook).parameters)

@@ -138,7 +138,7 @@ def test_the_metric_is_found_from_both_scopes():
             assert type(registry.build(dict(type=name))) is PrecisionRecallMetric
 
 
-def test_with_coco_one_metric_reports_both(numbers, crowd, samples):
+def test_with_coco_the_metric_reports_cocometrics_numbers_and_its_own(numbers, crowd, samples):
     own = dict(ann_file=crowd, proposal_nums=(100, 1, 10), metric='bbox')
     expected = evaluate(samples, type='mmdet.CocoMetric', **own)
     assert expected['coco/bbox_mAP_50'] > 0
@@ -187,7 +187,7 @@ def test_the_json_file_the_keys_per_class_and_the_table_are_right(crowd, coco, s
 
 
 def test_classes_without_objects_have_no_keys(crowd, coco, samples, tmp_path):
-    """Only the third class is left: COCO's id 3 is label 0 of the detector."""
+    """First, only the third class is left: COCO's id 3 is label 0 of the detector. Then the file has no annotations."""
     kept = [copy.deepcopy(sample) for sample in samples]
     for sample in kept:
         sample.pred_instances.labels.zero_()

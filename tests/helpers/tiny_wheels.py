@@ -10,7 +10,7 @@ PYPROJECT = '[build-system]\nrequires = []\nbuild-backend = "tiny_wheels"\nbacke
 
 
 def write_wheel(folder, name: str, version: str, files: dict) -> str:
-    """Write a wheel with these files, given by their path. Return its name."""
+    """Write a wheel with these files: their texts by path. Return the name of the wheel."""
     info = f'{name}-{version}.dist-info'
     files = {
         **files,

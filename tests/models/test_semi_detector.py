@@ -63,7 +63,7 @@ def test_one_pseudo_box_in_many_images_weighs_as_one_box(model):
         values.append({n: losses[f'unsup_loss_{n}'].item() for n in ('bbox', 'dfl', 'cls')})
     assert values[1]['bbox'] == pytest.approx(values[0]['bbox'], rel=0.05)
     assert values[1]['dfl'] == pytest.approx(values[0]['dfl'], rel=0.05)
-    # Four images have four times the background. Without the factor min(1, n / B) the loss would be 16 times as large.
+    # Four images have four times the background. Without the factor of 1 box / 4 images the loss would be 16-fold.
     assert values[1]['cls'] < 4.5 * values[0]['cls']
 
 

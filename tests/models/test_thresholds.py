@@ -34,7 +34,7 @@ def test_class_frequency_equals_a_naive_search(boxes, wanted, floor, ceiling):
 
 
 def naive_mixture(scores, floor, ceiling, fallback, min_scores, at):
-    """EM on single scores, rounded to bin centres. 'crossing': end of last bin where the lower Gaussian is larger."""
+    """EM on scores rounded to bin centres. 'crossing': end of last bin where the Gaussian of lower mean is larger."""
     x = (np.minimum(np.floor(np.array(scores, dtype=np.float32) * 200), 199) + 0.5) / 200
     if len(x) < max(min_scores, 1):
         return fallback

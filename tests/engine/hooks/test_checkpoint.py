@@ -219,7 +219,7 @@ def whole_supervised(data, tmp_path_factory):
 
 @pytest.mark.parametrize('stage, iteration, workers', [('before_train_iter', 2, 2), ('after_val_iter', 4, 0)])
 def test_a_supervised_run_goes_on_exactly(data, whole_supervised, tmp_path, stage, iteration, workers):
-    """With mosaics, and with EMAHook, which exchanges weights and averages during validation."""
+    """With mosaics, and with EMAHook. During validation it puts its averages in the place of the weights."""
     assert 'ema_state_dict' in last(whole_supervised)
     cfg = supervised(data, tmp_path, train_dataloader__num_workers=workers)
     assert run(cfg, Signal(signal.SIGTERM, stage, iteration)) == 128 + signal.SIGTERM

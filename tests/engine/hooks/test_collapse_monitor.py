@@ -99,7 +99,7 @@ def test_a_mean_of_pseudo_boxes_outside_the_band_warns_once(boxes, expected, log
     assert ('Try a lower `model' if 'few' in expected else 'a higher `model') in message
 
 
-def test_thresholds_of_classes_are_named(logged):
+def test_with_thresholds_per_class_the_warning_names_their_setting(logged):
     runner = fake_runner(Listed(OBJECTS), Listed(TRUE))
     runner.model.pseudo_labels, runner.model.class_thresholds = [weak_view(0, [])], object()
     iterate(CollapseMonitorHook(window=1), runner, [9.0])
@@ -114,7 +114,7 @@ def test_without_known_objects_there_is_no_band(logged):
     assert logged == []
 
 
-def test_boxes_are_read_at_the_end_of_the_window():
+def test_the_number_of_pseudo_boxes_is_read_only_at_the_end_of_the_window():
     runner, hook = fake_runner(Listed(OBJECTS), Listed(TRUE)), CollapseMonitorHook(window=3)
     runner.model.pseudo_labels = [weak_view(0, [])]
     # A value of the meta device cannot be read.

@@ -103,7 +103,7 @@ def outputs(step, semi=True, device='cpu'):
 def test_the_bar_has_every_field_and_log_lines_stay_above_it():
     with on_terminal() as terminal:
         runner = FakeRunner(ProgressBarHook(refresh_per_second=1000))
-        # A killed process could not show the cursor again.
+        # The cursor stays visible: a killed process could not show it again.
         assert screen(terminal.getvalue())[1]
         for step in range(7):
             runner.epoch = step // 5
