@@ -1,1 +1,1 @@
-"""Hooks, one file each."""
+"""MMEngine hooks."""

@@ -34,7 +34,7 @@ class ResumableCheckpointHook(CheckpointHook):
       ``ResumableTrainLoop`` continues there.
     - On SIGTERM to any process, the run finishes the iteration, and accumulated gradients get their update. In
       validation a run with one process finishes the batch, and a run with several finishes the validation. Then the run
-      writes a checkpoint, and every process ends with exit code 143. Within an epoch the file is
+      writes a checkpoint, and every process ends with exit code 143. With ``by_epoch`` the file within an epoch is
       ``epoch_<epochs done>_iter_<iterations>.pth``. A second SIGTERM ends the process at once.
     - ``check_start`` checks ``load_from``. ``resume=True`` without ``load_from`` takes the latest checkpoint. If no run
       can be resumed from it, the one before is taken, with a warning.
@@ -131,7 +131,7 @@ class ResumableCheckpointHook(CheckpointHook):
             return
         now = f'it has {len(loop.dataloader)} batches now'
         why = now if resumable else "`train_cfg.type='ResumableTrainLoop'` would continue within it"
-        runner.logger.warning(f'Epoch {loop.epoch} starts again after {batch} of {batches} batches: {why}')
+        runner.logger.warning(f'Epoch {loop.epoch} is repeated, though {batch} of {batches} batches were done: {why}')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if self._position is not None:
@@ -234,7 +234,7 @@ class ResumableCheckpointHook(CheckpointHook):
 
 
 class _RemovesLater:
-    """A file backend that removes files only when it is told to. CheckpointHook removes them before it writes."""
+    """A file backend whose ``remove`` waits for ``remove_now``. CheckpointHook removes files before it writes."""
 
     def __init__(self, backend):
         self._backend, self._outdated = backend, []

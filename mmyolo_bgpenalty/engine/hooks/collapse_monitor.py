@@ -93,8 +93,8 @@ class CollapseMonitorHook(Hook):
             which, change = 'many', f'a higher {threshold}, a longer `burn_in` or a larger `lambda_bg`'
         self._warn(
             'boxes',
-            f'Too {which} pseudo-boxes: {boxes:.3g} per image over {self.window} iterations up to {runner.iter}, but '
-            f'expected {low:.3g} to {high:.3g}. A labeled image has {self._objects:.3g} objects. Try {change}.',
+            f'Too {which} pseudo-boxes: {boxes:.3g} per image over {self.window} iterations (last: {runner.iter}), '
+            f'but expected {low:.3g} to {high:.3g}. A labeled image has {self._objects:.3g} objects. Try {change}.',
         )
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:

@@ -22,7 +22,7 @@ class LastEpochsPipelineHook(PipelineSwitchHook):
 
     Args:
         share: part of the epochs, in (0, 1].
-        switch_pipeline: the new pipeline. None: ``single_images`` of the training pipeline.
+        switch_pipeline: the new pipeline; no effect on a plain ConcatDataset. None: ``single_images`` of the old one.
 
     Raises:
         ValueError: ``share`` is out of range.
