@@ -71,7 +71,7 @@ def test_numpy_values_load_from_files_of_both_versions(kind, core):
     ids=lambda call: call[0].__name__,
 )
 def test_a_checkpoint_cannot_call_functions(call, tmp_path, monkeypatch):
-    """The exception is `getattr`, but it returns only the statistics methods of HistoryBuffer."""
+    """`getattr` may be called, but it returns only the statistics methods of HistoryBuffer."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(pickle.UnpicklingError):
         torch.load(saved({'state_dict': {}, 'extra': Runs(*call)}))

@@ -49,7 +49,7 @@ def test_a_pass_has_all_branches_and_every_loss(step):
 
 def test_lambda_is_at_its_maximum(step):
     assert step.lambda_bg == 2.0
-    # sup_loss_bg is mean · 0.5 (loss_weight) · 2 images · 2 (λ) of labeled images. `penalty` describes strong views.
+    # On labeled images sup_loss_bg is mean · 0.5 (loss_weight) · 2 images · 2 (λ). `penalty` describes strong views.
     assert step.losses['sup_loss_bg'] == pytest.approx(2 * step.penalty['mean'], rel=0.5)
     assert step.penalty['num'] > 100 and 0 < step.penalty['min'] < step.penalty['mean'] < step.penalty['max'] < 1
 

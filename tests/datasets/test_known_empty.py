@@ -221,7 +221,7 @@ def test_boxes_of_the_teacher_in_empty_images_are_background():
 
 
 def test_without_pseudo_boxes_known_empty_images_count_like_one_pseudo_box():
-    """The unlabeled losses are divided by the number of images. Without known-empty images they are 0."""
+    """The unlabeled losses have the factor 1 / 4, for one and for four such images. Without these they are 0."""
     inputs, samples = batch(4)
     losses = {}
     for number in (0, 1, 4):

@@ -27,7 +27,7 @@ class Signal(Hook):
         if runner.iter != self.iteration:
             return
         if self.group:
-            # Another process sends it. SIGTERM from their parent would end the workers.
+            # Another process sends it, because the workers would end at a SIGTERM from their parent.
             subprocess.run(['kill', f'-{int(self.number)}', '--', f'-{os.getpgid(0)}'])
         else:
             signal.raise_signal(self.number)  # at once, in this thread

@@ -1,4 +1,4 @@
-"""The config of an exported detector, and the boxes that detectors find."""
+"""The config of a detector to export, and the boxes that detectors find."""
 
 import copy
 

@@ -142,7 +142,7 @@ def test_losses_of_several_levels_are_weighed_one_by_one():
 
 
 def test_without_pseudo_boxes_the_unlabeled_losses_are_0(model):
-    """They are 0 even if the loss is NaN. The graph stays, since SyncBN needs a backward pass in every process."""
+    """They are 0 even if the strong views are NaN. The graph stays: SyncBN needs a backward pass in every process."""
     inputs, samples = batch()
     teacher_sees(model, [0, 0, 0, 0])
     nan = model.loss(dict(inputs, unsup_student=torch.full_like(inputs['sup'], torch.nan)), copy.deepcopy(samples))

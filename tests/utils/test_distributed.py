@@ -44,7 +44,7 @@ def gradients(variant: str, synced: bool, images: range, rank: int = 0) -> torch
             module.eval()  # otherwise each process has its own batch normalization statistics
     module = model.student.bbox_head.head_module
     for scores, distances in zip(module.cls_preds, module.reg_preds):
-        # With these biases, boxes are as large as the objects, and the sum of scores is above 1.
+        # With these biases, boxes are as large as the objects, and the sum of the assigned scores is above 1.
         torch.nn.init.zeros_(scores[-1].bias)
         distances[-1].bias.data.view(4, -1)[:, 2] = 8
     model.student.bbox_head.lambda_bg = 2.0

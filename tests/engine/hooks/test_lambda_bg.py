@@ -49,7 +49,7 @@ def test_a_model_without_a_penalty_head_is_an_error_before_training():
         hook.before_train(run)
 
 
-def test_settings_at_the_top_level_replace_the_arguments():
+def test_settings_at_the_top_level_replace_default_arguments():
     cfg = dict(lambda_bg=1.5, lambda_bg_warmup=10, lambda_bg_schedule='cosine', use_focal_bg=True, burn_in=3)
     hook = LambdaBgSchedulerHook()
     run = runner(plain_model(), cfg=cfg)
