@@ -31,7 +31,7 @@ LINES = [
     for line in text.replace('\\\n', ' ').splitlines()
 ]
 COMMANDS = [words for words in LINES if words[0] == 'python']
-# README names the `make` targets of these tools.
+# README names `make` targets that run these tools.
 NOT_SHOWN = {'setup_env.py', 'noxfile.py', 'benchmark.py'}
 SNIPPETS = [text for kind, text in BLOCKS if kind == 'python']
 # Two epochs. The first is burn-in.
@@ -137,7 +137,7 @@ def test_commands(stage):
             assert any(name.endswith('bbox_mAP_50') for name in metrics)
             assert (stage / 'results/test.precision_recall.json').exists()
         elif tool == 'ablation.py':
-            # test_ablate.py trains the runs.
+            # test_ablate.py trains a tiny ablation.
             command.insert(3, '--dry-run')
             runs = 12 if any(part.endswith('contributions.py') for part in command) else 21
             assert f'{runs} of {runs} runs to do' in run(stage, command, *options)

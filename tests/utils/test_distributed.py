@@ -49,7 +49,7 @@ def gradients(variant: str, synced: bool, images: range, rank: int = 0) -> torch
         distances[-1].bias.data.view(4, -1)[:, 2] = 8
     model.student.bbox_head.lambda_bg = 2.0
     teacher_sees(model, [PSEUDO_BOXES[i] for i in images])
-    model.keep_latest = rank == 0  # process 0 draws pictures
+    model.keep_latest = rank == 0  # as if PseudoLabelPicturesHook drew pictures in process 0
     generator = torch.Generator().manual_seed(1)
     pixels = {branch: torch.rand(4, 3, *SHAPE, generator=generator) for branch in ('sup', 'strong')}
     inputs = dict(

@@ -60,7 +60,7 @@ ENCODINGS = ('utf-8', 'utf-8', 'utf-8', 'utf-8-sig', 'utf-16')
 
 @st.composite
 def spoilt(draw):
-    """The bytes of GOOD with up to three mistakes."""
+    """The bytes of GOOD with up to three mistakes. Some examples also lack one byte."""
     root = dict(set=copy.deepcopy(GOOD))
     for _ in range(draw(st.integers(0, 3))):
         node, key = root, 'set'
