@@ -59,7 +59,7 @@ def seeded_by(idx: int):
 class SeededBatchSampler(Sampler):
     """torch's BatchSampler with a seed for each sample. See ``seeded_by``. The last batch may be smaller.
 
-    The samples and their seeds depend only on the seed and the epoch of ``sampler``, not on the number of processes.
+    Samples and seeds depend on seed and epoch of ``sampler``. More processes only add the repeats of ``round_up``.
 
     Args:
         sampler: a DefaultSampler of MMEngine. Others raise a ValueError.

@@ -214,7 +214,7 @@ def single_images(transforms: Sequence[Any]) -> list[Any]:
         transforms: built transforms, such as ``Compose.transforms``.
 
     Raises:
-        ValueError: a mosaic has no single image as alternative in a RandomChoice. Its removal would change the size.
+        ValueError: a mosaic is in no RandomChoice that also offers a single image. Its removal would change the size.
     """
     kept: list[Any] = []
     for transform in transforms:

@@ -25,7 +25,7 @@ class ReadableImages:
 
     * A transform raises an error or returns None before ``results['img']`` is set. But an error of a transform
       that comes before LoadImageFromFile reaches the caller.
-    * The file is a truncated JPEG. OpenCV before 5 decodes a part of such a file.
+    * The file is not a regular file (for example, a pipe), or is a truncated JPEG (OpenCV before 5 decodes a part).
     * The image has boxes, and its size differs from the size in its annotation.
 
     An unreadable image is logged once for all worker processes and is not tried again, unless the system failed
@@ -111,7 +111,7 @@ class ReadableImages:
         if not self.bad[place]:  # if it is bad, another worker process has reported it in the meantime
             self.bad[place] = lasting
             path = self.dataset.get_data_info(place).get('img_path')
-            count = f'images skipped for good so far: {self.bad.sum()} of {len(self.bad)}'
+            count = f'images skipped permanently so far: {self.bad.sum()} of {len(self.bad)}'
             text = printable(f'{path} cannot be read and is skipped ({fault}); {count}')
             print_log(text, logger='current', level=logging.WARNING)
         return None, fault
