@@ -22,8 +22,8 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
 
     In burn-in the teacher makes no pseudo-labels. It is a copy of the student, or with ``average_in_burn_in`` its
     average. After burn-in every ``interval``-th iteration ends with teacher = (1 − momentum) · teacher + momentum ·
-    student, and ``unsup_ramp`` of the detector, a factor of ``unsup_weight``, rises from 0 to 1. Burn-in is an argument
-    of LambdaBgSchedulerHook. All values depend on progress only, so a resumed run is on schedule.
+    student. ``unsup_ramp`` of the detector, which multiplies ``unsup_weight``, rises from 0 to 1. Burn-in is an
+    argument of LambdaBgSchedulerHook. All values depend on progress only, so a resumed run is on schedule.
 
     With several processes the hook averages the batch normalization statistics of the student over the processes after
     every iteration (SyncBN needs no average). So all processes have the same student and the same teacher.

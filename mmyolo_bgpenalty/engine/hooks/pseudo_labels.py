@@ -26,7 +26,7 @@ def labeled_and_unlabeled(dataset) -> list:
 
 
 def instances_of(dataset) -> Iterator[list[dict]]:
-    """The boxes of each image, as the annotation file has them."""
+    """The annotated boxes of each image before any transform, as MMDetection's ``instances``."""
     return (dataset.get_data_info(i).get('instances') or [] for i in range(len(dataset)))
 
 
@@ -44,7 +44,7 @@ class PseudoLabelQualityHook(Hook):
 
     Boxes are compared in the weak view by ``match_boxes``. True boxes are cut at the edge of the view, and count if
     both sides are >= 1 pixel. Mosaics, mixed images and crops (``mosaic_tiles`` in the meta) are left out, because
-    not all of their boxes are known. If no unlabeled image has boxes, the log says so once and nothing is measured.
+    their visible boxes are not known. If no unlabeled image has boxes, the log says so once and nothing is measured.
 
     Args:
         interval: iterations between reports.
@@ -156,10 +156,10 @@ def _set_scalar(hub: MessageHub, key: str, value: float | None) -> None:
 class ClassThresholdsHook(Hook):
     """Counts the labeled boxes of each class for ``class_thresholds`` of SemiYOLODetector, and logs the thresholds.
 
-    The boxes are counted before training, without crowds. If K of N unlabeled images are known to be empty, each other
-    one is expected to have N / (N - K) times the mean number of boxes in a labeled image, but at most the mean in one
-    with boxes. Whenever LoggerHook prints, this hook logs ``semi/threshold_<class>``. For more than 20 classes it logs
-    ``semi/threshold_min``, ``_mean`` and ``_max``. Without ``class_thresholds`` it does nothing.
+    The boxes are counted before training, without crowds. If K of N unlabeled images are known to be empty, each of the
+    others is expected to have N / (N - K) times the mean number of boxes in a labeled image, but at most the mean in a
+    labeled image with boxes. Whenever LoggerHook prints, this hook logs ``semi/threshold_<class>``. For more than 20
+    classes it logs ``semi/threshold_min``, ``_mean`` and ``_max``. Without ``class_thresholds`` it does nothing.
 
     Raises:
         ValueError: before training, if type='ClassFrequency' has no labeled boxes to count.
