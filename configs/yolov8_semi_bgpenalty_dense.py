@@ -1,4 +1,4 @@
-# Dense Teacher (https://arxiv.org/abs/2207.05775): on unlabeled images the student learns the teacher's predictions at
+# Dense Teacher (https://arxiv.org/abs/2207.02541): on unlabeled images the student learns the teacher's predictions at
 # every prior. There are no pseudo-boxes. On the solar set it was worse than labels only (docs/experiments.md).
 _base_ = './yolov8_semi_bgpenalty.py'
 

@@ -1,4 +1,4 @@
-"""Plain detectors: from a training, a config and weights that work without this package."""
+"""Export a trained detector as a plain one: a config and weights that work without this package."""
 
 import copy
 import inspect

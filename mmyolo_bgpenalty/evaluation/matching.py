@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools import mask
 
-# The kinds of false positives, named after TIDE (Bolya et al., 2020, https://arxiv.org/abs/2008.08115).
+# The kinds of false positives, similar to those of TIDE (Bolya et al., 2020, https://arxiv.org/abs/2008.08115).
 MISTAKES = ('background', 'place', 'class', 'duplicate')
 
 

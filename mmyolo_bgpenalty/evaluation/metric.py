@@ -136,7 +136,7 @@ class PrecisionRecallMetric(CocoMetric):
         predictions = {prediction['img_id']: prediction for _, prediction in results}
         unknown = predictions.keys() - self._truth.keys()
         if unknown:
-            raise ValueError(f'{self.ann_file}: expected `images` to have the id {min(unknown)}, which was predicted')
+            raise ValueError(f'{self.ann_file}: expected `images` to have the id {min(unknown)} of a prediction')
         nothing = dict(bboxes=[], scores=np.zeros(0), labels=np.zeros(0, int))
         for image, boxes in self._truth.items():
             found = predictions.get(image, nothing)

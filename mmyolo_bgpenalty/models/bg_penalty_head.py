@@ -33,8 +33,8 @@ class BgPenaltyYOLOv8Head(SparseYOLOv8Head):
 
     It is scaled as MMYOLO scales ``loss_cls``: by the ``loss_weight`` of ``loss_cls``, the number of images and the
     number of processes. A prior is background if it has no object and lies neither in padding (see ``picture_frame``)
-    nor in an ``ignored_instances`` box. With λ = 0 the other losses and all gradients are those of YOLOv8Head: bit for
-    bit without ``sparse_targets``, up to rounding with it.
+    nor in an ``ignored_instances`` box. ``region`` may exclude more priors. With λ = 0 the other losses and all
+    gradients are those of YOLOv8Head: bit for bit without ``sparse_targets``, up to rounding with it.
 
     Args:
         bg_penalty: the weight λ, ``lambda_bg`` (>= 0, default 1.0), and the options of ``BackgroundPenaltyOptions``.

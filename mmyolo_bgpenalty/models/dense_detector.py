@@ -19,7 +19,7 @@ class DenseSemiYOLODetector(SemiYOLODetector):
     priors where the teacher is most confident. Their targets are the teacher's boxes, and their weights are its
     confidences. All are scaled as YOLOv8 scales its losses. Unlabeled images have no background penalty, since no
     assigner decides what is background. Pseudo-boxes are only for the log and the pictures. Source: Dense Teacher
-    (https://arxiv.org/abs/2207.05775).
+    (https://arxiv.org/abs/2207.02541).
 
     Both views must have the same geometry. Only colour, blur and erasing may differ.
 

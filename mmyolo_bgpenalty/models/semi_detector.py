@@ -73,7 +73,7 @@ class SemiYOLODetector(SemiBaseDetector):
             head.sync_avg_factor = options.sync_avg_factor
         if options.soft_unsure and not getattr(head, 'sparse_targets', False):
             raise ValueError(
-                'Expected a BgPenaltyYOLOv8Head with `sparse_targets` for `semi_train_cfg.soft_unsure`, but got '
+                'Expected a head with `sparse_targets` for `semi_train_cfg.soft_unsure`, but got '
                 f'{type(head).__name__} with `sparse_targets={getattr(head, "sparse_targets", None)}`'
             )
         if options.channels_last:

@@ -41,7 +41,7 @@ def dense_distillation(
         \mathrm{BCE}(z_{ic}, t_{ic}), \qquad S_i = \max_c s_{ic}
 
     L contains, for each image, the ``share`` of its priors with the largest S. The target is :math:`t = s` in L, and
-    0 at all other priors. Source: Dense Teacher (https://arxiv.org/abs/2207.05775).
+    0 at all other priors. Source: Dense Teacher (https://arxiv.org/abs/2207.02541).
 
     Args:
         logits: (B, N, C), of the student.

@@ -45,8 +45,8 @@ class HeadLosses(NamedTuple):
 class SparseYOLOv8Head(YOLOv8Head):
     """YOLOv8Head with the same losses and gradients in less time and memory.
 
-    With ``sparse_targets`` it makes no dense targets and copies only the distances of the predictions. Objects of data
-    samples may then have two more fields: ``box_weights``, (G,), >= 0, multiply their box and DFL losses.
+    With ``sparse_targets`` it makes no dense targets. Of the predictions it copies only ``bbox_preds``. Objects of
+    data samples may then have two more fields: ``box_weights``, (G,), >= 0, multiply their box and DFL losses.
     ``score_weights``, (G,), in [0, 1], multiply their assigned scores, which are the targets of classification.
 
     Args:
