@@ -1,10 +1,8 @@
 """CompileHook: torch.compile for backbones and necks."""
 
-import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmyolo.registry import HOOKS
-from torch import nn
 
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 
@@ -23,7 +21,7 @@ class CompileHook(Hook):
         **options: options of torch.compile, such as ``backend``, ``mode`` and ``dynamic``.
 
     Raises:
-        ValueError: the model has no backbone, or torch is older than 2.2.
+        ValueError: the model has no backbone.
     """
 
     def __init__(self, **options):
@@ -31,9 +29,9 @@ class CompileHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         detectors = [module for module in runner.model.modules() if hasattr(module, 'backbone')]
-        if not detectors or not hasattr(nn.Module, 'compile'):
-            got = f'torch {torch.__version__}' if detectors else type(unwrapped(runner.model)).__name__
-            raise ValueError(f'CompileHook expects torch >= 2.2 and a model with a backbone, but got {got}')
+        if not detectors:
+            got = type(unwrapped(runner.model)).__name__
+            raise ValueError(f'CompileHook expects a model with a backbone, but got {got}')
         for detector in detectors:
             for part in (detector.backbone, getattr(detector, 'neck', None)):
                 if part is not None:
