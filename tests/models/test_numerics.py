@@ -51,7 +51,7 @@ OBJECTS = {
 
 
 def predictions(head, change):
-    """Outputs of the head as leaves of a graph. ``change`` says which outputs get which value: 'boxes nan'."""
+    """Outputs as leaves of a graph. 'boxes 1' sets some boxes to 1. 'some 1', 'all 1', 'both 1' (1, -1) set logits."""
     outs = tuple([level.detach().clone() for level in levels] for levels in head(features()))
     generator = torch.Generator().manual_seed(3)
     name, _, value = change.partition(' ')
