@@ -29,7 +29,7 @@ OPTIONS = {
     'train_cfg.val_interval': 2,
     'val_dataloader.dataset.indices': 24,
     'default_hooks.logger.interval': 1,
-    # A teacher this young is never confident, and without pseudo-boxes the unlabeled images have no losses.
+    # A teacher this young is never confident, and without pseudo-boxes all losses of the unlabeled images are 0.
     'model.semi_train_cfg.pseudo_test_cfg.score_thr': 0.0,
     'model.semi_train_cfg.class_thresholds.floor': 0.0,
     'model.semi_train_cfg.unsure_thr': 0.0,

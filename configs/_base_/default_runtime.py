@@ -1,4 +1,4 @@
-# Settings that are the same for every model, set and schedule.
+# Settings that all configs share. A schedule may override some of them.
 default_scope = 'mmyolo'
 custom_imports = dict(imports=['mmyolo_bgpenalty'])
 

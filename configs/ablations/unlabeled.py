@@ -14,7 +14,7 @@ frequency = {
     f'{semi_train_cfg}.pseudo_test_cfg.nms.iou_threshold': 0.6,
     f'{head}.ignored_in_cls': False,
 }
-# Soft Teacher with YOLOv8: one threshold. Boxes below it are background.
+# Soft Teacher with YOLOv8: one threshold. Boxes below it are background. In `three zones`, those above 0.1 are unsure.
 plain = {**frequency, f'{semi_train_cfg}.class_thresholds': None}
 labeled_only = {'burn_in': 1000}  # longer than any training
 unsure = {f'{semi_train_cfg}.unsure_thr': 0.1, f'{head}.ignored_in_cls': True}

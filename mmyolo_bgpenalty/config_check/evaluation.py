@@ -2,6 +2,7 @@
 
 import os.path as osp
 import re
+from itertools import zip_longest
 
 from mmyolo_bgpenalty.config_check.findings import Findings, error, first_of, warning
 from mmyolo_bgpenalty.config_check.parts import ConfigParts, class_of, kind_of
@@ -36,7 +37,9 @@ def check_classes(parts: ConfigParts) -> Findings:
         if found is None or found == expected:
             continue
         moved = any(name in expected and expected.index(name) != place for place, name in enumerate(found))
-        what = f'{first_of(found)}, but {first.path} has {first_of(expected)}: labels have other names'
+        same = next(place for place, (a, b) in enumerate(zip_longest(found, expected)) if a != b)
+        ours, theirs = (first_of(names[same:]) or 'nothing' for names in (found, expected))
+        what = f'label {same} and later are {ours}, but {first.path} has {theirs}: labels have other names'
         level = error if moved and dataset.role != 'unlabeled' else warning
         yield level(f'{dataset.path}.metainfo.classes', what, 'write one list in one order for all sets')
 

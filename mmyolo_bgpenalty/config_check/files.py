@@ -51,7 +51,7 @@ def _categories(dataset: Dataset, coco: dict, classes: list[str], as_in_training
         what = f'{dataset.ann_file} has none of {first_of(classes)}. Its categories are {names}'
         yield error(where, what, 'write the categories of the json file')
     elif found != classes[: len(found)] and as_in_training:  # otherwise check_classes reports it
-        what = f'{dataset.ann_file} has the categories {first_of(found)}, and numbers labels in that order'
+        what = f'{dataset.ann_file} has the order {first_of(found)}. MMDetection numbers labels in that order'
         instead = 'write the same classes in the same order here and in the json file'
         yield error(where, f'{what}: names are mixed up', instead)
     elif lacking:
@@ -120,7 +120,7 @@ def image_findings(sets: Sequence[ImageSet]) -> Findings:
                 harm = 'the teacher labels labeled images'
             elif other.role in ('val', 'test'):
                 harm = 'the model is evaluated on images that it was trained on'
-            what = f'{len(common)} images are also in {one.role}, such as {min(common)}: {harm}'
+            what = f'{len(common)} images are also in {one.where}, such as {min(common)}: {harm}'
             yield warning(other.where, what, 'remove them from one of the sets')
 
 

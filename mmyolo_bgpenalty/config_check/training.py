@@ -10,7 +10,7 @@ from mmyolo_bgpenalty.config_check.parts import ConfigParts, Part, kind_of
 from mmyolo_bgpenalty.engine.schedule import lambda_bg_at
 from mmyolo_bgpenalty.engine.settings import settings_in
 
-STAYS_IN_EPOCH_0 = 'counts epochs, but IterBasedTrainLoop stays in epoch 0: it never fires'
+STAYS_IN_EPOCH_0 = 'counts epochs, but IterBasedTrainLoop stays in epoch 0: later epochs never come'
 
 
 def check_teacher(parts: ConfigParts) -> Findings:

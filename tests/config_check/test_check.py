@@ -135,7 +135,7 @@ def test_a_start_looks_at_the_images_of_the_built_sets(runner, logged, monkeypat
     spoilt, common = logged
     assert spoilt.startswith(f'{TRAIN}.labeled: 2 of the 6 images looked at cannot be read: a.gone ')
     assert 'b.gone' in spoilt
-    assert common.startswith(f'{TRAIN}.unlabeled: 1 images are also in labeled, such as {shared}')
+    assert common.startswith(f'{TRAIN}.unlabeled: 1 images are also in {TRAIN}.labeled')
 
 
 class Pictures:

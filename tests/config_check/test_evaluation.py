@@ -4,7 +4,6 @@ import pytest
 
 from mmyolo_bgpenalty.config_check.check import check_config
 from tests.helpers.changes import DELETED, change
-from tests.helpers.tiny import CLASSES
 
 HEAD, ASSIGNER = 'model.detector.bbox_head.head_module.num_classes', 'model.detector.train_cfg.assigner.num_classes'
 BEST, VAL = 'default_hooks.checkpoint.save_best', 'val_dataloader.dataset'
@@ -18,8 +17,12 @@ MISTAKES = {
     ),
     'assigner of another size': ({ASSIGNER: 80}, E, ASSIGNER, '80, but the head has 3'),
     'classes in another order': (
-        {f'{VAL}.metainfo.classes': CLASSES[::-1]},
-        *(E, f'{VAL}.metainfo.classes', 'labels have other names'),
+        {f'{VAL}.metainfo.classes': ('square', 'bar', 'disc')},
+        *(
+            E,
+            f'{VAL}.metainfo.classes',
+            'label 1 and later are bar, disc, but train_dataloader.dataset.labeled has disc,',
+        ),
     ),
     'save_best without teacher/': ({BEST: ['auto', 'coco/bbox_mAP_50']}, E, BEST, 'no evaluator reports'),
     'save_best misspelt': ({BEST: 'teacher/coco/mAP50'}, E, BEST, '`teacher/coco/mAP50`'),

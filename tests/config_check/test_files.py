@@ -78,23 +78,23 @@ MISTAKES = {
     ),
     'class in the middle missing': (
         edited('labeled', without('disc')),
-        *(E, CATEGORIES, 'has the categories square, bar, and numbers labels in that order'),
+        *(E, CATEGORIES, 'has the order square, bar. MMDetection numbers labels in that order'),
     ),
     'last class missing': (edited('labeled', without('bar')), W, CATEGORIES, 'lacks bar'),
     'json of another order': (
         edited('val', lambda coco: coco['categories'].reverse()),
-        *(E, f'{VAL}.metainfo.classes', 'has the categories bar, disc, square'),
+        *(E, f'{VAL}.metainfo.classes', 'has the order bar, disc, square'),
     ),
     'class without a box': (edited('labeled', relabel), W, JSON, 'no box of bar'),
     'class that the head lacks': (edited('labeled', add_a_class), W, CATEGORIES, '1 boxes of ring'),
     'no box': (edited('labeled', lambda coco: coco['annotations'].clear()), E, JSON, 'no box of square, disc, bar'),
     'labeled image in the unlabeled set': (
         edited('unlabeled', name_image(4, './labeled_001.png')),
-        *(W, UNLABELED, '1 images are also in labeled, such as '),
+        *(W, UNLABELED, '1 images are also in train_dataloader.dataset.labeled'),
     ),
     'validation image in the labeled set': (
         edited('labeled', name_image(2, 'val_003.png')),
-        *(W, VAL, '1 images are also in labeled, such as '),
+        *(W, VAL, '1 images are also in train_dataloader.dataset.labeled'),
     ),
 }
 
@@ -149,4 +149,4 @@ def test_the_classes_of_all_sets_have_another_order_than_the_json_files(cfg):
         dataset.metainfo = dict(classes=('disc', 'square', 'bar'))
     found = check_config(cfg)
     assert [finding[:2] for finding in found] == [(E, CATEGORIES), (E, f'{VAL}.metainfo.classes')]
-    assert all('has the categories square, disc, bar' in finding.what for finding in found)
+    assert all('has the order square, disc, bar' in finding.what for finding in found)

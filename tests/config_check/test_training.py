@@ -66,7 +66,7 @@ MISTAKES = {
     ),
     'schedule by epochs in an iteration-based loop': (
         ITERATIONS | {'param_scheduler': [dict(type='CosineAnnealingLR')]},
-        *(E, 'param_scheduler.0', 'never fires'),
+        *(E, 'param_scheduler.0', 'later epochs never come'),
     ),
     'single schedule cut off': (
         {'param_scheduler': dict(type='LinearLR', end=30)},

@@ -133,7 +133,7 @@ def picture(rows: list[dict], results: list[dict]) -> bytes:
     for place, metric in enumerate(metrics):
         axes = figure.add_subplot(grid[1 + place // COLUMNS, place % COLUMNS])
         _bars(axes, metric, [row for row in rows if row['metric'] == metric], results, colours)
-    figure.supxlabel('bars: mean, whiskers: standard deviation, dots: seeds; these axes do not start at 0', fontsize=9)
+    figure.supxlabel('bars: mean, whiskers: standard deviation, dots: seeds; axes may start above 0', fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=100, metadata={'Software': None})
     return buffer.getvalue()
