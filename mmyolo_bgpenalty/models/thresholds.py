@@ -146,8 +146,8 @@ class AdaptiveThresholds(nn.Module):
         self.floor, self.ceiling = fraction('floor', floor), fraction('ceiling', ceiling)
         if not floor <= fraction('score_thr', score_thr) <= ceiling:
             raise ValueError(
-                f'Expected floor <= score_thr <= ceiling, but got `floor` {floor!r}, `score_thr` {score_thr!r} and '
-                f'`ceiling` {ceiling!r}'
+                f'Expected floor <= pseudo_test_cfg.score_thr <= ceiling, but got `floor` {floor!r}, `score_thr` '
+                f'{score_thr!r} and `ceiling` {ceiling!r}'
             )
         self.score_thr = score_thr
         # Score and label of each box, the latest image last.
@@ -188,14 +188,14 @@ class AdaptiveThresholds(nn.Module):
 
 
 class ClassFrequencyThresholds(AdaptiveThresholds):
-    """``class_frequency_thresholds`` that keep ``share`` times as many boxes per image as labeled images have.
+    """``class_frequency_thresholds`` that keep ``share`` times ``objects_per_image`` boxes per image.
 
     Args:
         share: > 0.
         min_images: the threshold is ``score_thr`` until the window has this many images.
 
     Attributes:
-        objects_per_image: (C,), mean number of boxes in a labeled image. ClassThresholdsHook sets it.
+        objects_per_image: (C,), boxes expected in an image that is not known to be empty. ClassThresholdsHook sets it.
     """
 
     def __init__(self, *args, share: float = 0.6, min_images: int = 32, **kwargs):
