@@ -167,7 +167,7 @@ def _after_burn_in(override: str) -> bool:
 
 
 def _end_of_burn_in(cfg: Config) -> str | None:
-    """Name of the checkpoint at the end of burn-in, or None if the config writes none."""
+    """Name of the checkpoint at the end of burn-in. None if there is none, or if lengths are in iterations."""
     hooks, burn_in = cfg.get('default_hooks', {}), cfg.get('burn_in')
     interval = hooks.get('checkpoint', {}).get('interval', 0)
     in_epochs = hooks.get('lambda_bg', {}).get('by_epoch', True) and ConfigParts(cfg).by_epoch

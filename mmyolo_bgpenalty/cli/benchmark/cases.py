@@ -36,7 +36,7 @@ class Pair(NamedTuple):
 
 
 def loss_pairs(device: str, quick: bool) -> Iterator[Pair]:
-    """Our loss with each form of the penalty, compared with MMYOLO's, with Ultralytics' and with λ = 0."""
+    """Compare our loss with MMYOLO's for each form of the penalty; without focal also with Ultralytics' and λ = 0."""
     for shape in (TINY,) if quick else SHAPES:
         scene = Scene(shape, device)
         cfgs = {name: our_config(shape, overrides).model for name, overrides in PENALTIES.items()}
