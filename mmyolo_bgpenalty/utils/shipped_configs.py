@@ -1,20 +1,95 @@
 """Paths of the shipped configs, for use in configs of other projects."""
 
+import ast
+import atexit
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+from mmyolo_bgpenalty.utils.arguments import one_of
+
+MODEL_SIZES = ('n', 's', 'm', 'l', 'x', 'n/2')  # of YOLOv8; 'n/2' has half the width of n
 
 
-def config(name: str) -> str:
+def config(name: str, **variables: Any) -> str:
     """Absolute path of a shipped config, in an installed package or in a checkout.
 
     MMEngine's prefix ``package::`` supports only OpenMMLab's packages. In a config of another project, write
     ``_base_ = __import__('mmyolo_bgpenalty').config('yolov8_semi_bgpenalty.py')``.
 
+    A child config cannot change a variable of its base, because the base has already used the variable. ``variables``
+    change it before: ``config('yolov8_semi_bgpenalty.py', img_scale=(640, 512))`` is the path of a copy in which every
+    pipeline has this size. The copy is removed when the process ends.
+
+    Args:
+        name: file name of the config.
+        **variables: new values of variables that the config or its bases assign: numbers, strings, and tuples, lists
+            and dicts of them.
+
     Raises:
         FileNotFoundError: there is no such config. The message lists all configs outside sub-folders.
+        ValueError: neither the config nor its bases assign such a variable, or ``model_size`` is unknown.
     """
-    package = Path(__file__).resolve().parent.parent
-    folder = next(path for path in (package / 'configs', package.parent / 'configs') if path.is_dir())
+    one_of('model_size', variables.get('model_size', 'n'), MODEL_SIZES)
+    folder = _folder()
     if not (folder / name).is_file():
         known = ', '.join(sorted(path.name for path in folder.glob('*.py')))
         raise FileNotFoundError(f'no config {name!r}; the shipped configs are {known}')
+    return _copy(name, repr(variables)) if variables else str(folder / name)
+
+
+def _folder() -> Path:
+    package = Path(__file__).resolve().parent.parent
+    return next(path for path in (package / 'configs', package.parent / 'configs') if path.is_dir())
+
+
+@cache  # MMEngine reads a config several times
+def _copy(name: str, text: str) -> str:
+    """Copy the configs into a folder of this process, with other values of the variables. Returns the path."""
+    folder = Path(tempfile.mkdtemp(prefix='mmyolo_bgpenalty-'))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    shutil.copytree(_folder(), folder, ignore=shutil.ignore_patterns('__pycache__'), dirs_exist_ok=True)
+    variables = ast.literal_eval(text)
+    assigned = _assign(folder, folder / name, variables)
+    for variable in variables:
+        if variable not in assigned:
+            meant = get_close_matches(variable, assigned, n=1) or [', '.join(sorted(assigned))]
+            raise ValueError(f'{name} has no variable `{variable}`; is it {meant[0]}?')
     return str(folder / name)
+
+
+def _assign(folder: Path, file: Path, variables: Mapping[str, Any]) -> set[str]:
+    """Change variables in a copied config and in its bases. Returns the names of all variables that they assign."""
+    text = file.read_text(encoding='utf-8')
+    lines, names = text.splitlines(keepends=True), set()
+    for node in reversed(ast.parse(text).body):
+        if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
+            continue
+        name = node.targets[0].id
+        if name == '_base_':
+            bases = list(_bases(folder, file, node.value, variables))
+            names |= {found for base, values in bases for found in _assign(folder, base, values)}
+            value: Any = [str(base) for base, _ in bases]
+        elif name in variables:
+            value = variables[name]
+        else:
+            value = node.value
+        names |= {name} - {'_base_'}
+        if not isinstance(value, ast.expr):
+            lines[node.lineno - 1 : node.end_lineno] = [f'{name} = {value!r}\n']
+    file.write_text(''.join(lines), encoding='utf-8')
+    return names
+
+
+def _bases(folder: Path, file: Path, value: ast.expr, variables: Mapping) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The bases of a copied config and their variables. A base is a path, or a call of ``config``."""
+    for base in value.elts if isinstance(value, ast.List) else [value]:
+        if isinstance(base, ast.Call):
+            own = {keyword.arg: ast.literal_eval(keyword.value) for keyword in base.keywords}
+            yield folder / ast.literal_eval(base.args[0]), {**own, **variables}
+        else:
+            yield file.parent / ast.literal_eval(base), dict(variables)

@@ -3,19 +3,11 @@
 _base_ = './solar.py'
 
 # Labeled images are mosaics, and some are mixed (MixUp), as in Ultralytics. In the last tenth of training they are
-# single images. `prob`: the probabilities of a mosaic and of a single image. Mosaics help if there are few labels
-# (docs/experiments.md).
+# single images. Mosaics help if there are few labels (docs/experiments.md).
 branches = ['sup', 'unsup_teacher', 'unsup_student']
-single = [_base_.resize, _base_.affine]
-canvas = dict(
-    type='RandomChoice',
-    transforms=[[dict(_base_.mosaic, pre_transform=_base_.load), _base_.middle], single],
-    prob=[1.0, 0.0],
-)
-mixup = dict(type='RecordedMixUp', prob=0.15, pre_transform=[*_base_.load, canvas])
 sup_views = dict(type='Views', branch_field=branches, sup=[_base_.pack])
-sup_pipeline = [*_base_.load, canvas, mixup, _base_.colour, _base_.flip, sup_views]
-single_pipeline = [*_base_.load, *single, _base_.colour, _base_.flip, sup_views]
+sup_pipeline = [*_base_.load, _base_.canvas, _base_.mixup, _base_.colour, _base_.flip, sup_views]
+single_pipeline = [*_base_.load, *_base_.single, _base_.colour, _base_.flip, sup_views]
 
 # The teacher sees a weak view of an unlabeled image, the student a strong one.
 load_unlabeled = [dict(type='LoadImageFromFile'), dict(type='mmdet.LoadEmptyAnnotations', with_bbox=True)]

@@ -1,4 +1,5 @@
 # The solar set, made in data_root on first use. A tenth of its training images is labeled.
+dataset_type = 'SolarPanelDataset'
 data_root = 'data/solar/'
 classes = ('hot_cell', 'hot_string', 'crack')
 img_scale = (320, 256)  # width and height, multiples of 32
@@ -17,6 +18,10 @@ affine = dict(
 )
 # A mosaic is twice as wide and twice as high as the input. This cuts out its middle.
 middle = dict(affine, border=(-img_scale[0] // 2, -img_scale[1] // 2))
+single = [resize, affine]
+# `prob`: the probabilities of a mosaic and of a single image
+canvas = dict(type='RandomChoice', transforms=[[dict(mosaic, pre_transform=load), middle], single], prob=[1.0, 0.0])
+mixup = dict(type='RecordedMixUp', prob=0.15, pre_transform=[*load, canvas])
 colour = dict(type='YOLOv5HSVRandomAug')
 # A panel seen from above has no upright side.
 flip = dict(type='mmdet.RandomFlip', prob=[0.25] * 3, direction=['horizontal', 'vertical', 'diagonal'])
@@ -34,7 +39,7 @@ load_image, load_boxes = load
 test_pipeline = [load_image, resize, load_boxes, test_pack]
 
 dataset = dict(
-    type='SolarPanelDataset',
+    type=dataset_type,
     data_root=data_root,
     metainfo=dict(classes=classes),
     data_prefix=dict(img='images/'),

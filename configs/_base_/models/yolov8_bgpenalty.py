@@ -1,8 +1,12 @@
-# YOLOv8 with the background penalty. The architecture and the losses are those of MMYOLO's YOLOv8-n at half its width.
-deepen_factor = 0.33
-widen_factor = 0.125
+# YOLOv8 with the background penalty. The architecture and the losses are those of MMYOLO's YOLOv8.
+model_size = 'n/2'  # 'n', 's', 'm', 'l' or 'x', as in YOLOv8. 'n/2' has half the width of n
+depths = {'n/2': 0.33, 'n': 0.33, 's': 0.33, 'm': 0.67, 'l': 1.0, 'x': 1.0}
+widths = {'n/2': 0.125, 'n': 0.25, 's': 0.5, 'm': 0.75, 'l': 1.0, 'x': 1.25}
+deepen_factor = depths[model_size]
+widen_factor = widths[model_size]
+last_channels = {'m': 768, 'l': 512, 'x': 512}.get(model_size, 1024)
 num_classes = 3
-channels = [256, 512, 1024]
+channels = [256, 512, last_channels]
 strides = [8, 16, 32]
 norm_cfg = dict(type='BN', momentum=0.03, eps=0.001)
 act_cfg = dict(type='SiLU', inplace=True)

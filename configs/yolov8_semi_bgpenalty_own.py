@@ -1,0 +1,24 @@
+# The base for one's own pictures: YOLOv8-s at 640 px, with labeled and unlabeled pictures. `python -m mmyolo_bgpenalty
+# init` writes a config that inherits it.
+_base_ = __import__('mmyolo_bgpenalty').config(
+    'yolov8_semi_bgpenalty.py',
+    model_size='s',  # 'n', 's', 'm', 'l' or 'x'
+    img_scale=(640, 640),  # width and height of the input, multiples of 32
+    flip={'type': 'mmdet.RandomFlip', 'prob': 0.5},  # pictures have an upright side
+    max_epochs=36,
+    dataset_type='CheckedCocoDataset',
+    data_root='data/own/',
+    classes=('object',),
+)
+
+burn_in = 14
+num_classes = len(_base_.classes)
+model = dict(
+    detector=dict(
+        bbox_head=dict(head_module=dict(num_classes=num_classes)),
+        train_cfg=dict(assigner=dict(num_classes=num_classes)),
+    )
+)
+interval = max(1, _base_.max_epochs // 10)
+train_cfg = dict(val_interval=interval)
+default_hooks = dict(checkpoint=dict(interval=interval))
