@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from mmyolo_bgpenalty.config_check import batches, evaluation, files, pipelines, training
+from mmyolo_bgpenalty.config_check import evaluation, files, pipelines, sizes, training
 from mmyolo_bgpenalty.config_check.findings import Finding, run_checks
 from mmyolo_bgpenalty.config_check.parts import ConfigParts
 
-WIRING = (*training.CHECKS, *batches.CHECKS, *pipelines.CHECKS, *evaluation.CHECKS)
+WIRING = (*training.CHECKS, *pipelines.CHECKS, *sizes.CHECKS, *evaluation.CHECKS)
 
 
 def check_config(cfg: Mapping, data: bool = True) -> list[Finding]:

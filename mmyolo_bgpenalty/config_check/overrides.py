@@ -15,6 +15,7 @@ from typing import Any
 from mmengine.runner import Runner
 
 from mmyolo_bgpenalty.engine.settings import SETTINGS, lambda_hooks
+from mmyolo_bgpenalty.utils.shipped_configs import variables_of_configs
 
 # The top-level names that something reads.
 LIVE_NAMES = {*signature(Runner.__init__).parameters, 'custom_imports', 'env_cfg', 'runner_type'} - {'self', 'cfg'}
@@ -50,6 +51,8 @@ def why_dead(cfg: Mapping, name: str) -> str:
     paths = [path for path, _ in _entries(cfg, name)][:3]
     if name in cfg:
         hint = f'; override {" or ".join(paths)}' if paths else ''
+        if len(paths) != 1 and _is_ours(cfg, name):
+            hint = f'; in the config, write {_by_config(name)}'
         return f'the config has already used its variable `{name}`, so a new value would change nothing{hint}'
     meant = [f'`{found}`' for found in [similar(name, SETTINGS) or similar(name, LIVE_NAMES - {name})] if found]
     hint = f'; is {" or ".join(paths or meant)} meant?' if paths or meant else ''
@@ -71,10 +74,21 @@ def dead_names(text: str, with_bases: str, cfg: Mapping) -> Iterator[tuple[str, 
         restated = '_base_' in stated and len(re.findall(rf'^{name}\s*=', with_bases, re.M)) > 1
         if cfg.get(name) in entries.values():
             continue
-        if restated and entries:
+        if restated and len(entries) != 1 and _is_ours(cfg, name):
+            yield name, f'write {_by_config(name)}'
+        elif restated and entries:
             yield name, f'write it where it is read: {", ".join([*entries][:3])}'
         elif meant and not restated:
             yield name, f'write {meant}'
+
+
+def _is_ours(cfg: Mapping, name: str) -> bool:
+    """Whether a variable is one of the shipped configs. They import this package."""
+    return 'mmyolo_bgpenalty' in str(cfg.get('custom_imports')) and name in variables_of_configs()
+
+
+def _by_config(name: str) -> str:
+    return f"_base_ = __import__('mmyolo_bgpenalty').config('<the base>', {name}=…): it reaches every place"
 
 
 def _entries(node: Any, name: str, path: str = '') -> Iterator[tuple[str, Any]]:

@@ -1,9 +1,9 @@
-"""Checks of the training pipelines: branches, geometry, mosaics and sizes."""
+"""Checks of the training data path: branches, geometry and mosaics of the pipelines, samplers, batches."""
 
 import re
 from collections.abc import Iterator, Sequence
 
-from mmyolo_bgpenalty.config_check.findings import Findings, error, first_of, warning
+from mmyolo_bgpenalty.config_check.findings import Findings, error, warning
 from mmyolo_bgpenalty.config_check.parts import ConfigParts, Dataset, Transform, class_of, kind_of, transforms_in
 
 BRANCHES = dict(labeled=('sup',), unlabeled=('unsup_teacher', 'unsup_student'))
@@ -66,29 +66,9 @@ def check_switch(parts: ConfigParts) -> Findings:
             yield error(where, what, "end it with dict(type='Views', branch_field=[…], sup=[…])")
 
 
-def check_sizes(parts: ConfigParts) -> Findings:
-    """Pipelines with different sizes, for example if only one of several was changed."""
-    pipelines = {f'{dataset.path}.pipeline': dataset.transforms for dataset in parts.datasets}
-    for hook in parts.hooks_of('PipelineSwitchHook'):
-        pipelines[f'{hook.path}.switch_pipeline'] = _switched(parts, hook)
-    stated = [(where, _sizes(transforms)) for where, transforms in pipelines.items() if _sizes(transforms)]
-    for where, sizes in stated[1:]:
-        first, expected = stated[0]
-        if not sizes & expected:
-            what = f'images of {first_of(sorted(sizes))}, but {first} has {first_of(sorted(expected))}'
-            yield warning(where, what, 'give all pipelines one size, or ignore this if different sizes are meant')
-
-
 def _switched(parts: ConfigParts, hook) -> list[Transform]:
     pipeline = hook.node.get('switch_pipeline') or []
     return list(transforms_in(pipeline, f'{hook.path}.switch_pipeline', parts.scope))
-
-
-def _sizes(transforms: Sequence[Transform]) -> set[str]:
-    """The sizes of the transforms, as width×height."""
-    stated = [transform.node.get(key) for transform in transforms for key in ('scale', 'img_scale')]
-    sizes = [size for size in stated if isinstance(size, (list, tuple)) and len(size) == 2]
-    return {'×'.join(map(str, size)) for size in sizes if all(isinstance(side, int) for side in size)}
 
 
 def check_geometry(parts: ConfigParts) -> Findings:
@@ -196,4 +176,32 @@ def _is_of(package: str, node, registry: str, parts: ConfigParts) -> bool:
     return getattr(class_of(node, registry, parts.scope), '__module__', '').startswith(f'{package}.')
 
 
-CHECKS = (check_branches, check_switch, check_sizes, check_geometry, check_mixing, check_loading)
+def check_samplers(parts: ConfigParts) -> Findings:
+    size = parts.get('train_dataloader.batch_size', 1)
+    own = parts.sampler.node.get('batch_size', size)
+    if own != size:
+        what = f"{own}, but the loader's batch_size is {size}: batches do not keep the ratio of the sources"
+        yield error(f'{parts.sampler.path}.batch_size', what, f'write {size}')
+    mixed = {'LabeledUnlabeledBatchSampler', 'MultiSourceSampler'}
+    if parts.semi and parts.train_set.node and not mixed & (parts.sampler.names | parts.batch_sampler.names):
+        what = 'batches hold labeled and unlabeled images by chance, and may lack one of them'
+        instead = "write batch_sampler=dict(type='LabeledUnlabeledBatchSampler', source_ratio=[1, 1])"
+        yield error('train_dataloader.batch_sampler', what, instead)
+
+
+def check_preprocessor(parts: ConfigParts) -> Findings:
+    """MMYOLO's batches of boxes do not state where padding and crowd boxes are."""
+    where = 'train_dataloader.collate_fn'
+    collate, preprocessor = kind_of(parts.get(where)), parts.part('model.data_preprocessor', 'MODELS')
+    stated = collate == 'bg_penalty_collate' and 'BgPenaltyDetDataPreprocessor' in preprocessor.names
+    if parts.penalised and 'YOLOv5DetDataPreprocessor' in preprocessor.names and not stated:
+        used = f'{collate or "pseudo_collate"} with {preprocessor.kind}'
+        what = f'{used} loses where padding and crowd boxes are, so these are penalised'
+        instead = "write collate_fn=dict(type='bg_penalty_collate') and type='BgPenaltyDetDataPreprocessor'"
+        yield warning(where, what, instead)
+
+
+CHECKS = (
+    *(check_branches, check_switch, check_geometry, check_mixing, check_loading),
+    *(check_samplers, check_preprocessor),
+)

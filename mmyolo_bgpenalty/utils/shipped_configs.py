@@ -2,6 +2,7 @@
 
 import ast
 import atexit
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -45,6 +46,13 @@ def config(name: str, **variables: Any) -> str:
 def _folder() -> Path:
     package = Path(__file__).resolve().parent.parent
     return next(path for path in (package / 'configs', package.parent / 'configs') if path.is_dir())
+
+
+@cache
+def variables_of_configs() -> set[str]:
+    """The names of the variables that the shipped configs assign."""
+    files = _folder().glob('**/*.py')
+    return {name for file in files for name in re.findall(r'^(\w+) = ', file.read_text(encoding='utf-8'), re.M)}
 
 
 @cache  # MMEngine reads a config several times

@@ -69,7 +69,8 @@ def test_names_that_nothing_reads_are_refused(name, hint):
         ('num_classes', CFG, 'override model.head.num_classes or model.head.loss.num_classes'),
         ('img_scale', CFG, 'change nothing'),
         ('max_epochs', SHIPPED, 'override train_cfg.max_epochs'),
-        *((name, SHIPPED, '') for name in ('img_scale', 'train_pipeline', 'affine.max_rotate_degree', 'classes')),
+        *((name, SHIPPED, f'{name}=…)') for name in ('img_scale', 'train_pipeline', 'classes', 'model_size')),
+        ('affine.max_rotate_degree', SHIPPED, 'affine=…)'),
     ],
 )
 def test_variables_that_the_config_has_used_are_refused(name, cfg, live):
@@ -115,6 +116,16 @@ CHILD = dict(
     model=dict(head=dict(num_classes=2)),
     loader=dict(pipeline=[dict(type='Mosaic', img_scale=(320, 256)), dict(type='Resize', scale=(9, 9))]),
 )
+
+
+@pytest.mark.parametrize('line', ['img_scale = (64, 64)', 'flip = dict(type="RandomFlip")', "model_size = 's'"])
+def test_a_variable_of_a_shipped_base_is_given_to_config(line):
+    """An override of one of its places would leave the others as they are."""
+    text = f"_base_ = './base.py'\n{line}\n"
+    base = "img_scale = (320, 256)\nflip = dict(prob=0.5)\nmodel_size = 'n'\n"
+    name = line.partition(' ')[0]
+    found = dict(dead_names(text, base + text, {**SHIPPED, name: 'the new value'}))
+    assert f"config('<the base>', {name}=…)" in found[name]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,8 @@
-import copy
-
 import pytest
 from mmengine.config import ConfigDict
 
 from mmyolo_bgpenalty.config_check.check import check_config
-from tests.helpers.changes import DELETED, Before, change
+from tests.helpers.changes import DELETED, MULTI_SOURCE, Before, change
 from tests.helpers.tiny import INPUT
 
 LABELED, UNLABELED = (f'train_dataloader.dataset.{name}.pipeline' for name in ('labeled', 'unlabeled'))
@@ -32,17 +30,6 @@ def concat(cfg):
     cfg.custom_hooks = [ConfigDict(SWITCH, switch_pipeline=members.labeled.pipeline)]
 
 
-def switch_to_another_size(cfg):
-    views = cfg.train_dataloader.dataset.labeled.pipeline[-1]
-    steps = [*LOAD, dict(type='RecordedLetterResize', scale=(640, 512)), views]
-    cfg.default_hooks.last_epochs.switch_pipeline = steps
-
-
-def validate_at_another_size(cfg):
-    cfg.test_dataloader = copy.deepcopy(cfg.val_dataloader)
-    cfg.val_dataloader.dataset.pipeline[1].scale = (640, 512)
-
-
 MISTAKES = {
     # Branches
     'no branches': ({f'{LABELED}.6': PACK}, E, LABELED, 'no branch sup'),
@@ -56,16 +43,6 @@ MISTAKES = {
         {'custom_hooks': [dict(SWITCH, switch_pipeline=[dict(type='LoadImageFromFile')])]},
         *(E, 'custom_hooks.0.switch_pipeline', 'no branch `sup`'),
     ),
-    # Sizes
-    'another size in the last epochs': (
-        switch_to_another_size,
-        *(W, 'default_hooks.last_epochs.switch_pipeline', f'640×512, but {LABELED} has 96×64'),
-    ),
-    'unlabeled images of another size': (
-        {f'{UNLABELED}.2.scale': (640, 512)},
-        *(W, UNLABELED, f'images of 640×512, but {LABELED} has 96×64'),
-    ),
-    'validation at another size': (validate_at_another_size, W, 'val_dataloader.dataset.pipeline', '640×512, but'),
     # Geometry
     'letterbox in a view': (strong(LETTERBOX), E, f'{STRONG}.type', 'pseudo-boxes land'),
     'recorded mosaic in a view': (strong(MOSAIC), E, f'{STRONG}.type', 'within one view'),
@@ -164,3 +141,22 @@ def test_letterboxed_tiles_of_a_mosaic(cfg):
 def test_pipelines_without_mistakes(cfg, changes):
     change(cfg, changes)
     assert check_config(cfg) == []
+
+
+def test_a_sampler_with_another_batch_size(cfg, only_finding):
+    change(cfg, MULTI_SOURCE | {'train_dataloader.batch_size': 5})
+    only_finding(check_config(cfg), E, 'train_dataloader.sampler.batch_size', "4, but the loader's batch_size is 5")
+
+
+def test_without_batch_sampler_the_share_of_labeled_images_is_left_to_chance(cfg, only_finding):
+    change(cfg, {'train_dataloader.batch_sampler': DELETED})
+    only_finding(check_config(cfg), E, 'train_dataloader.batch_sampler', 'by chance')
+
+
+@pytest.mark.parametrize(
+    'path, kind',
+    [('train_dataloader.collate_fn', 'yolov5_collate'), ('model.data_preprocessor', 'YOLOv5DetDataPreprocessor')],
+)
+def test_batches_that_do_not_state_where_padding_is(supervised, path, kind, only_finding):
+    change(supervised, {f'{path}.type': kind})
+    only_finding(check_config(supervised), W, 'train_dataloader.collate_fn', 'are penalised')
