@@ -21,4 +21,5 @@ model = dict(
 )
 interval = max(1, _base_.max_epochs // 10)
 train_cfg = dict(val_interval=interval)
+optim_wrapper = dict(optimizer=dict(lr=2e-3))  # for a start from COCO weights (docs/experiments.md)
 default_hooks = dict(checkpoint=dict(interval=interval))
