@@ -32,6 +32,7 @@ from mmyolo_bgpenalty.datasets.transforms import (  # noqa: E402
     RecordedYOLOv5RandomAffine,
     Views,
 )
+from mmyolo_bgpenalty.engine.console import ValidationLoggerHook  # noqa: E402
 from mmyolo_bgpenalty.engine.cpu_amp import CpuBf16OptimWrapper  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.checkpoint import ResumableCheckpointHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.collapse_monitor import CollapseMonitorHook  # noqa: E402
@@ -92,6 +93,7 @@ __all__ = [
     'SolarPanelDataset',
     'SparseYOLOv8Head',
     'StackingDetDataPreprocessor',
+    'ValidationLoggerHook',
     'Views',
     '__version__',
     'background_penalty',

@@ -4,7 +4,7 @@ custom_imports = dict(imports=['mmyolo_bgpenalty'])
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=20),
+    logger=dict(type='ValidationLoggerHook', interval=20),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='ResumableCheckpointHook', interval=50, max_keep_ckpts=2, save_best='coco/bbox_mAP_50'),
     sampler_seed=dict(type='DistSamplerSeedHook'),

@@ -3,6 +3,8 @@
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -16,7 +18,7 @@ from mmyolo.registry import METRICS
 from mmyolo_bgpenalty.datasets.coco import CheckedCOCO
 from mmyolo_bgpenalty.evaluation.matching import Detections, Truth, match_images, xywh
 from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall
-from mmyolo_bgpenalty.evaluation.table import report_table
+from mmyolo_bgpenalty.evaluation.table import FILE_ONLY, report_table
 from mmyolo_bgpenalty.utils.arguments import fraction
 from mmyolo_bgpenalty.utils.files import write_whole
 
@@ -26,7 +28,7 @@ class PrecisionRecallMetric(CocoMetric):
     """Precision, recall, F1 and false positives per image, for any detector of MMDetection and MMYOLO.
 
     Reports the ``metrics`` of ``precision_recall`` as ``pr/precision``, ``pr/f1``, ``pr/precision_at_recall_0.6`` …,
-    and prints them as a table. ``save_best='pr/f1'`` needs ``rule='greater'``. All images of the set and all detections
+    and logs them as a table. ``save_best='pr/f1'`` needs ``rule='greater'``. All images of the set and all detections
     count: there is no ``maxDets``. Annotations with ``iscrowd`` or ``ignore`` are ignored regions. An image is empty if
     it has no annotation of the evaluated classes.
 
@@ -38,7 +40,7 @@ class PrecisionRecallMetric(CocoMetric):
         recalls: recalls at which precision and false positives are reported, each in (0, 1].
         coco: also report the values of CocoMetric, ``coco/bbox_mAP`` …. They are 0 without any detection.
         prefix: replaces ``pr``.
-        kwargs: further arguments of CocoMetric. ``classwise`` prints each class, and reports ``pr/{class}_precision``,
+        kwargs: further arguments of CocoMetric. ``classwise`` logs each class, and reports ``pr/{class}_precision``,
             ``_recall``, ``_f1`` and ``_ap`` for each class with objects. ``outfile_prefix='a/b'`` writes the report at
             every evaluation to ``a/b.precision_recall.json``, with null for nan. TeacherStudentValLoop evaluates the
             student last, so the file has the figures of the student.
@@ -86,7 +88,10 @@ class PrecisionRecallMetric(CocoMetric):
         numbers = self._precision_recall(results)
         if not self.coco:
             return numbers
-        coco = super().compute_metrics(results)
+        printed = StringIO()
+        with redirect_stdout(printed):  # pycocotools prints
+            coco = super().compute_metrics(results)
+        MMLogger.get_current_instance().info(printed.getvalue(), extra=FILE_ONLY)
         if not any(len(prediction['bboxes']) for _, prediction in results):
             # CocoMetric reports nothing in this case, and then `save_best` of CheckpointHook ends the run.
             items = self.metric_items or ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
@@ -105,8 +110,8 @@ class PrecisionRecallMetric(CocoMetric):
             content = dict(iou_thr=self.iou_thr, score_thr=self.score_thr, **report)
             content['metrics'] = {k: None if math.isnan(v) else v for k, v in report['metrics'].items()}
             write_whole(f'{self.outfile_prefix}.precision_recall.json', json.dumps(content))
-        logger = MMLogger.get_current_instance()
-        logger.info(report_table(report, self.iou_thr, self.score_thr, self.recalls, self.classwise))
+        table = report_table(report, self.iou_thr, self.score_thr, self.recalls, self.classwise)
+        MMLogger.get_current_instance().info(table, extra=FILE_ONLY)
         numbers = dict(report['metrics'])
         for entry in report['classes'] if self.classwise else ():
             if entry['objects']:

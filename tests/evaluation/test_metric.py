@@ -162,7 +162,7 @@ def test_numbers_are_0_without_detections(crowd, samples):
 
 def test_the_json_file_the_keys_per_class_and_the_table_are_right(crowd, coco, samples, tmp_path, monkeypatch):
     lines = []
-    monkeypatch.setattr(MMLogger.get_current_instance(), 'info', lines.append)
+    monkeypatch.setattr(MMLogger.get_current_instance(), 'info', lambda text, extra: lines.append(text))
     prefix = str(tmp_path / 'new' / 'val')
     options = dict(score_thr=0.5, recalls=[0.3, 1.0])
     result = evaluate(samples, ann_file=crowd, classwise=True, outfile_prefix=prefix, **options)

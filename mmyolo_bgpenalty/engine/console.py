@@ -1,0 +1,83 @@
+"""What the console shows of the log: a short table after validation and test. The rest is in the log file."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mmdet.evaluation
+from mmengine.hooks import LoggerHook
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmyolo.registry import HOOKS
+
+from mmyolo_bgpenalty.evaluation.table import summary_table
+from mmyolo_bgpenalty.utils.distributed import unwrapped
+
+_EVALUATION = str(Path(mmdet.evaluation.__file__).parent)
+
+
+@HOOKS.register_module()
+class ValidationLoggerHook(LoggerHook):
+    """A LoggerHook that shows validation and test as a short table on the console.
+
+    The table has one row per model, teacher and student or 'model': mAP, mAP50, and precision, recall and false
+    positives at a fixed confidence. The log file also has LoggerHook's line with all metrics, and the tables of the
+    metrics. The json files and the backends of the visualizer are those of LoggerHook. If the metrics have none of the
+    table's values, the console shows LoggerHook's line.
+
+    Args:
+        *args, **kwargs: as for LoggerHook.
+    """
+
+    _file_only = False
+
+    def before_run(self, runner: Runner) -> None:
+        super().before_run(runner)
+        for handler in consoles(runner.logger):
+            handler.addFilter(self._shows)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        table = summary_table(metrics or {}, f'Validation{_progress(runner)}', _evaluated(runner))
+        with self._off_the_console(table is not None):
+            super().after_val_epoch(runner, metrics)
+        if table is not None:
+            runner.logger.info(table)
+
+    def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        table = summary_table(metrics or {}, 'Test', _evaluated(runner))
+        with self._off_the_console(table is not None):
+            super().after_test_epoch(runner, metrics)
+        if table is not None:
+            runner.logger.info(table)
+
+    @contextmanager
+    def _off_the_console(self, file_only: bool) -> Iterator[None]:
+        self._file_only = file_only
+        try:
+            yield
+        finally:
+            self._file_only = False
+
+    def _shows(self, record: logging.LogRecord) -> bool:
+        """Whether the console shows a record."""
+        if record.levelno > logging.INFO:
+            return True
+        return not (self._file_only or getattr(record, 'file_only', False) or record.pathname.startswith(_EVALUATION))
+
+
+def consoles(logger: logging.Logger) -> list[logging.Handler]:
+    """The handlers that write to the console."""
+    handlers = (handler for handler in logger.handlers if isinstance(handler, logging.StreamHandler))
+    return [handler for handler in handlers if not isinstance(handler, logging.FileHandler)]
+
+
+def _progress(runner: Runner) -> str:
+    loop = runner._train_loop  # runner.train_loop would build it, also for runner.val()
+    if isinstance(loop, IterBasedTrainLoop):
+        return f' after iteration {loop.iter} of {loop.max_iters}'
+    return f' after epoch {loop.epoch} of {loop.max_epochs}' if isinstance(loop, EpochBasedTrainLoop) else ''
+
+
+def _evaluated(runner: Runner) -> str:
+    """Name of the model that predicts: 'teacher' or 'student' of a semi-supervised detector, else 'model'."""
+    return getattr(unwrapped(runner.model), 'semi_test_cfg', {}).get('predict_on', 'model')

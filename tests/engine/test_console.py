@@ -1,0 +1,143 @@
+"""What the console, the log file and the json files show of a validation."""
+
+import io
+import json
+import re
+from contextlib import redirect_stdout
+from types import SimpleNamespace
+
+import pytest
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import LoggerHook
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+from mmyolo.registry import METRICS
+
+from mmyolo_bgpenalty import ValidationLoggerHook
+from tests.helpers.tiny import SEMI, SUPERVISED, load
+
+DETAILS = ('bbox_mAP_75', 'Average Precision', '| category', '| square', 'Evaluating bbox', 'copypaste', 'fp_place')
+
+
+@METRICS.register_module()
+class NumberOfImages(BaseMetric):
+    def process(self, data_batch, data_samples):
+        self.results += data_samples
+
+    def compute_metrics(self, results):
+        return dict(images=len(results))
+
+
+def watched(cfg, run=Runner.train):
+    """Run with a config. Returns the text on the console, the text of the log file and the rows of scalars.json."""
+    # A name of its own, so that the run has its own logger.
+    cfg.experiment_name = re.sub(r'\W', '_', cfg.work_dir)
+    with redirect_stdout(io.StringIO()) as console:
+        runner = Runner.from_cfg(cfg)
+        run(runner)
+    log = MMLogger.get_instance(runner.experiment_name).log_file
+    rows = [json.loads(line) for line in open(f'{runner._log_dir}/vis_data/scalars.json')]
+    return SimpleNamespace(console=console.getvalue(), log=open(log).read(), rows=rows, runner=runner)
+
+
+def tables(text):
+    """The tables in a text: title, columns, and the cells of each row by its name."""
+    found = []
+    for title, header, body in re.findall(r'INFO\S* - (.+)\n\+-.*\n\|(.*)\|\n\+-.*\n((?:\|.*\n)+)', text):
+        rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in body.splitlines()]
+        columns = [cell.strip() for cell in header.split('|')][1:]
+        found.append((title, columns, {name: cells for name, *cells in rows}))
+    return found
+
+
+COLUMNS = ['mAP', 'mAP50', 'precision', 'recall', 'false positives per image']
+
+
+@pytest.fixture(scope='module')
+def semi(data, tmp_path_factory):
+    options = dict(burn_in=1, train_cfg__max_epochs=2, train_cfg__val_interval=1, default_hooks__checkpoint=None)
+    return watched(load(SEMI, data, tmp_path_factory.mktemp('semi'), **options))
+
+
+def test_each_validation_is_a_short_table_on_the_console(semi):
+    found = tables(semi.console)
+    for epoch, (title, columns, rows) in enumerate(found, 1):
+        assert title == (
+            f'Validation after epoch {epoch} of 2 (precision, recall and false positives at confidence 0.25)'
+        )
+        assert columns == COLUMNS and list(rows) == ['teacher', 'student']
+    assert len(found) == 2
+    metrics = [row for row in semi.rows if 'teacher/coco/bbox_mAP' in row]
+    names = (
+        'coco/bbox_mAP',
+        'coco/bbox_mAP_50',
+        'pr/precision_at_0.25',
+        'pr/recall_at_0.25',
+        'pr/fp_per_image_at_0.25',
+    )
+    for row, (_, _, rows) in zip(metrics, found, strict=True):
+        for role, cells in rows.items():
+            assert cells == [f'{row[f"{role}/{name}"]:.3f}' for name in names]
+
+
+def test_the_details_are_in_the_log_file_only(semi):
+    for part in DETAILS:
+        assert part in semi.log and part not in semi.console
+    assert semi.log.count('IoU=0.50:0.95 | area=   all | maxDets=100') == 8  # AP and AR, two models, two validations
+    assert len(tables(semi.log)) >= 2 and '\n\n' not in semi.console.partition('Epoch(train)')[2]
+
+
+def test_all_metrics_are_in_the_json_file(semi):
+    row = next(row for row in semi.rows if 'teacher/coco/bbox_mAP' in row)
+    for role in ('teacher', 'student'):
+        for name in ('coco/bbox_mAP_75', 'coco/square_precision', 'pr/fp_place', 'pr/square_f1', 'pr/best_confidence'):
+            assert f'{role}/{name}' in row
+
+
+def test_a_supervised_run_and_a_test_have_the_row_model(data, tmp_path):
+    cfg = load(SUPERVISED, data, tmp_path, train_cfg__max_epochs=1, default_hooks__checkpoint=None)
+    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+
+    def run(runner):
+        runner.train()
+        runner.test()
+
+    seen = watched(cfg, run)
+    titles = ['Validation after epoch 1 of 1', 'Test']
+    for title, (found, columns, rows) in zip(titles, tables(seen.console), strict=True):
+        assert found == f'{title} (precision, recall and false positives at confidence 0.25)'
+        assert columns == COLUMNS and list(rows) == ['model']
+    assert not any(part in seen.console for part in DETAILS)
+
+
+@pytest.fixture
+def other_metrics(data, tmp_path):
+    def run(evaluator, **options):
+        cfg = load(SUPERVISED, data, tmp_path, default_hooks__checkpoint=None, train_cfg__max_epochs=1, **options)
+        cfg.val_evaluator = evaluator
+        return watched(cfg, Runner.val)
+
+    return run
+
+
+def test_other_metrics_show_what_they_have(other_metrics, data):
+    seen = other_metrics(dict(type='mmdet.CocoMetric', metric='bbox', ann_file=f'{data}/val.json'))
+    [(title, columns, rows)] = tables(seen.console)
+    assert (title, columns, list(rows)) == ('Validation', ['mAP', 'mAP50'], ['model'])
+    assert 'copypaste' in seen.log and 'copypaste' not in seen.console
+
+
+def test_without_a_known_metric_the_line_of_mmengine_stays(other_metrics):
+    seen = other_metrics(dict(type='NumberOfImages', prefix='mine'))
+    assert re.search(r'Epoch\(val\) \[\d\]\[1/1\] +mine/images: 4', seen.console)
+
+
+def test_without_the_hook_nothing_is_hidden(other_metrics, data):
+    cfg = dict(type='PrecisionRecallMetric', coco=True, ann_file=f'{data}/val.json', classwise=True)
+    seen = other_metrics(cfg, default_hooks__logger__type='LoggerHook')
+    assert all(part in seen.console for part in DETAILS)
+
+
+def test_it_is_a_logger_hook():
+    """Other hooks look for a LoggerHook to know its interval."""
+    assert isinstance(ValidationLoggerHook(interval=7), LoggerHook)

@@ -1,0 +1,43 @@
+"""The values that a person reads first."""
+
+import math
+
+import numpy as np
+import pytest
+
+from mmyolo_bgpenalty.evaluation.table import headline, summary_table
+
+PR = {'pr/precision': 0.9, 'pr/precision_at_0.25': 0.5, 'pr/precision_at_recall_0.6': 0.8, 'pr/recall_at_0.25': 0.25}
+PR |= {'pr/fp_per_image_at_0.25': 1.5, 'pr/fp_per_empty_image_at_0.25': 0.125, 'pr/hot/cell_precision': 0.7}
+COCO = {'coco/bbox_mAP': np.float32(0.125), 'coco/bbox_mAP_50': 0.5, 'coco/bbox_mAP_75': 0.0, 'coco/time': 'later'}
+
+
+def test_one_row_per_model_and_one_column_per_value():
+    metrics = {f'{role}/{name}': value for role in ('teacher', 'student') for name, value in (COCO | PR).items()}
+    metrics['student/coco/bbox_mAP'] = 0.1
+    assert summary_table(metrics, 'After epoch 3') == (
+        'After epoch 3 (precision, recall and false positives at confidence 0.25)\n'
+        '+---------+-------+-------+-----------+--------+---------------------------+-----------------+\n'
+        '|         | mAP   | mAP50 | precision | recall | false positives per image | per empty image |\n'
+        '+---------+-------+-------+-----------+--------+---------------------------+-----------------+\n'
+        '| teacher | 0.125 | 0.500 | 0.500     | 0.250  | 1.500                     | 0.125           |\n'
+        '| student | 0.100 | 0.500 | 0.500     | 0.250  | 1.500                     | 0.125           |\n'
+        '+---------+-------+-------+-----------+--------+---------------------------+-----------------+'
+    )
+
+
+@pytest.mark.parametrize('undefined', [math.nan, -1.0, '0.3'])
+def test_an_undefined_value_is_a_dash_and_a_column_without_values_is_left_out(undefined):
+    metrics = COCO | PR | {'pr/fp_per_empty_image_at_0.25': undefined, 'test/coco/bbox_mAP': undefined}
+    metrics['test/coco/bbox_mAP_50'] = 0.75
+    *_, first, second, _ = summary_table(metrics, '').splitlines()
+    assert first.replace(' ', '') == '|model|0.125|0.500|0.500|0.250|1.500|'
+    assert second.replace(' ', '') == '|test|-|0.750|-|-|-|'
+
+
+def test_the_names_of_other_metrics_and_of_the_model():
+    voc = {'pascal_voc/mAP': 0.5, 'pascal_voc/AP50': 0.75, 'pascal_voc/AP60': 0.1}
+    assert headline(voc, 'teacher') == {'teacher': {'mAP': 0.5, 'mAP50': 0.75}}
+    masks = {'student/segm_mAP': 0.25, 'coco/bbox_mAP': 0.5, 'coco/segm_mAP': 0.75}
+    assert headline(masks) == {'student': {'mAP': 0.25}, 'model': {'mAP': 0.5}}
+    assert headline({'proposal/AR@100': 0.5}) == {} and summary_table({'proposal/AR@100': 0.5}, '') is None
