@@ -24,7 +24,7 @@ train_dataloader = dict(
 )
 val_dataloader = dict(dataset=dict(ann_file='annotations/test.json', **coco))
 val_evaluator = dict(ann_file=data_root + 'annotations/test.json')
-test_dataloader = val_dataloader
-test_evaluator = val_evaluator
+test_dataloader, test_evaluator = val_dataloader, val_evaluator
 train_cfg = dict(max_epochs=18, val_interval=6)
-default_hooks = dict(checkpoint=dict(interval=6), mean_teacher=dict(momentum_warmup=100))
+param_scheduler = [dict(_base_.warmup, length=0.042), _base_.cosine]  # 50 of the 1,188 iterations
+default_hooks = dict(checkpoint=dict(interval=6), mean_teacher=dict(momentum_warmup=0.084))  # 100 iterations

@@ -46,6 +46,7 @@ from mmyolo_bgpenalty.engine.hooks.progress_bar import ProgressBarHook  # noqa: 
 from mmyolo_bgpenalty.engine.hooks.pseudo_labels import ClassThresholdsHook, PseudoLabelQualityHook  # noqa: E402
 from mmyolo_bgpenalty.engine.schedule import lambda_bg_at  # noqa: E402
 from mmyolo_bgpenalty.engine.train_loop import ResumableTrainLoop  # noqa: E402
+from mmyolo_bgpenalty.engine.warmup_lr import WarmupLR  # noqa: E402
 from mmyolo_bgpenalty.evaluation.metric import PrecisionRecallMetric  # noqa: E402
 from mmyolo_bgpenalty.models.bg_penalty_head import BgPenaltyYOLOv8Head  # noqa: E402
 from mmyolo_bgpenalty.models.data_preprocessors import (  # noqa: E402
@@ -95,6 +96,7 @@ __all__ = [
     'StackingDetDataPreprocessor',
     'ValidationLoggerHook',
     'Views',
+    'WarmupLR',
     '__version__',
     'background_penalty',
     'bg_penalty_collate',

@@ -1,10 +1,11 @@
-"""λ_bg, the weight of unlabeled images and the EMA momentum as functions of progress. Pure Python.
+"""λ_bg, the weight of unlabeled images and the EMA momentum as functions of progress, and lengths. Pure Python.
 
 Progress is the number of epochs (or iterations) since the start of training, fractions included. Lengths have the same
 unit. The functions have no state, so a resumed run is on schedule.
 """
 
 import math
+from numbers import Real
 from typing import Any
 
 from mmyolo_bgpenalty.utils.arguments import non_negative, one_of
@@ -12,6 +13,25 @@ from mmyolo_bgpenalty.utils.arguments import non_negative, one_of
 # The schedule of λ if a config does not set one. Lengths are in epochs.
 DEFAULT_PLAN: dict[str, Any] = dict(lambda_bg=1.0, burn_in=5, warmup=5, schedule='linear')
 SCHEDULES = ('constant', 'linear', 'step', 'cosine')
+
+
+def iterations_of(name: str, length: Any, total: int) -> int:
+    """The number of iterations that a setting states, as iterations or as a share of the run.
+
+    Args:
+        name: the setting, for the error.
+        length: a whole number is iterations. A number below 1 is a share of ``total``, rounded; the result is >= 1,
+            or 0 for 0.
+        total: iterations of the run.
+
+    Raises:
+        ValueError: ``length`` is something else.
+    """
+    number = isinstance(length, Real) and not isinstance(length, bool) and 0 <= length < math.inf
+    if not number or (length >= 1 and length != int(length)):
+        expected = 'a whole number of iterations or, below 1, a share of the run'
+        raise ValueError(f'Expected `{name}` to be {expected}, but got {length!r}')
+    return int(length) if length == 0 or length >= 1 else max(1, round(length * total))
 
 
 def ramp(elapsed: float, length: float, schedule: str) -> float:

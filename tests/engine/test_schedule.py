@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mmyolo_bgpenalty.engine.schedule import SCHEDULES, ema_momentum, lambda_bg_at, ramp
+from mmyolo_bgpenalty.engine.schedule import SCHEDULES, ema_momentum, iterations_of, lambda_bg_at, ramp
 from tests.helpers.schedules import COSINE, GOLDEN, LINEAR, STEP
 
 lengths = st.floats(0, 1e6)
@@ -59,3 +59,20 @@ def test_bad_arguments_are_named(name, bad):
 )
 def test_golden_momenta(updates, momentum, warmup, expected):
     assert ema_momentum(updates, momentum, warmup) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    'length, expected',
+    [(300, 300), (300.0, 300), (1, 1), (0, 0), (0.0, 0), (0.5, 1350), (1 / 9, 300), (1 / 54, 50), (1e-9, 1)],
+)
+def test_a_length_below_1_is_a_share_of_the_run(length, expected):
+    found = iterations_of('warmup', length, 2700)
+    assert found == expected and type(found) is int
+
+
+@pytest.mark.parametrize('bad', [1.5, 300.2, -1, -0.1, math.nan, math.inf, True, '5', None, [5]], ids=repr)
+def test_other_lengths_are_refused(bad):
+    with pytest.raises(ValueError) as error:
+        iterations_of('warmup', bad, 2700)
+    expected = 'Expected `warmup` to be a whole number of iterations or, below 1, a share of the run, but got '
+    assert str(error.value) == f'{expected}{bad!r}'

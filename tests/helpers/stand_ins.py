@@ -29,6 +29,7 @@ def runner(model, *, hooks=(), cfg=None, epoch=0, iteration=0, batches=10):
         cfg=cfg or {},
         epoch=epoch,
         iter=iteration,
+        max_iters=1000,
         train_dataloader=range(batches),
         message_hub=MessageHub.get_instance('test_hooks'),
     )

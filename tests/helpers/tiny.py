@@ -98,6 +98,8 @@ def load(name: str, root: Path, work_dir: Path, **options) -> Config:
             for key, value in overrides.items()
             if 'unlabeled' not in key
         }
+    if cfg.param_scheduler:  # few iterations at low learning rates, so that rounding errors stay small
+        overrides['param_scheduler.0.length'] = 50
     # Without a name all runs of a process would share one visualizer.
     overrides |= {'visualizer.name': str(work_dir), 'work_dir': str(work_dir)}
     cfg.merge_from_dict(overrides | {key.replace('__', '.'): value for key, value in options.items()})

@@ -23,7 +23,7 @@ default_hooks = dict(
         lr_factor=0.01,
         max_epochs=max_epochs,
     ),
-    mean_teacher=dict(momentum=0.0004, momentum_warmup=4000),
+    mean_teacher=dict(momentum=0.0004, momentum_warmup=0.04),
     logger=dict(interval=50),
-    pictures=dict(interval=5000),
+    pictures=dict(interval=0.05),
 )

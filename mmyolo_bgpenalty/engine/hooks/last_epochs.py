@@ -16,9 +16,9 @@ from mmyolo_bgpenalty.utils.arguments import non_negative
 class LastEpochsPipelineHook(PipelineSwitchHook):
     """Switches the pipeline for the last part of training. Ultralytics ends mosaics in this way.
 
-    The first epoch with the new pipeline is ``max_epochs - max(1, round(share * max_epochs))``, counted from 0. In a
-    ``LabeledUnlabeledDataset`` the pipeline of the labeled images is switched. The hook warns and keeps the pipeline
-    for an IterBasedTrainLoop, or if ``switch_pipeline`` is None and the set is a ConcatDataset or makes only mosaics.
+    The last ``max(1, round(share * max_epochs))`` epochs have the new pipeline. In a ``LabeledUnlabeledDataset`` the
+    pipeline of the labeled images is switched. The hook warns and keeps the pipeline for an IterBasedTrainLoop, or if
+    ``switch_pipeline`` is None and the set is a ConcatDataset or makes only mosaics.
 
     Args:
         share: part of the epochs, in (0, 1].

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmyolo_bgpenalty.datasets.samplers import LabeledUnlabeledBatchSampler
 from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook
-from mmyolo_bgpenalty.engine.schedule import SCHEDULES, ema_momentum, ramp
+from mmyolo_bgpenalty.engine.schedule import SCHEDULES, ema_momentum, iterations_of, ramp
 from mmyolo_bgpenalty.utils.arguments import flag, non_negative, one_of, whole_number
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 
@@ -35,7 +35,8 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
         unsup_schedule: shape of the rise, 'constant', 'linear', 'step' or 'cosine'.
         average_in_burn_in: average from the first iteration on. Then the first pseudo-labels come from an average, and
             a run with only labeled images (burn-in to the end) has an EMA.
-        momentum_warmup: ``warmup`` of ``ema_momentum``, >= 0. It begins with the first average.
+        momentum_warmup: ``warmup`` of ``ema_momentum``, as iterations or below 1 as a share of the run, see
+            ``iterations_of``. It begins with the first average.
 
     Raises:
         ValueError: an argument is out of range; no student and teacher in the model; no LambdaBgSchedulerHook.
@@ -56,7 +57,8 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
         self.unsup_warmup = non_negative('unsup_warmup', unsup_warmup)
         self.unsup_schedule = one_of('unsup_schedule', unsup_schedule, SCHEDULES)
         self.average_in_burn_in = flag('average_in_burn_in', average_in_burn_in)
-        self.momentum_warmup = non_negative('momentum_warmup', momentum_warmup)
+        iterations_of('momentum_warmup', momentum_warmup, 1)
+        self.momentum_warmup = momentum_warmup
 
     def before_train(self, runner: Runner) -> None:
         model = unwrapped(runner.model)
@@ -71,6 +73,7 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
                 'none: add it (with lambda_bg=0 for no penalty)'
             )
         self._plan = plans[0]
+        self._warmup = iterations_of('momentum_warmup', self.momentum_warmup, runner.max_iters)
         sampler = getattr(runner.train_dataloader, 'batch_sampler', None)
         if isinstance(sampler, LabeledUnlabeledBatchSampler):
             sampler.labeled_only = self._plan.burn_in_batches(runner)
@@ -108,7 +111,7 @@ class BurnInMeanTeacherHook(MeanTeacherHook):
         elif self.every_n_train_iters(runner, self.interval):
             if self._plan.by_epoch:
                 elapsed *= len(runner.train_dataloader)
-            momentum = ema_momentum(elapsed, self.momentum, self.momentum_warmup)
+            momentum = ema_momentum(elapsed, self.momentum, self._warmup)
             self.momentum_update(unwrapped(runner.model), momentum)
 
     @torch.no_grad()

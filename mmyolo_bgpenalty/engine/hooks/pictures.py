@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 from mmyolo.registry import HOOKS
 from torch import Tensor
 
+from mmyolo_bgpenalty.engine.schedule import iterations_of
 from mmyolo_bgpenalty.models.semi_detector import SemiYOLODetector, UnlabeledBatch
 from mmyolo_bgpenalty.utils.arguments import whole_number
 from mmyolo_bgpenalty.utils.distributed import unwrapped
@@ -90,7 +91,7 @@ class PseudoLabelPicturesHook(Hook):
     random numbers and does not change the model. If it fails, training continues after a warning.
 
     Args:
-        interval: iterations between sheets, >= 1, or -1 for no sheets.
+        interval: iterations between sheets, or below 1 their share of the run, see ``iterations_of``. -1: no sheets.
         max_images: largest number of images on a sheet, >= 1.
 
     Raises:
@@ -99,14 +100,17 @@ class PseudoLabelPicturesHook(Hook):
 
     priority = 'LOW'
 
-    def __init__(self, interval: int = 500, max_images: int = 4):
-        self.interval = interval if interval == -1 else whole_number('interval', interval)
+    def __init__(self, interval: float = 500, max_images: int = 4):
+        if interval != -1 and not iterations_of('interval', interval, 1):
+            raise ValueError(f'Expected `interval` to be > 0, or -1 for no sheets, but got {interval!r}')
+        self.interval = interval
         self.max_images = whole_number('max_images', max_images)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         model = unwrapped(runner.model)
         if isinstance(model, SemiYOLODetector):
-            model.keep_latest = is_main_process() and self.every_n_train_iters(runner, self.interval)
+            every = -1 if self.interval == -1 else iterations_of('interval', self.interval, runner.max_iters)
+            model.keep_latest = is_main_process() and self.every_n_train_iters(runner, every)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         model = unwrapped(runner.model)

@@ -76,6 +76,7 @@ def test_tensors_that_another_hook_replaced_are_averaged_from_the_next_epoch_on(
         (dict(momentum=0.25, momentum_warmup=5, average_in_burn_in=True), 0, 1),
         (dict(momentum=0.25, momentum_warmup=5, average_in_burn_in=True), 5, ema_momentum(5, 0.25, 5)),
         (dict(momentum=0.25, momentum_warmup=5), 25, ema_momentum(5, 0.25, 5)),
+        (dict(momentum=0.25, momentum_warmup=0.005), 25, ema_momentum(5, 0.25, 5)),  # of 1,000 iterations
         # The earlier epochs had 10 batches. The resumed run has another number of batches.
         (dict(momentum=0.25, batches=20), 20, 0.25),
         (dict(momentum=0.25, batches=20, momentum_warmup=5), 20, 1),
@@ -92,7 +93,7 @@ def test_the_students_share_by_iteration(arguments, iteration, expected):
 BAD = dict(momentum=0, interval=0, unsup_warmup=-1, unsup_schedule='x', average_in_burn_in=1, momentum_warmup=-1)
 
 
-@pytest.mark.parametrize('name, bad', [*BAD.items(), ('momentum', 1)])
+@pytest.mark.parametrize('name, bad', [*BAD.items(), ('momentum', 1), ('momentum_warmup', 1.5)])
 def test_bad_teacher_arguments_are_refused(name, bad):
     with pytest.raises(ValueError, match=name):
         BurnInMeanTeacherHook(**{name: bad})

@@ -143,7 +143,8 @@ def test_views_are_kept_in_the_iterations_that_draw(runner, monkeypatch):
             found.append(model.keep_latest)
         return found
 
-    assert kept(2) == [False, True, False, True] and kept(-1) == [False] * 4
+    runner.max_iters = 8
+    assert kept(2) == kept(0.25) == [False, True, False, True] and kept(-1) == [False] * 4
     monkeypatch.setattr(pictures, 'is_main_process', lambda: False)
     assert kept(1) == [False] * 4
 
@@ -168,7 +169,8 @@ def test_training_continues_after_a_failure(runner, monkeypatch, where):
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (dict(interval=0), '`interval` to be a whole number >= 1, but got 0'),
+        (dict(interval=0), '`interval` to be > 0, or -1 for no sheets, but got 0'),
+        (dict(interval=1.5), '`interval` to be a whole number of iterations or, below 1, a share of the run'),
         (dict(max_images=True), '`max_images` to be a whole number >= 1, but got True'),
     ],
 )
