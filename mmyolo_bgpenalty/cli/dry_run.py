@@ -15,11 +15,11 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmyolo_bgpenalty.cli.run import build_runner
-from mmyolo_bgpenalty.engine.checkpoint_files import check_start
 from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook
 from mmyolo_bgpenalty.engine.hooks.mean_teacher import BurnInMeanTeacherHook
 from mmyolo_bgpenalty.engine.hooks.pseudo_labels import ClassThresholdsHook
 from mmyolo_bgpenalty.engine.schedule import lambda_bg_at, ramp
+from mmyolo_bgpenalty.engine.start_weights import check_start
 from mmyolo_bgpenalty.models.bg_penalty_head import BgPenaltyYOLOv8Head
 
 
@@ -71,7 +71,7 @@ def _first_pass(runner: Runner) -> FirstPass:
     trained = getattr(model, 'student', model)
     if runner.cfg.get('load_from'):
         check_start(runner)
-        runner.load_checkpoint(runner.cfg.load_from)
+        runner.load_checkpoint(runner._load_from)
     elif trained is not model:
         model.teacher.load_state_dict(trained.state_dict())
     heads = [module for module in trained.modules() if isinstance(module, BgPenaltyYOLOv8Head)]

@@ -6,8 +6,7 @@ import os
 from collections.abc import Sequence
 
 from mmyolo_bgpenalty.cli.run import InputCheck, build_runner, command, config_parser, read_config, work_dir_of
-from mmyolo_bgpenalty.engine.checkpoint_files import check_loadable
-from mmyolo_bgpenalty.engine.hooks.lambda_bg import unwrapped
+from mmyolo_bgpenalty.engine.start_weights import check_start
 from mmyolo_bgpenalty.utils.files import write_whole
 
 
@@ -23,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         cfg = read_config(args.config, args.cfg_options)
         if not os.path.isfile(args.checkpoint):
             raise FileNotFoundError(f'no such checkpoint: {args.checkpoint}')
-        cfg.load_from = args.checkpoint
+        cfg.load_from, cfg.resume = args.checkpoint, False
         cfg.work_dir = work_dir_of(args, cfg)
         if args.out:
             evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
@@ -33,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         runner = build_runner(cfg)
         runner.register_hook(check)
         # If a layer has another shape, MMEngine only warns, and the layer keeps its initial weights.
-        check_loadable(args.checkpoint, unwrapped(runner.model), complete=True)
+        check_start(runner, complete=True)
         metrics = runner.test()
     if args.out:
         # JSON has no nan. An undefined metric is nan, such as false positives per empty image if no image is empty.

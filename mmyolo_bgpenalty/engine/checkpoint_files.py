@@ -7,14 +7,13 @@ from pickle import UnpicklingError
 from typing import Any
 
 from mmengine.fileio import LocalBackend, register_backend
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import CheckpointLoader
 from torch import Tensor, load, nn
 
 from mmyolo_bgpenalty.compat import allow_checkpoint_types, safe_loading
-from mmyolo_bgpenalty.utils.distributed import unwrapped
+from mmyolo_bgpenalty.engine.file_kinds import ForeignFileError, check_kind
+from mmyolo_bgpenalty.engine.ultralytics_weights import is_ultralytics, read_ultralytics
 from mmyolo_bgpenalty.utils.files import write_whole
-
-Shapes = dict[str, tuple[int, ...]]
 
 
 class CheckpointError(ValueError):
@@ -23,6 +22,8 @@ class CheckpointError(ValueError):
 
 def read_checkpoint(path: str) -> Any:
     """Read a checkpoint to the CPU. From torch 2.6 on nothing in it is executed.
+
+    A YOLOv8 detector of Ultralytics (.pt) becomes a checkpoint with MMYOLO's names, see ``read_ultralytics``.
 
     MMEngine's own loaders may execute code: torch.hub, which reads URLs, turns safe loading off. onedl-mmengine turns
     it off for files that safe loading refuses. A file that this function has read is safe for those loaders.
@@ -36,14 +37,17 @@ def read_checkpoint(path: str) -> Any:
     """
     allow_checkpoint_types()  # again, since onedl-mmengine forbids these types after it has read a file
     try:
-        if '://' not in path:
-            return load(os.path.expanduser(path), map_location='cpu')
-        return _read_url(path)
+        return _read_url(path) if '://' in path else _read_file(os.path.expanduser(path))
     except Exception as error:  # torch raises errors of many types for a file that is broken or no checkpoint
         # There is no such file, host or package, or no published model has this name.
         if isinstance(error, (OSError, ImportError)) or ('://' in path and isinstance(error, KeyError)):
             raise
         raise CheckpointError(f'{path}: cannot be read as a checkpoint: {_reason(error)}') from None
+
+
+def _read_file(file: str) -> Any:
+    check_kind(file)
+    return read_ultralytics(file) if is_ultralytics(file) else load(file, map_location='cpu')
 
 
 def _read_url(path: str) -> Any:
@@ -60,6 +64,8 @@ def _read_url(path: str) -> Any:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, ForeignFileError):
+        return str(error)
     refused = re.search(r'(?:GLOBAL|refused) ([\w.]+)', str(error)) if isinstance(error, UnpicklingError) else None
     if refused:
         return f'it holds {refused.group(1)}, which safe loading refuses'
@@ -74,15 +80,6 @@ class WholeFileBackend(LocalBackend):
 
     def put(self, obj: bytes, filepath) -> None:
         write_whole(filepath, obj)
-
-
-def check_start(runner: Runner, optimizer: bool = True) -> None:
-    """Check ``load_from`` by ``check_resumable`` or ``check_loadable``, before the runner reads it."""
-    path, model = runner._load_from, unwrapped(runner.model)
-    if path is not None and runner._resume:
-        check_resumable(path, model, optimizer)
-    elif path is not None:
-        check_loadable(path, model)
 
 
 def check_resumable(path: str, model: nn.Module, optimizer: bool = True) -> None:
@@ -103,45 +100,25 @@ def check_resumable(path: str, model: nn.Module, optimizer: bool = True) -> None
     if 'config' in content['meta']:
         # Runner.resume would execute it. MMEngine itself writes `meta.cfg`, which is text.
         raise CheckpointError(f'{path}: no run can be resumed from it: `meta.config` is code')
-    _check_shapes(path, _shapes(dict(model.named_parameters())), _shapes(content['state_dict']))
+    check_parameters(path, model, content['state_dict'])
 
 
-def check_loadable(path: str, model: nn.Module, complete: bool = False) -> None:
-    """Raise a CheckpointError if a model cannot load weights from a checkpoint (a file or a URL).
-
-    The checkpoint must hold at least one parameter of the model with the same shape. With ``complete``, as for
-    evaluation, it must hold every parameter. ``read_checkpoint`` may raise other errors.
-    """
-    content = read_checkpoint(path)
-    weights = content.get('state_dict', content) if isinstance(content, Mapping) else None
-    found = _shapes(weights) if isinstance(weights, Mapping) else {}
-    if not found:
-        raise CheckpointError(f'{path}: expected a `state_dict` of tensors, but got none')
-    own = _shapes(dict(model.named_parameters()))
-    if not {(_plain(name), shape) for name, shape in own.items()} & {(_plain(name), s) for name, s in found.items()}:
-        raise CheckpointError(
-            f'{path}: is of another model: none of its tensors, such as {next(iter(found))}, is in this one '
-            'with the same shape'
-        )
-    if complete:
-        _check_shapes(path, own, {name: found.get(name, found.get(_plain(name))) for name in own})
-
-
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """Remove the prefix of student or teacher. SemiBaseDetector loads a plain detector into both."""
-    return re.sub(r'^(module\.)?(student\.|teacher\.)?', '', name)
+    return re.sub(r'^(student\.|teacher\.)', '', name)
 
 
-def _shapes(weights: Mapping) -> Shapes:
-    return {name: tuple(value.shape) for name, value in weights.items() if isinstance(value, Tensor)}
+def shape_of(value: Any) -> tuple[int, ...] | str:
+    return tuple(value.shape) if isinstance(value, Tensor) else 'absent'
 
 
-def _check_shapes(path: str, own: Shapes, found: Mapping) -> None:
-    differ = [name for name in own if found.get(name) != own[name]]
+def check_parameters(path: str, model: nn.Module, found: Mapping, hint: str = '') -> None:
+    """Raise a CheckpointError if a parameter of the model is not in ``found`` with the same shape."""
+    own = dict(model.named_parameters())
+    differ = [name for name, value in own.items() if shape_of(found.get(name)) != shape_of(value)]
     if differ:
         name = differ[0]
-        there = 'absent' if found.get(name) is None else found[name]
         raise CheckpointError(
-            f'{path}: is of another model: {len(differ)} of {len(own)} parameters differ. The first is {name}: {there} '
-            f'in the checkpoint, {own[name]} in the model'
+            f'{path}: is of another model: {len(differ)} of {len(own)} parameters differ. The first is {name}: '
+            f'{shape_of(found.get(name))} in the checkpoint, {shape_of(own[name])} in the model{hint}'
         )

@@ -1,18 +1,22 @@
 """Weights of Ultralytics' YOLOv8, under the names of MMYOLO.
 
-Ultralytics saves a pickled model, not a ``state_dict``. ``torch.load`` with ``weights_only=True`` reads it here: each
-class that it does not allow becomes an inert stub. So no code of the file or of another package runs.
+Ultralytics saves a pickled model, not a ``state_dict``. ``torch.load(weights_only=True)`` reads it here. Each class
+that torch does not allow becomes an inert stub. So no code of the file runs, and Ultralytics need not be installed.
 """
 
+import pickletools
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-# The modules of yolov8.yaml (n to x have the same), numbered as in Ultralytics, and their names in MMYOLO.
+from mmyolo_bgpenalty.compat import safe_loading
+from mmyolo_bgpenalty.engine.file_kinds import ForeignFileError, torch_pickle
+
+# The modules of yolov8.yaml with weights (n to x have the same), numbered as in Ultralytics, and their names in MMYOLO.
 MODULES = {
     **{0: 'backbone.stem'},
     **{number: f'backbone.stage{(number + 1) // 2}.{(number + 1) % 2}' for number in range(1, 9)},
@@ -24,53 +28,118 @@ SPPF, DETECT = 9, 22
 IN_SPPF = {r'^cv(\d)\.': r'conv\1.'}
 IN_DETECT = {r'^cv2\.': 'reg_preds.', r'^cv3\.': 'cls_preds.'}
 IN_C2F = {r'^cv1\.': 'main_conv.', r'^cv2\.': 'final_conv.', r'^m\.(\d+)\.cv(\d)\.': r'blocks.\1.conv\2.'}
+# The classes of Ultralytics in a YOLOv8 detector. Other models have others.
+CLASSES = {'DetectionModel', 'Conv', 'C2f', 'Bottleneck', 'SPPF', 'Concat', 'Detect', 'DFL'}
+# Modules of other repositories, as they stand in pickled models.
+OTHERS = {'models.yolo ': 'YOLOv5 or YOLOv7', 'yolov6.': 'YOLOv6'}
+ONLY = 'Of these only detectors of YOLOv8 (yolov8n.pt to yolov8x.pt) can start a training'
 
 
-class _Stub:
-    """Takes the place of a class of the file. It keeps the state and does nothing."""
+class Stub:
+    """Takes the place of a class or function of the file. It keeps the state and does nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
 
     def __setstate__(self, state: Any) -> None:
-        self.__dict__.update(state if isinstance(state, dict) else {})
+        if isinstance(state, dict):
+            self.__dict__.update(state)
 
 
-def read_model(path: str) -> Any:
-    """The content of a checkpoint file, with stubs for all classes that torch's safe loading does not know.
+def is_ultralytics(file: str) -> bool:
+    """Whether a torch file holds objects of Ultralytics. Nothing in it is unpickled.
 
     Raises:
-        OSError, RuntimeError, pickle.UnpicklingError: as ``torch.load(path, weights_only=True)``.
+        ForeignFileError: it holds objects of another YOLO.
     """
-    stubs = [(type('Stub', (_Stub,), {}), name) for name in get_unsafe_globals_in_checkpoint(path)]
-    with safe_globals(stubs):
-        return torch.load(path, map_location='cpu', weights_only=True)
+    pickled = torch_pickle(file)
+    names = {arg for code, arg, _ in pickletools.genops(pickled) if code.name == 'GLOBAL'} if pickled else set()
+    for prefix, name in OTHERS.items():
+        if any(found.startswith(prefix) for found in names):
+            raise ForeignFileError(f'it is a model of {name}. {ONLY}')
+    return any(found.startswith('ultralytics.') for found in names)
 
 
-def yolov8_weights(content: Any) -> dict[str, Tensor] | None:
-    """The weights of a YOLOv8 detector of Ultralytics in MMYOLO's names, fp32. None if ``content`` has no such model.
+def read_ultralytics(file: str) -> dict:
+    """Read a YOLOv8 detector of Ultralytics as a checkpoint of MMEngine: ``state_dict`` and ``meta.dataset_meta``.
 
-    Ultralytics itself takes ``ema`` if it is there, and ``model`` otherwise.
+    Raises:
+        ForeignFileError: the model is no YOLOv8 detector, or this torch cannot read it safely.
+        Exception: as ``torch.load(file, weights_only=True)``.
     """
+    if not safe_loading():
+        raise ForeignFileError(
+            f'it is a model of Ultralytics. To read it safely, torch 2.6 is needed, but got {torch.__version__}. '
+            "Update torch, or convert the file with MMYOLO's tools/model_converters/yolov8_to_mmyolo.py"
+        )
+    content = read_with_stubs(file)
+    # Ultralytics itself takes `ema` if there is one.
     model = (content.get('ema') or content.get('model')) if isinstance(content, Mapping) else None
-    weights = {}
+    weights = yolov8_weights(model)
+    names = getattr(model, 'names', None)
+    classes = tuple(map(str, names.values() if isinstance(names, dict) else names or ()))
+    return dict(meta=dict(dataset_meta=dict(classes=classes)), state_dict=weights)
+
+
+def read_with_stubs(file: str) -> Any:
+    """The content of a torch file. torch's own safe types are read, all others become stubs."""
+    serialization = torch.serialization
+    allowed = serialization.get_safe_globals()
+    serialization.clear_safe_globals()  # what other packages allow becomes a stub, too
+    try:
+        names = serialization.get_unsafe_globals_in_checkpoint(file)
+        with serialization.safe_globals([(type(name, (Stub,), {}), name) for name in names]):
+            return torch.load(file, map_location='cpu', weights_only=True)
+    finally:
+        serialization.clear_safe_globals()
+        serialization.add_safe_globals(allowed)
+
+
+def yolov8_weights(model: Any) -> dict[str, Tensor]:
+    """The weights of a pickled YOLOv8 detector of Ultralytics under MMYOLO's names. Half precision becomes fp32.
+
+    Raises:
+        ForeignFileError: it is another model.
+    """
+    weights, numbers = {}, set()
     for name, value in _tensors(model):
         number, _, rest = name.removeprefix('model.').partition('.')
-        if not number.isdigit() or int(number) not in MODULES:
-            return None
-        if 'dfl' not in rest:  # the fixed projection, which MMYOLO makes itself
-            weights[f'{MODULES[int(number)]}.{_renamed(int(number), rest)}'] = value.float()
-    return weights or None
+        numbers.add(number)
+        # `dfl` is a fixed projection, which MMYOLO makes itself.
+        if number.isdigit() and int(number) in MODULES and not rest.startswith('dfl.'):
+            value = value.detach()
+            weights[_renamed(int(number), rest)] = value.float() if value.is_floating_point() else value
+    names = {type(module).__name__ for _, module in _modules(model)}
+    classes = {name.rpartition('.')[2] for name in names if name.startswith('ultralytics.')}
+    if not classes <= CLASSES or numbers != set(map(str, MODULES)):
+        raise ForeignFileError(f'it is {_description(model)}. {ONLY}')
+    return weights
 
 
-def _tensors(module: Any, prefix: str = '') -> Iterator[tuple[str, Tensor]]:
+def _description(model: Any) -> str:
+    """What a model of Ultralytics is, for a message."""
+    if not isinstance(model, Stub):
+        return 'a file of Ultralytics without a model'
+    yaml = getattr(model, 'yaml', None)
+    file = PurePath(str(yaml.get('yaml_file', ''))).name if isinstance(yaml, dict) else ''
+    kind = type(model).__name__.rpartition('.')[2]
+    return f"Ultralytics' {kind}" + (f' of {file}' if file else '')
+
+
+def _modules(module: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
+    """All modules of a pickled ``nn.Module`` and the prefixes of their tensors."""
+    yield prefix, module
+    for name, child in getattr(module, '__dict__', {}).get('_modules', {}).items():
+        yield from _modules(child, f'{prefix}{name}.')
+
+
+def _tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
     """The parameters and buffers of a pickled ``nn.Module``, named as in its ``state_dict``."""
-    state = getattr(module, '__dict__', {})
-    for name, value in {**state.get('_parameters', {}), **state.get('_buffers', {})}.items():
-        if isinstance(value, Tensor):
-            yield prefix + name, value
-    for name, child in state.get('_modules', {}).items():
-        yield from _tensors(child, f'{prefix}{name}.')
+    for prefix, module in _modules(model):
+        state = getattr(module, '__dict__', {})
+        for name, value in {**state.get('_parameters', {}), **state.get('_buffers', {})}.items():
+            if isinstance(value, Tensor):
+                yield prefix + name, value
 
 
 def _renamed(number: int, name: str) -> str:
@@ -78,4 +147,4 @@ def _renamed(number: int, name: str) -> str:
         name, found = re.subn(old, new, name)
         if found:
             break
-    return name
+    return f'{MODULES[number]}.{name}'

@@ -19,7 +19,8 @@ from mmyolo.utils import register_all_modules
 
 from mmyolo_bgpenalty import ResumableCheckpointHook
 from mmyolo_bgpenalty.cli.train import main
-from mmyolo_bgpenalty.engine.checkpoint_files import CheckpointError, check_loadable, check_resumable, read_checkpoint
+from mmyolo_bgpenalty.engine.checkpoint_files import CheckpointError, check_resumable, read_checkpoint
+from mmyolo_bgpenalty.engine.start_weights import FITTED, StartWeights
 from tests.helpers.child_runs import ended, start
 from tests.helpers.pickles import Runs
 from tests.helpers.tiny import SEMI, load
@@ -50,23 +51,23 @@ def saved(path, content):
 def test_a_good_checkpoint_is_fine(good, model, tmp_path):
     file = saved(tmp_path / 'good.pth', good)
     check_resumable(file, model)
-    check_loadable(file, model, complete=True)
+    StartWeights(file, model, complete=True)
     del good['optimizer']
     # Buffers may be absent.
     good['state_dict'] = {name: value for name, value in good['state_dict'].items() if 'running' not in name}
     check_resumable(saved(tmp_path / 'no_optimizer.pth', good), model, optimizer=False)
     # The weights of a plain detector, without a `state_dict` around them, start student and teacher.
     plain = {name[8:]: value for name, value in good['state_dict'].items() if name.startswith('student.')}
-    check_loadable(saved(tmp_path / 'plain.pth', plain), model, complete=True)
+    StartWeights(saved(tmp_path / 'plain.pth', plain), model, complete=True)
 
 
 @pytest.mark.parametrize('part', ['student', 'teacher'])
 def test_evaluation_needs_every_parameter_and_load_from_needs_one(part, good, model, tmp_path):
     state = {**good['state_dict'], HEAD.replace('student', part): torch.zeros(80, 16, 1, 1)}
     file = saved(tmp_path / 'other.pth', dict(good, state_dict=state))
-    check_loadable(file, model)
+    StartWeights(file, model)
     with pytest.raises(CheckpointError, match='another model: 1 of .* differ.*: .80, 16, 1, 1. in the checkpoint'):
-        check_loadable(file, model, complete=True)
+        StartWeights(file, model, complete=True)
 
 
 HEAD = 'student.bbox_head.head_module.cls_preds.0.2.weight'
@@ -107,14 +108,17 @@ def test_a_checkpoint_that_no_run_can_continue_from_is_named(change, message, go
 def test_weights_of_another_model_are_named(content, message, model, tmp_path):
     file = saved(tmp_path / 'foreign.pth', content)
     with pytest.raises(CheckpointError, match=f'^{file}: .*{message}'):
-        check_loadable(file, model)
+        StartWeights(file, model)
 
 
 BROKEN = {
-    'text': (lambda whole: b'no checkpoint\n', 'it is not a torch file'),
-    'empty': (lambda whole: b'', 'it is not a torch file'),
-    'truncated': (lambda whole: whole[: len(whole) // 2], 'failed finding central directory'),
-    'torn': (lambda whole: whole[: len(whole) // 2].ljust(len(whole), b'\0'), 'failed finding central directory'),
+    'text': (
+        lambda whole: b'no checkpoint\n',
+        "it is a text file, which starts with 'no checkpoint'. Give a checkpoint",
+    ),
+    'empty': (lambda whole: b'', 'it is empty. Download or copy it again'),
+    'truncated': (lambda whole: whole[: len(whole) // 2], 'its end is missing'),
+    'torn': (lambda whole: whole[: len(whole) // 2].ljust(len(whole), b'\0'), 'its end is missing'),
 }
 
 
@@ -124,7 +128,7 @@ def test_broken_files_are_named(name, good, model, tmp_path):
     saved(file, good)
     change, message = BROKEN[name]
     file.write_bytes(change(file.read_bytes()))
-    for check in (check_loadable, check_resumable):
+    for check in (StartWeights, check_resumable):
         with pytest.raises(CheckpointError, match=f'^{file}: cannot be read as a checkpoint: .*{message}') as error:
             check(str(file), model)
         assert '\n' not in str(error.value)
@@ -132,7 +136,7 @@ def test_broken_files_are_named(name, good, model, tmp_path):
 
 def test_a_missing_file_is_not_a_broken_file(model, tmp_path):
     with pytest.raises(FileNotFoundError, match=r'none\.pth'):
-        check_loadable(str(tmp_path / 'none.pth'), model)
+        StartWeights(str(tmp_path / 'none.pth'), model)
     with pytest.raises(KeyError, match='no_such_model'):
         read_checkpoint('open-mmlab://no_such_model')
 
@@ -189,7 +193,8 @@ def test_a_malicious_pickle_of_the_web_is_refused(tmp_path, monkeypatch):
         server.shutdown()
     assert not trace.exists()
     assert 'TORCH_FORCE_WEIGHTS_ONLY_LOAD' not in os.environ
-    assert {loader.__module__ for loader in CheckpointLoader._schemes.values()} == {'mmengine.runner.checkpoint'}
+    loaders = {loader.__module__ for prefix, loader in CheckpointLoader._schemes.items() if prefix != FITTED}
+    assert loaders == {'mmengine.runner.checkpoint'}
 
 
 # Which checkpoint a run is resumed from
