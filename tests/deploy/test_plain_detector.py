@@ -223,7 +223,7 @@ def test_bad_input_gives_an_error_of_one_line_and_no_files(semi, data, tmp_path,
 
     head = 'teacher.bbox_head.head_module.cls_preds.0.2.bias'
     files = {
-        'text': (b'no checkpoint\n', 'not a torch file'),
+        'text': (b'no checkpoint\n', 'it is a text file'),
         'foreign': (altered(lambda c: dict(model=c['state_dict'])), '`state_dict` of tensors'),
         'plain': (altered(lambda c: c.update(state_dict={k[8:]: w for k, w in weights.items()})), '`teacher.…`'),
         'lacking': (altered(lambda c: c['state_dict'].__delitem__(head)), head[8:]),
