@@ -21,5 +21,7 @@ model = dict(
 )
 interval = max(1, _base_.max_epochs // 10)
 train_cfg = dict(val_interval=interval)
-optim_wrapper = dict(optimizer=dict(lr=2e-3))  # for a start from COCO weights (docs/experiments.md)
-default_hooks = dict(checkpoint=dict(interval=interval))
+# Chosen for a start from COCO weights (docs/experiments.md)
+optim_wrapper = dict(optimizer=dict(lr=2e-3))
+param_scheduler = [dict(_base_.warmup, length=1 / 24), _base_.cosine]
+default_hooks = dict(checkpoint=dict(interval=interval), mean_teacher=dict(momentum_warmup=1 / 12))
