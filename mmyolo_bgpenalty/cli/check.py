@@ -17,6 +17,7 @@ from mmyolo_bgpenalty.cli.dry_run import FirstPass, dry_run
 from mmyolo_bgpenalty.cli.run import InputCheck, command, config_parser, in_users_code, read_config
 from mmyolo_bgpenalty.config_check.check import check_config
 from mmyolo_bgpenalty.config_check.findings import Finding, first_of
+from mmyolo_bgpenalty.config_check.settings.plan import run_plan
 
 COLOURS = dict(error='bold red', warning='yellow')
 
@@ -29,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with InputCheck():
         cfg = read_config(args.config, args.cfg_options)
     console = Console(highlight=False, soft_wrap=True)
-    findings = check_config(cfg)
+    plan, findings = run_plan(cfg), check_config(cfg)
+    if plan is not None:
+        console.print(Text(f'Plan: {plan}'))
     if args.step:
         if any(finding.level == 'error' for finding in findings):
             console.print('The errors below must be corrected before --step can run.')

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from mmyolo_bgpenalty.config_check import evaluation, files, pipelines, sizes, training
+from mmyolo_bgpenalty.config_check import evaluation, files, pipelines, sizes
 from mmyolo_bgpenalty.config_check.findings import Finding, run_checks
 from mmyolo_bgpenalty.config_check.parts import ConfigParts
+from mmyolo_bgpenalty.config_check.settings import training
 
 WIRING = (*training.CHECKS, *pipelines.CHECKS, *sizes.CHECKS, *evaluation.CHECKS)
 

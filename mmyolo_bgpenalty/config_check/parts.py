@@ -137,9 +137,14 @@ def coco_or_error(file: str) -> dict | ValueError:
 
 
 class ConfigParts:
-    """The parts of a config. ``hooks`` of a Runner are added if the config does not name them."""
+    """The parts of a config, and what a Runner knows.
 
-    def __init__(self, cfg: Mapping, hooks: Iterable = ()):
+    ``hooks`` of a Runner are added if the config does not name them. ``epoch_length`` is the number of iterations of an
+    epoch, if it is known.
+    """
+
+    def __init__(self, cfg: Mapping, hooks: Iterable = (), epoch_length: int | None = None):
+        self.epoch_length = epoch_length
         self.cfg: Mapping = cfg.to_dict() if hasattr(cfg, 'to_dict') else cfg
         self.filename, self.text = (str(getattr(cfg, name, None) or '') for name in ('filename', 'text'))
         self.scope = self.cfg.get('default_scope')
