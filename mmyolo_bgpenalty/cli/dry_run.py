@@ -15,11 +15,11 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmyolo_bgpenalty.cli.run import build_runner
+from mmyolo_bgpenalty.engine.checkpoints.start_weights import check_start
 from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook
 from mmyolo_bgpenalty.engine.hooks.mean_teacher import BurnInMeanTeacherHook
 from mmyolo_bgpenalty.engine.hooks.pseudo_labels import ClassThresholdsHook
 from mmyolo_bgpenalty.engine.schedule import lambda_bg_at, ramp
-from mmyolo_bgpenalty.engine.start_weights import check_start
 from mmyolo_bgpenalty.models.bg_penalty_head import BgPenaltyYOLOv8Head
 
 

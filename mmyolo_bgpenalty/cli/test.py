@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from mmyolo_bgpenalty.cli.run import InputCheck, build_runner, command, config_parser, read_config, work_dir_of
-from mmyolo_bgpenalty.engine.start_weights import check_start
+from mmyolo_bgpenalty.engine.checkpoints.start_weights import check_start
 from mmyolo_bgpenalty.utils.files import write_whole
 
 

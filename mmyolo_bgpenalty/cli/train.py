@@ -9,8 +9,8 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from mmyolo_bgpenalty.cli.run import InputCheck, build_runner, command, config_parser, read_config, work_dir_of
+from mmyolo_bgpenalty.engine.checkpoints.start_weights import check_start
 from mmyolo_bgpenalty.engine.hooks.checkpoint import ResumableCheckpointHook
-from mmyolo_bgpenalty.engine.start_weights import check_start
 from mmyolo_bgpenalty.utils.distributed import destroy_processes, init_cpu_processes
 
 

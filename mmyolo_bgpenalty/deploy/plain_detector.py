@@ -19,7 +19,7 @@ from mmyolo import registry as mmyolo_registry
 from mmyolo.registry import DATASETS, MODELS
 from torch import Tensor, nn
 
-from mmyolo_bgpenalty.engine.checkpoint_files import read_checkpoint
+from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import read_checkpoint
 
 PACKAGE = __name__.partition('.')[0]
 REGISTRIES = [registry for registry in vars(mmyolo_registry).values() if isinstance(registry, Registry)]

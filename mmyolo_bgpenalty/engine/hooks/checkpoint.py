@@ -18,8 +18,8 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.utils import apply_to
 from mmyolo.registry import HOOKS
 
-from mmyolo_bgpenalty.engine.checkpoint_files import CheckpointError, check_resumable
-from mmyolo_bgpenalty.engine.start_weights import check_start
+from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import CheckpointError, check_resumable
+from mmyolo_bgpenalty.engine.checkpoints.start_weights import check_start
 from mmyolo_bgpenalty.engine.train_loop import ResumableTrainLoop
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 from mmyolo_bgpenalty.utils.files import write_whole

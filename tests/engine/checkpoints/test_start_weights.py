@@ -5,8 +5,8 @@ import torch
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 
-from mmyolo_bgpenalty.engine.checkpoint_files import read_checkpoint
-from mmyolo_bgpenalty.engine.start_weights import check_start
+from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import read_checkpoint
+from mmyolo_bgpenalty.engine.checkpoints.start_weights import check_start
 from tests.helpers.tiny import SEMI, SUPERVISED, load
 from tests.helpers.yolov8_pickles import save_yolov8, yolov8
 

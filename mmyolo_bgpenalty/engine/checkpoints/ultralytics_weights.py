@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmyolo_bgpenalty.compat import safe_loading
-from mmyolo_bgpenalty.engine.file_kinds import ForeignFileError, torch_pickle
+from mmyolo_bgpenalty.engine.checkpoints.file_kinds import ForeignFileError, torch_pickle
 
 # The modules of yolov8.yaml with weights (n to x have the same), numbered as in Ultralytics, and their names in MMYOLO.
 MODULES = {

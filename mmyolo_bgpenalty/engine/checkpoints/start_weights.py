@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor, nn
 
-from mmyolo_bgpenalty.engine.checkpoint_files import (
+from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import (
     CheckpointError,
     check_parameters,
     check_resumable,

@@ -19,8 +19,8 @@ from mmyolo.utils import register_all_modules
 
 from mmyolo_bgpenalty import ResumableCheckpointHook
 from mmyolo_bgpenalty.cli.train import main
-from mmyolo_bgpenalty.engine.checkpoint_files import CheckpointError, check_resumable, read_checkpoint
-from mmyolo_bgpenalty.engine.start_weights import FITTED, StartWeights
+from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import CheckpointError, check_resumable, read_checkpoint
+from mmyolo_bgpenalty.engine.checkpoints.start_weights import FITTED, StartWeights
 from tests.helpers.child_runs import ended, start
 from tests.helpers.pickles import Runs
 from tests.helpers.tiny import SEMI, load

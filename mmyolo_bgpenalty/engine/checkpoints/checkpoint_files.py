@@ -11,8 +11,8 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, load, nn
 
 from mmyolo_bgpenalty.compat import allow_checkpoint_types, safe_loading
-from mmyolo_bgpenalty.engine.file_kinds import ForeignFileError, check_kind
-from mmyolo_bgpenalty.engine.ultralytics_weights import is_ultralytics, read_ultralytics
+from mmyolo_bgpenalty.engine.checkpoints.file_kinds import ForeignFileError, check_kind
+from mmyolo_bgpenalty.engine.checkpoints.ultralytics_weights import is_ultralytics, read_ultralytics
 from mmyolo_bgpenalty.utils.files import write_whole
 
 

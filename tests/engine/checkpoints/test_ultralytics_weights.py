@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmyolo.registry import MODELS
 
-from mmyolo_bgpenalty.engine.start_weights import StartWeights
+from mmyolo_bgpenalty.engine.checkpoints.start_weights import StartWeights
 from tests.helpers.tiny import SUPERVISED, load
 from tests.helpers.yolov8_pickles import save_yolov8, yolov8
 

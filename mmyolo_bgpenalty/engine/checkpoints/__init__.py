@@ -1,0 +1,1 @@
+"""Checkpoint files: reading them safely, and starting a run from them."""
