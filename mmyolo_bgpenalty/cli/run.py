@@ -6,7 +6,6 @@ import io
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 from mmengine.config import Config, DictAction
@@ -15,6 +14,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmyolo_bgpenalty.config_check.overrides import check_overrides
+from mmyolo_bgpenalty.engine.console import CommandRunner, quiet_libraries
 
 # Code outside these packages counts as the user's own.
 LIBRARIES = {'mmyolo_bgpenalty', 'mmengine', 'mmcv', 'mmdet', 'mmyolo', *sys.stdlib_module_names}
@@ -30,7 +30,7 @@ def command(main: Callable) -> Callable[[Sequence[str] | None], int]:
     """Make ``main(argv)`` a command, which returns an exit code.
 
     The exit code is what ``main`` returns, or 0 for None. An InputError becomes one line on stderr and exit code 2.
-    Other exceptions pass through.
+    Other exceptions pass through. ``quiet_libraries`` hides warnings that a user can do nothing about.
     """
 
     @functools.wraps(main)
@@ -40,7 +40,8 @@ def command(main: Callable) -> Callable[[Sequence[str] | None], int]:
                 # The encoding of the terminal may lack λ, or a character of a file name.
                 stream.reconfigure(errors='backslashreplace')
         try:
-            return main(argv) or 0
+            with quiet_libraries():
+                return main(argv) or 0
         except InputError as error:
             print(f'{os.path.basename(sys.argv[0])}: {error}', file=sys.stderr)
             return 2
@@ -157,9 +158,7 @@ def _why_unreadable(file: str, error: BaseException) -> str:
 
 def build_runner(cfg: Config) -> Runner:
     """Build the Runner of a config."""
-    # The configs of MMDetection pin memory. Without a GPU this does nothing, and torch warns about it.
-    warnings.filterwarnings('ignore', "'pin_memory' argument is set as true but no accelerator is found")
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else CommandRunner.from_cfg(cfg)
 
 
 def work_dir_of(args: argparse.Namespace, cfg: Config) -> str:

@@ -1,7 +1,9 @@
 """CheckedCocoDataset: a COCO dataset that checks its json for mistakes."""
 
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from functools import partial
+from io import StringIO
 
 from mmdet.datasets.api_wrappers import COCO
 from mmengine.dataset import BaseDataset
@@ -29,7 +31,8 @@ class CheckedCOCO(COCO):
                 f'Expected the categories {list(classes)} in {annotation_file}, but got {found}: MMDetection numbers '
                 'labels in the order of the categories'
             )
-        self.createIndex()
+        with redirect_stdout(StringIO()):  # pycocotools prints
+            self.createIndex()
         self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs
 
 

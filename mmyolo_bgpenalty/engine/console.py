@@ -1,12 +1,18 @@
-"""What the console shows of the log: a short table after validation and test. The rest is in the log file."""
+"""What the console shows: a short table after validation and test, and no warning that a user can do nothing about.
+
+All log records are in the log file.
+"""
 
 import logging
+import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import mmdet.evaluation
 from mmengine.hooks import LoggerHook
+from mmengine.logging import MMLogger
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmyolo.registry import HOOKS
 
@@ -14,6 +20,25 @@ from mmyolo_bgpenalty.evaluation.table import summary_table
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 
 _EVALUATION = str(Path(mmdet.evaluation.__file__).parent)
+# Warnings of the libraries about their own code.
+_WARNINGS = (
+    'pkg_resources is deprecated',
+    'Deprecated call to `pkg_resources',
+    'torch.meshgrid: in an upcoming release',
+    "'pin_memory' argument is set as true but no accelerator is found",  # the configs of MMDetection pin memory
+)
+# The same in the log of MMEngine, and its long records at the start.
+_RECORDS = (
+    'Failed to search registry with scope',
+    '"FileClient" will be deprecated',
+    '"HardDiskBackend" is the alias',
+    r'\s*-*\s*System environment:',
+    'Config:\n',
+    'Hooks will be executed in',
+    'Distributed training is not used',
+    'Optimizer groups: ',
+    'Exp name: ',
+)
 
 
 @HOOKS.register_module()
@@ -63,6 +88,37 @@ class ValidationLoggerHook(LoggerHook):
         if record.levelno > logging.INFO:
             return True
         return not (self._file_only or getattr(record, 'file_only', False) or record.pathname.startswith(_EVALUATION))
+
+
+class CommandRunner(Runner):
+    """A Runner whose console shows no record of ``_RECORDS``."""
+
+    def build_logger(self, *args, **kwargs) -> MMLogger:
+        logger = super().build_logger(*args, **kwargs)
+        _hide_records(logger)
+        return logger
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Hide the warnings of ``_WARNINGS`` within this context, and the records of the current logger in ``_RECORDS``.
+
+    A Runner has a logger of its own: see ``CommandRunner``.
+    """
+    with warnings.catch_warnings():
+        for message in _WARNINGS:
+            warnings.filterwarnings('ignore', message)
+        _hide_records(MMLogger.get_current_instance())
+        yield
+
+
+def _hide_records(logger: logging.Logger) -> None:
+    for handler in consoles(logger):
+        handler.addFilter(_is_of_use)
+
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.WARNING or not re.match('|'.join(_RECORDS), record.getMessage())
 
 
 def consoles(logger: logging.Logger) -> list[logging.Handler]:

@@ -1,5 +1,6 @@
 """How the commands read a config, and which errors they report in one line."""
 
+import logging
 import sys
 import traceback
 import warnings
@@ -7,6 +8,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from mmengine.logging import MMLogger
 from torch.utils.data import DataLoader
 
 from mmyolo_bgpenalty.cli.run import InputCheck, InputError, build_runner, command, config_parser, read_config
@@ -154,12 +157,57 @@ def test_a_bad_override_gives_an_error_of_one_line(config, options, part):
     assert part in str(caught.value) and '\n' not in str(caught.value)
 
 
-def test_only_the_warning_of_pinned_memory_is_silenced(tmp_path):
+# Warnings
+
+
+def test_a_command_hides_only_the_known_warnings_of_the_libraries(tmp_path):
     cfg = load(SEMI, make_set(tmp_path / 'set'), tmp_path / 'work', train_dataloader__pin_memory=True)
+
+    @command
+    def main(argv):
+        runner = build_runner(cfg)
+        next(iter(runner.build_dataloader(cfg.train_dataloader)))  # torch warns about pinned memory
+        torch.meshgrid(torch.zeros(2), torch.zeros(2))
+        warnings.warn('pkg_resources is deprecated as an API.', UserWarning, stacklevel=1)
+        warnings.warn('mine, of pin_memory and torch.meshgrid', UserWarning, stacklevel=1)
+
+    torch.set_warn_always(True)  # torch gives the warning of meshgrid once per process
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        runner = build_runner(cfg)
-        next(iter(runner.build_dataloader(cfg.train_dataloader)))
-        warnings.warn('pin_memory', UserWarning, stacklevel=1)
-    messages = [str(warning.message) for warning in caught]
-    assert 'pin_memory' in messages and not any('no accelerator is found' in message for message in messages)
+        main()
+        torch.meshgrid(torch.zeros(2), torch.zeros(2))
+    torch.set_warn_always(False)
+    mine, after = (str(warning.message) for warning in caught if warning.category is UserWarning)
+    assert mine.startswith('mine') and after.startswith('torch.meshgrid')
+
+
+def test_a_command_hides_only_known_records_of_the_log(capsys):
+    runs = []
+
+    @command
+    def main(argv):
+        logger = MMLogger.get_current_instance()
+        for handler in logger.handlers:
+            if type(handler) is logging.StreamHandler:
+                runs.append(handler)
+                handler.stream = sys.stdout
+        for level, message in RECORDS + SHOWN:
+            logger.log(level, message)
+
+    main()
+    assert runs and [line.rpartition(' - ')[2] for line in capsys.readouterr().out.splitlines()] == [
+        m for _, m in SHOWN
+    ]
+
+
+RECORDS = [
+    (logging.WARNING, 'Failed to search registry with scope "mmyolo" in the "log_processor" registry tree.'),
+    (logging.WARNING, '"FileClient" will be deprecated in future.'),
+    (logging.INFO, '\n----------\nSystem environment:\n    Python: 3'),
+    (logging.INFO, 'Hooks will be executed in the following order:\nbefore_run:'),
+]
+SHOWN = [
+    (logging.INFO, 'Load checkpoint from x.pth'),
+    (logging.WARNING, 'a class has no box'),
+    (logging.ERROR, 'Failed to search registry with scope "mine"'),
+]
