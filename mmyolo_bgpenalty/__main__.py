@@ -11,6 +11,7 @@ COMMANDS = {
     'make-solar': ('data.make_solar', 'make the solar set with any size and seed'),
     'train': ('train', 'train a detector'),
     'test': ('test', 'evaluate a checkpoint'),
+    'predict': ('predict', 'draw and label the pictures of a folder, or a video'),
     'ablate': ('ablation.ablate', 'train variants of a config with several seeds, and compare them'),
     'export': ('export', 'export the teacher of a checkpoint as a plain detector, also as ONNX'),
     'benchmark': ('benchmark.benchmark', 'compare time and memory with MMYOLO, MMDetection and Ultralytics'),

@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook
@@ -165,3 +166,16 @@ def work_dir_of(args: argparse.Namespace, cfg: Config) -> str:
     """``--work-dir``, the config's ``work_dir``, or work_dirs/<name of the config>."""
     name = os.path.splitext(os.path.basename(args.config))[0]
     return args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', name)
+
+
+def new_folder(option: str, path: str) -> Path:
+    """Make a folder that a command fills.
+
+    Raises:
+        ValueError: it exists and is not empty, so that files of the user could be mixed with the new ones.
+    """
+    folder = Path(path)
+    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f'Expected {option} to be a new or an empty folder, but {folder} has content')
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

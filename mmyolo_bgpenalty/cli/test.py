@@ -1,13 +1,37 @@
-"""Evaluate a checkpoint, like MMDetection's tools/test.py. --out writes the metrics to a file."""
+"""Evaluate a checkpoint, like MMDetection's tools/test.py. It can also write plots and pictures."""
 
 import json
 import math
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
-from mmyolo_bgpenalty.cli.run import InputCheck, build_runner, command, config_parser, read_config, work_dir_of
+import numpy as np
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmyolo_bgpenalty.cli.run import (
+    InputCheck,
+    build_runner,
+    command,
+    config_parser,
+    new_folder,
+    read_config,
+    work_dir_of,
+)
+from mmyolo_bgpenalty.deploy.predictor import PictureLoader, rgb
 from mmyolo_bgpenalty.engine.checkpoints.start_weights import check_start
+from mmyolo_bgpenalty.evaluation.drawing import PictureFolder, draw_boxes, judged_boxes
+from mmyolo_bgpenalty.evaluation.matching import Detections, Truth, xywh
+from mmyolo_bgpenalty.utils.arguments import fraction
 from mmyolo_bgpenalty.utils.files import write_whole
+
+OUT = (
+    'folder for metrics.json and, from PrecisionRecallMetric, the curves (json), precision_recall.png, confidence.png '
+    'and confusion_matrix.png'
+)
+SHOW = 'a new or empty folder for pictures of the test set: hits are green, false positives red, missed objects yellow'
 
 
 @command
@@ -16,21 +40,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('checkpoint', help='checkpoint file')
     folder = 'folder of the logs (default: work_dir of the config, or work_dirs/<name of the config>)'
     parser.add_argument('--work-dir', help=folder)
-    parser.add_argument('--out', help='folder for metrics.json, and for the curves of PrecisionRecallMetric')
+    parser.add_argument('--out', help=OUT)
+    parser.add_argument('--show-dir', help=SHOW)
+    parser.add_argument('--show-score', type=float, default=0.25, help='lowest score that is drawn (default 0.25)')
     args = parser.parse_args(argv)
     with InputCheck() as check:
+        fraction('--show-score', args.show_score)
         cfg = read_config(args.config, args.cfg_options)
         if not os.path.isfile(args.checkpoint):
             raise FileNotFoundError(f'no such checkpoint: {args.checkpoint}')
+        for key in ('test_dataloader', 'test_cfg', 'test_evaluator'):
+            if not cfg.get(key):
+                raise ValueError(f'{args.config}: expected `{key}` in the config, but there is none')
         cfg.load_from, cfg.resume = args.checkpoint, False
         cfg.work_dir = work_dir_of(args, cfg)
         if args.out:
-            evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
-            for evaluator in evaluators:
-                if str(evaluator.type).endswith('PrecisionRecallMetric'):
-                    evaluator.outfile_prefix = os.path.join(args.out, 'test')
+            _write_curves(cfg, args.out)
         runner = build_runner(cfg)
         runner.register_hook(check)
+        if args.show_dir:
+            pictures = PredictionPictures(cfg, new_folder('--show-dir', args.show_dir), args.show_score)
+            runner.register_hook(pictures)
         # If a layer has another shape, MMEngine only warns, and the layer keeps its initial weights.
         check_start(runner, complete=True)
         metrics = runner.test()
@@ -38,3 +68,55 @@ def main(argv: Sequence[str] | None = None) -> None:
         # JSON has no nan. An undefined metric is nan, such as false positives per empty image if no image is empty.
         known = {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in metrics.items()}
         write_whole(os.path.join(args.out, 'metrics.json'), json.dumps(known, indent=1) + '\n')
+        print(f'written to {args.out}: {", ".join(sorted(os.listdir(args.out)))}')
+
+
+def _write_curves(cfg: Config, folder: str) -> None:
+    """Let each PrecisionRecallMetric write to a folder. If there are several, each gets a sub-folder."""
+    listed = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    own = [evaluator for evaluator in listed if str(evaluator.type).endswith('PrecisionRecallMetric')]
+    for evaluator in own:
+        place = folder if len(own) == 1 else os.path.join(folder, evaluator.get('prefix') or 'pr')
+        evaluator.update(outfile_prefix=os.path.join(place, 'test'), plot_dir=place)
+    if not own:
+        print('No plots are written: they need a PrecisionRecallMetric in `test_evaluator`.')
+
+
+class PredictionPictures(Hook):
+    """Draws each picture of the test set, with its detections and the objects that are missed.
+
+    If the samples have no objects, because the pipeline loads none, the detections have a colour for each class.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self, cfg: Config, folder: Path, score_thr: float):
+        self._loader, self._folder, self._score_thr = PictureLoader(cfg), PictureFolder(folder), score_thr
+
+    def before_test(self, runner: Runner) -> None:
+        dataset = runner.test_dataloader.dataset
+        self._classes = dataset.metainfo['classes']
+        self._root = (getattr(dataset, 'data_prefix', None) or {}).get('img') or ''
+
+    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: Sequence | None = None) -> None:
+        for sample in outputs or ():
+            sample = sample.cpu().numpy()
+            instances = sample.pred_instances
+            kept = instances.scores >= self._score_thr
+            found = Detections(xywh(instances.bboxes[kept]), instances.scores[kept], instances.labels[kept])
+            boxes, title = judged_boxes(found, _truth(sample), self._classes)
+            name = os.path.relpath(sample.img_path, self._root) if self._root else sample.img_path
+            if os.path.isabs(name) or name.startswith('..'):
+                name = os.path.basename(name)
+            image = rgb(self._loader.load(sample.img_path))
+            self._folder.write(name, draw_boxes(image, boxes, [*title, (name, 'white')]))
+
+
+def _truth(sample) -> Truth:
+    objects, ignored = (sample.get(key) for key in ('gt_instances', 'ignored_instances'))
+    parts = [part for part in (objects, ignored) if part is not None and len(part)]
+    boxes = np.concatenate([np.zeros((0, 4)), *(xywh(part.bboxes) for part in parts)])
+    labels = np.concatenate([np.zeros(0, int), *(part.labels for part in parts)])
+    return Truth(
+        boxes, labels, np.repeat([part is ignored for part in parts], [len(part) for part in parts]).astype(bool)
+    )

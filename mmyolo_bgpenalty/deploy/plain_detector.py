@@ -58,7 +58,7 @@ def export_detector(cfg: Config, path: str, student: bool = False) -> Export:
     weights, meta = _read(path, role)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
         plain = plain_config(cfg)
-        metainfo = _metainfo(plain, meta.get('dataset_meta') or {}, path)
+        metainfo = dataset_metainfo(plain, meta.get('dataset_meta') or {}, path)
         plain.test_dataloader.dataset.metainfo = metainfo
         model = _build(MODELS, plain.model, 'model')
         try:
@@ -158,7 +158,7 @@ def _predictions(detector: nn.Module, cfg: Config) -> DetDataSample:
     return inference_detector(detector, picture).pred_instances
 
 
-def _metainfo(plain: Config, trained: Mapping, path: str) -> dict:
+def dataset_metainfo(plain: Config, trained: Mapping, path: str) -> dict:
     """The classes of the test set and their colours. The training must have had the same classes."""
     dataset = _build(DATASETS, {**plain.test_dataloader.dataset, 'lazy_init': True}, 'test_dataloader.dataset')
     classes = tuple(dataset.metainfo.get('classes') or ())

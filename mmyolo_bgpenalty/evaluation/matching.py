@@ -60,23 +60,33 @@ def match_boxes(found: Detections, truth: Truth, iou_thr: float = 0.5) -> tuple[
     Returns:
         Two bool arrays (N,): true positives, and ignored detections. The rest are false positives.
     """
-    tp = np.zeros(len(found.boxes), bool)
-    iou = _iou(found, truth)
+    objects, ignored = assign_boxes(found, truth, iou_thr)
+    return objects >= 0, ignored
+
+
+def assign_boxes(found: Detections, truth: Truth, iou_thr: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """The matching of ``match_boxes``, with the objects.
+
+    Returns:
+        (N,) int, the index of the object of each detection, -1 without one; and (N,) bool, ignored detections.
+    """
+    matched = np.full(len(found.boxes), -1)
+    iou = box_iou(found, truth)
     near = (iou >= min(iou_thr, 1 - 1e-10)) & (found.labels[:, None] == truth.labels)
-    rank = np.empty(len(tp), int)
-    rank[np.argsort(-found.scores, kind='stable')] = np.arange(len(tp))
+    rank = np.empty(len(matched), int)
+    rank[np.argsort(-found.scores, kind='stable')] = np.arange(len(matched))
     detections, objects = np.nonzero(near & ~truth.ignored)
     # pycocotools takes the last of several objects with the same IoU.
     order = np.lexsort((-objects, -iou[detections, objects], rank[detections]))
     taken = set()
     for detection, gt in zip(detections[order].tolist(), objects[order].tolist()):
-        if not tp[detection] and gt not in taken:
-            tp[detection] = True
+        if matched[detection] < 0 and gt not in taken:
+            matched[detection] = gt
             taken.add(gt)
-    return tp, near[:, truth.ignored].any(axis=1) & ~tp
+    return matched, near[:, truth.ignored].any(axis=1) & (matched < 0)
 
 
-def _iou(found: Detections, truth: Truth) -> np.ndarray:
+def box_iou(found: Detections, truth: Truth) -> np.ndarray:
     """(N, G). For an ignored box it is the share of the detection that the box covers."""
     iou = mask.iou(found.boxes, truth.boxes, truth.ignored.astype(np.uint8))
     return np.reshape(iou, (len(found.boxes), len(truth.boxes)))  # pycocotools returns [] without boxes
@@ -97,7 +107,7 @@ def kinds_of_mistakes(found: Detections, truth: Truth, iou_thr: float = 0.5) -> 
         (N,) int, indices into ``MISTAKES``.
     """
     mistakes = np.full(len(found.boxes), MISTAKES.index('background'))
-    same, iou = found.labels[:, None] == truth.labels, _iou(found, truth)
+    same, iou = found.labels[:, None] == truth.labels, box_iou(found, truth)
     own, other = (np.where(which & ~truth.ignored, iou, 0).max(axis=1, initial=0) for which in (same, ~same))
     mistakes[other >= 0.1] = MISTAKES.index('class')
     mistakes[own >= 0.1] = MISTAKES.index('place')

@@ -16,7 +16,9 @@ from mmengine.logging import MMLogger
 from mmyolo.registry import METRICS
 
 from mmyolo_bgpenalty.datasets.coco import CheckedCOCO
+from mmyolo_bgpenalty.evaluation.confusion import confusion_matrix
 from mmyolo_bgpenalty.evaluation.matching import Detections, Truth, match_images, xywh
+from mmyolo_bgpenalty.evaluation.plots import write_plots
 from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall
 from mmyolo_bgpenalty.evaluation.table import FILE_ONLY, report_table
 from mmyolo_bgpenalty.utils.arguments import fraction
@@ -40,6 +42,8 @@ class PrecisionRecallMetric(CocoMetric):
         recalls: recalls at which precision and false positives are reported, each in (0, 1].
         coco: also report the values of CocoMetric, ``coco/bbox_mAP`` …. They are 0 without any detection.
         prefix: replaces ``pr``.
+        plot_dir: a folder. Every evaluation writes ``precision_recall.png``, ``confidence.png`` and
+            ``confusion_matrix.png`` to it, and replaces the files of the evaluation before.
         kwargs: further arguments of CocoMetric. ``classwise`` logs each class, and reports ``pr/{class}_precision``,
             ``_recall``, ``_f1`` and ``_ap`` for each class with objects. ``outfile_prefix='a/b'`` writes the report at
             every evaluation to ``a/b.precision_recall.json``, with null for nan. TeacherStudentValLoop evaluates the
@@ -60,12 +64,14 @@ class PrecisionRecallMetric(CocoMetric):
         recalls: Sequence[float] = (0.6, 0.7, 0.8),
         coco: bool = False,
         prefix: str | None = None,
+        plot_dir: str | None = None,
         **kwargs,
     ):
         if not fraction('iou_thr', iou_thr) or not all(fraction('recalls', recall) for recall in recalls):
             raise ValueError(f'Expected `iou_thr` and `recalls` to be in (0, 1], but got {iou_thr} and {recalls}')
         super().__init__(prefix=prefix, **kwargs)
         self.ann_file, self.iou_thr, self.recalls = ann_file, iou_thr, list(recalls)
+        self.plot_dir = plot_dir
         self.score_thr = fraction('score_thr', score_thr)
         if ann_file is not None:
             with get_local_path(ann_file, backend_args=self.backend_args) as path:
@@ -110,6 +116,9 @@ class PrecisionRecallMetric(CocoMetric):
             content = dict(iou_thr=self.iou_thr, score_thr=self.score_thr, **report)
             content['metrics'] = {k: None if math.isnan(v) else v for k, v in report['metrics'].items()}
             write_whole(f'{self.outfile_prefix}.precision_recall.json', json.dumps(content))
+        if self.plot_dir is not None:
+            confusion = confusion_matrix(self._pairs(results), len(names), self.score_thr, self.iou_thr)
+            write_plots(self.plot_dir, matches, report, confusion, self.iou_thr, self.score_thr)
         table = report_table(report, self.iou_thr, self.score_thr, self.recalls, self.classwise)
         MMLogger.get_current_instance().info(table, extra=FILE_ONLY)
         numbers = dict(report['metrics'])

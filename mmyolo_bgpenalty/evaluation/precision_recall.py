@@ -82,6 +82,19 @@ def precision_recall(matches: Matches, score_thr: float = 0.25, recalls: Sequenc
     )
 
 
+def confidence_curves(matches: Matches, confidences: Sequence[float]) -> np.ndarray:
+    """Precision, recall and f1 of each class at each of C confidences, (3, K, C); nan where nothing is found."""
+    counts = _Counts(matches)
+    ratios = np.stack([counts.ratios(confidence) for confidence in confidences], axis=-1)
+    highest = np.array([matches.scores[places].max(initial=-np.inf) for places in counts.places])
+    return np.where(np.asarray(confidences) > highest[:, None], np.nan, ratios)
+
+
+def recall_curves(matches: Matches) -> np.ndarray:
+    """COCO's interpolated precision of each class at ``RECALLS``, (K, 101)."""
+    return _Counts(matches).interpolated_precision(RECALLS)
+
+
 class _Counts:
     """Cumulative counts of the detections, for all classes together and for each class."""
 

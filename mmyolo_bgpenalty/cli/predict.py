@@ -1,0 +1,162 @@
+"""Predict on the pictures of a folder, on one picture, or on a video.
+
+The teacher of a semi-supervised config predicts, or the detector of another config. No annotation file is needed.
+The folder of --out gets:
+
+- pictures/: the pictures with boxes, as JPEG. A video becomes one video with boxes instead.
+- predictions.json, with --labels coco: a COCO set whose annotations have a score. File names are relative to PATH.
+- labels/ and data.yaml, with --labels yolo: a text file for each picture, in the format of Ultralytics.
+- images/, for a video with --labels: the frames, to which the labels belong.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+from rich.progress import track
+
+from mmyolo_bgpenalty.cli.run import InputCheck, InputError, command, config_parser, new_folder, read_config
+from mmyolo_bgpenalty.deploy.predictor import PictureLoader, Predictor, rgb
+from mmyolo_bgpenalty.deploy.sources import Picture, Source, open_source
+from mmyolo_bgpenalty.evaluation.drawing import PictureFolder, draw_boxes, predicted_boxes
+from mmyolo_bgpenalty.evaluation.matching import Detections
+from mmyolo_bgpenalty.utils.arguments import fraction
+from mmyolo_bgpenalty.utils.files import NAMED, printable, write_whole
+from mmyolo_bgpenalty.utils.label_export import LabeledPicture, coco_labels, yolo_data, yolo_file, yolo_labels
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = config_parser(__doc__, 'config file of the training')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('path', help='a picture, a folder with pictures (also in sub-folders), or a video')
+    parser.add_argument('--out', help='a new or empty folder (default: predictions/<name of PATH>)')
+    parser.add_argument('--score', type=float, default=0.25, help='lowest score of a box (default 0.25)')
+    labels = 'also write the boxes as labels for an annotation tool'
+    parser.add_argument('--labels', nargs='+', choices=['coco', 'yolo'], default=[], help=labels)
+    parser.add_argument('--save-conf', action='store_true', help='with --labels yolo: the score as the sixth column')
+    args = parser.parse_args(argv)
+    if args.save_conf and 'yolo' not in args.labels:
+        raise InputError('Expected --save-conf only with --labels yolo')
+    return args
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    with InputCheck():
+        fraction('--score', args.score)
+        cfg = read_config(args.config, args.cfg_options)
+        if not os.path.isfile(args.checkpoint):
+            raise FileNotFoundError(f'no such checkpoint: {args.checkpoint}')
+        loader = PictureLoader(cfg)
+        source = open_source(args.path, loader.load)
+        if 'yolo' in args.labels:
+            _check_label_files(source)
+        predictor = Predictor(cfg, args.checkpoint, loader)
+        path = Path(args.path).absolute()
+        folder = new_folder('--out', args.out or os.path.join('predictions', path.name if path.is_dir() else path.stem))
+    outputs = Outputs(folder, predictor.classes, source, args.labels, args.save_conf)
+    unreadable = []
+    pictures = track(source.pictures, 'predicts', source.total, disable=not sys.stdout.isatty())
+    try:
+        for batch in _batches(pictures, predictor.batch_size):
+            unreadable += [picture for picture in batch if picture.image is None]
+            readable = [(picture.name, picture.image) for picture in batch if picture.image is not None]
+            if readable:
+                found = predictor([image for _, image in readable], args.score)
+                for (name, image), detections in zip(readable, found):
+                    outputs.write(name, image, detections)
+    finally:
+        outputs.close()  # also after Ctrl-C: what is predicted so far is kept
+    _report(outputs, unreadable, args.score)
+
+
+def _report(outputs: 'Outputs', unreadable: list[Picture], score: float) -> None:
+    if unreadable:
+        named = [printable(f'{picture.name} ({picture.fault})') for picture in unreadable[:NAMED]]
+        more = ', …' if len(unreadable) > NAMED else ''
+        print(f'{len(unreadable)} pictures cannot be read and are skipped: {", ".join(named)}{more}', file=sys.stderr)
+    counts = ', '.join(f'{name} {outputs.counts[k]}' for k, name in enumerate(outputs.classes))
+    print(f'{outputs.pictures} pictures with {outputs.counts.total()} boxes (score >= {score:g}): {counts}')
+    print(f'written to {outputs.folder}: {", ".join(sorted(entry.name for entry in outputs.folder.iterdir()))}')
+
+
+def _batches(pictures: Iterator[Picture], size: int) -> Iterator[list[Picture]]:
+    pictures = iter(pictures)
+    while batch := list(islice(pictures, size)):
+        yield batch
+
+
+def _check_label_files(source: Source) -> None:
+    first: dict[str, str] = {}
+    for name in source.names:
+        other = first.setdefault(yolo_file(name), name)
+        if other != name:
+            raise ValueError(f'{other} and {name} would share the label file {yolo_file(name)}: rename one of them')
+
+
+class Outputs:
+    """The folder that the command fills."""
+
+    def __init__(self, folder: Path, classes: Sequence[str], source: Source, labels: Sequence[str], save_conf: bool):
+        self.folder, self.classes, self.labels, self.save_conf = folder, classes, labels, save_conf
+        self.pictures, self.counts = 0, Counter[int]()
+        self._drawn, self._labeled = PictureFolder(folder / 'pictures'), []
+        self._is_video = source.fps is not None
+        self._video = None if source.fps is None else Video(folder / 'video.mp4', source.fps)
+
+    def write(self, name: str, image: np.ndarray, found: Detections) -> None:
+        """Write what belongs to one picture."""
+        self.pictures += 1
+        self.counts.update(found.labels.tolist())
+        drawn = draw_boxes(rgb(image), predicted_boxes(found, self.classes))
+        if self._video is None or not self._video.write(drawn):
+            self._drawn.write(name, drawn)
+        if not self.labels:
+            return
+        height, width = image.shape[:2]
+        labeled = LabeledPicture(Path(name).as_posix(), width, height, *found)
+        if 'coco' in self.labels:
+            self._labeled.append(labeled)
+        if 'yolo' in self.labels:
+            write_whole(self.folder / 'labels' / yolo_file(name), yolo_labels(labeled, self.save_conf))
+        if self._is_video:
+            write_whole(self.folder / 'images' / name, cv2.imencode('.jpg', image)[1].tobytes())
+
+    def close(self) -> None:
+        if self._video is not None:
+            self._video.close()
+        if self._labeled:
+            write_whole(self.folder / 'predictions.json', json.dumps(coco_labels(self._labeled, self.classes)))
+        if 'yolo' in self.labels:
+            write_whole(self.folder / 'data.yaml', yolo_data(self.classes))
+
+
+class Video:
+    """A video file. It has its name only when it is complete."""
+
+    def __init__(self, path: Path, fps: float):
+        self._path, self._draft, self._fps = path, path.with_name(f'.{path.name}.tmp{path.suffix}'), fps
+        self._writer: cv2.VideoWriter | None = None
+
+    def write(self, image: np.ndarray) -> bool:
+        """Append a picture in RGB. Returns False if OpenCV cannot write videos."""
+        if self._writer is None:
+            codec = cv2.VideoWriter.fourcc(*'mp4v')
+            self._writer = cv2.VideoWriter(str(self._draft), codec, self._fps, image.shape[1::-1])
+        if self._writer.isOpened():
+            self._writer.write(image[..., ::-1])
+            return True
+        return False
+
+    def close(self) -> None:
+        if self._writer is not None and self._writer.isOpened():
+            self._writer.release()
+            self._draft.replace(self._path)

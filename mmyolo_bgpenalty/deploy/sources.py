@@ -1,0 +1,79 @@
+"""Read pictures from a file, a folder or a video."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from mmyolo_bgpenalty.datasets.image_folder import EXTENSIONS, list_images
+
+
+class Picture(NamedTuple):
+    name: str  # relative to the folder, or the name of the file, or `clip_000001.jpg` for a frame of `clip.mp4`
+    image: np.ndarray | None  # (H, W, 3) in BGR, None if it cannot be read
+    fault: str = ''  # why it cannot be read
+
+
+class Source(NamedTuple):
+    pictures: Iterator[Picture]
+    names: list[str]  # of all pictures, empty for a video
+    total: int | None  # number of pictures, None if a video does not say it
+    fps: float | None  # of a video, else None
+
+
+def open_source(path: str, load: Callable[[str], np.ndarray]) -> Source:
+    """Open a picture, a folder with pictures (also in sub-folders) or a video.
+
+    Args:
+        path: a file without an extension of a picture must be a video.
+        load: reads a picture. A ValueError says why it cannot be read.
+
+    Raises:
+        ValueError: there is no such file, the folder has no pictures, or OpenCV cannot decode the video.
+        OSError: a folder cannot be listed.
+    """
+    if os.path.isdir(path):
+        names = _names(path)
+        if not names:
+            raise ValueError(f'{path}: expected pictures ({", ".join(EXTENSIONS)}), but found none')
+        return Source(_pictures(path, names, load), names, len(names), None)
+    if not os.path.isfile(path):
+        raise ValueError(f'{path}: no such file or folder')
+    if path.lower().endswith(EXTENSIONS):
+        folder, name = os.path.split(path)
+        return Source(_pictures(folder, [name], load), [name], 1, None)
+    video = cv2.VideoCapture(path)
+    read, frame = video.read()
+    if not read:
+        raise ValueError(
+            f'{path}: expected a picture ({", ".join(EXTENSIONS)}), a folder, or a video, but OpenCV cannot decode it. '
+            'It may lack the codec: convert the video to H.264 in mp4'
+        )
+    total = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+    fps = video.get(cv2.CAP_PROP_FPS)
+    return Source(_frames(video, frame, Path(path).stem), [], total if total > 0 else None, fps if fps > 0 else 25.0)
+
+
+def _names(folder: str) -> list[str]:
+    paths, ends = list_images(folder)
+    return [os.fsdecode(paths[start:end].tobytes()) for start, end in zip([0, *ends[:-1]], ends)]
+
+
+def _pictures(folder: str, names: list[str], load: Callable[[str], np.ndarray]) -> Iterator[Picture]:
+    for name in names:
+        try:
+            yield Picture(name, load(os.path.join(folder, name)))
+        except ValueError as error:
+            yield Picture(name, None, str(error))
+
+
+def _frames(video: cv2.VideoCapture, frame: np.ndarray, stem: str) -> Iterator[Picture]:
+    number, read = 0, True
+    while read:
+        number += 1
+        yield Picture(f'{stem}_{number:06}.jpg', frame)
+        read, frame = video.read()
+    video.release()
