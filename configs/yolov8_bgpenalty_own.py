@@ -7,6 +7,7 @@ _base_ = __import__('mmyolo_bgpenalty').config(
     max_epochs=36,
     dataset_type='CheckedCocoDataset',
     data_root='data/own/',
+    labeled_ann_file='annotations/train.json',
     classes=('object',),
 )
 

@@ -6,6 +6,7 @@ from importlib import import_module
 
 # Command -> its module in mmyolo_bgpenalty.cli, and what it does.
 COMMANDS = {
+    'init': ('data.init', 'make a project: a config and annotations from labeled pictures in any common format'),
     'check': ('check', 'look for mistakes in a config and its files; --step: also in its first batch'),
     'split': ('data.split', 'split a COCO set into labeled and unlabeled parts'),
     'make-solar': ('data.make_solar', 'make the solar set with any size and seed'),

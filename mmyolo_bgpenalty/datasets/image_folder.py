@@ -1,66 +1,12 @@
 """ImageFolderDataset: a folder of images without labels."""
 
-import array
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
-import numpy as np
 from mmdet.datasets import BaseDetDataset
 from mmyolo.registry import DATASETS
 
 from mmyolo_bgpenalty.datasets.unreadable_images import ReadableImages, SkipUnreadable
-
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
-_SUFFIXES = tuple(extension.encode() for extension in EXTENSIONS)
-
-
-def list_images(folder: str) -> tuple[np.ndarray, np.ndarray]:
-    """List the images in a folder and its sub-folders.
-
-    Names that begin with a dot are left out. Links are followed, but no folder is entered twice. The paths are sorted
-    by their bytes, so the order does not depend on the file system or the locale.
-
-    Returns:
-        All paths relative to ``folder``, joined as bytes, uint8; and the index at which each path ends, int64.
-
-    Raises:
-        OSError: a folder cannot be listed.
-    """
-    paths, ends = bytearray(), array.array('q')
-    # A link may also lead to a folder that contains ``folder``.
-    entered = {os.fsencode(parent) for parent in Path(os.path.realpath(folder)).parents}
-    for path in _images(os.fsencode(folder), b'', entered):
-        paths += path
-        ends.append(len(paths))
-    return np.frombuffer(paths, dtype=np.uint8), np.frombuffer(ends, dtype=np.int64)
-
-
-def _images(root: bytes, prefix: bytes, entered: set[bytes]) -> Iterator[bytes]:
-    folder = os.path.realpath(os.path.join(root, prefix))
-    if folder in entered:
-        return
-    entered.add(folder)
-    with os.scandir(folder) as entries:
-        names = sorted(map(_name, entries))
-    for name in names:
-        if name.endswith(b'/'):
-            yield from _images(root, prefix + name, entered)
-        elif name:
-            yield prefix + name
-
-
-def _name(entry: os.DirEntry) -> bytes:
-    """The name of an image, or the name of a folder plus '/'. Empty for anything else."""
-    name = entry.name
-    try:
-        if name.startswith(b'.'):
-            return b''
-        if name.lower().endswith(_SUFFIXES) and entry.is_file():
-            return name
-        return name + b'/' if entry.is_dir() else b''
-    except OSError:  # a link to itself
-        return b''
+from mmyolo_bgpenalty.utils.image_files import EXTENSIONS, list_images
 
 
 @DATASETS.register_module()

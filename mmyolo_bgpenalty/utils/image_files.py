@@ -1,10 +1,76 @@
-"""Check image files without decoding them. Standard library only."""
+"""List image files, and check them without decoding them. NumPy and the standard library only."""
 
+import array
 import os
 import re
 import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
 
 from mmyolo_bgpenalty.utils.files import reason
+
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+_SUFFIXES = tuple(extension.encode() for extension in EXTENSIONS)
+
+
+def list_images(folder: str) -> tuple[np.ndarray, np.ndarray]:
+    """List the images in a folder and its sub-folders.
+
+    Names that begin with a dot are left out. Links are followed, but no folder is entered twice. The paths are sorted
+    by their bytes, so the order does not depend on the file system or the locale.
+
+    Returns:
+        All paths relative to ``folder``, joined as bytes, uint8; and the index at which each path ends, int64.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+    paths, ends = bytearray(), array.array('q')
+    # A link may also lead to a folder that contains ``folder``.
+    entered = {os.fsencode(parent) for parent in Path(os.path.realpath(folder)).parents}
+    for path in _images(os.fsencode(folder), b'', entered):
+        paths += path
+        ends.append(len(paths))
+    return np.frombuffer(paths, dtype=np.uint8), np.frombuffer(ends, dtype=np.int64)
+
+
+def _images(root: bytes, prefix: bytes, entered: set[bytes]) -> Iterator[bytes]:
+    folder = os.path.realpath(os.path.join(root, prefix))
+    if folder in entered:
+        return
+    entered.add(folder)
+    with os.scandir(folder) as entries:
+        names = sorted(map(_name, entries))
+    for name in names:
+        if name.endswith(b'/'):
+            yield from _images(root, prefix + name, entered)
+        elif name:
+            yield prefix + name
+
+
+def _name(entry: os.DirEntry) -> bytes:
+    """The name of an image, or the name of a folder plus '/'. Empty for anything else."""
+    name = entry.name
+    try:
+        if name.startswith(b'.'):
+            return b''
+        if name.lower().endswith(_SUFFIXES) and entry.is_file():
+            return name
+        return name + b'/' if entry.is_dir() else b''
+    except OSError:  # a link to itself
+        return b''
+
+
+def image_paths(folder) -> Iterator[str]:
+    """The paths of ``list_images``, joined with ``folder``."""
+    paths, ends = list_images(folder)
+    start = 0
+    for end in ends:
+        yield os.path.join(folder, os.fsdecode(paths[start:end].tobytes()))
+        start = end
+
 
 NO_FILE = 'not a regular file'  # for example, a folder or a pipe
 

@@ -2,6 +2,8 @@
 # the unlabeled images.
 _base_ = './solar.py'
 
+unlabeled_ann_file = 'semi_anns/train.1@10-unlabeled.json'
+
 # Labeled images are mosaics, and some are mixed (MixUp), as in Ultralytics. In the last tenth of training they are
 # single images. Mosaics help if there are few labels (docs/experiments.md).
 branches = ['sup', 'unsup_teacher', 'unsup_student']
@@ -27,8 +29,8 @@ train_dataloader = dict(
     collate_fn=dict(type='branch_collate'),
     dataset=dict(
         type='LabeledUnlabeledDataset',
-        labeled=dict(ann_file='semi_anns/train.1@10.json', pipeline=sup_pipeline, **_base_.dataset),
-        unlabeled=dict(ann_file='semi_anns/train.1@10-unlabeled.json', pipeline=unsup_pipeline, **_base_.dataset),
+        labeled=dict(ann_file=_base_.labeled_ann_file, pipeline=sup_pipeline, **_base_.dataset),
+        unlabeled=dict(ann_file=unlabeled_ann_file, pipeline=unsup_pipeline, **_base_.dataset),
     ),
     **_base_.workers,
 )

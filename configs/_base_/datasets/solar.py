@@ -1,6 +1,9 @@
 # The solar set, made in data_root on first use. A tenth of its training images is labeled.
 dataset_type = 'SolarPanelDataset'
 data_root = 'data/solar/'
+image_folder = 'images/'  # relative to data_root, like the json files
+labeled_ann_file = 'semi_anns/train.1@10.json'
+val_ann_file = 'annotations/val.json'
 classes = ('hot_cell', 'hot_string', 'crack')
 img_scale = (320, 256)  # width and height, multiples of 32
 
@@ -42,7 +45,7 @@ dataset = dict(
     type=dataset_type,
     data_root=data_root,
     metainfo=dict(classes=classes),
-    data_prefix=dict(img='images/'),
+    data_prefix=dict(img=image_folder),
     filter_cfg=dict(filter_empty_gt=False),
 )
 workers = dict(num_workers=2, persistent_workers=True, pin_memory=True)
@@ -51,14 +54,14 @@ train_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=True),
     batch_sampler=dict(type='SeededBatchSampler'),
     collate_fn=dict(type='bg_penalty_collate'),
-    dataset=dict(ann_file='semi_anns/train.1@10.json', pipeline=train_pipeline, **dataset),
+    dataset=dict(ann_file=labeled_ann_file, pipeline=train_pipeline, **dataset),
     **workers,
 )
 val_dataloader = dict(
     batch_size=8,
     drop_last=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(ann_file='annotations/val.json', pipeline=test_pipeline, test_mode=True, **dataset),
+    dataset=dict(ann_file=val_ann_file, pipeline=test_pipeline, test_mode=True, **dataset),
     **workers,
 )
 test_dataloader = val_dataloader
@@ -69,6 +72,6 @@ val_evaluator = dict(
     classwise=True,
     proposal_nums=(100, 1, 10),
     metric='bbox',
-    ann_file=data_root + 'annotations/val.json',
+    ann_file=data_root + val_ann_file,
 )
 test_evaluator = val_evaluator

@@ -1,0 +1,62 @@
+"""The text of a project's config."""
+
+from collections.abc import Sequence
+
+from mmyolo_bgpenalty.cli.data.plan import Plan
+
+HEAD = """\
+# Made by `python -m mmyolo_bgpenalty init`, and yours to edit. Lengths are in epochs of {epoch} iterations.
+_base_ = __import__('mmyolo_bgpenalty').config(
+    {base!r},
+    classes={classes!r},
+    model_size={size!r},  # n, s, m, l or x. Larger models find more and take longer
+    img_scale={scale!r},  # width and height of the input, multiples of 32
+    max_epochs={epochs},
+    data_root='{{{{ fileDirname }}}}/',  # the folder of this file
+    image_folder={images!r},  # the file names in the json files begin here
+    labeled_ann_file='annotations/train.json',
+"""
+UNLABELED = "    unlabeled_ann_file='annotations/unlabeled.json',\n"
+TAIL = """\
+    val_ann_file='annotations/val.json',
+)
+load_from = {weights!r}{no_weights}
+burn_in = {burn_in}  # epochs {before}
+lambda_bg_warmup = {warmup}  # epochs after burn-in in which the penalty rises to its full weight
+"""
+LOADER = 'train_dataloader = dict(batch_size={batch}, num_workers=2)\n'
+SEMI_LOADER = """\
+train_dataloader = dict(
+    batch_size={batch},  # half of them labeled
+    num_workers=2,  # processes that load pictures
+    batch_sampler=dict(epoch_of={epoch_of!r}),  # an epoch is one pass over these pictures
+{empty})
+"""
+EMPTY = "    dataset=dict(known_empty='annotations/empty.txt'),  # names of unlabeled pictures without any object\n"
+
+
+def leaf_config(
+    classes: Sequence[str],
+    size: str,
+    scale: tuple[int, int],
+    images: str,
+    weights: str | None,
+    plan: Plan,
+    unlabeled: bool,
+    empty: bool,
+) -> str:
+    """The config of a project. ``images`` is the folder of all pictures, ``weights`` a file."""
+    values = dict(
+        base='yolov8_semi_bgpenalty_own.py' if unlabeled else 'yolov8_bgpenalty_own.py',
+        classes=tuple(classes),
+        size=size,
+        scale=tuple(scale),
+        images=images,
+        weights=weights,
+        no_weights='' if weights else '  # a file with COCO weights, such as yolov8s.pt of Ultralytics, helps a lot',
+        before='on labeled pictures only, without the penalty' if unlabeled else 'without the penalty',
+        empty=EMPTY if empty else '',
+        **vars(plan),
+    )
+    parts = HEAD, UNLABELED if unlabeled else '', TAIL, SEMI_LOADER if unlabeled else LOADER
+    return ''.join(parts).format(**values)

@@ -1,0 +1,73 @@
+"""How long a training will take on this device, from a few timed steps."""
+
+import time
+from collections.abc import Callable
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import DefaultScope
+from mmyolo.registry import MODELS
+from mmyolo.utils import register_all_modules
+
+from mmyolo_bgpenalty.cli.data.plan import Plan
+
+LONGEST = 4.0  # seconds of timing, for each of the two measures
+TEACHER_PASSES = 2  # the teacher looks at a picture and at its mirror image
+VALIDATIONS = 10
+
+
+def training_time(cfg: Config, plan: Plan, val: int, unlabeled: bool) -> str:
+    """A text such as 'about 25 min on this CPU'. ``val`` is the number of validation pictures.
+
+    Only the network is timed. Training also loads pictures and computes losses.
+    """
+    learn, look = _seconds_a_picture(cfg)
+    labeled = plan.batch // 2 if unlabeled else plan.batch
+    seconds = plan.iterations * labeled * learn + VALIDATIONS * val * look
+    if unlabeled:
+        after = plan.iterations - plan.burn_in * plan.epoch
+        seconds += after * labeled * (learn + TEACHER_PASSES * look) + VALIDATIONS * val * look
+    device = torch.cuda.get_device_name() if get_device() == 'cuda' else f'this {get_device().upper()}'
+    return f'about {duration(seconds)} on {device}'
+
+
+def duration(seconds: float) -> str:
+    """'40 s', '25 min' or '3.5 h'."""
+    if seconds < 90:
+        return f'{max(1, round(seconds))} s'
+    return f'{round(seconds / 60)} min' if seconds < 90 * 60 else f'{seconds / 3600:.1f} h'
+
+
+def _seconds_a_picture(cfg: Config) -> tuple[float, float]:
+    """Seconds to learn from a picture, and to look at it without learning."""
+    register_all_modules(init_default_scope=False)
+    device = get_device()
+    with DefaultScope.overwrite_default_scope('mmyolo'):
+        detector = MODELS.build(cfg.model.get('detector', cfg.model)).to(device).train()
+    width, height = cfg.img_scale
+    # On a CPU the time grows with the number of pictures. A GPU is faster with a whole batch.
+    number = 1 if device == 'cpu' else 8
+    pictures = torch.rand(number, 3, height, width, device=device)
+
+    def learn() -> None:
+        outputs = detector(pictures, mode='tensor')
+        sum(level.float().mean() for part in outputs for level in part if level is not None).backward()
+
+    def look() -> None:
+        with torch.no_grad():
+            detector(pictures, mode='tensor')
+
+    return _timed(learn) / number, _timed(look) / number
+
+
+def _timed(step: Callable[[], None]) -> float:
+    """Seconds of a step: the fastest of a few. The first one sets up libraries and is not counted if there is time."""
+    seconds: list[float] = []
+    while len(seconds) < 4 and sum(seconds) < LONGEST:
+        begin = time.perf_counter()
+        step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds)

@@ -1,0 +1,61 @@
+"""COCO json files, with their pictures beside them or in a folder near them."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmyolo_bgpenalty.utils.coco_json import read_coco
+from mmyolo_bgpenalty.utils.label_formats.labeled_set import Box, LabeledSet, Picture
+
+KIND = 'COCO json'
+OF_JSON = ('annotations', 'labels', 'semi_anns')  # a folder of json files, beside the folders of the pictures
+LOOKED_FOR = 50  # number of pictures whose folder is looked for
+
+
+def read_coco_set(file: Path) -> LabeledSet:
+    """Read a COCO json and find the folder of its pictures. Crowd and ignored boxes become ignored boxes.
+
+    Raises:
+        ValueError: ``read_coco`` refuses the file, or none of its pictures is found.
+    """
+    coco = read_coco(file)
+    names = {category['id']: category['name'] for category in coco['categories']}
+    found = LabeledSet(KIND, str(file), list(names.values()))
+    folder = _picture_folder(file, [_local(image['file_name']) for image in coco['images'][:LOOKED_FOR]])
+    pictures: dict = {}
+    for image in coco['images']:
+        size = image.get('width'), image.get('height')
+        stated = None if None in size else size
+        pictures[image['id']] = found.add_picture(str(folder / _local(image['file_name'])), stated), stated
+    for annotation in coco['annotations']:
+        picture, stated = pictures[annotation['image_id']]
+        if isinstance(picture, Picture):
+            ignored = bool(annotation.get('iscrowd') or annotation.get('ignore'))
+            x, y, width, height = annotation['bbox']
+            box = Box(names[annotation['category_id']], x, y, width, height, ignored)
+            found.add_box(picture, box, os.path.basename(picture.path), stated)
+    return found
+
+
+def _local(name: str) -> str:
+    return name.replace('\\', '/')
+
+
+def _picture_folder(file: Path, names: list[str]) -> Path:
+    """The folder that has most of the pictures."""
+    folders = list(dict.fromkeys(_folders(file)))
+    hits = [sum((folder / name).is_file() for name in names) for folder in folders]
+    if not max(hits):
+        raise ValueError(
+            f'{file}: Expected its pictures in {folders[-1]} or in a folder there, but found none, for example not '
+            f'{names[0]}'
+        )
+    return folders[hits.index(max(hits))]
+
+
+def _folders(file: Path) -> Iterator[Path]:
+    """The folder of the file, the folder of the set, and the folders in them."""
+    home = file.absolute().parent
+    for root in (home, home.parent) if home.name.lower() in OF_JSON else (home,):
+        yield from sorted(path for pattern in ('*', 'images/*', '*/images') for path in root.glob(pattern))
+        yield root

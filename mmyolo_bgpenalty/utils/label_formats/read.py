@@ -1,0 +1,160 @@
+"""Find out the format of labeled pictures, and read them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmyolo_bgpenalty.utils.files import read_json
+from mmyolo_bgpenalty.utils.image_files import image_paths
+from mmyolo_bgpenalty.utils.label_formats.coco import read_coco_set
+from mmyolo_bgpenalty.utils.label_formats.labeled_set import LabeledSet
+from mmyolo_bgpenalty.utils.label_formats.voc import read_voc
+from mmyolo_bgpenalty.utils.label_formats.yolo import read_classes_txt, read_txt_folder, read_yolo
+
+FORMATS = 'a COCO json, YOLO txt with a data.yaml, or Pascal VOC xml files'
+# Names of the folders and files of a part.
+PARTS = {'train': ('train', 'training', 'trainval'), 'val': ('val', 'valid', 'validation')}
+
+
+class NoLabels(ValueError):
+    """A folder without labels."""
+
+
+def read_labeled(path: Path, names: list[str] | None = None) -> dict[str, LabeledSet]:
+    """Read labeled pictures in any of the ``FORMATS``: the part 'train', and 'val' if the folder or file names one.
+
+    Args:
+        path: a COCO json, a data.yaml, or a folder that has one of them or xml files.
+        names: names of the classes for a folder of YOLO txt files that has no data.yaml.
+
+    Raises:
+        NoLabels: the folder has no labels.
+        ValueError: there is no such path, its labels cannot be read, or it is not clear which to read.
+    """
+    if path.is_file():
+        if path.suffix.lower() == '.json':
+            return {'train': read_coco_set(path)}
+        if path.suffix.lower() in ('.yaml', '.yml'):
+            return read_yolo(path)
+        raise ValueError(f'{path}: Expected {FORMATS}, or a folder that has them')
+    if not path.is_dir():
+        raise ValueError(f'{path}: no such file or folder')
+    return _read_folder(path, names)
+
+
+def _read_folder(folder: Path, names: list[str] | None) -> dict[str, LabeledSet]:
+    named = _coco_files(folder)
+    if named:
+        return {role: read_coco_set(file) for role, file in named.items()}
+    for name in ('data.yaml', 'data.yml', 'dataset.yaml', 'dataset.yml'):
+        if (folder / name).is_file():
+            return read_yolo(folder / name)
+    xml = _xml_files(folder)
+    if xml:
+        return read_voc(xml, str(folder))
+    others = sorted(path for path in folder.iterdir() if path.suffix.lower() in ('.yaml', '.yml'))
+    if len(others) == 1:
+        return read_yolo(others[0])
+    if not any(folder.rglob('*.txt')):
+        raise NoLabels(f'{folder}: has no labels. Expected {FORMATS}')
+    classes = next(filter(Path.is_file, (folder / 'classes.txt', folder / 'labels/classes.txt')), None)
+    if classes:
+        names = read_classes_txt(classes)
+    if not names:
+        raise NoLabels(
+            f'{folder}: has txt files, but no data.yaml with the names of the classes. Write one with the lines '
+            "`names: ['…', '…']` and `train: <folder of the pictures>`"
+        )
+    return {'train': read_txt_folder(folder, names)}
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    if folder.is_dir():
+        yield from sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith('.'))
+
+
+def _part_folders(folder: Path) -> dict[str, Path]:
+    """The sub-folders with the names of parts."""
+    found = {}
+    for role, names in PARTS.items():
+        inner = [folder / name for name in names if (folder / name).is_dir()]
+        if inner:
+            found[role] = inner[0]
+    return found
+
+
+def _coco_files(folder: Path) -> dict[str, Path]:
+    """The COCO json files of the parts. Json files without `images` (labels of labelme, say) do not count."""
+    for place in (folder, folder / 'annotations'):
+        files = [path for path in _files(place) if path.suffix.lower() == '.json' and _is_coco(path)]
+        if len(files) == 1:
+            return {'train': files[0]}
+        if files:
+            return _by_part(folder, files)
+    parts = {role: place / '_annotations.coco.json' for role, place in _part_folders(folder).items()}
+    found = {role: file for role, file in parts.items() if file.is_file()}
+    return found if 'train' in found else {}
+
+
+def _is_coco(file: Path) -> bool:
+    content = read_json(file)
+    return isinstance(content, dict) and 'images' in content and 'categories' in content
+
+
+def _by_part(folder: Path, files: list[Path]) -> dict[str, Path]:
+    """Files named like a part: instances_train2017.json, val.json."""
+    found = {}
+    for role, names in PARTS.items():
+        fitting = [file for file in files if any(name in file.stem.lower() for name in names)]
+        if len(fitting) == 1:
+            found[role] = fitting[0]
+    if 'train' not in found:
+        listed = ', '.join(file.name for file in files)
+        raise ValueError(f'{folder}: has several json files. Name one of them: {listed}')
+    return found
+
+
+def _xml_files(folder: Path) -> dict[str, list[Path]]:
+    """The xml files of the parts: by ImageSets/Main, or in folders named like the parts, or in one folder."""
+    for place in (folder / 'Annotations', folder / 'annotations', folder):
+        files = [path for path in _files(place) if path.suffix.lower() == '.xml']
+        if files:
+            return _by_image_sets(folder / 'ImageSets/Main', files)
+    parts: dict[str, list[Path]] = {}
+    for role, inner in _part_folders(folder).items():
+        found = _xml_files(inner)
+        if found:
+            parts[role] = found['train']
+    return parts if 'train' in parts else {}
+
+
+def _by_image_sets(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
+    lists = {role: [folder / f'{name}.txt' for name in names] for role, names in PARTS.items()}
+    parts = {}
+    for role, texts in lists.items():
+        text = next(filter(Path.is_file, texts), None)
+        if text:
+            stems = {line.split()[0] for line in text.read_text(encoding='utf-8-sig').splitlines() if line.strip()}
+            parts[role] = [file for file in files if file.stem in stems]
+    return parts if parts.get('train') else {'train': files}
+
+
+def read_pictures(path: Path) -> LabeledSet:
+    """Read pictures for training without labels: a folder of pictures, or labeled pictures with their boxes.
+
+    YOLO txt files need a data.yaml. Otherwise they are not read.
+
+    Raises:
+        ValueError: there is no such path, the folder has no picture, or its labels cannot be read.
+    """
+    try:
+        return read_labeled(path)['train']
+    except NoLabels:
+        pass
+    found = LabeledSet('pictures', str(path), [])
+    for image in image_paths(path):
+        found.add_picture(image)
+    if not found.boxes:
+        broken = sum(map(len, found.notes.values()))
+        text = f'; {broken} cannot be read, such as {next(iter(found.notes.values()))[0]}' if broken else ''
+        raise ValueError(f'{path}: Expected pictures (jpg, png, bmp, tif, webp), but found none{text}')
+    return found

@@ -1,0 +1,191 @@
+"""Pascal VOC xml files and COCO json files."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmyolo_bgpenalty.utils.label_formats.read import NoLabels, read_labeled, read_pictures
+from tests.helpers.labels import NAMES, SIZE, bright_box, make_coco, make_voc, save_picture, voc_xml
+
+FIVE = ['a.jpg', 'B.JPG', 'c d.png', 'é.jpeg', 'e.png']
+
+
+def by_name(found):
+    """Name of a picture -> its boxes: class, x, y, width, height and whether it is ignored."""
+    return {Path(picture.path).name: [tuple(box) for box in boxes] for picture, boxes in found.boxes.items()}
+
+
+def test_voc_folders(tmp_path):
+    """Pixels are counted from 1, and the last pixel belongs to the box."""
+    found = read_labeled(make_voc(tmp_path, FIVE))['train']
+    assert found.classes == sorted(NAMES) and found.notes == {}
+    assert by_name(found) == {name: [(NAMES[i % 2], 10, 20, 20, 16, False)] for i, name in enumerate(FIVE)}
+    assert bright_box(tmp_path / 'JPEGImages/a.jpg') == [10, 20, 20, 16]
+
+
+def test_voc_pixels_from_0(tmp_path):
+    root = make_voc(tmp_path, FIVE)
+    (root / 'Annotations/e.xml').write_text(voc_xml('e.png', [('cell', 0, 0.5, 30.5, 36)]))
+    found = by_name(read_labeled(root)['train'])
+    assert found['e.png'] == [('cell', 0, 0.5, 30.5, 35.5, False)]
+    assert found['a.jpg'] == [('cell', 11, 21, 19, 15, False)]
+
+
+def test_voc_parts(tmp_path):
+    root = make_voc(tmp_path, FIVE)
+    (root / 'ImageSets/Main').mkdir(parents=True)
+    for part, stems in (('train', 'a\nB\n'), ('val', 'e  1\n'), ('test', 'é\n')):
+        (root / f'ImageSets/Main/{part}.txt').write_text(stems)
+    sets = read_labeled(root)
+    assert {role: list(by_name(found)) for role, found in sets.items()} == {
+        'train': ['B.JPG', 'a.jpg'],
+        'val': ['e.png'],
+    }
+    assert sets['train'].notes == {}
+
+
+def test_voc_beside_the_pictures(tmp_path):
+    """Roboflow's folders. The same name may be in both of them."""
+    for part in ('train', 'valid'):
+        root = make_voc(tmp_path / part, ['a.jpg', 'b.jpg'])
+        for file in [*root.glob('*/*')]:
+            shutil.move(file, root / file.name)
+    sets = read_labeled(tmp_path)
+    paths = {role: [picture.path for picture in found.boxes] for role, found in sets.items()}
+    assert paths['train'] == [str(tmp_path / 'train' / name) for name in ('a.jpg', 'b.jpg')]
+    assert paths['val'] == [str(tmp_path / 'valid' / name) for name in ('a.jpg', 'b.jpg')]
+    assert len(read_labeled(tmp_path / 'valid')['train'].boxes) == 2
+
+
+def test_what_is_left_out_of_voc(tmp_path):
+    root = make_voc(tmp_path, FIVE)
+    (root / 'Annotations/B.xml').write_text('<annotation>')
+    (root / 'Annotations/e.xml').unlink()
+    (root / 'Annotations/f.xml').write_text(voc_xml('f.png', []))
+    (root / 'Annotations/a.xml').write_text(voc_xml('a.jpg', [('cell', 10, 20, 5, 36), ('cell', 'x', 1, 2, 3)]))
+    (root / 'Annotations/é.xml').write_text(
+        voc_xml('é.jpeg', [('cell', 5, 5, 9, 9)], size=(640, 480)), encoding='utf-8'
+    )
+    easy = voc_xml('c d.png', [('cell', 11, 21, 30, 36)], size=(0, 0), extra='<difficult>1</difficult>')
+    (root / 'Annotations/c d.xml').write_text(easy)
+    found = read_labeled(root)['train']
+    assert by_name(found) == {'a.jpg': [], 'c d.png': [('cell', 10, 20, 20, 16, True)]}
+    assert found.notes == {
+        'label files that cannot be read': ['B.xml: no element found: line 1, column 12'],
+        'objects without a proper box: left out': ['a.xml', 'a.xml'],
+        'objects marked as difficult: neither object nor background': ['c d.xml'],
+        'label files without a picture': ['f.xml'],
+        'pictures with another size than in their label': ['é.jpeg: 80 x 64, but its label says 640 x 480'],
+        'pictures without an xml file: left out': ['e.png'],
+    }
+
+
+@pytest.mark.parametrize('turn', range(1, 9))
+def test_pictures_on_their_side(tmp_path, turn):
+    """The label has the size of the stored or of the shown picture. Both give the box of the shown picture."""
+    root = make_voc(tmp_path, ['a.jpg', 'b.jpg'])
+    path = save_picture(root / 'JPEGImages/a.jpg', turn=turn)
+    shown = tuple(bright_box(path))
+    x, y, width, height = shown
+    as_shown = voc_xml('a.jpg', [('cell', x + 1, y + 1, x + width, y + height)], SIZE[::-1] if turn > 4 else SIZE)
+    as_stored = voc_xml('a.jpg', [('cell', 11, 21, 30, 36)])
+    for text in (as_shown, as_stored) if turn > 4 else (as_shown,):
+        (root / 'Annotations/a.xml').write_text(text)
+        (picture, (box,)) = next(iter(read_labeled(root)['train'].boxes.items()))
+        assert tuple(box) == ('cell', *shown, False)
+        assert (picture.width, picture.height) == (SIZE[::-1] if turn > 4 else SIZE)
+
+
+def test_a_coco_json_and_the_folder_of_its_pictures(tmp_path):
+    file = make_coco(tmp_path, FIVE)
+    for path in (file, tmp_path):
+        found = read_labeled(path)['train']
+        assert by_name(found) == {name: [(NAMES[i % 2], 10, 20, 20, 16, False)] for i, name in enumerate(FIVE)}
+        assert found.classes == ['nothing', *NAMES] and found.notes == {}
+
+
+def test_coco_parts_in_annotations_and_in_folders(tmp_path):
+    for layout in ('like COCO', 'like Roboflow'):
+        root = tmp_path / layout
+        for part, names in (('train', FIVE[:3]), ('val', FIVE[3:])):
+            file = make_coco(root, names)
+            target = root / f'annotations/instances_{part}2017.json'
+            if layout == 'like Roboflow':
+                target = root / part / '_annotations.coco.json'
+            target.parent.mkdir(exist_ok=True, parents=True)
+            file.rename(target)
+            (root / part).mkdir(exist_ok=True)
+            (root / 'images').rename(root / part / 'images')
+        sets = read_labeled(root)
+        assert {role: list(by_name(found)) for role, found in sets.items()} == {'train': FIVE[:3], 'val': FIVE[3:]}
+
+
+def test_what_is_left_out_of_coco(tmp_path):
+    file = make_coco(tmp_path, FIVE)
+    coco = json.loads(file.read_text())
+    coco['annotations'][0]['iscrowd'] = 1
+    coco['annotations'][1]['bbox'] = [70, 20, 30, 16]
+    coco['images'][2]['width'] = 81
+    coco['images'][3]['file_name'] = 'lost.jpg'
+    file.write_text(json.dumps(coco))
+    found = read_labeled(file)['train']
+    assert by_name(found) == {
+        'a.jpg': [(NAMES[0], 10, 20, 20, 16, True)],
+        'B.JPG': [(NAMES[1], 70, 20, 10, 16, False)],
+        'e.png': [(NAMES[0], 10, 20, 20, 16, False)],
+    }
+    assert found.notes == {
+        'pictures with another size than in their label': ['c d.png: 80 x 64, but its label says 81 x 64'],
+        'pictures that cannot be read': ['lost.jpg: No such file or directory'],
+        'boxes that reach beyond their picture: cut at its edge': ['B.JPG'],
+    }
+
+
+@pytest.mark.parametrize(
+    'make, kind, message',
+    [
+        (lambda root: root / 'none', ValueError, 'no such file or folder'),
+        (lambda root: save_picture(root / 'a.jpg').parent, NoLabels, 'has no labels. Expected a COCO json, YOLO txt'),
+        (lambda root: save_picture(root / 'a.jpg'), ValueError, 'Expected a COCO json, YOLO txt'),
+        (lambda root: make_coco(root, []), ValueError, '`images` is empty'),
+        (lambda root: make_coco(root, ['x.jpg']).with_name('other.json'), ValueError, 'no such file or folder'),
+    ],
+)
+def test_paths_without_labels(tmp_path, make, kind, message):
+    path = make(tmp_path)
+    with pytest.raises(kind) as caught:
+        read_labeled(path)
+    assert str(caught.value).startswith(f'{path}: ') and message in str(caught.value)
+
+
+def test_json_files_that_are_not_clear(tmp_path):
+    for name in ('one.json', 'two.json'):
+        make_coco(tmp_path, FIVE, name)
+    with pytest.raises(ValueError, match='has several json files. Name one of them: one.json, two.json'):
+        read_labeled(tmp_path)
+    shutil.rmtree(tmp_path / 'images')
+    with pytest.raises(
+        ValueError, match='one.json: Expected its pictures in .*, but found none, for example not a.jpg'
+    ):
+        read_labeled(tmp_path / 'one.json')
+
+
+def test_pictures_without_labels(tmp_path):
+    save_picture(tmp_path / 'more/a.jpg')
+    (tmp_path / 'more/b.jpg').touch()
+    found = read_pictures(tmp_path / 'more')
+    assert by_name(found) == {'a.jpg': []} and found.notes == {'pictures that cannot be read': ['b.jpg: empty']}
+    assert len(read_pictures(make_coco(tmp_path, FIVE)).boxes) == 5
+    (tmp_path / 'more/a.jpg').unlink()
+    with pytest.raises(ValueError, match='but found none; 1 cannot be read, such as b.jpg: empty'):
+        read_pictures(tmp_path / 'more')
+
+
+def test_without_globox_coco_can_be_read(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'globox', None)
+    assert read_labeled(make_coco(tmp_path / 'coco', FIVE))
+    with pytest.raises(ImportError, match='read by globox: pip install globox$'):
+        read_labeled(make_voc(tmp_path / 'voc', FIVE))
