@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from mmyolo_bgpenalty.config_check import evaluation, files, pipelines, sizes
 from mmyolo_bgpenalty.config_check.findings import Finding, run_checks
 from mmyolo_bgpenalty.config_check.parts import ConfigParts
-from mmyolo_bgpenalty.config_check.settings import training
+from mmyolo_bgpenalty.config_check.settings import length, training
 
 WIRING = (*training.CHECKS, *pipelines.CHECKS, *sizes.CHECKS, *evaluation.CHECKS)
 
@@ -19,7 +19,7 @@ def check_config(cfg: Mapping, data: bool = True) -> list[Finding]:
 
     ``cfg`` includes its ``--cfg-options``. With ``data``, the json files are read and the images are looked for.
     """
-    findings = run_checks((*WIRING, *files.CHECKS) if data else WIRING, ConfigParts(cfg))
+    findings = run_checks((*WIRING, *length.CHECKS, *files.CHECKS) if data else WIRING, ConfigParts(cfg))
     findings = [finding._replace(level='warning') if _of_test(finding) else finding for finding in findings]
     return sorted(findings, key=lambda finding: finding.level)
 
@@ -30,7 +30,8 @@ def check_at_start(runner: Runner) -> None:
     Raises:
         ValueError: lists the errors.
     """
-    findings = run_checks(WIRING, ConfigParts(runner.cfg, runner.hooks))
+    parts = ConfigParts(runner.cfg, runner.hooks, epoch_length=_epoch_length(runner))
+    findings = run_checks((*WIRING, *length.CHECKS), parts)
     findings += run_checks([files.check_built_sets], runner)
     findings = [finding for finding in findings if not _of_test(finding)]
     for finding in findings:
@@ -39,6 +40,13 @@ def check_at_start(runner: Runner) -> None:
     errors = [str(finding) for finding in findings if finding.level == 'error']
     if errors:
         raise ValueError('Expected a config without mistakes, but found:\n' + '\n'.join(errors))
+
+
+def _epoch_length(runner: Runner) -> int | None:
+    try:
+        return len(runner.train_dataloader)
+    except TypeError:  # an iterable dataset has no length
+        return None
 
 
 def _of_test(finding: Finding) -> bool:

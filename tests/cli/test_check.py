@@ -16,7 +16,7 @@ ASSIGNER = 'model.detector.train_cfg.assigner.num_classes'
 @pytest.fixture(scope='module')
 def config(tmp_path_factory):
     folder = tmp_path_factory.mktemp('check')
-    changes = dict(lambda_bg=2.0, burn_in=2, train_cfg__max_epochs=8)
+    changes = dict(lambda_bg=2.0, burn_in=100, train_cfg__max_epochs=400)
     cfg = load(SEMI, make_set(folder / 'set'), folder / 'none', **changes)
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
     cfg.dump(folder / 'mine.py')
@@ -30,11 +30,11 @@ def call(*arguments):
 def test_a_finding_says_what_where_and_what_to_write(config, capsys):
     assert call(config) == 0
     assert capsys.readouterr().out.endswith('errors: 0, warnings: 0\n')
-    assert call(config, '--cfg-options', f'{ASSIGNER}=80', 'burn_in=20') == 1
+    assert call(config, '--cfg-options', f'{ASSIGNER}=80', 'burn_in=400') == 1
     shown = capsys.readouterr().out
     assert f'error: {ASSIGNER}\n    80, but the head has 3 classes\n    -> write 3\n' in shown
     assert shown.index('error: ') < shown.index('warning: burn_in') and 'errors: 1, warnings: 1' in shown
-    assert call(config, '--cfg-options', 'burn_in=20') == 0
+    assert call(config, '--cfg-options', 'burn_in=400') == 0
 
 
 def test_a_bad_override_gives_an_error_of_one_line(config, capsys):

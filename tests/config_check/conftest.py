@@ -4,6 +4,7 @@ import copy
 
 import pytest
 
+from mmyolo_bgpenalty.config_check.settings import plan
 from tests.helpers.tiny import SEMI, SUPERVISED, load
 
 
@@ -32,6 +33,12 @@ def cfg(configs):
 @pytest.fixture
 def supervised(configs):
     return copy.deepcopy(configs[SUPERVISED])
+
+
+@pytest.fixture(autouse=True)
+def epoch_length(monkeypatch):
+    """An epoch has 600 iterations. The epochs of the tiny set have 5, which is too few for a good run."""
+    monkeypatch.setattr(plan, 'epoch_length', lambda parts: 600)
 
 
 @pytest.fixture

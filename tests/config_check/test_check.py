@@ -72,7 +72,7 @@ def test_a_strange_value_does_not_stop_the_other_checks(cfg):
     cfg.burn_in = 'four'
     cfg.custom_hooks = [dict(type='EMAHook')]
     found = check_config(cfg)
-    assert brief(found) == [(E, 'custom_hooks.0'), (W, 'check length')]
+    assert brief(found) == [(E, 'custom_hooks.0'), (W, 'check burn in')]
     assert 'not checked, because a setting has an unexpected value: ValueError: Expected `burn_in`' in found[1].what
 
 

@@ -312,10 +312,10 @@ def test_thresholds_expect_more_objects_in_images_not_known_to_be_empty(empty, f
 def test_a_missing_meta_key_known_empty_is_an_error(data, tmp_path):
     cfg = load(SHIPPED, data, tmp_path / 'work', **{KNOWN: 'empty.txt'})
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
-    assert check_config(cfg) == []
+    assert check_config(cfg, data=False) == []
     pack = cfg.train_dataloader.dataset.unlabeled.pipeline[-1].unsup_teacher[-1]
     pack.meta_keys = [key for key in pack.meta_keys if key != 'known_empty']
-    [finding] = check_config(cfg)
+    [finding] = check_config(cfg, data=False)
     assert finding.level == 'error' and finding.where.endswith('unsup_teacher.1.meta_keys')
     assert 'known_empty' in finding.what
 
@@ -323,7 +323,7 @@ def test_a_missing_meta_key_known_empty_is_an_error(data, tmp_path):
 def test_a_detector_that_ignores_known_empty_is_a_warning(data, tmp_path):
     cfg = load('yolov8_semi_bgpenalty_dense.py', data, tmp_path / 'work', **{KNOWN: 'empty.txt'})
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
-    [finding] = check_config(cfg)
+    [finding] = check_config(cfg, data=False)
     assert (finding.level, finding.where) == ('warning', 'train_dataloader.dataset.known_empty')
 
 

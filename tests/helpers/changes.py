@@ -43,7 +43,8 @@ def edit(root: Path, name: str, change) -> None:
 
 # A loop of iterations, and MMDetection's sampler of two sets, which never ends.
 ITERATIONS = {
-    'train_cfg': dict(type='IterBasedTrainLoop', max_iters=1000, val_interval=100),
+    'train_cfg': dict(type='IterBasedTrainLoop', max_iters=12000, val_interval=100),
+    'burn_in': 4000,
     'param_scheduler': [],
     'default_hooks.lambda_bg': dict(type='LambdaBgSchedulerHook', by_epoch=False),
 }

@@ -1,5 +1,6 @@
 """The plan of a run: iterations of an epoch, of burn-in and in all, from a config without building anything."""
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -25,14 +26,18 @@ class RunPlan(NamedTuple):
 
 def run_plan(cfg: Mapping) -> RunPlan | None:
     """The plan of a config. None if it cannot be known: a file is missing, or a setting is wrong."""
-    try:
-        return plan_of(ConfigParts(cfg))
-    except (TypeError, ValueError, AttributeError, KeyError, IndexError, OSError, ZeroDivisionError):
-        return None  # the checks report such a setting
+    return plan_of(ConfigParts(cfg))
 
 
+@functools.lru_cache(maxsize=1)  # several checks need the plan
 def plan_of(parts: ConfigParts) -> RunPlan | None:
-    """The plan of a config. None if the length of an epoch is needed but unknown."""
+    try:
+        return _plan_of(parts)
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError, OSError, ZeroDivisionError):
+        return None  # other checks report such a setting
+
+
+def _plan_of(parts: ConfigParts) -> RunPlan | None:
     epoch, length = epoch_length(parts), parts.length
     if not length or (epoch is None and parts.by_epoch):
         return None

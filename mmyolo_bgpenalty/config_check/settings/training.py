@@ -7,7 +7,6 @@ from mmengine.optim.scheduler.param_scheduler import INF
 from mmyolo_bgpenalty.config_check.findings import Findings, error, warning
 from mmyolo_bgpenalty.config_check.overrides import dead_names
 from mmyolo_bgpenalty.config_check.parts import ConfigParts, Part, kind_of
-from mmyolo_bgpenalty.engine.schedule import lambda_bg_at
 from mmyolo_bgpenalty.engine.settings import settings_in
 
 STAYS_IN_EPOCH_0 = 'counts epochs, but IterBasedTrainLoop stays in epoch 0: later epochs never come'
@@ -60,28 +59,6 @@ def check_lambda_hook(parts: ConfigParts) -> Findings:
         yield warning('default_hooks', what, add)
 
 
-def check_length(parts: ConfigParts) -> Findings:
-    """Burn-in and warm-up must fit into the length of training."""
-    plan, length, hooks = parts.plan, parts.length, parts.hooks_of('LambdaBgSchedulerHook')
-    if not plan or not length or hooks[0].node.get('by_epoch', True) != parts.by_epoch:
-        return
-    unit = 'epochs' if parts.by_epoch else 'iterations'
-    where = 'burn_in' if 'burn_in' in settings_in(parts.cfg) else f'{hooks[0].path}.burn_in'
-    burn_in, highest, reached = plan['burn_in'], plan['lambda_bg'], lambda_bg_at(length, **plan)
-    if burn_in >= length:
-        unused = 'no unlabeled image is used, and ' if parts.semi else ''
-        what = f'burn-in takes {burn_in} of {length} {unit}: {unused}λ stays 0'
-        yield warning(where, what, f'write less than {length}, or train longer')
-        return
-    if reached < highest:
-        what = f'burn-in and warm-up do not fit into {length} {unit}: λ ends at {reached:.3g} of {highest}'
-        yield warning(where, what, 'shorten one of them, or train longer')
-    for hook in parts.hooks_of('BurnInMeanTeacherHook'):
-        if length < burn_in + hook.node.get('unsup_warmup', 1):
-            what = f'the weight of the unlabeled images still rises at the end, after {length} {unit}'
-            yield warning(f'{hook.path}.unsup_warmup', what, 'write a smaller number')
-
-
 def check_names(parts: ConfigParts) -> Findings:
     file = Path(parts.filename)
     if file.is_file() and file.suffix == '.py':
@@ -126,7 +103,7 @@ def check_loop(parts: ConfigParts) -> Findings:
         if parts.by_epoch is False and by_epoch:
             yield error(hook.path, f'{hook.kind} {STAYS_IN_EPOCH_0}', 'use an EpochBasedTrainLoop, or remove the hook')
         elif parts.by_epoch and epochs and switch is not None and switch >= epochs:
-            what = f'the hook waits for epoch {switch} of {epochs}: it never fires'
+            what = f'the hook fires after {switch} epochs, but the run has {epochs}'
             yield warning(f'{hook.path}.switch_epoch', what, f'write less than {epochs}')
         elif parts.by_epoch and epochs and 'YOLOv5ParamSchedulerHook' in hook.names:
             yield from _yolo_schedule(hook, epochs)
@@ -160,4 +137,4 @@ def check_schedules(parts: ConfigParts) -> Findings:
             yield warning(f'{where}.end', what, f'write {length}')
 
 
-CHECKS = (check_teacher, check_lambda_hook, check_length, check_names, check_pseudo_labels, check_loop, check_schedules)
+CHECKS = (check_teacher, check_lambda_hook, check_names, check_pseudo_labels, check_loop, check_schedules)

@@ -12,6 +12,11 @@ from tests.helpers.changes import DELETED, ITERATIONS, change
 LOADER = 'train_dataloader'
 
 
+@pytest.fixture
+def epoch_length():
+    """The real one."""
+
+
 def test_the_plan_in_one_line():
     assert str(RunPlan(135, 1080, 2700)) == 'an epoch = 135 iterations; burn-in 1,080; total 2,700'
     assert str(RunPlan(None, 1000, 180000)) == 'burn-in 1,000; total 180,000'
@@ -71,10 +76,10 @@ def test_a_folder_and_several_sets(cfg, supervised, data):
 
 
 def test_a_run_of_iterations(cfg):
-    change(cfg, {**ITERATIONS, 'burn_in': 300})
-    assert run_plan(cfg) == (5, 300, 1000)
+    change(cfg, ITERATIONS)
+    assert run_plan(cfg) == (5, 4000, 12000)
     change(cfg, {f'{LOADER}.dataset.unlabeled.ann_file': 'none.json'})
-    assert run_plan(cfg) == (None, 300, 1000)
+    assert run_plan(cfg) == (None, 4000, 12000)
     change(cfg, {'default_hooks.lambda_bg': dict(type='LambdaBgSchedulerHook')})  # counts epochs
     assert run_plan(cfg) is None
 

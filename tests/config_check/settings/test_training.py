@@ -44,13 +44,6 @@ MISTAKES = {
         {'custom_hooks': [dict(type='LambdaBgSchedulerHook')]},
         *(E, 'custom_hooks.0', f'two hooks set λ: this one and {LAMBDA}'),
     ),
-    'no epoch after burn-in': ({'burn_in': 20}, W, 'burn_in', '20 of 20 epochs: no unlabeled image is used'),
-    'burn-in of the hook': ({'burn_in': DELETED, f'{LAMBDA}.burn_in': 30}, W, f'{LAMBDA}.burn_in', '30 of 20 epochs'),
-    'warm-up cut off': ({'burn_in': 10, 'lambda_bg_warmup': 40}, W, 'burn_in', 'λ ends at 0.25 of 1'),
-    'ramp of the unlabeled images cut off': (
-        {'burn_in': 10, f'{TEACHER}.unsup_warmup': 11},
-        *(W, f'{TEACHER}.unsup_warmup', 'still rises at the end, after 20 epochs'),
-    ),
     'infinite sampler in an epoch-based loop': (
         {'train_dataloader.sampler': NEVER_ENDS, 'train_dataloader.batch_sampler': DELETED},
         *(E, 'train_dataloader.sampler', 'the first epoch never ends'),
@@ -62,14 +55,14 @@ MISTAKES = {
     ),
     'switch that never comes': (
         {'custom_hooks': [dict(SWITCH, switch_epoch=20)]},
-        *(W, 'custom_hooks.0.switch_epoch', 'epoch 20 of 20'),
+        *(W, 'custom_hooks.0.switch_epoch', 'fires after 20 epochs, but the run has 20'),
     ),
     'schedule by epochs in an iteration-based loop': (
         ITERATIONS | {'param_scheduler': [dict(type='CosineAnnealingLR')]},
         *(E, 'param_scheduler.0', 'later epochs never come'),
     ),
     'single schedule cut off': (
-        {'param_scheduler': dict(type='LinearLR', end=30)},
+        {'param_scheduler': dict(type='PolyLR', end=30)},
         *(W, 'param_scheduler.end', 'cut off after 20 of 30 epochs'),
     ),
     'schedule that begins too late': (
