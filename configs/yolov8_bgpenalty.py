@@ -1,6 +1,6 @@
 # Supervised YOLOv8 with the background penalty, on the labeled tenth of the solar set.
 _base_ = [
-    './_base_/models/yolov8_bgpenalty.py',
+    './_base_/models/supervised_yolov8_bgpenalty.py',
     './_base_/datasets/solar.py',
     './_base_/schedules/adamw.py',
 ]

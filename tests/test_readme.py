@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -21,7 +20,8 @@ from mmengine.registry import init_default_scope
 from mmyolo.registry import HOOKS, MODELS
 
 from mmyolo_bgpenalty.utils.files import read_json
-from tests.helpers.tiny import ROOT, SEMI, SMALL, data_options, make_images, make_set
+from tests.helpers.environments import OwnEnvironment, copy_checkout
+from tests.helpers.tiny import ROOT, SEMI, SMALL, data_options, make_images, make_set, stated
 
 BLOCKS = re.findall(r'^```(\w+)\n(.*?)^```', (ROOT / 'README.md').read_text(encoding='utf-8'), re.S | re.M)
 LINES = [
@@ -36,11 +36,6 @@ NOT_SHOWN = {'setup_env.py', 'noxfile.py', 'benchmark.py'}
 SNIPPETS = [text for kind, text in BLOCKS if kind == 'python']
 # Two epochs. The first is burn-in.
 SHORT = ['train_cfg.max_epochs=2', 'train_cfg.val_interval=2', 'burn_in=1', 'default_hooks.checkpoint.interval=2']
-
-
-def stated(options: dict) -> list:
-    texts = {name: ','.join(value) if isinstance(value, tuple) else value for name, value in options.items()}
-    return [f'{name}={text}' for name, text in texts.items()]
 
 
 @pytest.fixture(scope='module')
@@ -88,27 +83,16 @@ def test_make_targets():
 def test_install(tmp_path):
     """In an environment with all dependencies, `pip install` of a checkout adds only this package."""
     (command,) = (words for words in LINES if words[0] == 'pip')
-    checkout = tmp_path / 'checkout'
-    for name in ('mmyolo_bgpenalty', 'configs'):
-        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns('__pycache__'))
-    for name in ('setup.py', 'pyproject.toml', 'README.md'):
-        shutil.copy(ROOT / name, checkout)
-    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', str(tmp_path / 'env')], check=True)
-    python = tmp_path / 'env/bin/python'
-    (own,) = (tmp_path / 'env/lib').glob('python3*/site-packages')
-    # The environment sees the packages of the test environment.
-    (own / 'rest.pth').write_text(f'{sysconfig.get_path("purelib")}\n')
-    environment = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
-    environment |= {'PIP_NO_INDEX': '1', 'PIP_DISABLE_PIP_VERSION_CHECK': '1'}
-    before, others = set(os.listdir(own)), set(os.listdir(sysconfig.get_path('purelib')))
-    options = dict(cwd=checkout, env=environment, text=True, check=True, stdout=subprocess.PIPE)
-    subprocess.run([python, '-m', *command], **options)
-    added = set(os.listdir(own)) - before - {'__pycache__'}
+    checkout, environment = copy_checkout(tmp_path / 'checkout'), OwnEnvironment(tmp_path / 'env')
+    rest = Path(sysconfig.get_path('purelib'))
+    before, others = set(os.listdir(environment.site)), set(os.listdir(rest))
+    environment.run('-m', *command, cwd=checkout)
+    added = set(os.listdir(environment.site)) - before - {'__pycache__'}
     assert added and all('mmyolo_bgpenalty' in name for name in added)
-    assert set(os.listdir(sysconfig.get_path('purelib'))) == others
-    code = "import mmyolo_bgpenalty as package; print(package.__file__); package.config('yolov8_bgpenalty.py')"
-    done = subprocess.run([python, '-W', 'ignore', '-c', code], **(options | dict(cwd=tmp_path)))
-    assert done.stdout.strip() == str(checkout / 'mmyolo_bgpenalty/__init__.py')
+    assert set(os.listdir(rest)) == others
+    code = "import mmyolo_bgpenalty as package; print(package.__file__); print(package.config('yolov8_bgpenalty.py'))"
+    places = environment.run('-c', code, cwd=tmp_path).split('\n')
+    assert places[:2] == [f'{checkout}/mmyolo_bgpenalty/__init__.py', f'{checkout}/configs/yolov8_bgpenalty.py']
 
 
 def test_commands(stage):

@@ -1,6 +1,6 @@
 """Export the teacher of a semi-supervised checkpoint as a plain detector.
 
-    python tools/export_teacher.py configs/yolov8_semi_bgpenalty.py work_dirs/…/epoch_20.pth [--onnx]
+    python -m mmyolo_bgpenalty export yolov8_semi_bgpenalty.py work_dirs/…/epoch_20.pth [--onnx]
 
 writes epoch_20_teacher.pth and its config, epoch_20_teacher.py, beside the checkpoint. They need MMYOLO, but not this
 package, and work with mmdet.apis.init_detector, mmdet.apis.DetInferencer, tools/test.py and load_from. The detector of

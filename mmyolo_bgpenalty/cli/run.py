@@ -16,11 +16,13 @@ from mmengine.runner import Runner
 
 from mmyolo_bgpenalty.config_check.overrides import check_overrides
 from mmyolo_bgpenalty.engine.console import CommandRunner, quiet_libraries
+from mmyolo_bgpenalty.utils.shipped_configs import config
 
 # Code outside these packages counts as the user's own.
 LIBRARIES = {'mmyolo_bgpenalty', 'mmengine', 'mmcv', 'mmdet', 'mmyolo', *sys.stdlib_module_names}
 LIBRARIES |= {'torch', 'torchvision', 'numpy', 'scipy', 'cv2', 'PIL', 'pycocotools', 'addict', 'yaml'}
 LIBRARIES |= {'onnx', 'onnxruntime'}
+CONFIG_HELP = 'config file, or name of a shipped config'
 
 
 class InputError(ValueError):
@@ -98,10 +100,10 @@ def _line(error: Exception) -> str:
     return f'{type(error).__name__}: {" ".join(message.split())} ({frame.f_code.co_filename}:{number})'
 
 
-def config_parser(description: str | None, config: str = 'config file') -> argparse.ArgumentParser:
-    """A parser with the arguments ``config`` and ``--cfg-options``."""
+def config_parser(description: str | None, what: str = CONFIG_HELP) -> argparse.ArgumentParser:
+    """A parser with the arguments ``config`` and ``--cfg-options``. ``what`` is the help of ``config``."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help=config)
+    parser.add_argument('config', help=what)
     overrides = 'override settings: lambda_bg=1.5 burn_in=3 train_cfg.max_epochs=40'
     parser.add_argument('--cfg-options', nargs='+', action=_Overrides, default={}, metavar='NAME=VALUE', help=overrides)
     return parser
@@ -116,12 +118,17 @@ class _Overrides(DictAction):
 
 
 def read_config(file: str, options: Mapping) -> Config:
-    """Read a config and merge ``--cfg-options``.
+    """Read a config and merge ``--cfg-options``. If there is no such file, it is the shipped config of this name.
 
     Raises:
         ValueError: a config file cannot be read, or an override would change nothing. The message names it.
         Exception: anything that the code in the config raises.
     """
+    if not os.path.exists(file):
+        try:
+            file = config(file)
+        except FileNotFoundError as error:
+            raise InputError(f'{file}: no such file, and {error}') from None
     try:
         cfg = Config.fromfile(file)
     except SyntaxError as error:

@@ -32,20 +32,21 @@ def config(name: str, **variables: Any) -> str:
             and dicts of them.
 
     Raises:
-        FileNotFoundError: there is no such config. The message lists all configs outside sub-folders.
+        FileNotFoundError: there is no such config. The message lists all configs but the parts in ``_base_``.
         ValueError: neither the config nor its bases assign such a variable, or ``model_size`` is unknown.
     """
     one_of('model_size', variables.get('model_size', 'n'), MODEL_SIZES)
     folder = _folder()
     if not (folder / name).is_file():
-        known = ', '.join(sorted(path.name for path in folder.glob('*.py')))
-        raise FileNotFoundError(f'no config {name!r}; the shipped configs are {known}')
+        files = (file.relative_to(folder) for file in folder.rglob('*.py'))
+        known = ', '.join(sorted(str(file) for file in files if file.parts[0] != '_base_'))
+        raise FileNotFoundError(f'no shipped config is called {name!r}; the shipped configs are {known}')
     return _copy(name, repr(variables)) if variables else str(folder / name)
 
 
 def _folder() -> Path:
     package = Path(__file__).resolve().parent.parent
-    return next(path for path in (package / 'configs', package.parent / 'configs') if path.is_dir())
+    return next(path for path in (package / '.mim/configs', package.parent / 'configs') if path.is_dir())
 
 
 @cache

@@ -117,6 +117,12 @@ def train(cfg: Config, *hooks: Hook) -> Runner:
     return runner
 
 
+def stated(options: dict) -> list[str]:
+    """These options for ``--cfg-options``."""
+    texts = {name: ','.join(value) if isinstance(value, tuple) else value for name, value in options.items()}
+    return [f'{name}={text}' for name, text in texts.items()]
+
+
 def shrink(node) -> None:
     """Set the input size of all resizes and mosaics in ``node``, and the border of all affine transforms."""
     for child in node.values() if isinstance(node, dict) else node:

@@ -1,5 +1,5 @@
 # A student and its EMA teacher. Both are the supervised detector.
-_base_ = './yolov8_bgpenalty.py'
+_base_ = './supervised_yolov8_bgpenalty.py'
 
 detector = _base_.model
 # The penalty is the mean over the hard background: priors with a score above 0.1 that lie outside every box. With λ =

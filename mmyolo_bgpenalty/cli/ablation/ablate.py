@@ -1,6 +1,6 @@
 """Train named variants of a config with several seeds, and compare them with the first variant.
 
-    python tools/ablation.py configs/yolov8_semi_bgpenalty.py --seeds 0 1 2 [--jobs 2] [--dry-run]
+    python -m mmyolo_bgpenalty ablate yolov8_semi_bgpenalty.py --seeds 0 1 2 [--jobs 2] [--dry-run]
 
 Each run has a folder, <work dir>/<variant>/seed_<n>, with its log and its checkpoints. A finished run also has
 result.json. When the command is called again, it skips finished runs and continues the others.
@@ -15,13 +15,14 @@ from pathlib import Path
 
 from mmyolo_bgpenalty.cli.ablation.report import write_report
 from mmyolo_bgpenalty.cli.ablation.runs import Run, estimate_seconds, plan_runs, read_variants
-from mmyolo_bgpenalty.cli.run import InputCheck, InputError, command, config_parser
+from mmyolo_bgpenalty.cli.run import CONFIG_HELP, InputCheck, InputError, command, config_parser
 from mmyolo_bgpenalty.utils.shipped_configs import config
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = config_parser(__doc__, 'config file; --cfg-options are for every run')
-    parser.add_argument('--variants', help='file with `variants`; the first is the baseline (default: bg_penalty.py)')
+    parser = config_parser(__doc__, f'{CONFIG_HELP}; --cfg-options are for every run')
+    variants = 'file with `variants`; the first is the baseline (default: ablations/bg_penalty.py)'
+    parser.add_argument('--variants', help=variants)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='seeds of each variant (default 0 1 2)')
     parser.add_argument('--jobs', type=int, default=1, help='number of parallel runs (default 1)')
     parser.add_argument('--work-dir', type=Path, help='folder of runs and report (default: in work_dirs/ablation)')

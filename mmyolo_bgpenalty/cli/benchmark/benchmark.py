@@ -1,6 +1,6 @@
 """Compare time and memory of this package with MMYOLO, MMDetection and Ultralytics, in pairs within one process.
 
-    python tools/benchmark.py [--cases loss assigner step memory] [--device cuda] [--out docs/benchmark]
+    python -m mmyolo_bgpenalty benchmark [--cases loss assigner step memory] [--device cuda] [--out docs/benchmark]
 
 Ratios are ours / theirs. --out writes <out>.md and <out>.json. docs/benchmark_notes.md explains the cases.
 """
@@ -96,7 +96,7 @@ def memory_row(pair: Pair, device: str) -> Row:
 
 def describe(args: argparse.Namespace) -> dict:
     """The machine and the command, without host names and paths."""
-    words = ['python tools/benchmark.py --cases', *args.cases]
+    words = ['python -m mmyolo_bgpenalty benchmark --cases', *args.cases]
     words += [f'--device {args.device} --pairs {args.pairs} --threads {args.threads}']
     cpu = Path('/proc/cpuinfo')
     model = re.search(r'model name\s*: (.+)', cpu.read_text(encoding='utf-8') if cpu.exists() else '')

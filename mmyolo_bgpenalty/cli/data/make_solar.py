@@ -1,6 +1,6 @@
 """Make the solar set, synthetic infrared pictures of solar panels, in COCO format, with any seed and size.
 
-    python tools/make_solar_set.py data/solar_test --seed 1 --num-train 10 --num-val 1500
+    python -m mmyolo_bgpenalty make-solar data/solar_test --seed 1 --num-train 10 --num-val 1500
 
 Training makes data/solar with seed 0 by itself. The same seed gives the same bytes. An existing set is kept.
 """

@@ -1,6 +1,6 @@
 """Split a COCO set into labeled and unlabeled parts, in folds.
 
-    python tools/split_dataset.py data/x/annotations/train.json --percent 1 5 10 --folds 5
+    python -m mmyolo_bgpenalty split data/x/annotations/train.json --percent 1 5 10 --folds 5
 
 writes data/x/semi_anns/train.1@1.json, train.1@1-unlabeled.json and so on: fold 1 at 1 %. Each fold is drawn anew,
 stratified by class, and has exactly round(percent / 100 * images) labeled images. The unlabeled parts keep their boxes,
