@@ -90,8 +90,11 @@ def image_fault(path, look_inside: bool = True) -> str:
             return 'empty'
         if look_inside:
             with open(path, 'rb') as file:
-                if file.read(2) == _JPEG_STARTS and _is_cut_off(file, status.st_size):
+                head = file.read(8)
+                if head[:2] == _JPEG_STARTS and _is_cut_off(file, status.st_size):
                     return 'truncated JPEG'
+                if head == _PNG_STARTS and not _has_png_end(file, status.st_size):
+                    return 'truncated PNG'
     except (OSError, ValueError) as error:
         return reason(error)
     return ''
@@ -126,3 +129,17 @@ def _is_cut_off(file, size: int) -> bool:
 
 # Inside a scan, 0xff is followed by 0, a restart marker or another 0xff.
 _NEXT_MARKER = re.compile(rb'\xff[^\x00\xd0-\xd7\xff]')
+
+_PNG_STARTS = b'\x89PNG\r\n\x1a\n'
+
+
+def _has_png_end(file, size: int) -> bool:
+    file.seek(max(0, size - 64))
+    if b'IEND' in file.read():
+        return True
+    file.seek(len(_PNG_STARTS))  # other data may follow the image, so go from chunk to chunk
+    while len(header := file.read(8)) == 8:
+        if header[4:] == b'IEND':
+            return True
+        file.seek(int.from_bytes(header[:4], 'big') + 4, os.SEEK_CUR)
+    return False

@@ -33,6 +33,17 @@ def test_truncated_jpegs(jpegs, tmp_path):
         assert image_fault(file, look_inside=False) == ''
 
 
+def test_truncated_pngs(tmp_path):
+    content = bytes(cv2.imencode('.png', np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8))[1])
+    file = tmp_path / 'a.png'
+    for behind in (b'', b'any' * 99):
+        file.write_bytes(content + behind)
+        assert image_fault(file) == ''
+    for length in np.linspace(8, len(content) - 13, 30).astype(int):
+        file.write_bytes(content[:length])
+        assert image_fault(file) == 'truncated PNG', length
+
+
 def test_paths_and_files_that_are_not_images(tmp_path):
     (tmp_path / 'empty.png').touch()
     os.mkfifo(tmp_path / 'pipe.png')  # opening it would wait forever

@@ -24,6 +24,7 @@ from mmyolo_bgpenalty.cli.data.plan import BATCH, ITERATIONS, Plan, make_plan
 from mmyolo_bgpenalty.cli.data.project_sets import ProjectSets, as_coco, common_folder, read_sets
 from mmyolo_bgpenalty.cli.data.training_time import training_time
 from mmyolo_bgpenalty.cli.run import InputCheck, command, read_config
+from mmyolo_bgpenalty.config_check.settings.plan import run_plan
 from mmyolo_bgpenalty.utils.arguments import one_of, whole_number
 from mmyolo_bgpenalty.utils.files import printable, write_together
 from mmyolo_bgpenalty.utils.shipped_configs import MODEL_SIZES
@@ -119,6 +120,7 @@ def write_project(args: argparse.Namespace, sets: ProjectSets, plan: Plan, scale
 
 
 def show_sets(sets: ProjectSets) -> None:
+    print(printable(f'Labels: {sets.source}'))
     parts = {'train': sets.train, 'val': sets.val, 'unlabeled': sets.unlabeled}
     parts = {name: boxes for name, boxes in parts.items() if boxes}
     counts = [Counter(box.name for boxes in part.values() for box in boxes) for part in parts.values()]
@@ -152,11 +154,9 @@ def show_next(args: argparse.Namespace, sets: ProjectSets, plan: Plan, config: P
             f'{args.model}.pt of Ultralytics, or yolov8_{args.model}_….pth from the model zoo of MMYOLO, and write '
             f'its path as `load_from` into {config}.'
         )
-    time = training_time(read_config(str(config), {}), plan, len(sets.val), bool(sets.unlabeled))
-    print(
-        f'Plan: an epoch = {plan.epoch:,} iterations; burn-in {plan.burn_in * plan.epoch:,}; total '
-        f'{plan.iterations:,} iterations = {plan.epochs} epochs; {time}.'
-    )
+    cfg = read_config(str(config), {})
+    time = training_time(cfg, plan, len(sets.val), bool(sets.unlabeled))
+    print(f'Plan: {run_plan(cfg)}, which is {plan.epochs} epochs; {time}.')
     name, program = shlex.quote(str(config)), 'python -m mmyolo_bgpenalty'
     print(f'\nWrote {config}. Next:')
     print(f'    {program} check {name}')

@@ -9,8 +9,10 @@ from pathlib import Path
 from mmyolo_bgpenalty.utils.coco_split import draw, labeled_count, objects
 from mmyolo_bgpenalty.utils.label_formats.labeled_set import Box, LabeledSet, Picture
 from mmyolo_bgpenalty.utils.label_formats.read import read_labeled, read_pictures
+from mmyolo_bgpenalty.utils.label_formats.yolo import NO_TXT
 
 VAL_SHARE = 0.2  # of the labeled pictures, if no validation set is given
+FEW = 30  # validation pictures
 Boxes = dict[Picture, list[Box]]
 
 
@@ -19,6 +21,7 @@ class ProjectSets:
     """The sets of a project.
 
     Attributes:
+        source: format and place of the labels.
         classes: the classes that have a box in ``train``.
         train, val, unlabeled: pictures and their boxes. Training does not read the boxes of ``unlabeled``.
         empty: those of ``unlabeled`` that are known to show no object.
@@ -26,6 +29,7 @@ class ProjectSets:
         remarks: sentences for the user.
     """
 
+    source: str
     classes: list[str]
     train: Boxes
     val: Boxes
@@ -60,13 +64,18 @@ def read_sets(
     named += [('train', train), *(('empty', one) for one in empties), *(('unlabeled', one) for one in others)]
     _remove_doubles(named)
     classes = _classes(train, labeled)
-    sets = ProjectSets(classes, train.boxes, known.boxes if known else {})
+    sets = ProjectSets(f'{train.kind}, {train.source}', classes, train.boxes, known.boxes if known else {})
     sets.notes = [(name, what, files) for name, one in named for what, files in one.notes.items()]
-    sets.remarks.append(f'Labels: {train.kind} in {train.source}')
+    if NO_TXT in train.notes:
+        sets.remarks.append('If pictures without a label file do show objects, move them to a folder of --unlabeled')
     if val and not sets.val:
         raise ValueError(f'{val}: Expected labeled pictures to validate on, but none can be read')
     if not sets.val:
         _split_off_val(sets, labeled)
+    if len(sets.val) < FEW:
+        sets.remarks.append(
+            f'{len(sets.val)} pictures to validate on are few: small differences of the figures mean nothing'
+        )
     if not any(box.name in classes for boxes in sets.val.values() for box in boxes):
         raise ValueError(f'{val or labeled}: Expected boxes in the validation pictures, but they have none')
     _set_unlabeled(sets, empties, others)

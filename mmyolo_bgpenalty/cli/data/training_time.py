@@ -22,13 +22,16 @@ def training_time(cfg: Config, plan: Plan, val: int, unlabeled: bool) -> str:
 
     Only the network is timed. Training also loads pictures and computes losses.
     """
-    learn, look = _seconds_a_picture(cfg)
+    device = torch.cuda.get_device_name() if get_device() == 'cuda' else f'this {get_device().upper()}'
+    try:
+        learn, look = _seconds_a_picture(cfg, plan.batch)
+    except torch.cuda.OutOfMemoryError:
+        return f'but a batch of {plan.batch} is too large for {device}: lower batch_size, img_scale or model_size'
     labeled = plan.batch // 2 if unlabeled else plan.batch
     seconds = plan.iterations * labeled * learn + VALIDATIONS * val * look
     if unlabeled:
         after = plan.iterations - plan.burn_in * plan.epoch
         seconds += after * labeled * (learn + TEACHER_PASSES * look) + VALIDATIONS * val * look
-    device = torch.cuda.get_device_name() if get_device() == 'cuda' else f'this {get_device().upper()}'
     return f'about {duration(seconds)} on {device}'
 
 
@@ -39,7 +42,7 @@ def duration(seconds: float) -> str:
     return f'{round(seconds / 60)} min' if seconds < 90 * 60 else f'{seconds / 3600:.1f} h'
 
 
-def _seconds_a_picture(cfg: Config) -> tuple[float, float]:
+def _seconds_a_picture(cfg: Config, batch: int) -> tuple[float, float]:
     """Seconds to learn from a picture, and to look at it without learning."""
     register_all_modules(init_default_scope=False)
     device = get_device()
@@ -47,7 +50,7 @@ def _seconds_a_picture(cfg: Config) -> tuple[float, float]:
         detector = MODELS.build(cfg.model.get('detector', cfg.model)).to(device).train()
     width, height = cfg.img_scale
     # On a CPU the time grows with the number of pictures. A GPU is faster with a whole batch.
-    number = 1 if device == 'cpu' else 8
+    number = 1 if device == 'cpu' else batch
     pictures = torch.rand(number, 3, height, width, device=device)
 
     def learn() -> None:

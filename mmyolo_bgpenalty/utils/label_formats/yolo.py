@@ -13,6 +13,7 @@ from mmyolo_bgpenalty.utils.image_files import image_paths
 from mmyolo_bgpenalty.utils.label_formats.labeled_set import Box, LabeledSet, Picture, check_names
 
 KIND = 'YOLO txt'
+NO_TXT = 'pictures without a label file, taken as pictures without objects'
 NO_LABELS = ('classes.txt', 'notes.txt')  # files of annotation tools beside the labels
 
 
@@ -101,7 +102,7 @@ def _read_pictures(found: LabeledSet, places: list[Path], keypoints: bool = Fals
             if os.path.isfile(label):
                 _read_boxes(found, picture, label, keypoints)
             else:
-                found.note('pictures without a label file, taken as pictures without objects', os.path.basename(path))
+                found.note(NO_TXT, os.path.basename(path))
     for folder in sorted(filter(os.path.isdir, label_folders)):
         for name in sorted(os.listdir(folder)):
             label = os.path.join(folder, name)
