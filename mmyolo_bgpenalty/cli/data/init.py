@@ -49,7 +49,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--weights', type=Path, metavar='FILE', help='weights to start from, such as yolov8s.pt')
     parser.add_argument('--batch', type=int, default=BATCH, help=f'pictures in a batch (default {BATCH})')
     parser.add_argument('--iterations', type=int, help=f'length of training (default {ITERATIONS}; large sets: more)')
-    parser.epilog = 'Without --val: the validation part that the labels name, or 20 %% of the labeled pictures.'
+    parser.epilog = 'Without --val: the validation part that the labels name, or 20 % of the labeled pictures.'
     return parser.parse_args(argv)
 
 
@@ -156,7 +156,8 @@ def show_next(args: argparse.Namespace, sets: ProjectSets, plan: Plan, config: P
         )
     cfg = read_config(str(config), {})
     time = training_time(cfg, plan, len(sets.val), bool(sets.unlabeled))
-    print(f'Plan: {run_plan(cfg)}, which is {plan.epochs} epochs; {time}.')
+    epochs = f'{plan.epochs} epoch{"s" if plan.epochs > 1 else ""}'
+    print(f'Plan: {run_plan(cfg)}, in {epochs}; {time}.')
     name, program = shlex.quote(str(config)), 'python -m mmyolo_bgpenalty'
     print(f'\nWrote {config}. Next:')
     print(f'    {program} check {name}')

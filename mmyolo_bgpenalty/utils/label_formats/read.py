@@ -11,6 +11,8 @@ from mmyolo_bgpenalty.utils.label_formats.voc import read_voc
 from mmyolo_bgpenalty.utils.label_formats.yolo import read_classes_txt, read_txt_folder, read_yolo
 
 FORMATS = 'a COCO json, YOLO txt with a data.yaml, or Pascal VOC xml files'
+SIGNS = ('data.yaml', 'annotations', 'Annotations', '_annotations.coco.json')  # of a folder with labels
+NAMES = ('classes.txt', 'labels/classes.txt', 'obj.names')  # labelImg, Label Studio and CVAT write them
 # Names of the folders and files of a part.
 PARTS = {'train': ('train', 'training', 'trainval'), 'val': ('val', 'valid', 'validation')}
 
@@ -54,9 +56,12 @@ def _read_folder(folder: Path, names: list[str] | None) -> dict[str, LabeledSet]
     others = sorted(path for path in folder.iterdir() if path.suffix.lower() in ('.yaml', '.yml'))
     if len(others) == 1:
         return read_yolo(others[0])
+    inner = [path.name for path in sorted(folder.iterdir()) if any((path / name).exists() for name in SIGNS)]
+    if inner:
+        raise NoLabels(f'{folder}: has no labels itself. Name one of its folders that have: {", ".join(inner)}')
     if not any(folder.rglob('*.txt')):
         raise NoLabels(f'{folder}: has no labels. Expected {FORMATS}')
-    classes = next(filter(Path.is_file, (folder / 'classes.txt', folder / 'labels/classes.txt')), None)
+    classes = next(filter(Path.is_file, (folder / name for name in NAMES)), None)
     if classes:
         names = read_classes_txt(classes)
     if not names:

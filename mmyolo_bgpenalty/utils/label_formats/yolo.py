@@ -55,7 +55,7 @@ def read_yolo(file: Path) -> dict[str, LabeledSet]:
 
 
 def read_classes_txt(file: Path) -> list[str]:
-    """The names in a classes.txt, one on each line, as labelImg writes it."""
+    """The names in a classes.txt, one on each line."""
     names = [line.strip() for line in file.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
     return check_names(str(file), names)
 

@@ -36,7 +36,7 @@ def test_iterations_of_a_plan():
     [
         # 300 iterations of 8 pictures at 2 s, and 10 validations with 20 pictures at 0.5 s
         (False, 'about 82 min on this CPU'),
-        # 300 of 4 labeled pictures, then 200 of 4 unlabeled ones, at which the teacher looks twice. It is validated, too
+        # 300 of 4 labeled pictures, then 200 of 4 unlabeled ones, at which the teacher looks twice. It is validated too
         (True, 'about 83 min on this CPU'),
     ],
 )

@@ -149,6 +149,7 @@ def test_what_is_left_out_of_coco(tmp_path):
     [
         (lambda root: root / 'none', ValueError, 'no such file or folder'),
         (lambda root: save_picture(root / 'a.jpg').parent, NoLabels, 'has no labels. Expected a COCO json, YOLO txt'),
+        (lambda root: make_voc(root / 'set', FIVE).parent, NoLabels, 'Name one of its folders that have: set'),
         (lambda root: save_picture(root / 'a.jpg'), ValueError, 'Expected a COCO json, YOLO txt'),
         (lambda root: make_coco(root, []), ValueError, '`images` is empty'),
         (lambda root: make_coco(root, ['x.jpg']).with_name('other.json'), ValueError, 'no such file or folder'),

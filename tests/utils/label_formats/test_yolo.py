@@ -146,6 +146,12 @@ def test_names_in_classes_txt(yaml):
     (yaml.parent / 'labels/classes.txt').write_text('\n'.join(NAMES), encoding='utf-8')
     found = read_labeled(yaml.parent)['train']
     assert len(found.boxes) == 4 and found.classes == list(NAMES)
+    flat = yaml.parent / 'flat'  # as labelImg leaves it
+    flat.mkdir()
+    for file in [*yaml.parent.glob('*/train/*.*'), yaml.parent / 'labels/classes.txt']:
+        shutil.move(file, flat / file.name)
+    found = read_labeled(flat)['train']
+    assert [len(boxes) for boxes in found.boxes.values()] == [1, 2] and found.notes == {}
 
 
 @pytest.mark.parametrize(
