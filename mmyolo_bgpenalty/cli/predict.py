@@ -14,7 +14,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 @command
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     with InputCheck():
         fraction('--score', args.score)
@@ -76,21 +76,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     finally:
         outputs.close()  # also after Ctrl-C: what is predicted so far is kept
     _report(outputs, unreadable, args.score)
+    return 0 if outputs.pictures else 1
 
 
 def _report(outputs: 'Outputs', unreadable: list[Picture], score: float) -> None:
     if unreadable:
         named = [printable(f'{picture.name} ({picture.fault})') for picture in unreadable[:NAMED]]
-        more = ', …' if len(unreadable) > NAMED else ''
-        print(f'{len(unreadable)} pictures cannot be read and are skipped: {", ".join(named)}{more}', file=sys.stderr)
+        count = f'{len(unreadable)} of {outputs.pictures + len(unreadable)} pictures cannot be read'
+        print(f'{count}: {", ".join(named)}{", …" if len(unreadable) > NAMED else ""}', file=sys.stderr)
     counts = ', '.join(f'{name} {outputs.counts[k]}' for k, name in enumerate(outputs.classes))
     print(f'{outputs.pictures} pictures with {outputs.counts.total()} boxes (score >= {score:g}): {counts}')
     print(f'written to {outputs.folder}: {", ".join(sorted(entry.name for entry in outputs.folder.iterdir()))}')
 
 
-def _batches(pictures: Iterator[Picture], size: int) -> Iterator[list[Picture]]:
-    pictures = iter(pictures)
-    while batch := list(islice(pictures, size)):
+def _batches(pictures: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
+    left = iter(pictures)
+    while batch := list(islice(left, size)):
         yield batch
 
 
@@ -108,7 +109,8 @@ class Outputs:
     def __init__(self, folder: Path, classes: Sequence[str], source: Source, labels: Sequence[str], save_conf: bool):
         self.folder, self.classes, self.labels, self.save_conf = folder, classes, labels, save_conf
         self.pictures, self.counts = 0, Counter[int]()
-        self._drawn, self._labeled = PictureFolder(folder / 'pictures'), []
+        self._drawn = PictureFolder(folder / 'pictures')
+        self._labeled: list[LabeledPicture] = []
         self._is_video = source.fps is not None
         self._video = None if source.fps is None else Video(folder / 'video.mp4', source.fps)
 
@@ -160,3 +162,4 @@ class Video:
         if self._writer is not None and self._writer.isOpened():
             self._writer.release()
             self._draft.replace(self._path)
+        self._draft.unlink(missing_ok=True)

@@ -83,10 +83,7 @@ def _write_curves(cfg: Config, folder: str) -> None:
 
 
 class PredictionPictures(Hook):
-    """Draws each picture of the test set, with its detections and the objects that are missed.
-
-    If the samples have no objects, because the pipeline loads none, the detections have a colour for each class.
-    """
+    """Draws each picture of the test set, with its detections and the objects that are missed."""
 
     priority = 'LOW'
 
@@ -96,15 +93,17 @@ class PredictionPictures(Hook):
     def before_test(self, runner: Runner) -> None:
         dataset = runner.test_dataloader.dataset
         self._classes = dataset.metainfo['classes']
+        # The objects come from the data set, because a pipeline may load none, or may move them.
+        infos = (dataset.get_data_info(index) for index in range(len(dataset)))
+        self._objects = {info['img_path']: info['instances'] for info in infos}
         self._root = (getattr(dataset, 'data_prefix', None) or {}).get('img') or ''
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: Sequence | None = None) -> None:
         for sample in outputs or ():
-            sample = sample.cpu().numpy()
-            instances = sample.pred_instances
-            kept = instances.scores >= self._score_thr
-            found = Detections(xywh(instances.bboxes[kept]), instances.scores[kept], instances.labels[kept])
-            boxes, title = judged_boxes(found, _truth(sample), self._classes)
+            instances = sample.pred_instances.cpu().numpy()
+            found = Detections(xywh(instances.bboxes), instances.scores, instances.labels)
+            found = Detections(*(column[found.scores >= self._score_thr] for column in found))
+            boxes, title = judged_boxes(found, _truth(self._objects[sample.img_path]), self._classes)
             name = os.path.relpath(sample.img_path, self._root) if self._root else sample.img_path
             if os.path.isabs(name) or name.startswith('..'):
                 name = os.path.basename(name)
@@ -112,11 +111,9 @@ class PredictionPictures(Hook):
             self._folder.write(name, draw_boxes(image, boxes, [*title, (name, 'white')]))
 
 
-def _truth(sample) -> Truth:
-    objects, ignored = (sample.get(key) for key in ('gt_instances', 'ignored_instances'))
-    parts = [part for part in (objects, ignored) if part is not None and len(part)]
-    boxes = np.concatenate([np.zeros((0, 4)), *(xywh(part.bboxes) for part in parts)])
-    labels = np.concatenate([np.zeros(0, int), *(part.labels for part in parts)])
+def _truth(objects: Sequence[dict]) -> Truth:
     return Truth(
-        boxes, labels, np.repeat([part is ignored for part in parts], [len(part) for part in parts]).astype(bool)
+        xywh(np.array([entry['bbox'] for entry in objects])),
+        np.array([entry['bbox_label'] for entry in objects], int),
+        np.array([entry.get('ignore_flag', 0) for entry in objects], bool),
     )

@@ -85,8 +85,13 @@ class Predictor:
         self._model.load_state_dict(weights['state_dict'])
         meta = weights.get('meta') or {}
         self.classes = list(dataset_metainfo(cfg, meta.get('dataset_meta') or {}, checkpoint)['classes'])
-        if not self.classes:
-            raise ValueError(f'{checkpoint}: expected the names of the classes here or in `metainfo`, but got none')
+        head = getattr(getattr(self._model, 'teacher', self._model), 'bbox_head', None)
+        number = getattr(head, 'num_classes', len(self.classes) or 1)
+        if len(self.classes) != number:
+            raise ValueError(
+                f'{checkpoint}: expected the names of {number} classes in the checkpoint or in `metainfo` of the test '
+                f'set, but got {len(self.classes)}'
+            )
         self._model.to(get_device()).eval()
 
     @torch.no_grad()

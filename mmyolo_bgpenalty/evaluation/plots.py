@@ -20,7 +20,8 @@ from mmyolo_bgpenalty.utils.files import write_together
 MOST_NAMED = 10  # with more classes, the lines of the classes are grey and have no names
 CONFIDENCES = np.linspace(0, 1, 501)
 RATIOS = ('P', 'precision'), ('R', 'recall'), ('F1', 'f1')
-MEAN, CLASS = dict(color='black', linewidth=3), dict(linewidth=1.2)
+MEAN: dict[str, Any] = dict(color='black', linewidth=3)
+CLASS: dict[str, Any] = dict(linewidth=1.2)
 
 
 class Mark(NamedTuple):

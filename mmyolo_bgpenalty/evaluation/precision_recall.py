@@ -82,7 +82,7 @@ def precision_recall(matches: Matches, score_thr: float = 0.25, recalls: Sequenc
     )
 
 
-def confidence_curves(matches: Matches, confidences: Sequence[float]) -> np.ndarray:
+def confidence_curves(matches: Matches, confidences: Sequence[float] | np.ndarray) -> np.ndarray:
     """Precision, recall and f1 of each class at each of C confidences, (3, K, C); nan where nothing is found."""
     counts = _Counts(matches)
     ratios = np.stack([counts.ratios(confidence) for confidence in confidences], axis=-1)

@@ -19,7 +19,8 @@ class LabeledPicture(NamedTuple):
 
 def coco_labels(pictures: Sequence[LabeledPicture], classes: Sequence[str]) -> dict:
     """A COCO set. All ids start at 1. Coordinates are rounded to 0.01 pixels. Annotations have a ``score``."""
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for image_id, picture in enumerate(pictures, 1):
         images.append(dict(id=image_id, file_name=picture.file_name, width=picture.width, height=picture.height))
         for box, score, label in zip(picture.boxes.tolist(), picture.scores.tolist(), picture.labels.tolist()):
@@ -47,9 +48,9 @@ def yolo_labels(picture: LabeledPicture, with_score: bool = False) -> str:
     """
     lines = []
     for (x, y, width, height), score, label in zip(picture.boxes.tolist(), picture.scores, picture.labels):
-        shares = (x + width / 2) / picture.width, (y + height / 2) / picture.height
-        shares += width / picture.width, height / picture.height
-        columns = [f'{value:.6f}' for value in (*shares, *([score] if with_score else []))]
+        centre = (x + width / 2) / picture.width, (y + height / 2) / picture.height
+        size = width / picture.width, height / picture.height
+        columns = [f'{value:.6f}' for value in (*centre, *size, *([score] if with_score else []))]
         lines.append(' '.join([str(label), *columns]) + '\n')
     return ''.join(lines)
 
