@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from mmyolo_bgpenalty.cli.ablation.report import write_report
+from mmyolo_bgpenalty.cli.ablation.report import Question, write_report
 from mmyolo_bgpenalty.cli.ablation.runs import Run, estimate_seconds, plan_runs, read_variants
 from mmyolo_bgpenalty.cli.run import CONFIG_HELP, InputCheck, InputError, command, config_parser
 from mmyolo_bgpenalty.utils.shipped_configs import config
@@ -58,8 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     with InputCheck():
         results = [run.result for run in runs if run.result]
         if results:
-            write_report(work_dir / 'ablation', results, list(variants))
-            print((work_dir / 'ablation.md').read_text(encoding='utf-8'))
+            baseline, *others = variants
+            questions = [Question(name, name, baseline) for name in others]
+            print(write_report(work_dir / 'ablation', results, [baseline, *others], questions))
+            print(f'All figures: {work_dir}/ablation.md, .csv, .json. The picture: {work_dir}/ablation.png')
     failures = {run: future.result() for run, future in started.items() if future.result()}
     for failed, why in failures.items():
         print(f'failed: {failed}: {why}', file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The table and the picture of an ablation.
+"""The answers, the tables and the files of an ablation.
 
 A result is a dict with ``variant``, ``seed``, ``metrics`` (name -> number) and, if there is one, ``curve`` with the
 lists ``recall`` and ``precision``.
@@ -9,13 +9,20 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from itertools import product
+from typing import NamedTuple
 
-from matplotlib.figure import Figure
+from mmyolo_bgpenalty.cli.ablation.comparison import (
+    LEAST_SEEDS,
+    Difference,
+    conclusion,
+    mean_and_std,
+    paired_difference,
+    values_by_seed,
+)
+from mmyolo_bgpenalty.cli.ablation.figure import picture
+from mmyolo_bgpenalty.utils.files import write_together
 
-from mmyolo_bgpenalty.cli.ablation.comparison import mean_and_std, paired_difference
-from mmyolo_bgpenalty.utils.files import write_whole
-
-# Metric -> (heading, whether more is better), in the order of the table. Metrics without a result are left out.
+# Metric -> (heading, whether more is better), in the order of the table. Metrics without a value are left out.
 METRICS = {
     'coco/bbox_mAP': ('mAP', True),
     'coco/bbox_mAP_50': ('mAP50', True),
@@ -24,54 +31,116 @@ METRICS = {
     'pr/recall_at_0.25': ('recall @ 0.25', True),
     'pr/fp_per_image_at_0.25': ('FP / image @ 0.25', False),
     'pr/fp_per_empty_image_at_0.25': ('FP / empty image @ 0.25', False),
-    'pr/precision_at_recall_0.6': ('precision @ recall 0.6', True),
-    'pr/precision_at_recall_0.7': ('precision @ recall 0.7', True),
-    'pr/precision_at_recall_0.8': ('precision @ recall 0.8', True),
+    'pr/precision_at_recall_0.6': ('precision at recall 0.6', True),
+    'pr/precision_at_recall_0.7': ('precision at recall 0.7', True),
+    'pr/precision_at_recall_0.8': ('precision at recall 0.8', True),
 }
-COLUMNS = 4
+# One metric answers the questions. With many, one would differ by chance.
+ANSWERED_BY, ADDED = 'coco/bbox_mAP', 'pr/precision_at_recall_0.8'
+SHORT = ('coco/bbox_mAP', 'coco/bbox_mAP_50', 'pr/precision_at_recall_0.8', 'pr/fp_per_image_at_0.25')
+LEARNT = 0.05  # a baseline with a lower mAP50 has learnt nothing
+LEGEND = """\
+mAP, mAP50: COCO's average precision (AP), mean over classes; IoU 0.5 to 0.95, and 0.5. @ 0.25: at a confidence of 0.25.
+FP: false positives. An empty image shows no object. precision at recall 0.8: where the model finds 80 % of the objects.
+"""
+STATISTICS = f"""\
+If there were no true difference, 1 of 20 such intervals would still not contain 0. Fewer than {LEAST_SEEDS} seeds
+cannot show a difference. The seeds show the chance of training. They do not show the chance in the choice of images.
+"""
+
+
+class Question(NamedTuple):
+    """What does ``variant`` change, compared with ``reference``?"""
+
+    title: str
+    variant: str
+    reference: str
 
 
 def compare(results: list[dict], variants: Sequence[str]) -> list[dict]:
     """One row per variant and metric.
 
     ``mean``, ``std`` and ``number`` are over the seeds. ``difference`` to the first variant is paired by seed. ``low``
-    and ``high`` are its 95 % interval. Values that do not exist are None.
+    and ``high`` are its 95 % interval. ``conclusion`` is its meaning. Values that do not exist are None.
     """
-    metrics = [metric for metric in METRICS if any(metric in result['metrics'] for result in results)]
+    values = {key: values_by_seed(results, *key) for key in product(variants, METRICS)}
+    metrics = [metric for metric in METRICS if any(values[variant, metric] for variant in variants)]
+    fault = _learnt_nothing(results, variants[0])
     rows = []
     for variant, metric in product(variants, metrics):
-        own, baseline = (_by_seed(results, name, metric) for name in (variant, variants[0]))
+        own = values[variant, metric]
         over = mean_and_std(list(own.values()))
-        difference = None if variant == variants[0] else paired_difference(own, baseline)
+        difference = None if variant == variants[0] else paired_difference(own, values[variants[0], metric])
         low, high = (difference and difference.interval) or (None, None)
         row = dict(variant=variant, metric=metric, mean=over and over.mean, std=over and over.std)
         row.update(number=over.number if over else 0, difference=difference and difference.mean, low=low, high=high)
+        row['conclusion'] = difference and (fault or conclusion(difference, METRICS[metric][1]))
         rows.append(row)
     return rows
 
 
-def _by_seed(results: list[dict], variant: str, metric: str) -> dict[int, float]:
-    own = [result for result in results if result['variant'] == variant]
-    return {r['seed']: float(r['metrics'][metric]) for r in own if r['metrics'].get(metric) is not None}
+def _learnt_nothing(results: list[dict], variant: str) -> str | None:
+    """Why nothing can be concluded from a comparison with this variant. None if it has learnt something."""
+    for metric, name, least in (('coco/bbox_mAP_50', 'mAP50', LEARNT), ('pr/recall_at_0.25', 'recall @ 0.25', 1e-9)):
+        over = mean_and_std(list(values_by_seed(results, variant, metric).values()))
+        if over and over.mean < least:
+            return f'cannot conclude: {variant} has learnt too little ({name} {over.mean:.3f}), train longer'
+    return None
 
 
-def markdown(rows: list[dict]) -> str:
-    """Two tables: mean ± standard deviation, and the differences to the first variant with their intervals."""
+def answer(results: list[dict], question: Question) -> dict:
+    """The answer to a question by ``ANSWERED_BY``, also as ``text``. Another metric is added without a conclusion."""
+    metric, other = ANSWERED_BY, ADDED
+    changes = {name: _paired(results, question, name) for name in (metric, other)}
+    fault = _learnt_nothing(results, question.reference)
+    said = fault or conclusion(changes[metric], METRICS[metric][1])
+    text = f'{question.title}: '
+    if changes[metric] is not None and not fault:
+        number = changes[metric].number
+        text += f'{METRICS[metric][0]} {_change(changes[metric])} ({number} seed{"s" if number > 1 else ""}): '
+    text += f'{said}.'
+    if changes[other] is not None and not fault:
+        text += f' {METRICS[other][0].capitalize()}: {_change(changes[other])}.'
+    return dict(question._asdict(), metric=metric, conclusion=said, text=text)
+
+
+def _paired(results: list[dict], question: Question, metric: str) -> Difference | None:
+    return paired_difference(*(values_by_seed(results, name, metric) for name in question[1:]))
+
+
+def markdown(rows: list[dict], answers: Sequence[dict] = ()) -> str:
+    """The answers. Then two tables: mean ± standard deviation, and the differences to the first variant."""
     variants, metrics = _names(rows)
-    cells = {(row['variant'], row['metric']): row for row in rows}
-
-    def table(names: Sequence[str], text: Callable[[dict], str]) -> list[str]:
-        rows = [['', 'runs', *(METRICS[metric][0] for metric in metrics)], ['---'] * (2 + len(metrics))]
-        for name in names:
-            own = [cells[name, metric] for metric in metrics]
-            rows.append([name, str(max(cell['number'] for cell in own)), *map(text, own)])
-        return [f'| {" | ".join(row)} |' for row in rows]
-
-    lines = ['Mean ± standard deviation over the seeds:', '', *table(variants, _value)]
+    lines = [f'- {one["text"]}' for one in answers] + [''] * bool(answers)
+    lines += ['Mean ± standard deviation over the seeds:', '', *_table(rows, variants, metrics, _value)]
     if len(variants) > 1:
         lines += ['', f'Difference to {variants[0]}, paired by seed, with its 95 % confidence interval:', '']
-        lines += table(variants[1:], _change)
-    return '\n'.join(lines) + '\n'
+        lines += _table(rows, variants[1:], metrics, _change_of, 'conclusion')
+        lines += ['', f'The conclusion is about {METRICS[metrics[0]][0]}. {STATISTICS}'.rstrip()]
+    return '\n'.join([*lines, '', LEGEND])
+
+
+def summary(rows: list[dict], answers: Sequence[dict]) -> str:
+    """What the command prints: the table of a few metrics, and the answers."""
+    variants, metrics = _names(rows)
+    table = _table(rows, variants, [metric for metric in metrics if metric in SHORT] or metrics, _value)
+    return '\n'.join([*table, '', *(one['text'] for one in answers)])
+
+
+def _table(
+    rows: list[dict], variants: Sequence[str], metrics: Sequence[str], text: Callable[[dict], str], last: str = ''
+) -> list[str]:
+    """The lines of a Markdown table with aligned columns. ``last``: an entry of the first metric's row."""
+    cells = {(row['variant'], row['metric']): row for row in rows}
+    table = [['', 'runs', *(METRICS[metric][0] for metric in metrics), *([last] if last else [])]]
+    for name in variants:
+        own = [cells[name, metric] for metric in metrics]
+        table.append([name, str(max(cell['number'] for cell in own)), *map(text, own)])
+        if last:
+            table[-1].append(own[0][last] or '–')
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    table.insert(1, ['-' * max(width, 3) for width in widths])
+    return [f'| {" | ".join(map(str.ljust, row, widths))} |' for row in table]
 
 
 def _names(rows: list[dict]) -> tuple[list[str], list[str]]:
@@ -86,15 +155,20 @@ def _value(row: dict) -> str:
     return f'{row["mean"]:.3f}' + ('' if row['std'] is None else f' ± {row["std"]:.3f}')
 
 
-def _change(row: dict) -> str:
+def _change(difference: Difference) -> str:
+    interval = '' if difference.interval is None else ' [{:+.3f}, {:+.3f}]'.format(*difference.interval)
+    return f'{difference.mean:+.3f}{interval}'
+
+
+def _change_of(row: dict) -> str:
     if row['difference'] is None:
         return '–'
-    interval = '' if row['low'] is None else f' [{row["low"]:+.3f}, {row["high"]:+.3f}]'
-    return f'{row["difference"]:+.3f}{interval}'
+    interval = None if row['low'] is None else (row['low'], row['high'])
+    return _change(Difference(row['difference'], interval, row['number']))
 
 
-def write_report(path, results: list[dict], variants: Sequence[str]) -> None:
-    """Write ``path``.md, .csv, .json and .png.
+def write_report(path, results: list[dict], variants: Sequence[str], questions: Sequence[Question] = ()) -> str:
+    """Write ``path``.md, .csv, .json and .png. Return what the command prints.
 
     Raises:
         ValueError: no result has a metric of the table.
@@ -102,56 +176,17 @@ def write_report(path, results: list[dict], variants: Sequence[str]) -> None:
     rows = compare(results, variants)
     if not rows:
         raise ValueError(f'Expected results with one of {", ".join(METRICS)}, but got none: nothing to report')
+    answers = [answer(results, question) for question in questions]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator='\n')
     writer.writeheader()
     writer.writerows(rows)
-    write_whole(f'{path}.md', markdown(rows))
-    write_whole(f'{path}.csv', text.getvalue())
-    content = dict(baseline=variants[0], table=rows, runs=results)
-    write_whole(f'{path}.json', json.dumps(content, indent=1, ensure_ascii=False) + '\n')
-    write_whole(f'{path}.png', picture(rows, results))
-
-
-def picture(rows: list[dict], results: list[dict]) -> bytes:
-    """PNG: precision over recall with a line per variant (mean over seeds), and a panel of bars per metric."""
-    variants, metrics = _names(rows)
-    colours = {variant: f'C{i % 10}' for i, variant in enumerate(variants)}
-    bar_rows = -(-len(metrics) // COLUMNS)
-    figure = Figure(figsize=(14, 5.5 + 2.6 * bar_rows), layout='constrained')
-    grid = figure.add_gridspec(1 + bar_rows, COLUMNS, height_ratios=[2.1] + [1] * bar_rows)
-    plot = figure.add_subplot(grid[0, :])
-    for variant in variants:
-        curves = [r['curve'] for r in results if r['variant'] == variant and r.get('curve')]
-        if curves:
-            precision = [sum(at) / len(at) for at in zip(*(curve['precision'] for curve in curves), strict=False)]
-            plot.plot(curves[0]['recall'], precision, color=colours[variant], label=variant)
-    plot.set(xlabel='recall', ylabel='precision', title='Precision over recall, mean over classes and seeds')
-    plot.grid(alpha=0.3)
-    if plot.lines:
-        plot.legend()
-    for place, metric in enumerate(metrics):
-        axes = figure.add_subplot(grid[1 + place // COLUMNS, place % COLUMNS])
-        _bars(axes, metric, [row for row in rows if row['metric'] == metric], results, colours)
-    figure.supxlabel('bars: mean, whiskers: standard deviation, dots: seeds; axes may start above 0', fontsize=9)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=100, metadata={'Software': None})
-    return buffer.getvalue()
-
-
-def _bars(axes, metric: str, rows: list[dict], results: list[dict], colours: dict[str, str]) -> None:
-    seen: list[float] = []
-    for place, row in enumerate(rows):
-        values = list(_by_seed(results, row['variant'], metric).values())
-        if row['mean'] is not None:
-            axes.bar(place, row['mean'], yerr=row['std'], color=colours[row['variant']], alpha=0.6, capsize=3)
-        axes.plot([place] * len(values), values, 'k.', markersize=4)
-        seen += values
-    if seen:
-        # With an axis from 0, all bars would look alike.
-        room = max(max(seen) - min(seen), 1e-3)
-        axes.set_ylim(max(0, min(seen) - room), max(seen) + 0.5 * room)
-    heading, more = METRICS[metric]
-    axes.set_title(f'{heading} ({"more" if more else "less"} is better)', fontsize=9)
-    axes.set_xticks([])
-    axes.tick_params(labelsize=8)
+    content = dict(baseline=variants[0], answers=answers, table=rows, runs=results)
+    files: list[tuple[str, str | bytes]] = [
+        (f'{path}.md', markdown(rows, answers)),
+        (f'{path}.csv', text.getvalue()),
+        (f'{path}.json', json.dumps(content, indent=1, ensure_ascii=False) + '\n'),
+        (f'{path}.png', picture(rows, results, METRICS)),
+    ]
+    write_together(files, overwrite=True)
+    return summary(rows, answers)

@@ -73,7 +73,7 @@ def test_every_variant_with_every_seed(stage, jobs):
     result = json.loads((stage.work / 'long/seed_3/result.json').read_text())
     assert result['variant'] == 'long' and result['seed'] == 3 and result['metrics'] == {'coco/bbox_mAP_50': 1.0}
     assert result['overrides'] == {'lambda_bg': 1.0, 'burn_in': 2, 'randomness.seed': 3}
-    assert '| λ=1.5 | 2 | +1.500 [+1.500, +1.500] |' in (stage.work / 'ablation.md').read_text()
+    assert '| λ=1.5 | 2    | +1.500 [+1.500, +1.500] |' in (stage.work / 'ablation.md').read_text()
 
 
 def test_a_finished_run_is_not_run_again(stage):
@@ -95,7 +95,7 @@ def test_a_failed_run_is_reported_and_the_others_go_on(stage, capsys):
     assert stage('--seeds', '0') == 1
     error = capsys.readouterr().err
     assert 'failed: λ=1.5, seed 0: train ended with 3: the disk is full' in error and 'log.txt' in error
-    assert '| long | 1 |' in (stage.work / 'ablation.md').read_text()
+    assert '| long  | 1    |' in (stage.work / 'ablation.md').read_text()
     assert not (stage.work / 'lambda_1.5/seed_0/result.json').exists()
     (stage.folder / 'broken').unlink()
     assert stage('--seeds', '0') == 0
@@ -150,7 +150,7 @@ def test_a_result_belongs_to_its_overrides_not_to_the_name_of_the_variant(stage,
     assert stage('--seeds', '0') == 0
     (stage.folder / 'variants.py').write_text(VARIANTS.replace("'long'", "'Long'"))
     assert stage('--seeds', '0') == 0
-    assert len(stage.calls()) == 3 and '| Long | 1 |' in (stage.work / 'ablation.md').read_text()
+    assert len(stage.calls()) == 3 and '| Long  | 1    |' in (stage.work / 'ablation.md').read_text()
     (stage.folder / 'variants.py').write_text(VARIANTS.replace('lambda_bg=1.5', 'lambda_bg=1.25'))
     assert stage('--seeds', '0') == 2
     assert 'Expected the overrides {' in capsys.readouterr().err

@@ -2,11 +2,15 @@
 
 import csv
 import json
+import math
 
 import cv2
+import numpy as np
 import pytest
+from scipy import stats
 
-from mmyolo_bgpenalty.cli.ablation.report import compare, markdown, write_report
+from mmyolo_bgpenalty.cli.ablation.figure import draw
+from mmyolo_bgpenalty.cli.ablation.report import METRICS, Question, answer, compare, markdown, write_report
 
 VALUES = {'base': {0: 0.5, 1: 0.7}, 'more': {0: 0.6, 1: 0.8}, 'lost': {0: 0.4}, 'never': {}}
 CURVE = dict(recall=[0.0, 0.5, 1.0], precision=[1.0, 0.8, 0.2])
@@ -31,21 +35,113 @@ def test_the_table(results):
     assert [more[name] for name in ('difference', 'low', 'high')] == pytest.approx([0.1] * 3)
     assert (lost['difference'], lost['low'], lost['std']) == (pytest.approx(-0.1), None, None)
     assert (never['mean'], never['number'], base['difference']) == (None, 0, None)
-    mean, difference = markdown(rows).split('Difference to base')
-    for line in ('base | 2 | 0.600 ± 0.141 | –', 'more | 2 | 0.700 ± 0.141 | 0.250', 'lost | 1 | 0.400 | –'):
-        assert f'\n| {line} |\n' in mean
-    for line in ('more | 2 | +0.100 [+0.100, +0.100] | –', 'lost | 1 | -0.100 | –', 'never | 0 | – | –'):
-        assert f'\n| {line} |\n' in difference
+    mean, difference = map(_cells, markdown(rows).split('Difference to base'))
+    for line in (
+        ['base', '2', '0.600 ± 0.141', '–'],
+        ['more', '2', '0.700 ± 0.141', '0.250'],
+        ['lost', '1', '0.400', '–'],
+    ):
+        assert line in mean
+    few = 'cannot conclude: 2 seeds are too few, use --seeds 0 1 2'
+    one = 'cannot conclude: 1 seed has no spread, use --seeds 0 1 2'
+    assert ['more', '2', '+0.100 [+0.100, +0.100]', '–', few] in difference
+    assert ['lost', '1', '-0.100', '–', one] in difference and ['never', '0', '–', '–', '–'] in difference
+
+
+def _cells(text):
+    return [[cell.strip() for cell in line.strip('|').split('|')] for line in text.splitlines() if line[:1] == '|']
+
+
+def _runs(metric='coco/bbox_mAP', /, **variants):
+    return [
+        dict(variant=name, seed=seed, metrics={metric: value, 'coco/bbox_mAP_50': 0.5}, curve=CURVE)
+        for name, values in variants.items()
+        for seed, value in enumerate(values)
+    ]
+
+
+@pytest.mark.parametrize(
+    'values, said',
+    [
+        ((0.40, 0.41, 0.43), 'helps'),
+        ((0.20, 0.21, 0.21), 'harms'),
+        ((0.30, 0.33, 0.28), 'no difference shown'),
+        ((0.40, 0.50), 'cannot conclude: 2 seeds are too few, use --seeds 0 1 2'),
+        ((0.40,), 'cannot conclude: 1 seed has no spread, use --seeds 0 1 2'),
+    ],
+)
+def test_an_answer_in_one_sentence(values, said):
+    results = _runs(base=(0.30, 0.30, 0.30), other=values)
+    change, seeds = f'{np.mean(values) - 0.30:+.3f}', f'{len(values)} seeds' if len(values) > 1 else '1 seed'
+    if len(values) > 1:
+        interval = stats.ttest_1samp(np.subtract(values, 0.30), 0).confidence_interval(0.95)
+        change += ' [{:+.3f}, {:+.3f}]'.format(*interval)
+    assert answer(results, Question('Q', 'other', 'base'))['text'] == f'Q: mAP {change} ({seeds}): {said}.'
+
+
+def test_the_answer_without_a_common_seed_and_with_a_second_metric():
+    results = _runs(base=(0.30, 0.30, 0.30), other=())
+    assert answer(results, Question('Q', 'other', 'base'))['text'] == 'Q: cannot conclude: no seed has both values.'
+    for seed, result in enumerate(results):
+        result['metrics']['pr/precision_at_recall_0.8'] = 0.5
+        results = [*results, dict(result, variant='other', metrics={**result['metrics'], 'coco/bbox_mAP': 0.3 + seed})]
+    end = 'no difference shown. Precision at recall 0.8: +0.000 [+0.000, +0.000].'
+    assert answer(results, Question('Q', 'other', 'base'))['text'].endswith(end)
+
+
+def test_rounded_figures_cannot_show_a_difference():
+    """COCO's mAP has three decimals. Three equal differences of 0.001 may all come from rounding."""
+    results = _runs(base=(0.300, 0.310, 0.320), other=(0.301, 0.311, 0.321), more=(0.303, 0.313, 0.323))
+    assert answer(results, Question('Q', 'other', 'base'))['conclusion'] == 'no difference shown'
+    assert answer(results, Question('Q', 'more', 'base'))['conclusion'] == 'helps'
+
+
+@pytest.mark.parametrize('name, value', [('coco/bbox_mAP_50', 0.04), ('pr/recall_at_0.25', 0.0)])
+def test_a_baseline_that_has_learnt_nothing_cannot_be_compared(name, value):
+    results = _runs(base=(0.01, 0.02, 0.01), other=(0.3, 0.3, 0.4))
+    for result in results:
+        result['metrics'][name] = value if result['variant'] == 'base' else 0.5
+    found = answer(results, Question('Q', 'other', 'base'))
+    assert (
+        found['text'].startswith('Q: cannot conclude: base has learnt too little') and 'train longer.' in found['text']
+    )
+    rows = [row for row in compare(results, ['base', 'other']) if row['variant'] == 'other']
+    assert all(row['conclusion'] == found['conclusion'] for row in rows)
+
+
+def test_less_is_better_for_false_positives():
+    fewer = _runs('pr/fp_per_image_at_0.25', base=(0.9, 0.8, 0.9), other=(0.3, 0.2, 0.2))
+    rows = compare(fewer, ['base', 'other'])
+    assert [row['conclusion'] for row in rows if row['metric'].startswith('pr/fp')] == [None, 'helps']
+
+
+def test_the_figure_has_no_blank_panels_and_no_bars():
+    results = _runs(base=(0.3, 0.3, 0.4), other=(0.3, 0.4, 0.4))
+    for result in results:
+        result['metrics'] |= {'pr/fp_per_empty_image_at_0.25': math.nan, 'pr/f1': None}
+    rows = compare(results, ['base', 'other'])
+    assert {row['metric'] for row in rows} == {'coco/bbox_mAP', 'coco/bbox_mAP_50'}
+    curves, *panels = draw(rows, results, METRICS).axes
+    assert [axes.get_title().splitlines()[0] for axes in panels] == ['mAP', 'mAP50'] and curves.get_xlabel() == 'recall'
+    for axes in panels:
+        assert not axes.patches and axes.get_ylim() == (1.5, -0.5)
+    # The mean of `other` is 0.367, and each seed has a dot. The line is the interval around the mean.
+    shown = [sorted(map(float, line.get_xdata())) for line in panels[0].lines]
+    assert [0.3, 0.4, 0.4] in shown and [pytest.approx(1.1 / 3)] in shown
+    low, high = next((row['low'], row['high']) for row in rows if row['low'] is not None)
+    assert pytest.approx([1 / 3 + low, 1 / 3 + high]) in shown
 
 
 def test_the_report_is_written_as_csv_json_markdown_and_png(tmp_path, results):
-    write_report(tmp_path / 'report', results, list(VALUES))
+    printed = write_report(tmp_path / 'report', results, list(VALUES), [Question('More', 'more', 'base')])
+    assert 'More: cannot conclude' in printed and '| lost  | 1    | 0.400         |' in printed
     assert sorted(path.name for path in tmp_path.iterdir()) == [f'report.{e}' for e in ('csv', 'json', 'md', 'png')]
     rows = list(csv.DictReader((tmp_path / 'report.csv').read_text().splitlines()))
     assert [row['variant'] for row in rows] == list(VALUES) and float(rows[1]['difference']) == pytest.approx(0.1)
     content = json.loads((tmp_path / 'report.json').read_text())
     assert content['baseline'] == 'base' and content['runs'] == results and len(content['table']) == 4
-    assert (tmp_path / 'report.md').read_text() == markdown(content['table'])
+    assert (tmp_path / 'report.md').read_text() == markdown(content['table'], content['answers'])
+    assert content['answers'][0]['text'] in (tmp_path / 'report.md').read_text()
     picture = cv2.imread(str(tmp_path / 'report.png'))
     # the colours of the variants 'base' and 'lost' (C0 and C2 of matplotlib)
     for red, green, blue in ((31, 119, 180), (44, 160, 44)):
