@@ -191,9 +191,10 @@ def test_a_compiled_model_trains_the_same(cfg, run, tmp_path):
     assert states(runner)['model'].keys() == states(run[0])['model'].keys()
 
 
-def test_runs_with_different_penalties_can_share_a_burn_in(cfg, run, tmp_path):
-    """The settings of the penalty have no effect during burn-in. The ablation needs this."""
-    _, other = train(cfg, work_dir=str(tmp_path / 'a'), lambda_bg=0.0, use_focal_bg=True)
+@pytest.mark.parametrize('changes', [dict(lambda_bg=0.0, use_focal_bg=True), dict(burn_in=1000)])
+def test_runs_that_differ_after_burn_in_can_share_it(cfg, run, tmp_path, changes):
+    """The penalty and the further length of burn-in have no effect before its end. The ablation needs this."""
+    _, other = train(cfg, work_dir=str(tmp_path / 'a'), **changes)
     assert float(other.rows[-1]['outputs']['loss']) != float(run[1].rows[-1]['outputs']['loss'])
     checkpoint = str(tmp_path / 'a/epoch_1.pth')
     runner, _ = train(cfg, work_dir=str(tmp_path / 'b'), load_from=checkpoint, resume=True)

@@ -10,11 +10,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
+from mmyolo_bgpenalty.cli.ablation.plan import estimate_seconds, plan_runs, read_variants
 from mmyolo_bgpenalty.cli.ablation.report import Question, write_report
-from mmyolo_bgpenalty.cli.ablation.runs import Run, estimate_seconds, plan_runs, read_variants
+from mmyolo_bgpenalty.cli.ablation.runs import Run
 from mmyolo_bgpenalty.cli.run import CONFIG_HELP, InputCheck, InputError, command, config_parser
 from mmyolo_bgpenalty.utils.shipped_configs import config
 
@@ -43,40 +44,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         runs = plan_runs(args.config, variants, args.seeds, work_dir, args.cfg_options)
         todo = [run for run in runs if run.result is None]
         for run in runs:
-            print(f'{run}: {run.folder} {run.state}')
+            print(f'{run}: {run.folder}, {run.state}')
     print(f'{len(todo)} of {len(runs)} runs to do, {args.jobs} at a time')
     if args.dry_run:
         seconds = estimate_seconds(runs, args.jobs)
         minutes = None if seconds is None else f'{seconds / 60:.0f} min, if parallel runs do not slow each other'
-        print(f'estimated time: {minutes or "unknown until a run has finished without interruption"}')
+        print(f'estimated time: {minutes or "unknown until the first run has finished"}')
         return 0
-    threads = max(1, (os.cpu_count() or 1) // args.jobs) if args.jobs > 1 else None
-    started: dict[Run | None, Future] = {}
-    with ThreadPoolExecutor(args.jobs) as pool:
-        for run in todo:
-            started[run] = pool.submit(_execute, run, threads, started.get(run.baseline))
+    failures = execute(todo, args.jobs)
     with InputCheck():
         results = [run.result for run in runs if run.result]
         if results:
             baseline, *others = variants
             questions = [Question(name, name, baseline) for name in others]
-            print(write_report(work_dir / 'ablation', results, [baseline, *others], questions))
-            print(f'All figures: {work_dir}/ablation.md, .csv, .json. The picture: {work_dir}/ablation.png')
-    failures = {run: future.result() for run, future in started.items() if future.result()}
+            print('', write_report(work_dir / 'ablation', results, [baseline, *others], questions), '', sep='\n')
+            print(f'All figures: {work_dir}/ablation.md, .csv and .json. The picture: {work_dir}/ablation.png')
     for failed, why in failures.items():
         print(f'failed: {failed}: {why}', file=sys.stderr)
     return 1 if failures else 0
 
 
-def _execute(run: Run, threads: int | None, baseline: Future | None) -> str | None:
-    """Execute a run when the run of its baseline has ended. Returns the reason if it fails."""
-    if baseline is not None:
-        wait([baseline])
-    print(f'{run}: begun', flush=True)
-    try:
-        run.execute(threads)
-    except (RuntimeError, OSError, ValueError) as error:
-        print(f'{run}: FAILED', flush=True)
-        return str(error)
-    print(f'{run}: finished', flush=True)
-    return None
+def execute(todo: Sequence[Run], jobs: int) -> dict[Run, str]:
+    """Execute the runs, ``jobs`` at a time. A run waits for the leader of its group. Returns why runs failed."""
+    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
+    waiting, failures = list(todo), {}
+    running: dict[Future, Run] = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        while waiting or running:
+            unfinished = {*waiting, *running.values()}
+            ready = [run for run in waiting if run.leader is run or run.leader not in unfinished]
+            for run in ready[: jobs - len(running)]:
+                print(f'{run}: begun', flush=True)
+                waiting.remove(run)
+                running[pool.submit(run.execute, threads)] = run
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                run = running.pop(future)
+                try:
+                    future.result()
+                except (RuntimeError, OSError, ValueError) as error:
+                    failures[run] = str(error)
+                done = len(todo) - len(waiting) - len(running)
+                print(f'{run}: {"FAILED" if run in failures else "finished"} ({done} of {len(todo)})', flush=True)
+    return failures
