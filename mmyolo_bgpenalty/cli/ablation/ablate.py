@@ -1,9 +1,13 @@
-"""Train named variants of a config with several seeds, and compare them with the first variant.
+"""Do unlabeled pictures and the penalty help on your pictures? Train with and without them, and compare.
 
-    python -m mmyolo_bgpenalty ablate yolov8_semi_bgpenalty.py --seeds 0 1 2 [--jobs 2] [--dry-run]
+    python -m mmyolo_bgpenalty ablate my_project/my_project.py [--seeds 0 1 2] [--jobs 2] [--dry-run]
 
-Each run has a folder, <work dir>/<variant>/seed_<n>, with its log and its checkpoints. A finished run also has
-result.json. When the command is called again, it skips finished runs and continues the others.
+Without --variants there are up to four: labels only; with unlabeled pictures; the same with the penalty; and all
+labels, if the file of the unlabeled pictures has their boxes. All train for the same number of iterations. The answers
+need three seeds.
+
+Each run has a folder, <work dir>/<variant>/seed_<n>, with its log and its checkpoints, and beside it the config. A
+finished run also has result.json. When the command is called again, it skips finished runs and continues the others.
 """
 
 import argparse
@@ -13,17 +17,18 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
+from mmyolo_bgpenalty.cli.ablation.does_it_help import Comparison, does_it_help
 from mmyolo_bgpenalty.cli.ablation.plan import estimate_seconds, plan_runs, read_variants
 from mmyolo_bgpenalty.cli.ablation.report import Question, write_report
 from mmyolo_bgpenalty.cli.ablation.runs import Run
-from mmyolo_bgpenalty.cli.run import CONFIG_HELP, InputCheck, InputError, command, config_parser
-from mmyolo_bgpenalty.utils.shipped_configs import config
+from mmyolo_bgpenalty.cli.run import CONFIG_HELP, InputCheck, InputError, command, config_parser, read_config
+from mmyolo_bgpenalty.config_check.settings.plan import run_plan
+from mmyolo_bgpenalty.utils.files import write_whole
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = config_parser(__doc__, f'{CONFIG_HELP}; --cfg-options are for every run')
-    variants = 'file with `variants`; the first is the baseline (default: ablations/bg_penalty.py)'
-    parser.add_argument('--variants', help=variants)
+    parser.add_argument('--variants', help='file with other `variants`; the first is the baseline')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='seeds of each variant (default 0 1 2)')
     parser.add_argument('--jobs', type=int, default=1, help='number of parallel runs (default 1)')
     parser.add_argument('--work-dir', type=Path, help='folder of runs and report (default: in work_dirs/ablation)')
@@ -35,29 +40,45 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def _from_file(file: str) -> Comparison:
+    variants = read_variants(file)
+    baseline, *others = variants
+    return Comparison(variants, [Question(name, name, baseline) for name in others], {})
+
+
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     work_dir = args.work_dir or Path('work_dirs/ablation', Path(args.config).stem)
     with InputCheck():
-        variants = read_variants(args.variants or config('ablations/bg_penalty.py'))
-        runs = plan_runs(args.config, variants, args.seeds, work_dir, args.cfg_options)
+        cfg = read_config(args.config, args.cfg_options)
+        compared = _from_file(args.variants) if args.variants else does_it_help(cfg, work_dir)
+        runs = plan_runs(args.config, compared.variants, args.seeds, work_dir, args.cfg_options)
         todo = [run for run in runs if run.result is None]
-        for run in runs:
-            print(f'{run}: {run.folder}, {run.state}')
+    print(f'Runs in {work_dir}:')
+    for run in runs:
+        print(f'    {run}: {run.state}')
+    if compared.note:
+        print(compared.note)
+    print(f'Each run: {run_plan(cfg) or "its length is not known yet"}')
     print(f'{len(todo)} of {len(runs)} runs to do, {args.jobs} at a time')
     if args.dry_run:
         seconds = estimate_seconds(runs, args.jobs)
         minutes = None if seconds is None else f'{seconds / 60:.0f} min, if parallel runs do not slow each other'
         print(f'estimated time: {minutes or "unknown until the first run has finished"}')
         return 0
+    for path, content in compared.files.items():
+        write_whole(path, content)
     failures = execute(todo, args.jobs)
     with InputCheck():
         results = [run.result for run in runs if run.result]
         if results:
-            baseline, *others = variants
-            questions = [Question(name, name, baseline) for name in others]
-            print('', write_report(work_dir / 'ablation', results, [baseline, *others], questions), '', sep='\n')
+            print(
+                '',
+                write_report(work_dir / 'ablation', results, list(compared.variants), compared.questions),
+                '',
+                sep='\n',
+            )
             print(f'All figures: {work_dir}/ablation.md, .csv and .json. The picture: {work_dir}/ablation.png')
     for failed, why in failures.items():
         print(f'failed: {failed}: {why}', file=sys.stderr)

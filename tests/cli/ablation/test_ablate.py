@@ -67,8 +67,8 @@ def test_a_failed_run_is_reported_and_the_others_go_on(stage, capsys):
 def test_a_dry_run_prints_the_plan_and_trains_nothing(stage, capsys):
     assert stage('--seeds', '0', '1', '--jobs', '2', '--dry-run') == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == f'λ=0, seed 0: {stage.work}/lambda_0/seed_0, to do'
-    assert f'λ=1.5, seed 1: {stage.work}/lambda_1.5/seed_1, to do, with the burn-in of λ=0, seed 1' in printed
+    assert printed[:2] == [f'Runs in {stage.work}:', '    λ=0, seed 0: to do']
+    assert '    λ=1.5, seed 1: to do, with the burn-in of λ=0, seed 1' in printed
     estimate = 'estimated time: unknown until the first run has finished'
     assert printed[-2:] == ['6 of 6 runs to do, 2 at a time', estimate]
     assert not stage.calls() and not stage.work.exists()
