@@ -53,14 +53,16 @@ def take_step(console: Console, cfg: Config) -> list[Finding]:
         frame = traceback.extract_tb(problem.__traceback__)[-1]
         what = f'{type(problem).__name__}: {problem} ({frame.filename}:{frame.lineno})'
         return [Finding('error', 'the first step', what, 'see the message')]
-    show_pass(console, first, bool(cfg.get('load_from')))
+    show_pass(console, first)
     return [
         Finding('error', 'the first step', f'{name} is not finite', 'check the loss weights, `load_from` and the data')
         for name in first.not_finite
     ]
 
 
-def show_pass(console: Console, first: FirstPass, loaded: bool) -> None:
+def show_pass(console: Console, first: FirstPass) -> None:
+    if first.start:
+        console.print(Text(f'Weights: {first.start}'))
     images = ', '.join(f'{number} {branch}' for branch, number in first.images.items())
     console.print(Text(f'One pass on the first batch ({images}):'))
     for name, value in first.losses.items():
@@ -69,7 +71,7 @@ def show_pass(console: Console, first: FirstPass, loaded: bool) -> None:
         stats = ' '.join(f'{name}={value:.4g}' for name, value in first.penalty.items())
         console.print(Text(f'BG penalty at λ_bg={first.lambda_bg:g}: {stats}'))
     if first.pseudo_boxes is not None:
-        hint = '' if loaded else ' (from initial weights; --cfg-options load_from=… starts from trained ones)'
+        hint = '' if first.start else ' (from initial weights; --cfg-options load_from=… starts from trained ones)'
         console.print(Text(f'Pseudo-boxes: {first.pseudo_boxes}{hint}'))
     norms = ', '.join(f'{part} {norm:.4g}' for part, norm in first.gradients.items())
     console.print(Text(f'Gradient norm: {norms}'))

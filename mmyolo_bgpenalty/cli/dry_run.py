@@ -36,6 +36,7 @@ class PlanRow(NamedTuple):
 class FirstPass(NamedTuple):
     """The results of one pass."""
 
+    start: str | None  # which weights of `load_from` fit, None without `load_from`
     images: dict[str, int]  # number of images by branch
     losses: dict[str, float]  # what the model returns for the log; `loss` is the sum of the losses
     penalty: dict | None  # statistics of the head, None without the penalty
@@ -69,8 +70,8 @@ def _first_pass(runner: Runner) -> FirstPass:
     loader = runner.build_dataloader(runner.cfg.train_dataloader, seed=runner.seed)
     model.init_weights()
     trained = getattr(model, 'student', model)
-    if runner.cfg.get('load_from'):
-        check_start(runner)
+    start = check_start(runner)
+    if start is not None:
         runner.load_checkpoint(runner._load_from)
     elif trained is not model:
         model.teacher.load_state_dict(trained.state_dict())
@@ -94,6 +95,7 @@ def _first_pass(runner: Runner) -> FirstPass:
     labels = getattr(model, 'pseudo_labels', None)
     inputs = data['inputs'] if isinstance(data['inputs'], dict) else dict(images=data['inputs'])
     return FirstPass(
+        start=start,
         images={branch: len(images) for branch, images in inputs.items()},
         losses=losses,
         penalty=heads[0].get_bg_penalty_stats() if heads else None,

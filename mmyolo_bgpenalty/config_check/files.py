@@ -1,5 +1,6 @@
 """Checks of files: json files, their classes and boxes, images, and images that two sets share."""
 
+import math
 import os
 import os.path as osp
 from collections import Counter
@@ -12,8 +13,10 @@ from mmengine.runner import Runner
 from mmyolo_bgpenalty.config_check.findings import Findings, error, first_of, warning
 from mmyolo_bgpenalty.config_check.parts import ConfigParts, Dataset
 from mmyolo_bgpenalty.datasets.image_folder import list_images
+from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import CheckpointError
+from mmyolo_bgpenalty.engine.checkpoints.start_weights import SIZES, model_size, read_weights
 from mmyolo_bgpenalty.utils.coco_json import numbered_classes
-from mmyolo_bgpenalty.utils.files import NAMED
+from mmyolo_bgpenalty.utils.files import NAMED, reason
 from mmyolo_bgpenalty.utils.image_files import image_fault
 
 LOOKED_AT = 20_000  # at most this many images of a set are checked
@@ -27,6 +30,24 @@ class ImageSet(NamedTuple):
     where: str
     paths: Sequence[str]
     skips: bool
+
+
+def check_load_from(parts: ConfigParts) -> Findings:
+    """A checkpoint that cannot be read, or that is of another model size."""
+    path = parts.get('load_from')
+    if not isinstance(path, str) or '://' in path or parts.get('resume'):
+        return
+    try:
+        _, weights = read_weights(path)
+    except (CheckpointError, OSError) as problem:
+        what = f'{path}: {reason(problem)}' if isinstance(problem, OSError) else str(problem)
+        yield error('load_from', what, 'write the path of a checkpoint file')
+        return
+    width = parts.get(f'{parts.detector.path}.backbone.widen_factor', 1.0)
+    there, here = model_size(weights), SIZES.get(8 * math.ceil(64 * width / 8))
+    if there and here and there != here:
+        what = f'{path} is YOLOv8-{there}, but the config builds YOLOv8-{here}, so most weights do not fit'
+        yield warning('load_from', what, f"write model_size='{there}', or take weights of YOLOv8-{here}")
 
 
 def check_json(parts: ConfigParts) -> Findings:
@@ -143,7 +164,7 @@ def _spread(values: Sequence, most: int) -> Sequence:
     return values[:: max(1, -(-len(values) // most))]
 
 
-CHECKS = (check_json, check_images)
+CHECKS = (check_load_from, check_json, check_images)
 
 
 def check_built_sets(runner: Runner) -> Findings:

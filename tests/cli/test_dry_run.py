@@ -85,7 +85,9 @@ def test_the_teacher_comes_from_the_checkpoint(cfg, step, tmp_path):
             parameter.data.fill_(5.0)
     torch.save(model.state_dict(), tmp_path / 'sure.pth')
     loaded = Config(dict(cfg.to_dict(), load_from=str(tmp_path / 'sure.pth')))
-    assert dry_run(loaded).pseudo_boxes == 6  # max_per_img=3
+    loaded = dry_run(loaded)
+    assert loaded.pseudo_boxes == 6  # max_per_img=3
+    assert (step.start, loaded.start) == (None, f'{tmp_path}/sure.pth: all 297 tensors taken')
 
 
 def test_a_supervised_config_has_no_teacher(data, tmp_path):

@@ -2,6 +2,7 @@ import shutil
 
 import cv2
 import pytest
+import torch
 
 from mmyolo_bgpenalty.config_check import files
 from mmyolo_bgpenalty.config_check.check import check_config
@@ -133,6 +134,33 @@ def test_a_folder_of_unlabeled_images(root, cfg, monkeypatch, only_finding):
 
     monkeypatch.setattr(files, 'list_images', refuse)
     only_finding(check_config(cfg), E, f'{UNLABELED}.data_prefix', f"'{pool}': Permission denied")
+
+
+LOAD_FROM = {
+    'no file': (lambda file: None, E, 'No such file or directory'),
+    'no checkpoint': (lambda file: file.write_text('model = 1'), E, "it is a text file, which starts with 'model = 1'"),
+    'no weights': (lambda file: torch.save([1], file), E, 'expected a `state_dict` of tensors, but got none'),
+    'other size': (
+        lambda file: torch.save({'backbone.stem.conv.weight': torch.ones(32, 3, 3, 3)}, file),
+        *(W, 'is YOLOv8-s, but the config builds YOLOv8-n/2, so most weights do not fit'),
+    ),
+}
+
+
+@pytest.mark.parametrize('mistake', LOAD_FROM)
+def test_a_mistake_in_load_from(cfg, mistake, tmp_path, only_finding):
+    write, level, what = LOAD_FROM[mistake]
+    file = tmp_path / 'weights.pth'
+    write(file)
+    cfg.load_from = str(file)
+    only_finding(check_config(cfg), level, 'load_from', f'{file}')
+    only_finding(check_config(cfg), level, 'load_from', what)
+
+
+def test_weights_of_the_same_size_are_fine(cfg, tmp_path):
+    cfg.load_from = str(tmp_path / 'weights.pth')
+    torch.save(dict(state_dict={'student.backbone.stem.conv.weight': torch.ones(8, 3, 3, 3)}), cfg.load_from)
+    assert check_config(cfg) == []
 
 
 def test_files_on_another_machine_are_not_checked(cfg):

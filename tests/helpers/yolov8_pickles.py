@@ -155,5 +155,5 @@ def yolov8(width=0.0625, depth=0.33, classes=3):
 def save_yolov8(path, model, places=PLACES, **entries):
     """Save a model as Ultralytics does, by default with ``ema=None``, and return the path."""
     with modules_of(places):
-        torch.save(dict(epoch=-1, model=model, ema=None, optimizer=None, train_args={}, **entries), path)
+        torch.save(dict(epoch=-1, model=model, ema=None, optimizer=None, train_args={}) | entries, path)
     return str(path)

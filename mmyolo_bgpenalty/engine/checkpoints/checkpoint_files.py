@@ -2,6 +2,7 @@
 
 import os
 import re
+import zipfile
 from collections.abc import Mapping
 from pickle import UnpicklingError
 from typing import Any
@@ -42,7 +43,7 @@ def read_checkpoint(path: str) -> Any:
         # There is no such file, host or package, or no published model has this name.
         if isinstance(error, (OSError, ImportError)) or ('://' in path and isinstance(error, KeyError)):
             raise
-        raise CheckpointError(f'{path}: cannot be read as a checkpoint: {_reason(error)}') from None
+        raise CheckpointError(f'{path}: cannot be read as a checkpoint: {_reason(path, error)}') from None
 
 
 def _read_file(file: str) -> Any:
@@ -63,12 +64,14 @@ def _read_url(path: str) -> Any:
             os.environ[name] = before
 
 
-def _reason(error: Exception) -> str:
+def _reason(path: str, error: Exception) -> str:
     if isinstance(error, ForeignFileError):
         return str(error)
     refused = re.search(r'(?:GLOBAL|refused) ([\w.]+)', str(error)) if isinstance(error, UnpicklingError) else None
     if refused:
         return f'it holds {refused.group(1)}, which safe loading refuses'
+    if isinstance(error, UnpicklingError) and zipfile.is_zipfile(path):
+        return 'it holds objects that safe loading refuses'
     if isinstance(error, RuntimeError):
         return str(error).strip().partition('\n')[0].partition('. ')[0]
     return 'it is not a torch file'

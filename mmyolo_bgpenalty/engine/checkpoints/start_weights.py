@@ -23,7 +23,7 @@ PARTS = {
     'bbox_head.head_module.reg_preds.': 'the box layers',
     'bbox_head.head_module.cls_preds.': 'the class layers',
 }
-FIRST_LAYER = 'backbone.stem.conv.weight'
+FIRST_LAYER, LAST_LAYER = 'backbone.stem.conv.weight', 'bbox_head.head_module.cls_preds.0.2.weight'
 SIZES = {8: 'n/2', 16: 'n', 32: 's', 48: 'm', 64: 'l', 80: 'x'}  # `model_size` by the channels of the first layer
 FITTED = 'fitted:'
 _fitted: dict[str, Callable[[], dict]] = {}
@@ -75,13 +75,8 @@ class StartWeights:
     """
 
     def __init__(self, path: str, model: nn.Module, complete: bool = False):
-        content = read_checkpoint(path)
-        weights = content.get('state_dict', content) if isinstance(content, Mapping) else None
-        found = {k.removeprefix('module.'): v for k, v in dict(weights or {}).items() if isinstance(v, Tensor)}
-        if not found:
-            raise CheckpointError(f'{path}: expected a `state_dict` of tensors, but got none')
         self.path, self.model = path, model
-        self.content = content if 'state_dict' in content else {}
+        self.content, found = read_weights(path)
         own = model.state_dict()
         self.named = {name: _find(found, name) for name in own}  # by names of the model, in any shape
         self.taken = {name: value for name, value in self.named.items() if shape_of(value) == shape_of(own[name])}
@@ -89,10 +84,10 @@ class StartWeights:
             first = next(iter(found))
             raise CheckpointError(
                 f'{path}: is of another model: none of its tensors, such as {first}, is in this one with the same shape'
-                f'{self._size_hint()}'
+                f'{self._hint()}'
             )
         if complete:
-            check_parameters(path, model, self.named, self._size_hint())
+            check_parameters(path, model, self.named, self._hint())
 
     def checkpoint(self) -> dict:
         """The checkpoint with a complete ``state_dict``. The model's own tensors stand in for those that do not fit.
@@ -112,7 +107,7 @@ class StartWeights:
         parts = {next((part for start, part in PARTS.items() if name.startswith(start)), name): None for name in new}
         count = f'{len(names) - len(new)} of {len(names)} tensors'
         if 2 * len(new) > len(names):
-            return f'{self.path}: only {count} fit{self._size_hint()}', logging.WARNING
+            return f'{self.path}: only {count} fit{self._hint()}', logging.WARNING
         return f'{self.path}: {count} taken; {" and ".join(parts)} are new', logging.INFO
 
     def _names(self) -> list[str]:
@@ -120,14 +115,40 @@ class StartWeights:
         names = [name for name in self.named if not name.endswith('num_batches_tracked')]
         return [name for name in names if name.startswith('student.')] or names
 
-    def _size_hint(self) -> str:
-        first = next((name for name in self.named if plain_name(name) == FIRST_LAYER), None)
-        if first is None or self.named[first] is None or first in self.taken:
-            return ''
-        there, here = (SIZES.get(len(weights)) for weights in (self.named[first], self.model.state_dict()[first]))
-        if there is None or here is None:
-            return ''
-        return f". It is YOLOv8-{there}, but the config builds YOLOv8-{here}: write model_size='{there}' in the config"
+    def _hint(self) -> str:
+        """The difference in model size or in the number of classes."""
+        there, here = model_size(self.named), model_size(self.model.state_dict())
+        if there and here and there != here:
+            return f". It is YOLOv8-{there}, but the config builds YOLOv8-{here}: write model_size='{there}'"
+        classes, wanted = (_channels(weights, LAST_LAYER) for weights in (self.named, self.model.state_dict()))
+        return f'. It has {classes} classes, but the config has {wanted}' if 0 < classes != wanted > 0 else ''
+
+
+def read_weights(path: str) -> tuple[dict, dict[str, Tensor]]:
+    """Read a checkpoint (a file or a URL): its content, and its tensors by name.
+
+    Raises:
+        CheckpointError: it has no tensors.
+        Exception: as ``read_checkpoint``.
+    """
+    content = read_checkpoint(path)
+    content = content if isinstance(content, dict) else {}
+    if not isinstance(content.get('state_dict'), Mapping):
+        content = dict(state_dict=content)
+    weights = {str(k).removeprefix('module.'): v for k, v in content['state_dict'].items() if isinstance(v, Tensor)}
+    if not weights:
+        raise CheckpointError(f'{path}: expected a `state_dict` of tensors, but got none')
+    return content, weights
+
+
+def model_size(weights: Mapping[str, Tensor | None]) -> str | None:
+    """The ``model_size`` of a YOLOv8 detector, by the number of channels of its first layer. None if it is unknown."""
+    return SIZES.get(_channels(weights, FIRST_LAYER))
+
+
+def _channels(weights: Mapping[str, Tensor | None], layer: str) -> int:
+    """The number of output channels of a layer. 0 if there is none of this name."""
+    return next((len(value) for name, value in weights.items() if plain_name(name) == layer and value is not None), 0)
 
 
 def _find(weights: Mapping[str, Tensor], name: str) -> Tensor | None:

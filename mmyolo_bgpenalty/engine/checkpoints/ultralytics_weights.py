@@ -32,7 +32,7 @@ IN_C2F = {r'^cv1\.': 'main_conv.', r'^cv2\.': 'final_conv.', r'^m\.(\d+)\.cv(\d)
 CLASSES = {'DetectionModel', 'Conv', 'C2f', 'Bottleneck', 'SPPF', 'Concat', 'Detect', 'DFL'}
 # Modules of other repositories, as they stand in pickled models.
 OTHERS = {'models.yolo ': 'YOLOv5 or YOLOv7', 'yolov6.': 'YOLOv6'}
-ONLY = 'Of these only detectors of YOLOv8 (yolov8n.pt to yolov8x.pt) can start a training'
+ONLY = 'Expected a YOLOv8 detector: yolov8n.pt to yolov8x.pt, or one trained from these'
 
 
 class Stub:
@@ -53,7 +53,7 @@ def is_ultralytics(file: str) -> bool:
         ForeignFileError: it holds objects of another YOLO.
     """
     pickled = torch_pickle(file)
-    names = {arg for code, arg, _ in pickletools.genops(pickled) if code.name == 'GLOBAL'} if pickled else set()
+    names = {str(arg) for code, arg, _ in pickletools.genops(pickled) if code.name == 'GLOBAL'} if pickled else set()
     for prefix, name in OTHERS.items():
         if any(found.startswith(prefix) for found in names):
             raise ForeignFileError(f'it is a model of {name}. {ONLY}')
@@ -123,7 +123,7 @@ def _description(model: Any) -> str:
     yaml = getattr(model, 'yaml', None)
     file = PurePath(str(yaml.get('yaml_file', ''))).name if isinstance(yaml, dict) else ''
     kind = type(model).__name__.rpartition('.')[2]
-    return f"Ultralytics' {kind}" + (f' of {file}' if file else '')
+    return f'a model of Ultralytics, {file!a} ({kind})' if file else f'a model of Ultralytics ({kind})'
 
 
 def _modules(module: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
