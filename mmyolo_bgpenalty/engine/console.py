@@ -62,14 +62,14 @@ class ValidationLoggerHook(LoggerHook):
             handler.addFilter(self._shows)
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        table = summary_table(metrics or {}, f'Validation{_progress(runner)}', _evaluated(runner))
+        table = summary_table(metrics or {}, f'Validation{_progress(runner)}', evaluated_model(runner))
         with self._off_the_console(table is not None):
             super().after_val_epoch(runner, metrics)
         if table is not None:
             runner.logger.info(table)
 
     def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        table = summary_table(metrics or {}, 'Test', _evaluated(runner))
+        table = summary_table(metrics or {}, 'Test', evaluated_model(runner))
         with self._off_the_console(table is not None):
             super().after_test_epoch(runner, metrics)
         if table is not None:
@@ -134,6 +134,6 @@ def _progress(runner: Runner) -> str:
     return f' after epoch {loop.epoch} of {loop.max_epochs}' if isinstance(loop, EpochBasedTrainLoop) else ''
 
 
-def _evaluated(runner: Runner) -> str:
+def evaluated_model(runner: Runner) -> str:
     """Name of the model that predicts: 'teacher' or 'student' of a semi-supervised detector, else 'model'."""
     return getattr(unwrapped(runner.model), 'semi_test_cfg', {}).get('predict_on', 'model')

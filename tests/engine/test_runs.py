@@ -144,7 +144,7 @@ def test_log_line_and_visualizer_show_the_settings(run):
     for part in ('lambda_bg: 1.0000', 'unsup_weight: 1.0000', 'pseudo_boxes: ', 'sup_loss_bg:', 'unsup_loss_cls:'):
         assert part in line
     epochs = [row.rpartition(' - ')[2] for row in log.splitlines() if ': λ_bg=' in row]
-    assert epochs == [f'Epoch {n}: λ_bg={value}' for n, value in enumerate(('0.000', '1.000', '2.000', '2.000'))]
+    assert epochs == [f'Epoch {n}: λ_bg={value}' for n, value in enumerate(('0.000', '1.000', '2.000', '2.000'), 1)]
     assert log.count('BG Penalty Stats: mean=') == 4
     scalars = [json.loads(row) for row in (Path(run[0].log_dir) / 'vis_data/scalars.json').read_text().splitlines()]
     train_rows = [row for row in scalars if 'loss' in row]

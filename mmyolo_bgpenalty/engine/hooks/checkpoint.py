@@ -128,11 +128,13 @@ class ResumableCheckpointHook(CheckpointHook):
             return
         if resumable and batches == len(loop.dataloader):
             loop.first_batch = batch
-            runner.logger.info(f'Continuing after {batch} of {batches} batches of epoch {loop.epoch}')
+            runner.logger.info(f'Continuing after {batch} of {batches} batches of epoch {loop.epoch + 1}')
             return
         now = f'it has {len(loop.dataloader)} batches now'
         why = now if resumable else "`train_cfg.type='ResumableTrainLoop'` would continue within it"
-        runner.logger.warning(f'Epoch {loop.epoch} is repeated, though {batch} of {batches} batches were done: {why}')
+        runner.logger.warning(
+            f'Epoch {loop.epoch + 1} is repeated, though {batch} of {batches} batches were done: {why}'
+        )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if self._position is not None:

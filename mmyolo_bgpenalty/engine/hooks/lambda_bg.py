@@ -26,7 +26,7 @@ class LambdaBgSchedulerHook(Hook):
 
     Every iteration logs ``semi/lambda_bg``. When LoggerHook prints, ``loss/bg_penalty_mean`` and
     ``loss/bg_penalty_max`` (statistics of the head) are logged as well. Each pass over the train loader ends with two
-    lines in the log. ``Epoch 5: λ_bg=0.200`` has the value at the end of the epoch. Epochs count from 0.
+    lines in the log. ``Epoch 6: λ_bg=0.200`` has the value at the end of the epoch. Epochs count from 1.
     ``BG Penalty Stats: mean=… max=… min=…`` has the statistics of the last loss.
 
     Args:
@@ -115,5 +115,5 @@ class LambdaBgSchedulerHook(Hook):
                 runner.message_hub.update_scalar(key, stats[name])
         if not rest:
             value = lambda_bg_at(epoch if self.by_epoch else done, **self.plan)
-            runner.logger.info(f'Epoch {epoch - 1}: λ_bg={value:.3f}')
+            runner.logger.info(f'Epoch {epoch}: λ_bg={value:.3f}')
             runner.logger.info('BG Penalty Stats: mean={mean:.4f} max={max:.4f} min={min:.4f}'.format(**stats))

@@ -155,7 +155,7 @@ class NonFiniteGuardHook(Hook):
         return True
 
     def _place(self) -> str:
-        return f'iteration {self._runner.iter} (epoch {self._runner.epoch})'
+        return f'iteration {self._runner.iter + 1} (epoch {self._runner.epoch + 1})'  # as in the log
 
     def _gradient_faults(self, gradients: Sequence[Tensor]) -> str:
         bad = {id(gradient) for gradient in gradients if not gradient.isfinite().all()}

@@ -1,6 +1,7 @@
 """A live progress bar for terminals."""
 
 import logging
+import math
 import sys
 import time
 import weakref
@@ -16,6 +17,9 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from mmyolo_bgpenalty.engine.console import evaluated_model
+from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook
+from mmyolo_bgpenalty.evaluation.table import headline
 from mmyolo_bgpenalty.utils.arguments import non_negative
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 
@@ -24,10 +28,13 @@ from mmyolo_bgpenalty.utils.distributed import unwrapped
 class ProgressBarHook(Hook):
     """Shows a live bar below MMEngine's log lines on a terminal, and nothing if the output is piped.
 
-    It shows the epoch (counted from 0, as in the schedule of λ), the mode ('burn-in' or 'semi', 'train' without a
-    teacher, 'val'), iterations, their rate and the time left. For the latest batch it shows ``loss`` and λ. With a
-    teacher it also shows the sums of the ``sup_*`` and ``unsup_*`` losses, and ``unsup_weight``. Only the main process
-    draws, and waits for the device only then. If the terminal closes, the bar ends and training continues.
+    It shows the epoch (from 1), the mode, iterations, their rate and the time left. The mode is 'burn-in 3/8' in the
+    third of eight epochs of burn-in, then 'semi', and 'train' without a teacher. For the latest batch the bar shows
+    ``loss`` and λ. With a teacher it also shows the sums of the ``sup_*`` and ``unsup_*`` losses, and ``unsup_weight``.
+    Validation has a second bar. After it, the first bar shows the latest mAP, with a teacher the teacher's.
+
+    Only the main process draws, and waits for the device only then. If the terminal closes, the bar ends and training
+    continues.
 
     Args:
         refresh_per_second: largest number of drawings per second, > 0.
@@ -56,9 +63,11 @@ class ProgressBarHook(Hook):
             TimeRemainingColumn(),
             expand=True,
         )
-        self._task = self._progress.add_task('', total=runner.max_iters, completed=runner.iter, rate='')
-        self._figures = Text()
+        self._task = self._progress.add_task('start', total=runner.max_iters, completed=runner.iter, rate='')
+        self._figures, self._losses, self._latest = Text(), '', ''
         self._epoch = runner.epoch
+        self._epochs = math.ceil(runner.max_iters / len(runner.train_dataloader))
+        self._plan = next((hook for hook in runner.hooks if isinstance(hook, LambdaBgSchedulerHook)), None)
         self._drawn_at = float('-inf')
         # No refresh thread: if it holds a lock when DataLoader forks, the lock stays locked in the worker.
         rows = Group(self._progress, self._figures)
@@ -82,19 +91,34 @@ class ProgressBarHook(Hook):
             return
         done = runner.iter + 1
         self._progress.update(self._task, completed=done)
-        now = time.monotonic()
-        if now - self._drawn_at < 1 / self.refresh_per_second and done < runner.max_iters:
+        if not self._is_due() and done < runner.max_iters:
             return
-        self._drawn_at = now
         # In IterBasedTrainLoop the epoch stays 0, and batch_idx counts all batches.
         self._epoch = runner.epoch + batch_idx // len(runner.train_dataloader)
-        self._figures.plain = '  '.join(f'{k} {v:.4g}' for k, v in self._read(runner, outputs).items())
-        ramp = getattr(unwrapped(runner.model), 'unsup_ramp', None)
-        self._draw(self._live, 'train' if ramp is None else 'semi' if ramp else 'burn-in')
+        self._losses = '  '.join(f'{k} {v:.4g}' for k, v in self._read(runner, outputs).items())
+        self._draw(self._live, self._mode(runner, batch_idx))
 
     def before_val(self, runner: Runner) -> None:
         if self._live is not None:
-            self._draw(self._live, 'val')
+            self._epoch = runner.epoch - 1 if runner.epoch else self._epoch
+            self._validation = self._progress.add_task('validation', total=len(runner.val_dataloader), rate='')
+            self._draw(self._live, 'validation')
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        # TeacherStudentValLoop counts the batches twice, for the teacher and for the student.
+        if self._live is not None and (self._is_due() or batch_idx + 1 == len(runner.val_dataloader)):
+            of = f'validation of the {evaluated_model(runner)}'
+            self._progress.update(self._validation, description=of, completed=batch_idx + 1)
+            self._draw(self._live, 'validation')
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        if self._live is not None:
+            for role, values in headline(metrics or {}, evaluated_model(runner)).items():
+                if 'mAP' in values:
+                    self._latest = f'mAP {values["mAP"]:.3f} ({role}, epoch {self._epoch + 1})'
+                    break
+            self._progress.remove_task(self._validation)
+            self._draw(self._live, 'validation')
 
     def after_train(self, runner: Runner) -> None:
         self._stop()
@@ -110,10 +134,23 @@ class ProgressBarHook(Hook):
             figures['lambda_bg'] = runner.message_hub.get_scalar('train/semi/lambda_bg').current()
         return figures
 
+    def _mode(self, runner: Runner, batch_idx: int) -> str:
+        if not hasattr(unwrapped(runner.model), 'unsup_ramp'):
+            return 'train'
+        if self._plan is None or (done := self._plan.progress(runner, batch_idx)) >= self._plan.burn_in:
+            return 'semi'
+        return f'burn-in {math.floor(done) + 1}/{math.ceil(self._plan.burn_in)}'
+
+    def _is_due(self) -> bool:
+        """Whether it is time to draw again."""
+        return time.monotonic() - self._drawn_at >= 1 / self.refresh_per_second
+
     def _draw(self, live: Live, mode: str) -> None:
+        self._drawn_at = time.monotonic()
         speed = self._progress.tasks[0].speed
         rate = '' if speed is None else f'{speed:5.1f} it/s' if speed >= 1 else f'{1 / speed:5.1f} s/it'
-        self._progress.update(self._task, description=f'epoch {self._epoch}  {mode}', rate=rate)
+        self._progress.update(self._task, description=f'epoch {self._epoch + 1}/{self._epochs}  {mode}', rate=rate)
+        self._figures.plain = '  '.join(part for part in (self._losses, self._latest) if part)
         try:
             live.refresh()
         except OSError:  # the terminal is gone

@@ -274,7 +274,7 @@ def test_a_repeated_epoch_is_logged(data, tmp_path):
         work_dir = shutil.copytree(tmp_path / 'stopped', tmp_path / name)
         assert run(resumed(cfg, work_dir=str(work_dir), **changes)) == 0
         output = (work_dir / 'output.txt').read_text()
-        assert f'Epoch 0 is repeated, though 1 of 2 batches were done: {why}' in output
+        assert f'Epoch 1 is repeated, though 1 of 2 batches were done: {why}' in output
         assert [row['batch'] for row in seen(work_dir)] == [0, *range(batches)]
 
 

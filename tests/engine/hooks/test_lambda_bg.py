@@ -97,7 +97,7 @@ def test_statistics_are_logged_when_the_logger_prints():
 
 @pytest.mark.parametrize('by_epoch', [True, False])
 def test_the_end_of_each_epoch_is_logged(by_epoch):
-    """Epochs count from 0. Burn-in is epochs 0 to 4, warm-up 5 to 9, so λ is 0.2 at the end of epoch 5."""
+    """Epochs count from 1. Burn-in is epochs 1 to 5, warm-up 6 to 10, so λ is 0.2 at the end of epoch 6."""
     scale = 1 if by_epoch else 4
     hook = LambdaBgSchedulerHook(burn_in=5 * scale, warmup=5 * scale, by_epoch=by_epoch)
     model = plain_model()
@@ -109,4 +109,4 @@ def test_the_end_of_each_epoch_is_logged(by_epoch):
         hook.before_run(run)
         hook.after_train_iter(run, iteration % 4)
     stats = 'BG Penalty Stats: mean=0.0123 max=0.5000 min=0.0000'
-    assert lines == ['Epoch 4: λ_bg=0.000', stats, 'Epoch 5: λ_bg=0.200', stats]
+    assert lines == ['Epoch 5: λ_bg=0.000', stats, 'Epoch 6: λ_bg=0.200', stats]

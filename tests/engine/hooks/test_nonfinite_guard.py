@@ -142,11 +142,11 @@ def test_a_skipped_step_applies_no_weight_decay(tmp_path, logged):
     before = weights(runner)
     for _ in range(2):
         iterate(runner, hook, math.inf)
-    with pytest.raises(FloatingPointError, match='iteration 6 .*: loss_a is nan .*, after 2 skipped iterations in'):
+    with pytest.raises(FloatingPointError, match='iteration 7 .*: loss_a is nan .*, after 2 skipped iterations in'):
         iterate(runner, hook, math.nan)
     assert same(weights(runner), before)
     assert [level for _, level in logged] == [30, 30, 30, 30, 40]
-    assert 'Skipped iteration 5 (epoch 1), 2 in a row and 4 in all: loss_a is inf' in logged[3][0]
+    assert 'Skipped iteration 6 (epoch 2), 2 in a row and 4 in all: loss_a is inf' in logged[3][0]
 
 
 def test_only_finite_gradients_are_accumulated(tmp_path, logged):
@@ -236,7 +236,7 @@ def test_overflows_that_grad_scaler_skips_are_counted(tmp_path, fused, logged):
     )
 
 
-@pytest.mark.parametrize('fused, stop', [(False, 'iteration 36 .*4.77e-07'), (True, 'iteration 39 .*5.96e-08')])
+@pytest.mark.parametrize('fused, stop', [(False, 'iteration 37 .*4.77e-07'), (True, 'iteration 40 .*5.96e-08')])
 def test_endless_overflows_stop_the_run(tmp_path, fused, stop, logged):
     """With a fused optimizer the count is read only every 20 iterations."""
     runner, hook = small_run(tmp_path, CpuAmpOptimWrapper, fused=fused, dtype='float16')
@@ -283,7 +283,7 @@ def test_both_processes_skip_a_batch_that_is_broken_in_one(tmp_path):
     assert one == other
     kept, line, _ = one
     assert kept == [True, False]
-    assert line.startswith('Skipped iteration 1 (epoch 1), 1 in a row and 1 in all: loss_a is nan (finite: none)')
+    assert line.startswith('Skipped iteration 2 (epoch 2), 1 in a row and 1 in all: loss_a is nan (finite: none)')
 
 
 def test_max_skips_out_of_range():

@@ -103,7 +103,7 @@ def test_a_poisoned_loss_stops_the_run_before_the_weights_change(data, tmp_path,
         cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=8)
         cfg.param_scheduler = []
         cfg.optim_wrapper.clip_grad = None
-    message = stopped(cfg, r'iteration 3 \(epoch 0\)')
+    message = stopped(cfg, r'iteration 4 \(epoch 1\)')
     if poison == 'loss':
         assert 'unsup_loss_dfl is nan (finite: ' in message and 'sup_loss_cls is' not in message
         assert 'pseudo_score' not in message
@@ -140,7 +140,7 @@ def test_a_supervised_run_is_stopped_too(data, tmp_path):
     """The average of EMAHook does not change either."""
     cfg = config(SUPERVISED, data, tmp_path, 0, burn_in=0, train_dataloader__batch_size=3)
     cfg.train_dataloader.num_workers = 2
-    message = stopped(cfg, r'iteration 2 \(epoch 1\)', Broken({2: (None, math.nan)}))
+    message = stopped(cfg, r'iteration 3 \(epoch 2\)', Broken({2: (None, math.nan)}))
     assert 'loss_cls is nan' in message and 'unsup' not in message.split('Try')[0] and 'images/labeled_0' in message
 
 
@@ -163,9 +163,9 @@ def test_iterations_with_broken_pictures_are_skipped_and_counted(data, tmp_path)
     log = log_of(runner)
     lines = [line for line in log.splitlines() if 'Skipped iteration ' in line]
     assert len(lines) == 4 and all('WARNING' in line and 'images/labeled_0' in line for line in lines)
-    assert 'iteration 1 (epoch 0), 1 in a row and 1 in all: sup_loss_' in lines[0]
-    assert 'iteration 8 (epoch 1), 1 in a row and 3 in all: unsup_loss_cls is nan' in lines[2]
-    assert 'iteration 9 (epoch 1), 2 in a row and 4 in all: unsup_loss_' in lines[3]
+    assert 'iteration 2 (epoch 1), 1 in a row and 1 in all: sup_loss_' in lines[0]
+    assert 'iteration 9 (epoch 2), 1 in a row and 3 in all: unsup_loss_cls is nan' in lines[2]
+    assert 'iteration 10 (epoch 2), 2 in a row and 4 in all: unsup_loss_' in lines[3]
     assert 'images/unlabeled_0' in lines[3]
     assert 'skipped_iterations: 4' in log and 'loss: nan' not in log
     assert 'Training has skipped 4 iterations whose losses or gradients were not finite' in log.splitlines()[-1]

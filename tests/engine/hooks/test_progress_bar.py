@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmyolo_bgpenalty.engine.hooks import progress_bar as progress
+from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook
 from mmyolo_bgpenalty.engine.hooks.progress_bar import ProgressBarHook
 from tests.helpers.tiny import ROOT, SEMI, load, make_set
 
@@ -68,12 +69,13 @@ def on_terminal():
 class FakeRunner:
     """What the hook reads of a Runner: 4 epochs of 5 batches, and a logger that writes to stdout."""
 
-    max_iters, train_dataloader = 20, range(5)
+    max_iters, train_dataloader, val_dataloader = 20, range(5), range(3)
 
-    def __init__(self, hook, ramp=1.0, iteration=0, handlers=()):
-        self.hook, self.model = hook, nn.Module()
-        if ramp is not None:
-            self.model.unsup_ramp = ramp
+    def __init__(self, hook, semi=True, iteration=0, handlers=(), plan=None):
+        self.hook, self.model, self.hooks = hook, nn.Module(), [plan] if plan else []
+        if semi:
+            self.model.unsup_ramp = 1.0
+            self.model.semi_test_cfg = dict(predict_on='teacher')
         self.iter, self.epoch = iteration, iteration // 5
         self.message_hub = MessageHub.get_instance(f'test_progress_{id(self)}')
         self.message_hub.update_scalar('train/semi/lambda_bg', 0.25)
@@ -111,29 +113,85 @@ def test_the_bar_has_every_field_and_log_lines_stay_above_it():
             runner.step(outputs(step))
         print('printed')
         print('warned', file=sys.stderr)
-        runner.hook.before_val(runner)
         runner.hook.after_train(runner)
         runner.logger.info('afterwards')
         rows, cursor = screen(terminal.getvalue())
     assert cursor
     assert rows[:9] == [f'line {step} [red] [1/5]' for step in range(7)] + ['printed', 'warned']
-    assert re.fullmatch(r'epoch 1  val [━╸╺]+ +7/20 +\d+\.\d (it/s|s/it) \d:\d\d:\d\d', rows[9]), rows[9]
+    assert re.fullmatch(r'epoch 2/4  semi [━╸╺]+ +7/20 +\d+\.\d (it/s|s/it) \d:\d\d:\d\d', rows[9]), rows[9]
     assert rows[10] == 'loss 6.5  loss_sup 6.25  loss_unsup 0.25  unsup_weight 0.375  lambda_bg 0.25'
     assert rows[11:] == ['afterwards', '']
 
 
-@pytest.mark.parametrize('ramp, mode', [(0.0, 'burn-in'), (0.5, 'semi'), (None, 'train')])
-def test_epoch_and_mode_and_number_of_iterations_of_a_resumed_run(ramp, mode):
+@pytest.mark.parametrize(
+    'plan, iteration, mode',
+    [
+        (dict(burn_in=3), 10, 'burn-in 3/3'),
+        (dict(burn_in=2.5), 12, 'burn-in 3/3'),
+        (dict(burn_in=2), 10, 'semi'),
+        (dict(burn_in=11, by_epoch=False), 10, 'burn-in 11/11'),
+        (dict(burn_in=10, by_epoch=False), 10, 'semi'),
+        (None, 10, 'semi'),
+    ],
+)
+def test_epochs_are_counted_from_1_also_in_burn_in(plan, iteration, mode):
     with on_terminal() as terminal:
-        runner = FakeRunner(ProgressBarHook(refresh_per_second=1e6), ramp, iteration=10)
-        runner.step(outputs(0, semi=ramp is not None))
-        assert re.match(f'epoch 2  {mode} .* 11/20 ', screen(terminal.getvalue())[0][0])
+        hook = ProgressBarHook(refresh_per_second=1e6)
+        plan = plan and LambdaBgSchedulerHook(**plan)
+        FakeRunner(hook, iteration=iteration, plan=plan).step(outputs(0))
+        assert re.match(f'epoch 3/4  {mode} .* {iteration + 1}/20 ', screen(terminal.getvalue())[0][0])
+
+
+def test_the_epoch_of_a_run_without_a_teacher_or_without_epochs():
+    with on_terminal() as terminal:
+        runner = FakeRunner(ProgressBarHook(refresh_per_second=1e6), semi=False, iteration=10)
+        runner.step(outputs(0, semi=False))
+        assert screen(terminal.getvalue())[0][0].startswith('epoch 3/4  train ')
         # IterBasedTrainLoop counts batches, not epochs.
         runner.epoch = 0
         runner.step(outputs(11, semi=False), batch_idx=11)
         runner.hook.after_train(runner)
         rows, _ = screen(terminal.getvalue())
-    assert rows[0].startswith(f'epoch 2  {mode} ') and rows[1] == 'loss 11.5  lambda_bg 0.25'
+    assert rows[0].startswith('epoch 3/4  train ') and rows[1] == 'loss 11.5  lambda_bg 0.25'
+
+
+def test_validation_has_its_own_bar_and_leaves_the_latest_map():
+    with on_terminal() as terminal:
+        runner = FakeRunner(ProgressBarHook(refresh_per_second=1e6))
+        hook, shown = runner.hook, []
+
+        def look():
+            shown.append(screen(terminal.getvalue())[0])
+
+        for step in range(5):
+            runner.step(outputs(step))
+        runner.epoch = 1
+        hook.before_val(runner)
+        for role in ('teacher', 'student'):
+            runner.model.semi_test_cfg['predict_on'] = role
+            for batch in range(3):
+                hook.after_val_iter(runner, batch)
+                look()
+        hook.after_val_epoch(runner, {'teacher/coco/bbox_mAP': 0.25, 'student/coco/bbox_mAP': 0.125})
+        look()
+        runner.step(outputs(5))
+        look()
+        hook.after_train(runner)
+    for rows, role, batch in zip(shown, 3 * ['teacher'] + 3 * ['student'], 2 * [1, 2, 3]):
+        assert rows[0].startswith('epoch 1/4  validation ') and ' 5/20 ' in rows[0]
+        assert re.match(f'validation of the {role} .* {batch}/3 ', rows[1])
+        assert rows[2].endswith('lambda_bg 0.25')
+    for rows, mode in zip(shown[-2:], ('epoch 1/4  validation ', 'epoch 2/4  semi ')):
+        assert rows[0].startswith(mode) and rows[1].endswith('lambda_bg 0.25  mAP 0.250 (teacher, epoch 1)')
+
+
+def test_other_metrics_leave_no_map():
+    with on_terminal() as terminal:
+        runner = FakeRunner(ProgressBarHook(refresh_per_second=1e6), semi=False)
+        runner.hook.before_val(runner)
+        runner.hook.after_val_epoch(runner, {'mine/images': 4})
+        runner.hook.after_train(runner)
+        assert screen(terminal.getvalue())[0][1] == ''
 
 
 def test_the_bar_is_drawn_four_times_a_second_and_reads_no_tensor_in_between(monkeypatch):
@@ -226,7 +284,7 @@ from torch import tensor
 from mmengine.logging import MessageHub
 from mmyolo_bgpenalty import ProgressBarHook
 hub = MessageHub.get_instance('interrupted')
-runner = Namespace(model=hub, iter=0, epoch=0, max_iters=20, train_dataloader=range(5), message_hub=hub)
+runner = Namespace(model=hub, iter=0, epoch=0, max_iters=20, train_dataloader=range(5), message_hub=hub, hooks=[])
 runner.logger = logging.Logger('run')
 hook = ProgressBarHook()
 hook.before_train(runner)
@@ -280,9 +338,10 @@ def test_a_real_run_on_a_terminal(tmp_path):
     found = [re.search(r'Epoch\(train\) +\[(\d)\]\[(\d)/5\]', row) for row in rows]
     assert [match.groups() for match in found if match] == [(e, b) for e in '12' for b in '12345']
     [last] = [i for i, row in enumerate(rows) if '━━' in row]
-    assert any('Epoch(val)' in row for row in rows[:last])
+    assert any('Validation after epoch 2 of 2' in row for row in rows[:last])
     assert '10/10' in rows[last]
-    for part in ('epoch 0  burn-in', 'epoch 1  semi', 'epoch 1  val'):
+    for part in ('epoch 1/2  burn-in 1/1', 'epoch 2/2  semi', 'epoch 2/2  validation', 'validation of the student'):
         assert part in text
+    assert re.search(r'  mAP \d\.\d\d\d \(teacher, epoch 2\)$', rows[last + 1])
     for name in ('loss', 'loss_sup', 'loss_unsup', 'unsup_weight', 'lambda_bg'):
         assert re.search(rf'(^|  ){name} -?\d', rows[last + 1]), rows[last + 1]
