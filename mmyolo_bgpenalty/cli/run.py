@@ -4,6 +4,7 @@ import argparse
 import functools
 import io
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -114,6 +115,7 @@ class _Overrides(DictAction):
         for value in values:
             if '=' not in value:
                 raise InputError(f'Expected --cfg-options to be like lambda_bg=1.5, but got {value!r}')
+        namespace.cfg_texts = [*getattr(namespace, 'cfg_texts', ()), *values]  # as typed, to show them in a command
         super().__call__(parser, namespace, values, option_string)
 
 
@@ -167,6 +169,12 @@ def _why_unreadable(file: str, error: BaseException) -> str:
 def build_runner(cfg: Config) -> Runner:
     """Build the Runner of a config."""
     return RUNNERS.build(cfg) if 'runner_type' in cfg else CommandRunner.from_cfg(cfg)
+
+
+def command_line(name: str, args: argparse.Namespace, *arguments: str) -> str:
+    """A command for the config of ``args`` and its overrides, to copy into a shell."""
+    options = ['--cfg-options', *args.cfg_texts] if 'cfg_texts' in args else []
+    return shlex.join(['python', '-m', 'mmyolo_bgpenalty', name, args.config, *arguments, *options])
 
 
 def work_dir_of(args: argparse.Namespace, cfg: Config) -> str:

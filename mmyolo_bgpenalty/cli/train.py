@@ -2,15 +2,30 @@
 
 import argparse
 import os
+import signal
 from collections.abc import Sequence
 
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.dist import get_world_size
+from mmengine.runner import Runner
 
-from mmyolo_bgpenalty.cli.run import InputCheck, build_runner, command, config_parser, read_config, work_dir_of
+from mmyolo_bgpenalty.cli.run import (
+    InputCheck,
+    build_runner,
+    command,
+    command_line,
+    config_parser,
+    read_config,
+    work_dir_of,
+)
+from mmyolo_bgpenalty.config_check.settings.plan import RunPlan
+from mmyolo_bgpenalty.datasets.labeled_unlabeled import LabeledUnlabeledDataset
 from mmyolo_bgpenalty.engine.checkpoints.start_weights import check_start
 from mmyolo_bgpenalty.engine.hooks.checkpoint import ResumableCheckpointHook
+from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook
+from mmyolo_bgpenalty.engine.run_summary import RunSummaryHook, latest_checkpoint, shown
 from mmyolo_bgpenalty.utils.distributed import destroy_processes, init_cpu_processes
 
 
@@ -60,6 +75,66 @@ def use_amp(wrapper: dict) -> None:
     wrapper['type'] = 'CpuBf16OptimWrapper'
 
 
+class Report(RunSummaryHook):
+    """Says what is trained, and when training has ended, what was reached and what to run next."""
+
+    def __init__(self, args: argparse.Namespace):
+        super().__init__()
+        self.args = args
+
+    def before_train(self, runner: Runner) -> None:
+        super().before_train(runner)
+        plans = [hook for hook in runner.hooks if isinstance(hook, LambdaBgSchedulerHook)]
+        burn_in = plans[0].burn_in_batches(runner) if plans else 0
+        processes = '' if get_world_size() == 1 else f', {get_world_size()} processes'
+        lines = [
+            f'Training {self.args.config}',
+            f'  images: {_images(runner)}',
+            f'  device: {get_device()}{processes}',
+            f'  plan: {RunPlan(len(runner.train_dataloader), burn_in, runner.max_iters)}',
+            f'  work dir: {shown(runner.work_dir)}',
+        ]
+        if runner.iter:
+            lines.append(f'  continues after iteration {runner.iter:,}')
+        runner.logger.info('\n'.join(lines))
+
+    def end(self, runner: Runner) -> None:
+        """Log the summary of a finished run, and the next commands."""
+        lines, best = self.finished(runner), self.best_or_last(runner)
+        if best:
+            work_dir = ['--work-dir', self.args.work_dir] if self.args.work_dir else []
+            tests = [command_line('test', self.args, best, *work_dir)] if runner.cfg.get('test_dataloader') else []
+            predict, export = (
+                command_line('predict', self.args, best, 'PICTURES'),
+                command_line('export', self.args, best),
+            )
+            lines += ['What to run next:', *(f'  {line}' for line in (*tests, predict, export))]
+        runner.logger.info('\n'.join(lines))
+
+    def stopped(self, runner: Runner, how: str) -> None:
+        """Log how to continue a run that was stopped."""
+        lines, latest = [f'{how} after iteration {runner.iter:,} of {runner.max_iters:,}.'], latest_checkpoint(runner)
+        if not latest:
+            lines[0] += ' No checkpoint has been saved yet.'
+        else:
+            lines[0] += f' The latest checkpoint is {shown(latest)}. To continue from it:'
+            flags = ['--work-dir', self.args.work_dir] if self.args.work_dir else []
+            flags += ['--amp'] if self.args.amp else []
+            again = command_line('train', self.args, *flags, '--resume')
+            lines.append(f'  {again}' if self.args.launcher == 'none' else '  the same command, with --resume')
+        runner.logger.info('\n'.join(lines))
+
+
+def _images(runner: Runner) -> str:
+    dataset = runner.train_dataloader.dataset
+    if isinstance(dataset, LabeledUnlabeledDataset):
+        labeled, unlabeled = dataset.datasets
+        text = f'{len(labeled):,} labeled and {len(unlabeled):,} unlabeled'
+    else:
+        text = f'{len(dataset):,}'
+    return text if runner.val_loop is None else f'{text}, {len(runner.val_dataloader.dataset):,} for validation'
+
+
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
@@ -73,6 +148,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not any(isinstance(hook, ResumableCheckpointHook) for hook in runner.hooks):
             # ResumableCheckpointHook would check the checkpoint itself.
             check_start(runner, optimizer=False)
-        runner.train()
+        report = Report(args)
+        runner.register_hook(report)
+        try:
+            runner.train()
+        except KeyboardInterrupt:
+            report.stopped(runner, 'Stopped by Ctrl-C')
+            raise SystemExit(128 + signal.SIGINT) from None
+        except SystemExit:  # of ResumableCheckpointHook, after SIGTERM
+            report.stopped(runner, 'Stopped')
+            raise
+        report.end(runner)
     del runner
     destroy_processes()

@@ -1,0 +1,130 @@
+"""What the command train says at the start and at the end, and when it is stopped."""
+
+import io
+import re
+import shlex
+import signal
+from contextlib import redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from mmengine.hooks import Hook
+from mmyolo.registry import HOOKS
+
+from mmyolo_bgpenalty.__main__ import main as run_command
+from mmyolo_bgpenalty.cli.train import main as train
+from tests.helpers.tiny import SEMI, SUPERVISED, load
+
+
+@HOOKS.register_module()
+class ActsOfTestReport(Hook):
+    """In the second iteration, sends a signal to this process and reports skipped iterations."""
+
+    def __init__(self, number=None, skipped=None):
+        self.number, self.skipped = number, skipped
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == 1 and self.skipped:
+            runner.message_hub.update_scalar('train/skipped_iterations', self.skipped)
+        if runner.iter == 1 and self.number:
+            signal.raise_signal(self.number)
+
+
+@pytest.fixture(scope='module')
+def run(data, tmp_path_factory):
+    """Trains a tiny variant of a shipped config by the command."""
+
+    def run(name, base, *arguments, stopped=None, validate=True, **options):
+        folder = tmp_path_factory.mktemp('a folder')
+        cfg = load(base, data, folder / 'work', experiment_name=name, **options)
+        if not validate:
+            cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = cfg.test_cfg = None
+        cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+        cfg.dump(folder / 'tiny.py')
+        with redirect_stdout(io.StringIO()) as console, pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            argv = ['tiny.py', *arguments]
+            if stopped is None:
+                assert train(argv) == 0
+            else:
+                with pytest.raises(SystemExit) as end:
+                    train(argv)
+                assert end.value.code == stopped
+        return SimpleNamespace(text=console.getvalue(), folder=folder)
+
+    return run
+
+
+@pytest.fixture(scope='module')
+def semi(run):
+    options = dict(train_cfg__max_epochs=2, train_cfg__val_interval=1, burn_in=1, default_hooks__checkpoint__interval=1)
+    return run(
+        'report_semi', SEMI, '--cfg-options', 'lambda_bg=0.5', 'model.semi_train_cfg.teacher_flips=[]', **options
+    )
+
+
+def test_the_start_says_what_is_trained(semi):
+    start = semi.text.partition('Epoch(train)')[0]
+    assert (
+        'Training tiny.py\n'
+        '  images: 6 labeled and 10 unlabeled, 4 for validation\n'
+        '  device: cpu\n'
+        '  plan: an epoch = 5 iterations; burn-in 5; total 10\n'
+        '  work dir: work\n'
+    ) in start
+
+
+def test_the_end_names_the_best_and_the_last_checkpoint_with_its_figures(semi):
+    end = semi.text.partition('Training is finished: 10 iterations, 0:')[2]
+    [best] = (semi.folder / 'work').glob('best_*.pth')
+    assert f'  best checkpoint: work/{best.name}\n    teacher: mAP 0.' in end
+    assert '  last checkpoint: work/epoch_2.pth\n' in end and 'skipped' not in end
+    [log] = (semi.folder / 'work').glob('*/*.log')
+    assert f'  log: {log.relative_to(semi.folder)}\n' in end and 'What to run next:' in log.read_text()
+
+
+def test_the_next_commands_can_be_copied(semi, monkeypatch, capsys):
+    _, *commands = semi.text.partition('What to run next:')[2].splitlines()
+    words = [shlex.split(line) for line in commands]
+    assert [line[:4] for line in words] == [
+        ['python', '-m', 'mmyolo_bgpenalty', name] for name in ('test', 'predict', 'export')
+    ]
+    monkeypatch.chdir(semi.folder)
+    assert all(
+        line[-3:] == ['--cfg-options', 'lambda_bg=0.5', 'model.semi_train_cfg.teacher_flips=[]'] for line in words
+    )
+    assert run_command(words[2][3:]) == 0 and list(Path('work').glob('best_*_teacher.pth'))
+
+
+def test_iterations_without_validation_on_labels_only(run):
+    options = dict(
+        train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=4),
+        default_hooks__checkpoint=dict(_delete_=True, type='ResumableCheckpointHook', interval=2, by_epoch=False),
+        custom_hooks=[acts(skipped=3)],
+    )
+    done = run('report_iterations', SUPERVISED, validate=False, **options)
+    assert '  images: 6\n' in done.text and 'iterations; burn-in 60; total 4\n' in done.text
+    end = done.text.partition('Training is finished: 4 iterations, ')[2]
+    assert '  last checkpoint: work/iter_4.pth\n' in end and 'best' not in end
+    assert '  skipped iterations: 3, see the warnings in the log\n' in end
+    assert re.findall(r'mmyolo_bgpenalty (\w+) tiny.py work/iter_4.pth', end) == ['predict', 'export']
+
+
+def acts(**arguments):
+    return dict(type='ActsOfTestReport', **arguments)
+
+
+@pytest.mark.parametrize('number, saved', [(signal.SIGTERM, 'epoch_0_iter_2.pth'), (signal.SIGINT, None)])
+def test_a_stopped_run_says_how_to_continue(run, number, saved):
+    options = dict(custom_hooks=[acts(number=int(number))], train_cfg__max_epochs=2)
+    arguments = ['--work-dir', 'my work', '--cfg-options', 'burn_in=1']
+    done = run(f'report_{number}', SEMI, *arguments, stopped=128 + number, **options)
+    assert 'finished' not in done.text and 'What to run next' not in done.text
+    if saved is None:
+        assert 'Stopped by Ctrl-C after iteration 1 of 10. No checkpoint has been saved yet.\n' in done.text
+    else:
+        end = done.text.partition(f'The latest checkpoint is my work/{saved}. To continue from it:\n')[2]
+        words = shlex.split(end)
+        assert words[:5] == ['python', '-m', 'mmyolo_bgpenalty', 'train', 'tiny.py']
+        assert words[5:] == ['--work-dir', 'my work', '--resume', '--cfg-options', 'burn_in=1']
