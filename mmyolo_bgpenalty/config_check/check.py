@@ -9,9 +9,9 @@ from mmengine.runner import Runner
 from mmyolo_bgpenalty.config_check import evaluation, files, pipelines, sizes
 from mmyolo_bgpenalty.config_check.findings import Finding, run_checks
 from mmyolo_bgpenalty.config_check.parts import ConfigParts
-from mmyolo_bgpenalty.config_check.settings import length, training
+from mmyolo_bgpenalty.config_check.settings import arguments, length, training
 
-WIRING = (*training.CHECKS, *pipelines.CHECKS, *sizes.CHECKS, *evaluation.CHECKS)
+WIRING = (*arguments.CHECKS, *training.CHECKS, *pipelines.CHECKS, *sizes.CHECKS, *evaluation.CHECKS)
 
 
 def check_config(cfg: Mapping, data: bool = True) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 import os.path as osp
 import re
+from collections.abc import Mapping
 from itertools import zip_longest
 
 from mmyolo_bgpenalty.config_check.findings import Findings, error, first_of, warning
@@ -42,6 +43,17 @@ def check_classes(parts: ConfigParts) -> Findings:
         what = f'label {same} and later are {ours}, but {first.path} has {theirs}: labels have other names'
         level = error if moved and dataset.role != 'unlabeled' else warning
         yield level(f'{dataset.path}.metainfo.classes', what, 'write one list in one order for all sets')
+
+
+def check_class_names(parts: ConfigParts) -> Findings:
+    """MMEngine takes a text as the path of a file of names. If there is no such file, each letter is a class."""
+    for dataset in parts.datasets:
+        meta = dataset.node.get('metainfo') or {}
+        for key in ('classes', 'CLASSES'):
+            names = meta.get(key) if isinstance(meta, Mapping) else None
+            if isinstance(names, str) and not osp.isfile(names):
+                what = f'{names!r} is a text and no list of names, so its letters would be classes'
+                yield error(f'{dataset.path}.metainfo.{key}', what, f'write ({names!r},), with the comma')
 
 
 def check_validation(parts: ConfigParts) -> Findings:
@@ -101,4 +113,4 @@ def check_evaluator_files(parts: ConfigParts) -> Findings:
                 yield error(f'{where}.ann_file', what, f'write {ours}')
 
 
-CHECKS = (check_classes, check_validation, check_evaluator_files)
+CHECKS = (check_class_names, check_classes, check_validation, check_evaluator_files)

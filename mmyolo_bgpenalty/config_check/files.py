@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from mmyolo_bgpenalty.config_check.findings import Findings, error, first_of, warning
 from mmyolo_bgpenalty.config_check.parts import ConfigParts, Dataset
 from mmyolo_bgpenalty.datasets.image_folder import list_images
+from mmyolo_bgpenalty.datasets.known_empty import places_of, read_names
 from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import CheckpointError
 from mmyolo_bgpenalty.engine.checkpoints.start_weights import SIZES, model_size, read_weights
 from mmyolo_bgpenalty.utils.coco_json import numbered_classes
@@ -113,20 +114,42 @@ def _dropped_boxes(dataset: Dataset, coco: dict) -> Findings:
 def check_images(parts: ConfigParts) -> Findings:
     both, sets = 'LabeledUnlabeledDataset' in parts.train_set.names, []
     for dataset in parts.datasets:
-        coco, names = parts.coco_of(dataset), []
-        if isinstance(coco, dict):
-            names = [image['file_name'] for image in coco['images']]
-        elif 'ImageFolderDataset' in dataset.names and dataset.is_local(dataset.folder):
-            try:
-                paths, ends = list_images(dataset.folder)
-            except OSError as problem:
-                what = f'{problem.filename!r}: {problem.strerror}'
-                yield error(f'{dataset.path}.data_prefix', what, 'correct the path, or allow to list the folder')
-                continue
-            names = [os.fsdecode(paths[start:end].tobytes()) for start, end in zip([0, *ends[:-1]], ends)]
+        try:
+            paths = _image_paths(parts, dataset)
+        except OSError as problem:
+            what = f'{problem.filename!r}: {problem.strerror}'
+            yield error(f'{dataset.path}.data_prefix', what, 'correct the path, or allow to list the folder')
+            continue
         skips = not dataset.node.get('test_mode') and (both or 'SkipUnreadable' in dataset.names)
-        sets.append(ImageSet(dataset.role, dataset.path, [osp.join(dataset.folder, name) for name in names], skips))
+        sets.append(ImageSet(dataset.role, dataset.path, paths, skips))
     yield from image_findings(sets)
+
+
+def _image_paths(parts: ConfigParts, dataset: Dataset) -> list[str]:
+    """The images of a json file or of an ImageFolderDataset. Raises an OSError if the folder cannot be listed."""
+    coco, names = parts.coco_of(dataset), []
+    if isinstance(coco, dict):
+        names = [image['file_name'] for image in coco['images']]
+    elif 'ImageFolderDataset' in dataset.names and dataset.is_local(dataset.folder):
+        paths, ends = list_images(dataset.folder)
+        names = [os.fsdecode(paths[start:end].tobytes()) for start, end in zip([0, *ends[:-1]], ends)]
+    return [osp.join(dataset.folder, name) for name in names]
+
+
+def check_known_empty(parts: ConfigParts) -> Findings:
+    name, unlabeled = parts.train_set.node.get('known_empty'), [one for one in parts.train if one.role == 'unlabeled']
+    if not name or not unlabeled or 'LabeledUnlabeledDataset' not in parts.train_set.names:
+        return
+    where, file, folder = f'{parts.train_set.path}.known_empty', unlabeled[0].joined(name), unlabeled[0].folder
+    try:
+        names = read_names(file)
+        paths = _image_paths(parts, unlabeled[0])
+        if paths:  # else another check reports the set
+            places_of(names, paths, folder)
+    except OSError:  # check_images reports it
+        return
+    except ValueError as problem:
+        yield error(where, str(problem), f'correct the path (relative to data_root) or the names in {file}')
 
 
 def image_findings(sets: Sequence[ImageSet]) -> Findings:
@@ -164,7 +187,7 @@ def _spread(values: Sequence, most: int) -> Sequence:
     return values[:: max(1, -(-len(values) // most))]
 
 
-CHECKS = (check_load_from, check_json, check_images)
+CHECKS = (check_load_from, check_json, check_images, check_known_empty)
 
 
 def check_built_sets(runner: Runner) -> Findings:

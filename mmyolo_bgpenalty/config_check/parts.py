@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import mmyolo.registry
+from mmengine.fileio import list_from_file
 
 from mmyolo_bgpenalty.engine.schedule import DEFAULT_PLAN
 from mmyolo_bgpenalty.engine.settings import HOOK_SETTINGS, settings_in
@@ -206,7 +207,9 @@ class ConfigParts:
         found = meta.get('classes', meta.get('CLASSES')) if isinstance(meta, Mapping) else None
         if found is None:
             found = getattr(class_of(dataset.node, 'DATASETS', self.scope), 'METAINFO', {}).get('classes')
-        return [found] if isinstance(found, str) else list(found) if found else None
+        if isinstance(found, str):
+            return list_from_file(found) if osp.isfile(found) else [found]
+        return list(found) if found else None
 
     def coco_of(self, dataset: Dataset) -> dict | ValueError | None:
         """The content of the json file of a dataset, or the error. None if it is no local json or is not made yet."""

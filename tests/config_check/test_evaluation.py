@@ -4,6 +4,7 @@ import pytest
 
 from mmyolo_bgpenalty.config_check.check import check_config
 from tests.helpers.changes import DELETED, change
+from tests.helpers.tiny import CLASSES
 
 HEAD, ASSIGNER = 'model.detector.bbox_head.head_module.num_classes', 'model.detector.train_cfg.assigner.num_classes'
 BEST, VAL = 'default_hooks.checkpoint.save_best', 'val_dataloader.dataset'
@@ -68,3 +69,18 @@ def test_an_evaluator_that_reads_another_file(cfg, data, tmp_path, only_finding)
     cfg.val_evaluator.ann_file = str(data / 'labeled.json')
     what = f'the dataset reads {ours}, which has other images'
     only_finding(check_config(cfg), E, 'val_evaluator.ann_file', what)
+
+
+@pytest.mark.parametrize('path', ['train_dataloader.dataset.labeled', 'val_dataloader.dataset'])
+def test_a_text_in_place_of_class_names(cfg, path):
+    """``classes=('square')`` is a text, because the comma is missing. MMEngine would take its letters as classes."""
+    change(cfg, {f'{path}.metainfo': dict(classes='square')})
+    found = [finding for finding in check_config(cfg) if 'letters' in finding.what]
+    expected = [('error', f'{path}.metainfo.classes', "write ('square',), with the comma")]
+    assert [(finding.level, finding.where, finding.instead) for finding in found] == expected
+
+
+def test_a_file_of_class_names(cfg, tmp_path):
+    (tmp_path / 'classes.txt').write_text('\n'.join(CLASSES))
+    change(cfg, {'train_dataloader.dataset.labeled.metainfo.classes': str(tmp_path / 'classes.txt')})
+    assert check_config(cfg) == []

@@ -118,6 +118,30 @@ def test_a_mistake_in_a_file(root, cfg, mistake, only_finding):
     only_finding(check_config(cfg), *expected)
 
 
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        (None, 'empty.txt: No such file or directory'),
+        ('', 'empty.txt: names no image'),
+        ('unlabeled_003.png\nunlabeled_99.png\n', '1 of 2 names match no image of the set: unlabeled_99.png'),
+        ('unlabeled_003.png\n', None),
+    ],
+)
+@pytest.mark.parametrize('folder', [False, True])
+def test_names_of_known_empty_images(root, tiny, tmp_path, text, message, folder):
+    cfg = tiny('yolov8_semi_bgpenalty.py', root, tmp_path / 'work')
+    cfg.train_dataloader.dataset.known_empty = 'empty.txt'
+    if folder:
+        unlabeled = dict(type='ImageFolderDataset', ann_file='', data_prefix=dict(img='images'))
+        cfg.train_dataloader.dataset.unlabeled.update(unlabeled)
+    if text is not None:
+        (root / 'empty.txt').write_text(text)
+    where = 'train_dataloader.dataset.known_empty'
+    found = [finding for finding in check_config(cfg) if finding.where == where]
+    assert [finding.level for finding in found] == [E] * bool(message)
+    assert not message or message in found[0].what
+
+
 def test_a_folder_of_unlabeled_images(root, cfg, monkeypatch, only_finding):
     pool = root / 'pool'
     (pool / 'deep').mkdir(parents=True)

@@ -1,0 +1,138 @@
+"""Misspelt entries of a part: arguments that its class does not take."""
+
+import ast
+import functools
+import inspect
+import textwrap
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+from mmyolo_bgpenalty.config_check.findings import Findings, error, first_of
+from mmyolo_bgpenalty.config_check.overrides import similar
+from mmyolo_bgpenalty.config_check.parts import ConfigParts, class_of, transforms_in
+from mmyolo_bgpenalty.models.losses import BackgroundPenaltyOptions
+from mmyolo_bgpenalty.models.semi_options import LOSSES, PSEUDO_TEST_CFG, SemiTrainOptions
+from mmyolo_bgpenalty.models.thresholds import TYPES
+
+# Entries that the Runner takes out before it builds the part.
+TAKEN_OUT = dict(HOOKS={'priority'}, PARAM_SCHEDULERS={'convert_to_iter_based'})
+Typed = tuple[str, Mapping, str]  # path, content, registry
+
+
+def check_arguments(parts: ConfigParts) -> Findings:
+    """A class is left out if one of its bases may take any argument."""
+    for path, node, registry in _typed(parts):
+        kind = class_of(node, registry, parts.scope)
+        known = None if kind is None else arguments_of(kind)
+        if known is not None:
+            taken_out = {'type', '_scope_', *TAKEN_OUT.get(registry, ())}
+            yield from _unknown(path, kind.__name__, set(node) - taken_out, known)
+
+
+def check_options(parts: ConfigParts) -> Findings:
+    """Dicts of options, which are no parts."""
+    semi, own = 'model.semi_train_cfg', 'SemiYOLODetector' in parts.model.names
+    options = {}
+    if parts.penalised:
+        names = [field.name for field in fields(BackgroundPenaltyOptions)]
+        options[f'{parts.head.path}.bg_penalty'] = ['lambda_bg', *names]
+    if own:
+        options[semi] = [field.name for field in fields(SemiTrainOptions)]
+        options[f'{semi}.pseudo_test_cfg'] = list(PSEUDO_TEST_CFG)
+        options |= {f'{semi}.{name}_loss_weights': LOSSES for name in ('sup', 'unsup')}
+    if 'DenseSemiYOLODetector' in parts.model.names:
+        options['model.dense'] = ['share', 'gamma']
+    for path, known in options.items():
+        yield from _unknown(path, path.rpartition('.')[2], set(parts.get(path) or {}), known)
+    thresholds = parts.get(f'{semi}.class_thresholds') or {}
+    if own and thresholds.get('type') in TYPES:
+        given = {'num_classes', 'per_image', 'score_thr'}
+        known = arguments_of(TYPES[thresholds['type']]) - given
+        yield from _unknown(f'{semi}.class_thresholds', thresholds['type'], set(thresholds) - {'type'}, known)
+
+
+def _unknown(path: str, owner: str, names: Collection, known: Collection[str]) -> Findings:
+    for name in sorted(map(str, set(names) - set(known))):
+        meant = similar(name, known)
+        instead = f'write `{meant}`' if meant else f'remove it. {owner} takes {first_of(sorted(known), 12)}'
+        yield error(f'{path}.{name}', f'{owner} takes no `{name}`', instead)
+
+
+def _typed(parts: ConfigParts) -> Iterator[Typed]:
+    for part in parts.hooks:
+        if parts.get(part.path):  # else it is a hook of the Runner
+            yield part.path, part.node, 'HOOKS'
+            switched = transforms_in(
+                part.node.get('switch_pipeline') or [], f'{part.path}.switch_pipeline', parts.scope
+            )
+            yield from ((one.path, one.node, 'TRANSFORMS') for one in switched)
+    for dataset in (parts.train_set, *parts.datasets):
+        yield dataset.path, dataset.node, 'DATASETS'
+    yield from ((one.path, one.node, 'TRANSFORMS') for dataset in parts.datasets for one in dataset.transforms)
+    for name in ('train', 'val', 'test'):
+        yield from _entries(parts, f'{name}_dataloader.sampler', 'DATA_SAMPLERS')
+        yield from _entries(parts, f'{name}_dataloader.batch_sampler', 'DATA_SAMPLERS')
+        yield from _entries(parts, f'{name}_evaluator', 'METRICS')
+        yield from _entries(parts, f'{name}_cfg', 'LOOPS')
+    yield from _entries(parts, 'param_scheduler', 'PARAM_SCHEDULERS')
+    yield from _models(parts.model.node, 'model', parts.scope)
+
+
+def _entries(parts: ConfigParts, path: str, registry: str) -> Iterator[Typed]:
+    return ((where, node, registry) for where, node in parts.entries(path))
+
+
+def _models(node: Any, path: str, scope: str | None) -> Iterator[Typed]:
+    """The parts of a model. Layers such as ``norm_cfg`` are built in other ways, with more entries."""
+    if isinstance(node, Mapping) and 'type' in node:
+        registry = next((name for name in ('MODELS', 'TASK_UTILS') if class_of(node, name, scope)), None)
+        if registry is None:
+            return
+        yield path, node, registry
+    children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, (list, tuple)) else ()
+    for key, child in children:
+        layer = str(key).endswith('_cfg') and isinstance(child, Mapping) and 'type' in child
+        if not layer:
+            yield from _models(child, f'{path}.{key}', scope)
+
+
+@functools.cache
+def arguments_of(kind: type) -> frozenset[str] | None:
+    """The arguments of a class. None if it may take any argument, because it gives ``**kwargs`` to something else."""
+    names: set[str] = set()
+    for base in kind.__mro__:
+        init = vars(base).get('__init__')
+        if init is None:
+            continue
+        # `object` in place of a base means that an optional package is missing. A decorator may take older names.
+        if not inspect.isfunction(init) or hasattr(init, '__wrapped__'):
+            return None
+        _, *parameters = inspect.signature(init).parameters.values()
+        names |= {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+        rest = [one.name for one in parameters if one.kind == one.VAR_KEYWORD]
+        if not rest:
+            return frozenset(names)
+        if not _goes_to_super(init, rest[0]):
+            return None
+    return None
+
+
+def _goes_to_super(init, rest: str) -> bool:
+    """Whether ``**rest`` only goes to ``super().__init__``. Reading it, or setting a default, does not matter."""
+    try:
+        nodes = list(ast.walk(ast.parse(textwrap.dedent(inspect.getsource(init)))))
+    except (OSError, SyntaxError):
+        return False
+    uses = sum(isinstance(node, ast.Name) and node.id == rest for node in nodes)
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    passed = [call for call in calls if any(word.arg is None and _is(word.value, rest) for word in call.keywords)]
+    harmless = sum(_is(call.func, f'{rest}.{name}') for call in calls for name in ('get', 'setdefault'))
+    return len(passed) + harmless == uses and bool(passed) and all(_is(one.func, 'super().__init__') for one in passed)
+
+
+def _is(node: ast.expr, text: str) -> bool:
+    return ast.unparse(node) == text
+
+
+CHECKS = (check_arguments, check_options)
