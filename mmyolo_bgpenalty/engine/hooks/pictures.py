@@ -1,90 +1,56 @@
-"""Pictures of unlabeled images with their pseudo-labels and with confident predictions on background."""
+"""Pictures of unlabeled images with their pseudo-labels, the truth and confident predictions on background."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
-from matplotlib.patheffects import withStroke
 from mmcv.ops import nms
 from mmdet.structures import DetDataSample
-from mmengine.dist import is_main_process
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmyolo.registry import HOOKS
 from torch import Tensor
 
+from mmyolo_bgpenalty.datasets.known_empty import is_known_empty
+from mmyolo_bgpenalty.engine.hooks.pseudo_labels import (
+    class_names,
+    labeled_and_unlabeled,
+    true_boxes,
+    truth_in_view,
+    why_no_truth,
+)
+from mmyolo_bgpenalty.engine.pseudo_label_sheet import Box, View, draw_sheet, pixels_of
 from mmyolo_bgpenalty.engine.schedule import iterations_of
+from mmyolo_bgpenalty.evaluation.matching import Detections, Truth, match_boxes, xywh
+from mmyolo_bgpenalty.models.dense_detector import DenseSemiYOLODetector
 from mmyolo_bgpenalty.models.semi_detector import SemiYOLODetector, UnlabeledBatch
 from mmyolo_bgpenalty.utils.arguments import whole_number
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 from mmyolo_bgpenalty.utils.files import write_whole
-from mmyolo_bgpenalty.utils.geometry import picture_frame, priors_inside, priors_on_image
+from mmyolo_bgpenalty.utils.geometry import picture_frame, priors_on_image
 
-LABEL, BACKGROUND = '#00e676', '#ff4df8'
-PANEL = 6.5  # width of a view in inches, 100 pixels each
-Boxes = Sequence[tuple[Sequence[float], str]]  # x1, y1, x2, y2 in pixels, and the text at the box
-
-
-class View(NamedTuple):
-    image: np.ndarray  # (H, W, 3), RGB, uint8
-    labels: Boxes
-    background: Boxes = ()
-    ignored: np.ndarray = np.zeros((1, 1), bool)  # (H, W), or (1, 1): one value for the whole picture
-
-
-def draw_pseudo_labels(rows: Sequence[tuple[str, View, View]], title: str) -> Figure:
-    """A sheet with a row for each image: its name, its weak and its strong view. All rows have the same sizes."""
-    height = max(view.image.shape[0] / view.image.shape[1] for view in rows[0][1:])
-    # Without pyplot, because its figures are global.
-    figure = Figure(figsize=(2 * PANEL, 0.7 + len(rows) * (0.3 + height * PANEL)), layout='constrained')
-    figure.suptitle(title, weight='bold')
-    handles = [
-        Patch(fill=False, edgecolor='#00a050', label='pseudo-label: class, score'),
-        Patch(fill=False, edgecolor='#d010c8', linestyle='--', label='prediction on background: confidence'),
-        Patch(facecolor='0.3', edgecolor='0.6', hatch='////', label='padding or ignored: no penalty'),
-    ]
-    figure.legend(handles=handles, loc='outside lower center', ncols=3, frameon=False)
-    for (name, weak, strong), (left, right) in zip(rows, figure.subplots(len(rows), 2, squeeze=False)):
-        _draw_view(left, weak, f'{name}: weak view, the teacher labels it')
-        _draw_view(right, strong, f'{name}: strong view, the student learns it')
-    return figure
-
-
-def _draw_view(axes: Axes, view: View, title: str) -> None:
-    axes.set_title(title, size=10, loc='left', parse_math=False)
-    height, width = view.image.shape[:2]
-    stripes = np.add.outer(np.arange(height), np.arange(width)) // max(width // 60, 1) % 2
-    dark = view.image * (0.25 + 0.2 * stripes[..., None])
-    image = np.where(view.ignored[..., None], dark, view.image).astype(np.uint8)
-    axes.imshow(image, extent=(0, width, height, 0))
-    axes.set_axis_off()
-    outline = withStroke(linewidth=3.2, foreground='black')  # visible on any picture
-    text_height = 0.025 * width  # in pixels of the view
-    for boxes, colour, style in ((view.background, BACKGROUND, '--'), (view.labels, LABEL, '-')):
-        line: dict[str, Any] = dict(fill=False, edgecolor=colour, linewidth=1.6, linestyle=style)
-        patch = dict(facecolor=colour, edgecolor='none', alpha=0.75, pad=1)
-        for (x1, y1, x2, y2), text in boxes:
-            axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, path_effects=[outline], **line))
-            # Labels are above their boxes, confidences below, so that they overlap less.
-            y, side = (max(y1, text_height), 'bottom') if colour == LABEL else (min(y2, height - text_height), 'top')
-            x = min(max(x1, 0), 0.85 * width)
-            axes.text(x, y, text, size=8, va=side, clip_on=True, parse_math=False, bbox=patch)
+MAX_BACKGROUND, MAX_UNSURE = 5, 20  # boxes of an image
+PENALTY = 'the penalty lowers it'
 
 
 @HOOKS.register_module()
 class PseudoLabelPicturesHook(Hook):
     """Draws unlabeled images from the batch of every ``interval``-th iteration, after burn-in.
 
-    The weak and the strong view are side by side, with the pseudo-labels (class, score). In the strong view, padding
-    and ignored boxes are dark: there is no penalty. It also shows the most confident predictions on background, up to 5
-    with a confidence above 0.05. Predictions that overlap a better one (IoU > 0.5) are left out.
+    The weak and the strong view are side by side, with the pseudo-labels (class, score). If the unlabeled set has
+    boxes, the true boxes are shown, and pseudo-labels that fit no true box (IoU >= 0.5, same class) look different.
+    Training does not see the true boxes. The strong view also shows
+
+    - unsure boxes, the 20 with the highest scores;
+    - the most confident predictions on background, up to 5 with a confidence above 0.05. Predictions that overlap a
+      better one (IoU > 0.5) are left out;
+    - padding, which is dark and striped.
+
+    The legend says what the model does with them.
 
     The sheet is saved as ``vis_data/vis_image/pseudo_labels_<iteration>.png`` in the log folder of the run, and sent to
     every visualizer backend as ``pseudo_labels``. Without a ``SemiYOLODetector`` nothing is drawn. Drawing uses no
@@ -105,6 +71,7 @@ class PseudoLabelPicturesHook(Hook):
             raise ValueError(f'Expected `interval` to be > 0, or -1 for no sheets, but got {interval!r}')
         self.interval = interval
         self.max_images = whole_number('max_images', max_images)
+        self._places: dict[str, int] | None = None  # image path -> index in the unlabeled set. None: not read yet
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         model = unwrapped(runner.model)
@@ -119,10 +86,7 @@ class PseudoLabelPicturesHook(Hook):
         batch, model.latest = model.latest, None
         step = runner.iter + 1
         try:
-            # In IterBasedTrainLoop the epoch stays 0, and batch_idx counts all batches.
-            epoch = runner.epoch + batch_idx // len(runner.train_dataloader)
-            classes = runner.train_dataloader.dataset.metainfo.get('classes', ())
-            sheet = self._sheet(model, batch, classes, f'Iteration {step}, epoch {epoch}')
+            sheet = self._sheet(model, batch, runner.train_dataloader.dataset, _when(runner, batch_idx))
             path = Path(runner.log_dir) / 'vis_data' / 'vis_image' / f'pseudo_labels_{step}.png'
             write_whole(path, cv2.imencode('.png', sheet[..., ::-1])[1].tobytes())
             runner.visualizer.add_image('pseudo_labels', sheet, step)
@@ -130,32 +94,135 @@ class PseudoLabelPicturesHook(Hook):
             runner.logger.warning(f'PseudoLabelPicturesHook could not draw: {type(error).__name__}: {error}')
 
     @torch.no_grad()
-    def _sheet(self, model: SemiYOLODetector, batch: UnlabeledBatch, classes: Sequence[str], when: str) -> np.ndarray:
+    def _sheet(self, model: SemiYOLODetector, batch: UnlabeledBatch, dataset, when: str) -> np.ndarray:
         """(H, W, 3), RGB, uint8."""
         head: Any = model.student.bbox_head
-        names, rows = dict(enumerate(classes)), []
+        preprocessor = model.data_preprocessor.data_preprocessor
+        names, rows = dict(enumerate(class_names(dataset))), []
         for i in range(min(self.max_images, len(batch.strong))):
-            views: list[View] = []
-            for inputs, sample in (batch.weak[i], batch.weak_samples[i]), (batch.strong[i], batch.strong_samples[i]):
-                found = sample.gt_instances
-                boxes = zip(found.bboxes.tolist(), found.labels.tolist(), found.scores.tolist())
-                labels = [(box, f'{names.get(label, label)} {score:.2f}') for box, label, score in boxes]
-                views.append(View(_pixels(inputs, model.data_preprocessor.data_preprocessor), labels))
-            ignored = _ignored(sample, batch.strong.shape[-2:])
-            background = _background(head, i) if hasattr(head, 'background_predictions') else []
-            views[1] = views[1]._replace(background=background, ignored=ignored)
-            rows.append((Path(sample.metainfo.get('img_path', f'image {i}')).name, views[0], views[1]))
-        number = sum(len(sample.gt_instances) for sample in batch.strong_samples) / len(batch.strong_samples)
-        lambda_bg = f', λ_bg = {head.lambda_bg:.3f}' if hasattr(head, 'lambda_bg') else ''
-        canvas = FigureCanvasAgg(draw_pseudo_labels(rows, f'{when}{lambda_bg}, {number:.1f} pseudo-boxes per image'))
-        canvas.draw()
-        return np.asarray(canvas.buffer_rgba())[..., :3]
+            weak, strong = batch.weak_samples[i], batch.strong_samples[i]
+            truth = self._truth(weak, dataset)
+            empty, name = is_known_empty(strong), _short(Path(weak.metainfo.get('img_path', f'image {i}')).name, 32)
+            left = f'{name}: {"known to show no object" if empty else "weak view, the teacher labels it"}'
+            right = f'Strong view: {"everything is background" if empty else "the student learns it"}'
+            boxes = _labels(strong, names, truth)
+            unsure = strong.get('ignored_instances', {}).get('scores', ())
+            if len(unsure):
+                best = torch.as_tensor(unsure).argsort(descending=True)[:MAX_UNSURE]
+                found = strong.ignored_instances[best]
+                pairs = zip(found.bboxes.tolist(), found.scores.tolist())
+                boxes['unsure'] = [Box(box, [f'{score:.2f}']) for box, score in pairs]
+                if len(unsure) > MAX_UNSURE:
+                    right += f', + {len(unsure) - MAX_UNSURE} more unsure boxes'
+            if hasattr(head, 'background_predictions'):
+                boxes['background'] = _background(head, i)
+            padding = _padding(strong, batch.strong.shape[-2:])
+            rows.append(
+                (
+                    View(left, _pixels(batch.weak[i], preprocessor), _labels(weak, names, truth)),
+                    View(right, _pixels(batch.strong[i], preprocessor), boxes, padding),
+                )
+            )
+        figure = draw_sheet(rows, (when, _state(model, batch, names)), legend_of(model))
+        return pixels_of(figure)
+
+    def _truth(self, sample: DetDataSample, dataset) -> np.ndarray | None:
+        """(M, 6), see ``true_boxes``. None: the truth is not known."""
+        _, unlabeled = labeled_and_unlabeled(dataset)
+        if self._places is None:
+            known = not why_no_truth(dataset)
+            self._places = {unlabeled.get_data_info(i)['img_path']: i for i in range(len(unlabeled))} if known else {}
+        place = self._places.get(sample.metainfo.get('img_path', ''))
+        # The visible boxes of a mosaic are not known.
+        if place is None or 'mosaic_tiles' in sample.metainfo:
+            return None
+        return true_boxes(unlabeled.get_data_info(place).get('instances') or [])
 
 
-def _background(head: Any, image: int) -> Boxes:
+def legend_of(model: SemiYOLODetector) -> dict[str, str]:
+    """What the model does with the unlabeled images, for each kind of box on a sheet and for padding."""
+    options, head = model.semi_train_cfg, model.student.bbox_head
+    label, dense = 'pseudo-label', isinstance(model, DenseSemiYOLODetector)
+    if dense:
+        label = 'pseudo-box, only shown: every prior learns the score of the teacher'
+    if dense or not options.unsup_weight * options.unsup_loss_weights.get('loss_bg', 1.0):
+        penalty = 'no penalty on unlabeled images'
+    else:
+        penalty = PENALTY if getattr(head, 'lambda_bg', 0) else 'no penalty while λ_bg is 0'
+    if options.soft_unsure:
+        unsure = "learns the teacher's score, not the place"
+    else:
+        unsure = 'ignored' if getattr(head, 'ignored_in_cls', False) else 'learned as background, without penalty'
+    return dict(
+        label=label,
+        wrong='✗ pseudo-label that fits no true box of its class',
+        truth='true box, which training does not see',
+        unsure=f'unsure: {unsure}',
+        background=f'prediction on background ({penalty})',
+        padding='padding: no penalty' if penalty == PENALTY else 'padding',
+    )
+
+
+def _when(runner: Runner, batch_idx: int) -> str:
+    batches = len(runner.train_dataloader)
+    # In IterBasedTrainLoop the epoch stays 0, and batch_idx counts all batches.
+    epoch, last = runner.epoch + batch_idx // batches + 1, -(-runner.max_iters // batches)
+    return f'Iteration {runner.iter + 1:,} of {runner.max_iters:,}, epoch {epoch} of {last} (semi)'
+
+
+def _state(model: SemiYOLODetector, batch: UnlabeledBatch, names: dict[int, str]) -> str:
+    """Pseudo-boxes, thresholds and λ."""
+    counts = [len(sample.gt_instances) for sample in batch.strong_samples if not is_known_empty(sample)]
+    parts = [f'{sum(counts) / max(len(counts), 1):.1f} pseudo-boxes an image']
+    # The losses are multiplied by min(1, boxes / images), over all processes.
+    dense = isinstance(model, DenseSemiYOLODetector)
+    if not dense and len(counts) == len(batch.strong) and not any(counts) and get_world_size() == 1:
+        parts[0] = 'no pseudo-box in this batch, so its unlabeled images have no loss'
+    thresholds = getattr(model.class_thresholds, 'current', None)
+    if thresholds is None:
+        parts.append(f'threshold {model.semi_train_cfg.pseudo_test_cfg.score_thr:.2f}')
+    else:
+        values = thresholds.tolist()
+        each = ', '.join(f'{name} {value:.2f}' for name, value in zip(names.values(), values))
+        spread = f'{min(values):.2f} to {max(values):.2f}'
+        parts.append(f'thresholds: {each if len(each) <= 80 else spread}')
+    if hasattr(model.student.bbox_head, 'lambda_bg'):
+        parts.append(f'λ_bg {model.student.bbox_head.lambda_bg:.3f}')
+    return ', '.join(parts)
+
+
+def _labels(sample: DetDataSample, names: dict[int, str], true: np.ndarray | None) -> dict[str, list[Box]]:
+    """The pseudo-labels of a view, right and wrong ones, and the true boxes. Only missed true boxes have a text."""
+    found = sample.gt_instances
+    boxes, scores, labels = (part.cpu().numpy() for part in (found.bboxes.float(), found.scores.float(), found.labels))
+    wrong, drawn = np.zeros(len(boxes), bool), {}
+
+    def name_of(label: int) -> str:
+        return _short(str(names.get(label, label)))
+
+    if true is not None:
+        truth, detections = truth_in_view(true, sample), Detections(xywh(boxes), scores, labels)
+        right, ignored = match_boxes(detections, truth)
+        wrong = ~right & ~ignored
+        objects = Detections(truth.boxes, np.ones(len(truth.boxes)), truth.labels)
+        hit, _ = match_boxes(objects, Truth(detections.boxes, labels, wrong & False))
+        drawn['truth'] = [
+            Box([x, y, x + w, y + h], [] if seen else [name_of(label)])
+            for (x, y, w, h), label, crowd, seen in zip(truth.boxes, truth.labels, truth.ignored, hit)
+            if not crowd
+        ]
+    for kind, chosen, mark in (('label', ~wrong, ''), ('wrong', wrong, '✗ ')):
+        drawn[kind] = [
+            Box(box, [f'{mark}{name_of(label)} {score:.2f}', f'{mark}{score:.2f}'])
+            for box, label, score in zip(boxes[chosen], labels[chosen], scores[chosen])
+        ]
+    return drawn
+
+
+def _background(head: Any, image: int) -> list[Box]:
     found = head.background_predictions(image, 1000)
-    rows, _ = nms(found['bboxes'].cpu(), found['scores'].cpu(), 0.5, score_threshold=0.05, max_num=5)
-    return [(row[:4], f'{row[4]:.2f}') for row in rows.tolist()]
+    rows, _ = nms(found['bboxes'].cpu(), found['scores'].cpu(), 0.5, score_threshold=0.05, max_num=MAX_BACKGROUND)
+    return [Box(row[:4], [f'{row[4]:.2f}']) for row in rows.tolist()]
 
 
 def _pixels(view: Tensor, preprocessor: Any) -> np.ndarray:
@@ -168,13 +235,14 @@ def _pixels(view: Tensor, preprocessor: Any) -> np.ndarray:
     return view.round().clamp(0, 255).byte().expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
 
 
-def _ignored(sample: DetDataSample, shape: Sequence[int]) -> np.ndarray:
-    """Where priors have no penalty, (H, W), bool: in padding and in ignored boxes."""
+def _padding(sample: DetDataSample, shape: Sequence[int]) -> np.ndarray:
+    """Where a view shows no picture, (H, W), bool."""
     y, x = torch.meshgrid(*(torch.arange(side) + 0.5 for side in shape), indexing='ij')
     points = torch.stack([x.flatten(), y.flatten()], dim=-1)
     to_image, boxes = picture_frame(sample.metainfo)
-    ignored = ~priors_on_image(points, to_image[None], boxes[None])[0]
-    boxes = sample.get('ignored_instances', {}).get('bboxes')
-    if boxes is not None:
-        ignored |= priors_inside(points, boxes.float().cpu())
-    return ignored.reshape(*shape).numpy()
+    return ~priors_on_image(points, to_image[None], boxes[None])[0].reshape(*shape).numpy()
+
+
+def _short(name: str, length: int = 22) -> str:
+    """The end of a long name says more than its middle: file names end with a number."""
+    return name if len(name) <= length else f'{name[: length // 2 - 1]}…{name[-length // 2 :]}'

@@ -34,6 +34,32 @@ def class_names(dataset) -> list[str]:
     return list(dataset.metainfo.get('classes', ()))
 
 
+def why_no_truth(dataset) -> str:
+    """Why nothing is known about the true boxes of the unlabeled images of a training set, or ''."""
+    labeled, unlabeled = labeled_and_unlabeled(dataset)
+    if labeled is None or unlabeled is None:
+        return 'the training set does not give its annotations'
+    if not any(instances_of(unlabeled)):
+        return 'the unlabeled set has no boxes'
+    if class_names(unlabeled) != class_names(labeled):
+        return f'the unlabeled set has other classes than the labeled set: {class_names(unlabeled)}'
+    return ''
+
+
+def true_boxes(instances: list[dict]) -> np.ndarray:
+    """MMDetection's ``instances`` as (M, 6), fp32: x1, y1, x2, y2, class, ignored."""
+    rows = [(*item['bbox'], item['bbox_label'], item.get('ignore_flag', 0)) for item in instances]
+    return np.array(rows, dtype=np.float32).reshape(-1, 6)
+
+
+def truth_in_view(rows: np.ndarray, sample) -> Truth:
+    """The boxes of ``true_boxes`` in the pixels of a view, cut at its edge. Both sides of a box are >= 1 pixel."""
+    homography = torch.as_tensor(sample.homography_matrix)
+    boxes = project_boxes(torch.from_numpy(rows[:, :4]), homography, sample.img_shape[:2]).numpy()
+    visible = (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1)
+    return Truth(xywh(boxes[visible]), rows[visible, 4].astype(int), rows[visible, 5] > 0)
+
+
 @HOOKS.register_module()
 class PseudoLabelQualityHook(Hook):
     """Logs precision and recall of the pseudo-labels if the unlabeled set has boxes. Training ignores these boxes.
@@ -86,27 +112,17 @@ class PseudoLabelQualityHook(Hook):
 
     def _read_truth(self, runner: Runner) -> dict[str, np.ndarray]:
         """The true boxes of the unlabeled images. Empty if there is nothing to measure."""
-        labeled, dataset = labeled_and_unlabeled(runner.train_dataloader.dataset)
-        reason = None
-        if labeled is None or dataset is None:
-            reason = 'the training set does not give its annotations'
-        elif not any(instances_of(dataset)):
-            reason = 'the unlabeled set has no boxes'
-        elif class_names(dataset) != class_names(labeled):
-            reason = f'the unlabeled set has other classes than the labeled set: {class_names(dataset)}'
-        if reason:
+        if reason := why_no_truth(runner.train_dataloader.dataset):
             print_log(f'The quality of the pseudo-labels is not measured: {reason}', logger='current')
             return {}
+        _, dataset = labeled_and_unlabeled(runner.train_dataloader.dataset)
         self._names = class_names(dataset)
         # Rows: correct boxes, pseudo-boxes, true boxes. Columns: classes.
         self._counts = np.zeros((3, unwrapped(runner.model).student.bbox_head.num_classes))
         if np.shape(self._resumed) == self._counts.shape:
             self._counts += self._resumed
-        truth = {}
-        for i, instances in enumerate(instances_of(dataset)):
-            rows = [(*item['bbox'], item['bbox_label'], item.get('ignore_flag', 0)) for item in instances]
-            truth[dataset.get_data_info(i)['img_path']] = np.array(rows, dtype=np.float32).reshape(-1, 6)
-        return truth
+        infos = map(dataset.get_data_info, range(len(dataset)))
+        return {info['img_path']: true_boxes(info.get('instances') or []) for info in infos}
 
     def _count(self) -> None:
         """Compare the samples of the last iterations with the true boxes."""
@@ -118,14 +134,11 @@ class PseudoLabelQualityHook(Hook):
         rows = torch.cat([torch.cat([p.bboxes, p.scores[:, None], p.labels[:, None]], dim=1) for p in pseudo])
         for sample, found in zip(samples, rows.float().cpu().split([len(p) for p in pseudo])):
             assert self._truth  # otherwise there are no samples
-            true, homography = self._truth[sample.img_path], torch.as_tensor(sample.homography_matrix)
-            boxes = project_boxes(torch.from_numpy(true[:, :4]), homography, sample.img_shape[:2]).numpy()
-            visible = (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1)
-            true_labels, ignored = true[visible, 4].astype(int), true[visible, 5] > 0
+            truth = truth_in_view(self._truth[sample.img_path], sample)
             labels = found[:, 5].long().numpy()
             detections = Detections(xywh(found[:, :4]), found[:, 4].numpy(), labels)
-            right, left_out = match_boxes(detections, Truth(xywh(boxes[visible]), true_labels, ignored), self.iou_thr)
-            for row, counted in enumerate((labels[right], labels[~left_out], true_labels[~ignored])):
+            right, left_out = match_boxes(detections, truth, self.iou_thr)
+            for row, counted in enumerate((labels[right], labels[~left_out], truth.labels[~truth.ignored])):
                 self._counts[row] += np.bincount(counted, minlength=self._counts.shape[1])
 
     def _report(self, runner: Runner) -> None:

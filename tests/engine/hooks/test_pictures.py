@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from matplotlib.colors import to_hex
 from mmdet.structures import DetDataSample
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
@@ -18,14 +17,11 @@ from torch import nn
 
 from mmyolo_bgpenalty import SemiYOLODetector
 from mmyolo_bgpenalty.engine.hooks import pictures
-from mmyolo_bgpenalty.engine.hooks.pictures import (
-    BACKGROUND,
-    LABEL,
-    PseudoLabelPicturesHook,
-    View,
-    draw_pseudo_labels,
-)
+from mmyolo_bgpenalty.engine.hooks.pictures import PseudoLabelPicturesHook
+from mmyolo_bgpenalty.engine.pseudo_label_sheet import draw_sheet
 from mmyolo_bgpenalty.models.semi_detector import UnlabeledBatch
+from mmyolo_bgpenalty.models.semi_options import SemiTrainOptions
+from tests.helpers.semi import DENSE, build
 from tests.helpers.states import same
 from tests.helpers.tiny import SEMI, load, make_set
 
@@ -46,44 +42,16 @@ def test_a_gray_view_is_a_gray_picture():
     np.testing.assert_array_equal(pixels, np.repeat(gray[0].numpy()[..., None], 3, axis=2))
 
 
-def test_padding_and_ignored_boxes_are_marked_as_without_a_penalty():
+def test_padding_is_where_no_pixel_of_the_image_is():
+    """Ignored boxes are not padding."""
     height, width, (image_height, image_width) = 24, 40, (20, 30)
-    x1, y1, x2, y2 = ignored_box = 20.0, 4.0, 26.0, 9.0
     matrix = np.array([[0.96, -0.3, 9.25], [0.3, 0.96, -3.5], [0, 0, 1]])
     sample = DetDataSample(metainfo=dict(homography_matrix=matrix, ori_shape=(image_height, image_width)))
-    sample.ignored_instances = InstanceData(bboxes=torch.tensor([ignored_box]))
+    sample.ignored_instances = InstanceData(bboxes=torch.tensor([[20.0, 4, 26, 9]]))
     y, x = np.mgrid[:height, :width] + 0.5
     u, v, _ = np.einsum('ij,jhw->ihw', np.linalg.inv(matrix), np.stack([x, y, np.ones_like(x)]))
     padding = (u < 0) | (u > image_width) | (v < 0) | (v > image_height)
-    inside = (x1 <= x) & (x <= x2) & (y1 <= y) & (y <= y2)
-    np.testing.assert_array_equal(pictures._ignored(sample, (height, width)), padding | inside)
-
-
-def test_the_sheet_shows_views_boxes_and_ignored_regions():
-    width, height = 100, 60
-    image = np.full((height, width, 3), 120, dtype=np.uint8)
-    ignored = np.zeros((height, width), dtype=bool)
-    ignored[40:] = True
-    weak = View(image, [((20, 20, 50, 40), 'crack 0.93'), ((-9, -9, 120, 90), 'λ $x_{$ 0.5')])
-    strong = weak._replace(ignored=ignored, background=[((30, 30, 60, 50), '0.41')])
-    figure = draw_pseudo_labels([('$a_{$.png', weak, strong), ('b.png', weak, strong)], 'title')
-    figure.canvas.draw()
-    assert [axes.get_title('left')[:10] for axes in figure.axes] == ['$a_{$.png:'] * 2 + ['b.png: wea', 'b.png: str']
-    for axes, view in zip(figure.axes, (weak, strong) * 2):
-        assert (axes.get_xlim(), axes.get_ylim()) == ((0, width), (height, 0))
-        drawn = [(tuple(patch.get_bbox().extents), to_hex(patch.get_edgecolor())) for patch in axes.patches]
-        expected = [(box, LABEL) for box, _ in view.labels]
-        assert drawn == [(box, BACKGROUND) for box, _ in view.background] + expected
-        # A label is above its box, a confidence below. All texts are inside the view.
-        positions = {text.get_text(): (text.get_position(), text.get_va()) for text in axes.texts}
-        assert positions['crack 0.93'] == ((20, 20), 'bottom')
-        assert positions['λ $x_{$ 0.5'] == ((0, 2.5), 'bottom')
-        assert len(positions) == 2 or positions['0.41'] == ((30, 50), 'top')
-        shown = axes.images[0].get_array()
-        if view is weak:
-            assert (shown == 120).all()
-        else:
-            assert (shown[:40] == 120).all() and set(np.unique(shown[40:])) == {30, 54}  # striped
+    np.testing.assert_array_equal(pictures._padding(sample, (height, width)), padding)
 
 
 class Head(nn.Module):
@@ -95,44 +63,167 @@ class Head(nn.Module):
         return dict(scores=torch.tensor([0.9, 0.8, 0.7, 0.3, 0.01])[:number], bboxes=boxes[:number])
 
 
-def samples(number):
-    made = []
+def samples(number, shift=0.0):
+    """Sample i has i pseudo-boxes and, after the first, unsure boxes. The last shows no object."""
+    made, matrix = [], np.array([[1.0, 0, shift], [0, 1, 0], [0, 0, 1]])
     for i in range(number):
-        meta = dict(img_path=f'/set/{i}.png', ori_shape=(64, 64), homography_matrix=np.eye(3))
-        instances = InstanceData(bboxes=torch.full((i, 4), 5.0), labels=torch.arange(i), scores=torch.full((i,), 0.75))
-        made.append(DetDataSample(metainfo=meta, gt_instances=instances))
+        meta = dict(img_path=f'/set/{i}.png', ori_shape=(64, 64), img_shape=(64, 64), homography_matrix=matrix)
+        found = InstanceData(bboxes=torch.full((i, 4), 5.0), labels=torch.arange(i), scores=torch.full((i,), 0.75))
+        found.bboxes[:, 2:] = 25
+        found.bboxes[:, ::2] += shift
+        scores = torch.arange(25 * min(i, 1)) / 100
+        unsure = InstanceData(bboxes=torch.full((len(scores), 4), 9.0), labels=torch.zeros_like(scores), scores=scores)
+        made.append(DetDataSample(metainfo=meta, gt_instances=found, ignored_instances=unsure))
+    made[-1].set_metainfo(dict(known_empty=True))
     return made
+
+
+class Unlabeled(list):
+    """True boxes of each image: (x1, y1, x2, y2, class, ignored)."""
+
+    metainfo = dict(classes=('a', 'b'))
+
+    def get_data_info(self, i):
+        keys = ('bbox', 'bbox_label', 'ignore_flag')
+        return dict(img_path=f'/set/{i}.png', instances=[dict(zip(keys, (box[:4], *box[4:]))) for box in self[i]])
 
 
 @pytest.fixture
 def runner(tmp_path, monkeypatch):
-    """A runner with a wrapped detector, which has kept the views of three images."""
+    """A runner with a wrapped detector, which has kept the views of three images. The third shows no object."""
     monkeypatch.setattr('mmyolo_bgpenalty.utils.distributed.is_model_wrapper', lambda model: hasattr(model, 'module'))
-    latest = UnlabeledBatch(torch.rand(3, 3, 64, 64), samples(3), torch.rand(3, 3, 64, 64), samples(3))
+    latest = UnlabeledBatch(torch.rand(3, 3, 64, 64), samples(3), torch.rand(3, 3, 64, 64), samples(3, shift=20))
     inner = dict(type='mmdet.DetDataPreprocessor', bgr_to_rgb=True, mean=[0.0] * 3, std=[255.0] * 3)
     model = Mock(spec=SemiYOLODetector, latest=latest, student=SimpleNamespace(bbox_head=Head()))
+    model.configure_mock(semi_train_cfg=SemiTrainOptions(), class_thresholds=None)
     model.data_preprocessor = MODELS.build(dict(type='SemiDataPreprocessor', data_preprocessor=inner))
-    loader = Mock(__len__=lambda self: 10, dataset=SimpleNamespace(metainfo=dict(classes=('a',))))
+    parts = [Unlabeled([[]]), Unlabeled([[]] * 3)]
+    loader = Mock(__len__=lambda self: 10, dataset=SimpleNamespace(metainfo=Unlabeled.metainfo, datasets=parts))
     model = SimpleNamespace(module=model)
-    return Mock(model=model, iter=1, epoch=7, log_dir=str(tmp_path), train_dataloader=loader)
+    return Mock(model=model, iter=71, max_iters=195, epoch=7, log_dir=str(tmp_path), train_dataloader=loader)
+
+
+def drawn(runner, monkeypatch, **options):
+    """The arguments of ``draw_sheet``."""
+    drawing = Mock(side_effect=draw_sheet)
+    monkeypatch.setattr(pictures, 'draw_sheet', drawing)
+    PseudoLabelPicturesHook(**options).after_train_iter(runner, 1)
+    assert not runner.logger.warning.called
+    return drawing.call_args.args
 
 
 def test_what_is_drawn(runner, monkeypatch):
-    drawing = Mock(side_effect=draw_pseudo_labels)
-    monkeypatch.setattr(pictures, 'draw_pseudo_labels', drawing)
     latest = runner.model.module.latest
-    PseudoLabelPicturesHook(max_images=2).after_train_iter(runner, 1)
-    ((rows, title),) = (call.args for call in drawing.call_args_list)
-    assert title == 'Iteration 2, epoch 7, λ_bg = 0.250, 1.0 pseudo-boxes per image'
-    assert [name for name, *_ in rows] == ['0.png', '1.png']
-    for i, (_, weak, strong) in enumerate(rows):
-        for view, inputs in ((weak, latest.weak), (strong, latest.strong)):
+    rows, title, legend = drawn(runner, monkeypatch, max_images=2)
+    # 0 and 1 pseudo-boxes. The third image, which is not drawn, is known to show no object.
+    state = '0.5 pseudo-boxes an image, threshold 0.40, λ_bg 0.250'
+    assert title == ('Iteration 72 of 195, epoch 8 of 20 (semi)', state)
+    assert legend == pictures.legend_of(runner.model.module)
+    for i, (weak, strong) in enumerate(rows):
+        assert weak.title == f'{i}.png: weak view, the teacher labels it'
+        assert strong.title == 'Strong view: the student learns it' + (', + 5 more unsure boxes' if i else '')
+        for view, inputs, shift in ((weak, latest.weak, 0), (strong, latest.strong, 20)):
             np.testing.assert_array_equal(view.image, (inputs[i] * 255).round().byte().permute(1, 2, 0).numpy())
-            assert view.labels == [([5.0] * 4, 'a 0.75'), ([5.0] * 4, '1 0.75')][:i]
-        assert not weak.ignored.any() and len(weak.background) == 0 and not strong.ignored.any()
+            (box,) = view.boxes['label'] or [None]
+            assert (box is None) if i == 0 else box.texts == ['a 0.75', '0.75']
+            assert i == 0 or list(box.corners) == [5 + shift, 5, 25 + shift, 25]
+        assert not weak.padding.any() and 'background' not in weak.boxes and 'unsure' not in weak.boxes
+        np.testing.assert_array_equal(strong.padding, np.arange(64) < np.full((64, 1), 20))
         # Of overlapping boxes only the best is drawn. Boxes with scores below 0.05 are not drawn.
-        assert strong.background == [([i, i, i + 10, i + 10], '0.90'), ([i + 20, i + 20, i + 30, i + 30], '0.30')]
-    assert runner.model.module.latest is None and not runner.logger.warning.called
+        corners, texts = [[0, 0, 10, 10], [20, 20, 30, 30]], [['0.90'], ['0.30']]
+        assert strong.boxes['background'] == [([x + i for x in box], text) for box, text in zip(corners, texts)]
+        # The unsure boxes with the highest scores
+        unsure = [text for _, (text,) in strong.boxes.get('unsure', ())]
+        assert unsure == [f'{score / 100:.2f}' for score in range(24, 4, -1)][: 20 * i]
+    assert runner.model.module.latest is None
+
+
+def test_true_boxes_are_drawn_and_wrong_pseudo_labels_marked(runner, monkeypatch):
+    """Both pseudo-boxes of the last image are at (5, 5, 25, 25), one of each class."""
+    batch = runner.model.module.latest
+    for sample in (batch.weak_samples[2], batch.strong_samples[2]):
+        sample.set_metainfo(dict(known_empty=False))
+    unlabeled = runner.train_dataloader.dataset.datasets[1]
+    unlabeled[2] = [(6, 5, 25, 25, 1, 0), (30, 30, 40, 40, 0, 0), (50, 5, 63, 9, 0, 1), (70, 0, 90, 9, 0, 0)]
+    rows, *_ = drawn(runner, monkeypatch)
+    for view, shift in zip(rows[2], (0, 20)):
+        assert [box.texts[0] for box in view.boxes['label']] == ['b 0.75']
+        assert [box.texts[0] for box in view.boxes['wrong']] == ['✗ a 0.75']
+        # A box that is found has no text. Crowds and boxes outside the view are not drawn.
+        found, missed = view.boxes['truth']
+        assert (found.corners, found.texts) == ([6 + shift, 5, 25 + shift, 25], [])
+        assert (missed.corners, missed.texts) == ([30 + shift, 30, 40 + shift, 40], ['a'])
+    assert [len(view.boxes['wrong']) for view in rows[1]] == [1, 1] and rows[1][0].boxes['truth'] == []
+
+
+@pytest.mark.parametrize('reason', ['no boxes', 'other classes', 'no annotations', 'mosaic', 'other path'])
+def test_without_truth_no_pseudo_label_is_wrong(runner, monkeypatch, reason):
+    dataset, batch = runner.train_dataloader.dataset, runner.model.module.latest
+    dataset.datasets[1][1] = [] if reason == 'no boxes' else [(30, 30, 40, 40, 0, 0)]
+    if reason == 'other classes':
+        dataset.datasets[1].metainfo = dict(classes=('x',))
+    if reason == 'no annotations':
+        dataset.datasets[1] = [1, 2, 3]
+    meta = dict(mosaic=dict(mosaic_tiles=[[0, 0, 64, 64]]), **{'other path': dict(img_path='/b.png')}).get(reason, {})
+    for sample in (batch.weak_samples[1], batch.strong_samples[1]):
+        sample.set_metainfo(meta)
+    rows, *_ = drawn(runner, monkeypatch)
+    for view in rows[1]:
+        assert len(view.boxes['label']) == 1 and not view.boxes['wrong'] and 'truth' not in view.boxes
+
+
+def test_images_without_objects_are_named(runner, monkeypatch):
+    """An image that is known to show no object does not count in the number of pseudo-boxes."""
+    batch = runner.model.module.latest
+    for samples_ in (batch.weak_samples, batch.strong_samples):
+        for name in ('gt_instances', 'ignored_instances'):
+            setattr(samples_[2], name, samples_[2].get(name)[:0])
+    rows, (_, state), _ = drawn(runner, monkeypatch)
+    assert [view.title for view in rows[2]] == [
+        '2.png: known to show no object',
+        'Strong view: everything is background',
+    ]
+    assert state.startswith('0.5 pseudo-boxes an image')
+
+
+def test_a_batch_without_pseudo_boxes_has_no_loss(runner, monkeypatch):
+    batch = runner.model.module.latest
+    del batch.weak_samples[1:], batch.strong_samples[1:]
+    batch = batch._replace(weak=batch.weak[:1], strong=batch.strong[:1])
+    runner.model.module.latest = batch
+    _, (_, state), _ = drawn(runner, monkeypatch)
+    assert state.startswith('no pseudo-box in this batch, so its unlabeled images have no loss, threshold')
+
+
+def test_thresholds_are_named_if_there_is_room(runner, monkeypatch):
+    runner.model.module.class_thresholds = SimpleNamespace(current=torch.tensor([0.61, 0.123]))
+    latest = runner.model.module.latest
+    assert ', thresholds: a 0.61, b 0.12, ' in drawn(runner, monkeypatch)[1][1]
+    runner.model.module.latest = latest
+    runner.train_dataloader.dataset.metainfo = dict(classes=('a' * 50, 'b' * 50))
+    assert ', thresholds: 0.12 to 0.61, ' in drawn(runner, monkeypatch)[1][1]
+
+
+RECIPE = 'yolov8_semi_bgpenalty.py'
+
+
+@pytest.mark.parametrize(
+    'config, options, head, background, unsure',
+    [
+        (RECIPE, {}, {}, 'no penalty on unlabeled images', "learns the teacher's score, not the place"),
+        (RECIPE, dict(soft_unsure=False), {}, 'no penalty on unlabeled images', 'ignored'),
+        (SEMI, dict(unsure_thr=0.1), {}, 'the penalty lowers it', 'learned as background, without penalty'),
+        (SEMI, dict(unsure_thr=0.1, unsup_weight=0.0), {}, 'no penalty on unlabeled images', 'learned as background'),
+        (SEMI, {}, dict(bg_penalty=dict(lambda_bg=0.0)), 'no penalty while λ_bg is 0', ''),
+        (SEMI, {}, dict(type='YOLOv8Head'), 'no penalty', ''),
+        (DENSE, {}, {}, 'no penalty on unlabeled images', ''),
+    ],
+)
+def test_the_legend_says_what_the_model_does(config, options, head, background, unsure):
+    legend = pictures.legend_of(build(head, config, **options))
+    assert f'({background}' in legend['background'] and unsure in legend['unsure']
+    assert ('no penalty' in legend['padding']) == (background == 'the penalty lowers it')
+    assert ('only shown' in legend['label']) == (config == DENSE)
 
 
 def test_views_are_kept_in_the_iterations_that_draw(runner, monkeypatch):
@@ -156,7 +247,7 @@ def test_other_models_are_not_changed(runner):
     assert not hasattr(runner.model, 'keep_latest') and not runner.visualizer.add_image.called
 
 
-@pytest.mark.parametrize('where', ['draw_pseudo_labels', 'write_whole', 'add_image'])
+@pytest.mark.parametrize('where', ['draw_sheet', 'write_whole', 'add_image'])
 def test_training_continues_after_a_failure(runner, monkeypatch, where):
     owner = runner.visualizer if where == 'add_image' else pictures
     monkeypatch.setattr(owner, where, Mock(side_effect=OSError('no space left on device')))
