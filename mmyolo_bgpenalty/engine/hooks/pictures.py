@@ -106,14 +106,10 @@ class PseudoLabelPicturesHook(Hook):
             left = f'{name}: {"known to show no object" if empty else "weak view, the teacher labels it"}'
             right = f'Strong view: {"everything is background" if empty else "the student learns it"}'
             boxes = _labels(strong, names, truth)
-            unsure = strong.get('ignored_instances', {}).get('scores', ())
-            if len(unsure):
-                best = torch.as_tensor(unsure).argsort(descending=True)[:MAX_UNSURE]
-                found = strong.ignored_instances[best]
-                pairs = zip(found.bboxes.tolist(), found.scores.tolist())
-                boxes['unsure'] = [Box(box, [f'{score:.2f}']) for box, score in pairs]
-                if len(unsure) > MAX_UNSURE:
-                    right += f', + {len(unsure) - MAX_UNSURE} more unsure boxes'
+            boxes['unsure'] = _unsure(strong)
+            if (more := len(boxes['unsure']) - MAX_UNSURE) > 0:
+                boxes['unsure'] = boxes['unsure'][:MAX_UNSURE]
+                right += f', + {more} more unsure boxes'
             if hasattr(head, 'background_predictions'):
                 boxes['background'] = _background(head, i)
             padding = _padding(strong, batch.strong.shape[-2:])
@@ -217,6 +213,20 @@ def _labels(sample: DetDataSample, names: dict[int, str], true: np.ndarray | Non
             for box, label, score in zip(boxes[chosen], labels[chosen], scores[chosen])
         ]
     return drawn
+
+
+def _unsure(sample: DetDataSample) -> list[Box]:
+    """The unsure boxes of the strong view with sides of at least a pixel, the highest scores first."""
+    found = sample.get('ignored_instances')
+    if found is None or 'scores' not in found:
+        return []
+    boxes, scores = found.bboxes.float().cpu(), found.scores.float().cpu()
+    rows = [
+        (score, Box(box, [f'{score:.2f}']))
+        for box, score in zip(boxes.tolist(), scores.tolist())
+        if min(box[2] - box[0], box[3] - box[1]) >= 1
+    ]
+    return [box for _, box in sorted(rows, key=lambda row: -row[0])]
 
 
 def _background(head: Any, image: int) -> list[Box]:
