@@ -90,6 +90,20 @@ def config(tmp_path):
     return write
 
 
+def test_a_shipped_config_is_read_by_its_name_if_there_is_no_such_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = 'ablations/bg_options.py'
+    assert 'published' in read_config(name, {}).variants
+    with pytest.raises(InputError) as caught:
+        read_config('none.py', {})
+    line = str(caught.value)
+    assert line.startswith('none.py: no such file, and no shipped config') and '\n' not in line
+    assert name in line and SEMI in line and '_base_' not in line
+    (tmp_path / 'ablations').mkdir()
+    (tmp_path / name).write_text("variants = {'mine': {}}")
+    assert set(read_config(name, {}).variants) == {'mine'}
+
+
 def test_a_syntax_error_names_file_and_line(config, tmp_path):
     broken = config('a = 1\nlr = = 3\n', 'broken.py')
     child = config("_base_ = './broken.py'\n\n\nb = 2\n")
