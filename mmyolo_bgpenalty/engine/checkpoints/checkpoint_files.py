@@ -2,14 +2,17 @@
 
 import os
 import re
+import sys
 import zipfile
 from collections.abc import Mapping
 from pickle import UnpicklingError
 from typing import Any
+from urllib.parse import urlparse
 
+from mmengine.dist import barrier, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.runner import CheckpointLoader
-from torch import Tensor, load, nn
+from torch import Tensor, hub, load, nn
 
 from mmyolo_bgpenalty.compat import allow_checkpoint_types, safe_loading
 from mmyolo_bgpenalty.engine.checkpoints.file_kinds import ForeignFileError, check_kind
@@ -38,6 +41,8 @@ def read_checkpoint(path: str) -> Any:
     """
     allow_checkpoint_types()  # again, since onedl-mmengine forbids these types after it has read a file
     try:
+        if path.startswith(('http://', 'https://')):
+            return _read_file(_downloaded(path))
         return _read_url(path) if '://' in path else _read_file(os.path.expanduser(path))
     except Exception as error:  # torch raises errors of many types for a file that is broken or no checkpoint
         # There is no such file, host or package, or no published model has this name.
@@ -51,7 +56,22 @@ def _read_file(file: str) -> Any:
     return read_ultralytics(file) if is_ultralytics(file) else load(file, map_location='cpu')
 
 
+def _downloaded(url: str) -> str:
+    """Download a file, unless it is in the folder of torch.hub, and return its path."""
+    file = os.path.join(hub.get_dir(), 'checkpoints', os.path.basename(urlparse(url).path))
+    for turn in (is_main_process(), True):  # the other processes look for the file when it is complete
+        if turn and not os.path.isfile(file):
+            os.makedirs(os.path.dirname(file), exist_ok=True)
+            try:
+                hub.download_url_to_file(url, file, progress=sys.stderr.isatty())
+            except OSError as error:  # it does not name the URL
+                raise OSError(f'{url}: {error}') from None
+        barrier()
+    return file
+
+
 def _read_url(path: str) -> Any:
+    """Read a checkpoint by a loader of MMEngine, such as open-mmlab://…"""
     name = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'  # torch's own switch, since torch.hub asks for unsafe loading
     before = os.environ.get(name)
     if safe_loading() and not os.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'):

@@ -24,6 +24,7 @@ from mmyolo_bgpenalty.engine.checkpoints.start_weights import FITTED, StartWeigh
 from tests.helpers.child_runs import ended, start
 from tests.helpers.pickles import Runs
 from tests.helpers.tiny import SEMI, load
+from tests.helpers.yolov8_pickles import save_yolov8, yolov8
 
 
 @pytest.fixture(scope='module')
@@ -180,6 +181,7 @@ def test_a_malicious_pickle_of_the_web_is_refused(tmp_path, monkeypatch):
     served.mkdir()
     saved(served / 'malicious.pth', dict(state_dict=Runs(os.system, f'touch {trace}')))
     saved(served / 'good.pth', dict(state_dict=dict(weight=torch.ones(2))))
+    save_yolov8(served / 'yolov8.pt', yolov8())
 
     monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, 'log_message', lambda *args: None)
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
@@ -188,9 +190,13 @@ def test_a_malicious_pickle_of_the_web_is_refused(tmp_path, monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f'http://127.0.0.1:{server.server_port}'
         assert read_checkpoint(f'{address}/good.pth')['state_dict']['weight'].tolist() == [1, 1]
+        assert len(read_checkpoint(f'{address}/yolov8.pt?download=true')['state_dict']) == 354
         with pytest.raises(CheckpointError, match=f'{address}/malicious.pth: .*it holds posix.system'):
             read_checkpoint(f'{address}/malicious.pth')
+        with pytest.raises(OSError, match=f'^{address}/none.pth: HTTP Error 404'):
+            read_checkpoint(f'{address}/none.pth')
         server.shutdown()
+    assert read_checkpoint(f'{address}/good.pth')['state_dict']['weight'].tolist() == [1, 1]  # torch.hub keeps files
     assert not trace.exists()
     assert 'TORCH_FORCE_WEIGHTS_ONLY_LOAD' not in os.environ
     loaders = {loader.__module__ for prefix, loader in CheckpointLoader._schemes.items() if prefix != FITTED}
