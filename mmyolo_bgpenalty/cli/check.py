@@ -78,9 +78,10 @@ def show_pass(console: Console, first: FirstPass) -> None:
     if first.untouched:
         console.print(Text(f'No gradient reaches {len(first.untouched)} parameters: {first_of(first.untouched)}'))
     if first.plan:
-        table = Table('from', 'to', 'mode', 'λ_bg', 'unsup ramp', title=f'By {first.unit}', title_justify='left')
+        title = f'The plan. λ_bg and the ramp are those at the start of an {first.unit}.'
+        table = Table(f'{first.unit}', 'to', 'mode', 'λ_bg', 'unsup ramp', title=title, title_justify='left')
         for row in first.plan:
-            table.add_row(f'{row.first:g}', f'{row.last:g}', row.mode, f'{row.lambda_bg:.4g}', f'{row.unsup_ramp:.4g}')
+            table.add_row(f'{row.first}', f'{row.last}', row.mode, f'{row.lambda_bg:.4g}', f'{row.unsup_ramp:.4g}')
         console.print(table)
 
 

@@ -24,10 +24,13 @@ from mmyolo_bgpenalty.models.bg_penalty_head import BgPenaltyYOLOv8Head
 
 
 class PlanRow(NamedTuple):
-    """λ and the weight of the unlabeled images from ``first`` to ``last``, in epochs or iterations."""
+    """λ and the weight of the unlabeled images when each of the epochs ``first`` to ``last`` begins, or iterations.
 
-    first: float
-    last: float
+    Both are counted from 1.
+    """
+
+    first: int
+    last: int
     mode: str
     lambda_bg: float
     unsup_ramp: float
@@ -131,14 +134,14 @@ def _plan(runner: Runner, hook: LambdaBgSchedulerHook, batches: int) -> Iterator
     loop = runner.cfg.train_cfg
     epochs = loop.get('max_epochs')
     iterations = epochs * batches if epochs else loop.max_iters
-    points: Iterable[float]
+    points: Iterable[int]
     if hook.by_epoch:
-        points = range((epochs or math.ceil(iterations / batches)) + 1)
+        points = range(epochs or math.ceil(iterations / batches))
     else:
         # Ten steps show the ramp. One row per iteration would be too many.
         burn_in, warmup = hook.plan['burn_in'], hook.plan['warmup']
         ends = (0, burn_in - 1, *(burn_in + math.ceil(warmup * i / 10) for i in range(11)), iterations)
-        points = sorted({min(max(point, 0), iterations) for point in ends})
+        points = sorted({math.ceil(min(max(point, 0), iterations - 1)) for point in ends})
     teacher = _find_hook(runner, BurnInMeanTeacherHook)
     rows = []
     for point in points:
@@ -147,5 +150,5 @@ def _plan(runner: Runner, hook: LambdaBgSchedulerHook, batches: int) -> Iterator
         rise = 0.0 if teacher is None else ramp(elapsed, teacher.unsup_warmup, teacher.unsup_schedule)
         rows.append((point, (mode, lambda_bg_at(point, **hook.plan), rise)))
     for values, group in groupby(rows, key=lambda row: row[1]):
-        same = [point for point, _ in group]
+        same = [point + 1 for point, _ in group]
         yield PlanRow(same[0], same[-1], *values)

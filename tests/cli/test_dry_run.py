@@ -56,13 +56,15 @@ def test_lambda_is_at_its_maximum(step):
 
 def test_the_plan_in_epochs(step):
     rows = step.plan
-    assert [(row.first, row.last) for row in rows] == [(0, 1), *((e, e) for e in range(2, 7)), (7, 8)]
+    # The epochs 1 and 2 are burn-in. Epoch 8 is the last one.
+    assert [(row.first, row.last) for row in rows] == [(1, 2), *((e, e) for e in range(3, 9))]
     for row in rows:
         for epoch in (row.first, row.last):
-            expected = lambda_bg_at(epoch, lambda_bg=2.0, burn_in=2, warmup=5, schedule='linear')
+            done = epoch - 1
+            expected = lambda_bg_at(done, lambda_bg=2.0, burn_in=2, warmup=5, schedule='linear')
             assert row.lambda_bg == pytest.approx(expected)
-            assert row.unsup_ramp == min(1, max(0, (epoch - 2) / 2))
-            assert row.mode == ('burn-in' if epoch < 2 else 'semi')
+            assert row.unsup_ramp == min(1, max(0, (done - 2) / 2))
+            assert row.mode == ('burn-in' if epoch <= 2 else 'semi')
 
 
 def test_the_plan_in_iterations(cfg):
@@ -70,9 +72,9 @@ def test_the_plan_in_iterations(cfg):
     teacher = BurnInMeanTeacherHook(unsup_schedule='constant')
     runner = SimpleNamespace(cfg=Config(dict(train_cfg=dict(max_iters=400))), hooks=[hook, teacher])
     rows = list(_plan(runner, hook, 20))
-    assert rows[0] == (0, 99, 'burn-in', 0.0, 0.0)
-    assert [row.first for row in rows[1:]] == [100 + 5 * i for i in range(11)]
-    assert rows[-1] == (150, 400, 'semi', 1.0, 1.0)
+    assert rows[0] == (1, 100, 'burn-in', 0.0, 0.0)
+    assert [row.first for row in rows[1:]] == [101 + 5 * i for i in range(11)]
+    assert rows[-1] == (151, 400, 'semi', 1.0, 1.0)
     assert [row.lambda_bg for row in rows[1:]] == pytest.approx([i / 10 for i in range(11)])
 
 
@@ -95,9 +97,9 @@ def test_a_supervised_config_has_no_teacher(data, tmp_path):
     assert step.images == dict(images=4) and step.pseudo_boxes is None
     assert step.losses.keys() == {'loss', 'loss_cls', 'loss_bbox', 'loss_dfl', 'loss_bg'}
     assert [tuple(row) for row in step.plan] == [
-        (0, 0, 'burn-in', 0.0, 0.0),
-        (1, 1, 'supervised', 0.0, 0.0),
-        (2, 3, 'supervised', 1.0, 0.0),
+        (1, 1, 'burn-in', 0.0, 0.0),
+        (2, 2, 'supervised', 0.0, 0.0),
+        (3, 3, 'supervised', 1.0, 0.0),
     ]
 
 

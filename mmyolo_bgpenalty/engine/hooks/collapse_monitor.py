@@ -93,7 +93,7 @@ class CollapseMonitorHook(Hook):
             which, change = 'many', f'a higher {threshold}, a longer `burn_in` or a larger `lambda_bg`'
         self._warn(
             'boxes',
-            f'Too {which} pseudo-boxes: {boxes:.3g} per image over {self.window} iterations (last: {runner.iter}), '
+            f'Too {which} pseudo-boxes: {boxes:.3g} per image over {self.window} iterations (last: {runner.iter + 1}), '
             f'but expected {low:.3g} to {high:.3g}. A labeled image has {self._objects:.3g} objects. Try {change}.',
         )
 
