@@ -148,18 +148,19 @@ def show_sets(sets: ProjectSets) -> None:
 
 
 def show_next(args: argparse.Namespace, sets: ProjectSets, plan: Plan, config: Path) -> None:
+    print(f'\nWrote {config}')
     if not args.weights:
         print(
-            'No weights to start from: training will need many more pictures and iterations. Download yolov8'
-            f'{args.model}.pt of Ultralytics, or yolov8_{args.model}_….pth from the model zoo of MMYOLO, and write '
-            f'its path as `load_from` into {config}.'
+            'It names no weights to start from, so training will need many more pictures and iterations. Download '
+            f'yolov8{args.model}.pt of Ultralytics, or yolov8_{args.model}_….pth from the model zoo of MMYOLO, and '
+            'write its path as `load_from` into the config.'
         )
     cfg = read_config(str(config), {})
     time = training_time(cfg, plan, len(sets.val), bool(sets.unlabeled))
     epochs = f'{plan.epochs} epoch{"s" if plan.epochs > 1 else ""}'
     print(f'Plan: {run_plan(cfg)}, in {epochs}; {time}.')
     name, program = shlex.quote(str(config)), 'python -m mmyolo_bgpenalty'
-    print(f'\nWrote {config}. Next:')
+    print('\nNext:')
     print(f'    {program} check {name}')
     print(f'    {program} train {name}')
     print(f'    {program} test {name} {shlex.quote(f"work_dirs/{config.stem}/")}best_*.pth')

@@ -54,6 +54,9 @@ def read_sets(
     """
     parts = read_labeled(labeled)
     train, known = parts['train'], parts.get('val')
+    same = known is not None and known.boxes.keys() >= train.boxes.keys()
+    if same:
+        known = None
     if val:
         given = read_labeled(val, train.classes)
         known = given.get('val', given['train'])
@@ -66,6 +69,8 @@ def read_sets(
     classes = _classes(train, labeled)
     sets = ProjectSets(f'{train.kind}, {train.source}', classes, train.boxes, known.boxes if known else {})
     sets.notes = [(name, what, files) for name, one in named for what, files in one.notes.items()]
+    if same and not val:
+        sets.remarks.append(f'{train.source} names the pictures of `train` for validation, too, which is of no use')
     if NO_TXT in train.notes:
         sets.remarks.append('If pictures without a label file do show objects, move them to a folder of --unlabeled')
     if val and not sets.val:

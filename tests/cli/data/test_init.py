@@ -70,7 +70,7 @@ def test_from_yolo_with_most_labels_hidden(run, tmp_path):
     assert {name: len(coco['images']) for name, coco in sets.items()} == {'train': 4, 'unlabeled': 6, 'val': 4}
     assert sorted(names_in(sets['train']) + names_in(sets['unlabeled'])) == [f'train/{name}' for name in TEN]
     assert sum(len(coco['annotations']) for name, coco in sets.items() if name != 'val') == 14
-    assert 'No weights to start from' in out and 'yolov8n.pt' in out and cfg.load_from is None
+    assert 'names no weights to start from' in out and 'yolov8n.pt' in out and cfg.load_from is None
 
 
 def test_from_coco_and_unlabeled_pictures_to_a_training(run, tmp_path):
@@ -111,6 +111,27 @@ def test_a_given_set_to_validate_on(run, tmp_path):
     _, sets = project(tmp_path)
     assert code == 0 and [len(sets[name]['images']) for name in ('train', 'val')] == [7, 3]
     assert 'train: pictures that are also in val: left out: 3 (0.jpg, 1.jpg, 2.jpg)' in out
+
+
+def test_training_pictures_that_are_also_named_for_validation(run, tmp_path):
+    """As in coco128.yaml of Ultralytics."""
+    file = make_yolo(tmp_path / 'yolo', {'train': TEN}, 'train: images/train\nval: images/train\n')
+    code, out, _ = run('cells', '--labeled', file, *SMALL)
+    _, sets = project(tmp_path)
+    assert code == 0 and {name: len(coco['images']) for name, coco in sets.items()} == {'train': 8, 'val': 2}
+    assert 'names the pictures of `train` for validation, too' in out
+
+
+def test_pictures_without_objects_alone(run, tmp_path):
+    make_coco(tmp_path / 'set', TEN)
+    for name in ('good/a.jpg', 'good/b/a.jpg'):
+        save_picture(tmp_path / name)
+    code, out, _ = run('cells', '--labeled', 'set', '--empty', 'good', *SMALL)
+    cfg, sets = project(tmp_path)
+    assert code == 0 and not check_config(cfg)
+    assert names_in(sets['unlabeled']) == ['good/a.jpg', 'good/b/a.jpg']
+    assert (tmp_path / 'cells/annotations/empty.txt').read_text() == 'good/a.jpg\ngood/b/a.jpg\n'
+    assert '│ known to be empty  │       │     │         2 │' in out
 
 
 def test_boxes_of_unlabeled_pictures_are_kept_to_measure(run, tmp_path):
