@@ -1,7 +1,7 @@
 """Predict on the pictures of a folder, on one picture, or on a video.
 
-The teacher of a semi-supervised config predicts, or the detector of another config. No annotation file is needed.
-The folder of --out gets:
+The teacher of a semi-supervised config predicts, or the detector of another config. For the student, give
+--cfg-options model.semi_test_cfg.predict_on=student. No annotation file is needed. The folder of --out gets:
 
 - pictures/: the pictures with boxes, as JPEG. A video becomes one video with boxes instead.
 - predictions.json, with --labels coco: a COCO set whose annotations have a score. File names are relative to PATH.

@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _write_curves(cfg: Config, folder: str) -> None:
     """Let each PrecisionRecallMetric write to a folder. If there are several, each gets a sub-folder."""
     listed = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
-    own = [evaluator for evaluator in listed if str(evaluator.type).endswith('PrecisionRecallMetric')]
+    kinds = [getattr(evaluator.get('type'), '__name__', str(evaluator.get('type'))) for evaluator in listed]
+    own = [metric for metric, kind in zip(listed, kinds) if kind.endswith('PrecisionRecallMetric')]
     for evaluator in own:
         place = folder if len(own) == 1 else os.path.join(folder, evaluator.get('prefix') or 'pr')
         evaluator.update(outfile_prefix=os.path.join(place, 'test'), plot_dir=place)
@@ -95,7 +96,7 @@ class PredictionPictures(Hook):
         self._classes = dataset.metainfo['classes']
         # The objects come from the data set, because a pipeline may load none, or may move them.
         infos = (dataset.get_data_info(index) for index in range(len(dataset)))
-        self._objects = {info['img_path']: info['instances'] for info in infos}
+        self._objects = {info['img_path']: info.get('instances', ()) for info in infos}
         self._root = (getattr(dataset, 'data_prefix', None) or {}).get('img') or ''
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: Sequence | None = None) -> None:
@@ -113,7 +114,7 @@ class PredictionPictures(Hook):
 
 def _truth(objects: Sequence[dict]) -> Truth:
     return Truth(
-        xywh(np.array([entry['bbox'] for entry in objects])),
+        xywh(np.array([entry['bbox'] for entry in objects], float)),
         np.array([entry['bbox_label'] for entry in objects], int),
         np.array([entry.get('ignore_flag', 0) for entry in objects], bool),
     )

@@ -16,6 +16,10 @@ from mmyolo_bgpenalty.evaluation.matching import Detections, Truth, assign_boxes
 from mmyolo_bgpenalty.utils.files import printable, write_whole
 
 HIT, FALSE, MISSED, IGNORED, WHITE = '#00e676', '#ff5a5a', '#ffea00', '#bdbdbd', '#ffffff'
+# The colours of matplotlib without its greys: first the strong ones, then the light ones.
+PALETTE = [
+    to_hex(colour) for tone in (0, 1) for colour in colormaps['tab20'].colors[tone::2] if min(colour) < max(colour)
+]
 SMALLEST = 640  # smaller pictures are enlarged, so that their text can be read
 
 
@@ -31,9 +35,8 @@ Title = Sequence[tuple[str, str]]  # texts and their colours
 
 def predicted_boxes(found: Detections, classes: Sequence[str]) -> list[DrawnBox]:
     """Boxes with class and score, in a colour for each class."""
-    palette = colormaps['tab10' if len(classes) <= 10 else 'tab20']
     rows = zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist())
-    return [DrawnBox(b, f'{classes[k]} {score:.2f}', to_hex(palette(k % palette.N))) for b, score, k in rows]
+    return [DrawnBox(b, f'{classes[k]} {score:.2f}', PALETTE[k % len(PALETTE)]) for b, score, k in rows]
 
 
 def judged_boxes(
@@ -83,11 +86,11 @@ def draw_boxes(image: np.ndarray, boxes: Sequence[DrawnBox], title: Title = ()) 
 
 
 def _outline(draw: ImageDraw.ImageDraw, corners: Sequence[float], entry: DrawnBox, width: int) -> None:
-    draw.rectangle(corners, outline='#00000080', width=width + 2)
+    x1, y1, x2, y2 = corners
+    draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline='#00000080', width=width + 2)
     if not entry.dashed:
         draw.rectangle(corners, outline=entry.colour, width=width)
         return
-    x1, y1, x2, y2 = corners
     dash = 4 * width
     for start in np.arange(x1, x2, 2 * dash).tolist():
         for y in (y1, y2):

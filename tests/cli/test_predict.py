@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from mmyolo_bgpenalty.cli import predict
 from mmyolo_bgpenalty.utils.coco_json import read_coco
+from mmyolo_bgpenalty.utils.label_formats.read import read_labeled
 from tests.helpers.seen_squares import see_squares, write_checkpoint, write_square
 from tests.helpers.tiny import CLASSES
 
@@ -112,6 +114,11 @@ def test_a_video_becomes_a_video_and_labeled_frames(run, video, tmp_path):
     coco = json.loads((tmp_path / 'new/predictions.json').read_text())
     assert [entry['file_name'] for entry in coco['images']] == [f'{name}.jpg' for name in names]
     np.testing.assert_allclose([a['bbox'] for a in coco['annotations']], [[x, 8, 16, 16] for x in (8, 16, 24)], atol=2)
+    for path in ('new/data.yaml', 'new/predictions.json'):
+        found = read_labeled(Path(path))['train']  # as `init` reads it
+        assert found.classes == list(CLASSES) and not found.notes
+        boxes = [tuple(box[1:5]) for _, boxes in sorted(found.boxes.items()) for box in boxes]
+        np.testing.assert_allclose(boxes, [a['bbox'] for a in coco['annotations']], atol=0.01)
     drawn = cv2.VideoCapture('new/video.mp4')
     assert (drawn.get(cv2.CAP_PROP_FRAME_COUNT), drawn.get(cv2.CAP_PROP_FPS)) == (3, 5)
     assert drawn.read()[1].shape == (480, 640, 3)
