@@ -82,6 +82,14 @@ def test_by_hand():
     assert (counts == expected).all()
 
 
+def test_the_pair_with_the_highest_iou_comes_first():
+    """The first detection overlaps both objects. The second one overlaps only the first object, and exactly."""
+    found = Detections(np.array([[0, 0, 10, 10], [0, 3, 10, 10]], float), np.array([0.9, 0.8]), np.array([0, 1]))
+    truth = Truth(np.array([[0, 3, 10, 10], [0, -3, 10, 10]], float), np.array([2, 2]), np.zeros(2, bool))
+    counts = confusion_matrix([(found, truth)], CLASSES)
+    assert counts[0, 2] == counts[1, 2] == 1 and counts.sum() == 2
+
+
 def test_without_boxes_it_is_0():
     nothing = (
         Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int)),

@@ -52,6 +52,9 @@ def test_precision_over_recall():
     mean = next(line for label, line in drawn.items() if label.startswith('mean'))
     assert np.mean(mean.get_ydata()) == pytest.approx(np.mean([c['ap'] for c in report['classes'][:2]]))
     assert mean.get_linewidth() > 2 * drawn[f'cell, AP {report["classes"][0]["ap"]:.3f}'].get_linewidth()
+    for line, entry in zip(axes.lines[:2], report['classes']):
+        assert np.mean(line.get_ydata()) == pytest.approx(entry['ap'])
+    assert report['classes'][0]['ap'] != report['classes'][1]['ap']
     points = [tuple(points.get_offsets()[0]) for points in axes.collections if len(points.get_offsets())]
     for suffix in ('_at_0.25', ''):
         for entry in report['classes'][:2]:
