@@ -10,6 +10,7 @@ from mmyolo_bgpenalty.cli.ablation.report import Question
 from mmyolo_bgpenalty.config_check.parts import ConfigParts, Dataset
 from mmyolo_bgpenalty.config_check.settings.plan import epoch_length
 from mmyolo_bgpenalty.datasets.solar_panels.generate import generate
+from mmyolo_bgpenalty.utils.arguments import non_negative
 
 LABELS_ONLY, UNLABELED, BOTH = 'labels only', 'unlabeled pictures', 'unlabeled pictures and penalty'
 ALL_LABELS, NO_PENALTY, PENALTY = 'all labels', 'without penalty', 'with penalty'
@@ -32,10 +33,10 @@ def does_it_help(cfg: Mapping, work_dir: Path) -> Comparison:
     All variants have the same number of iterations. A config without a teacher has two: with and without the penalty.
 
     Raises:
-        ValueError: the config has neither a teacher nor a penalty.
+        ValueError: the config has neither a teacher nor a penalty, or a json file of its training set has a mistake.
     """
     parts = ConfigParts(cfg)
-    penalty = parts.penalised and parts.plan is not None and parts.plan['lambda_bg'] > 0
+    penalty = parts.penalised and parts.plan is not None and non_negative('lambda_bg', parts.plan['lambda_bg']) > 0
     if not parts.semi and not penalty:
         raise ValueError(
             'Expected a config with unlabeled pictures or with a penalty (lambda_bg > 0), but it has neither: write '
@@ -52,9 +53,7 @@ def does_it_help(cfg: Mapping, work_dir: Path) -> Comparison:
     file = work_dir / 'all_labels.json'
     coco, overrides = _all_labels(parts, file)
     if coco is None:
-        return Comparison(
-            variants, questions, {}, 'A variant with all labels is left out: unlabeled pictures have no boxes'
-        )
+        return Comparison(variants, questions, {}, NO_TRUTH)
     variants[ALL_LABELS] = {'burn_in': TO_THE_END, **overrides}
     questions.append(Question('All labels', ALL_LABELS, LABELS_ONLY))
     return Comparison(variants, questions, {file: json.dumps(coco)})
@@ -67,6 +66,9 @@ def _all_labels(parts: ConfigParts, file: Path) -> tuple[dict | None, dict]:
             generate(dataset.node['data_root'])  # it is made on first use, which is now
     labeled, unlabeled = ([one for one in parts.train if one.role == role] for role in ('labeled', 'unlabeled'))
     sets = [(one, parts.coco_of(one)) for one in (*labeled, *unlabeled)]
+    for _, coco in sets:
+        if isinstance(coco, ValueError):
+            raise coco
     known = all(isinstance(coco, dict) and coco['annotations'] and 'indices' not in one.node for one, coco in sets)
     if not known or len(labeled) != 1 or not unlabeled:
         return None, {}

@@ -100,7 +100,7 @@ def _check_values(cfg: Config) -> None:
         except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
             if in_users_code(error):
                 raise
-            raise ValueError(f'the model cannot be built: {error}') from error
+            raise ValueError(f'the model cannot be built: {" ".join(str(error).split())}') from error
 
 
 def _after_burn_in(override: str) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 
@@ -105,6 +106,33 @@ def test_bad_variants(stage, capsys, content, part):
     assert stage() == 2
     error = capsys.readouterr().err
     assert error.count('\n') == 1 and part in error and not stage.calls()
+
+
+def test_values_reach_the_run_as_they_are(stage):
+    """As text on a command line, a dict would become a string, and a path would lose its spaces."""
+    values = {'env_cfg.a': dict(type='x', list=[0.3, None]), 'env_cfg.b': 'other set/it\'s "λ"', 'env_cfg.c': (1, (2,))}
+    stage.write('variants.py', f"variants = {{'a b': {values!r}}}")
+    stage.write('config.py', CONFIG + "env_cfg = {}\nload_from = __import__('pathlib').Path('a b.pth')\n")
+    assert stage('--seeds', '0') == 0
+    cfg = runpy.run_path(str(stage.work / 'a_b/seed_0.py'))
+    assert cfg['env_cfg'] == {name[-1]: value for name, value in values.items()} and cfg['load_from'] == 'a b.pth'
+
+
+@pytest.mark.parametrize(
+    'thresholds, part',
+    [
+        (dict(type='Fixed', thresholds=[0.3]), "variant 'b': the model cannot be built"),
+        (dict(type='Fixd'), "variant 'b': "),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_found_before_anything_trains(stage, capsys, thresholds, part):
+    stage.write(
+        'variants.py', f"variants = {{'a': {{}}, 'b': {{'model.semi_train_cfg.class_thresholds': {thresholds}}}}}"
+    )
+    stage.write('config.py', f"_base_ = '{CONFIGS}/yolov8_semi_bgpenalty.py'\n")
+    assert stage() == 2
+    error = capsys.readouterr().err
+    assert error.count('\n') == 1 and part in error and 'class_thresholds' in error and not stage.calls()
 
 
 def test_bad_arguments(stage, capsys):

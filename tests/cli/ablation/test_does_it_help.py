@@ -107,6 +107,13 @@ def test_without_all_labels_there_is_no_such_variant(tmp_path, kind):
     assert not found.files and 'all labels' in found.note
 
 
+def test_a_json_with_a_mistake_is_refused_before_anything_trains(tmp_path):
+    root = make_set(tmp_path / 'set')
+    (root / 'unlabeled.json').write_text('{')
+    with pytest.raises(ValueError, match='unlabeled.json: is not valid json'):
+        does_it_help(load(CONFIG, root, tmp_path), tmp_path)
+
+
 def test_without_a_penalty_and_without_a_teacher(data, tmp_path):
     found = does_it_help(load(CONFIG, data, tmp_path, lambda_bg=0.0), tmp_path)
     assert list(found.variants) == ['labels only', 'unlabeled pictures', 'all labels']
