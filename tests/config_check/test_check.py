@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 
 from mmyolo_bgpenalty.config_check import check
 from mmyolo_bgpenalty.config_check.check import check_at_start, check_config
+from mmyolo_bgpenalty.config_check.settings import plan
 from tests.helpers.tiny import CONFIGS, ROOT, SEMI
 
 ALL = sorted(path.name for path in CONFIGS.glob('*.py'))
@@ -138,6 +139,14 @@ def test_a_start_looks_at_the_images_of_the_built_sets(runner, logged, monkeypat
     assert spoilt.startswith(f'{TRAIN}.labeled: 2 of the 6 images looked at cannot be read: a.gone ')
     assert 'b.gone' in spoilt
     assert common.startswith(f'{TRAIN}.unlabeled: 1 images are also in {TRAIN}.labeled')
+
+
+def test_a_start_knows_how_long_the_run_is(runner, logged, monkeypatch):
+    """The length of an epoch is that of the loader. The settings of the tiny run do not fit into 100 iterations."""
+    monkeypatch.setattr(plan, 'epoch_length', lambda parts: parts.epoch_length)
+    check_at_start(runner)
+    assert any('the run has 100 iterations (20 epochs of 5): too few' in line for line in logged)
+    assert any('the teacher lags: it averages the last 250 iterations of 60' in line for line in logged)
 
 
 class Pictures:

@@ -131,7 +131,7 @@ def check_pictures(parts: ConfigParts) -> Findings:
     if run is None or not parts.semi or run.burn_in >= run.total:
         return
     for hook in parts.hooks_of('PseudoLabelPicturesHook'):
-        interval = hook.node.get('interval', 500)
+        interval = hook.node.get('interval', 0.2)
         every = 0 if interval == -1 else iterations_of('interval', interval, run.total)
         if every and run.total // every * every <= run.burn_in:
             what = f'a sheet every {every:,} iterations never comes after burn-in, {run.burn_in:,} of {run.total:,}'

@@ -66,7 +66,7 @@ class PseudoLabelPicturesHook(Hook):
 
     priority = 'LOW'
 
-    def __init__(self, interval: float = 500, max_images: int = 4):
+    def __init__(self, interval: float = 0.2, max_images: int = 4):
         if interval != -1 and not iterations_of('interval', interval, 1):
             raise ValueError(f'Expected `interval` to be > 0, or -1 for no sheets, but got {interval!r}')
         self.interval = interval
