@@ -1,5 +1,6 @@
 """Evaluate a checkpoint, like MMDetection's tools/test.py. It can also write plots and pictures."""
 
+import argparse
 import json
 import math
 import os
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--out', help=OUT)
     parser.add_argument('--show-dir', help=SHOW)
     parser.add_argument('--show-score', type=float, default=0.25, help='lowest score that is drawn (default 0.25)')
+    # `mim test` always passes --launcher none.
+    parser.add_argument('--launcher', choices=['none'], help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     with InputCheck() as check:
         fraction('--show-score', args.show_score)
