@@ -76,11 +76,11 @@ def draw_sheet(rows: Sequence[tuple[View, View]], title: tuple[str, str], legend
     for text, y, weight, size in zip(title, (0.22, 0.48), ('bold', 'normal'), (FONT + 2, FONT)):
         line = figure.text(0.5, 1 - y / sheet[1], text, weight=weight, size=size, ha='center', va='center')
         _cut(line, sheet[0] - 2 * GAP)
-    where = dict(loc='upper center', bbox_to_anchor=(0.5, 1 - HEADER / sheet[1]), ncols=legend_columns)
+    where: dict[str, Any] = dict(loc='upper center', bbox_to_anchor=(0.5, 1 - HEADER / sheet[1]), ncols=legend_columns)
     figure.legend(handles=handles, frameon=False, fontsize=FONT, borderpad=0, borderaxespad=0, **where)
     for i, view in enumerate(views):
-        line, column = divmod(i, columns)
-        x, y = GAP + column * (across + GAP), sheet[1] - top - VIEW_TITLE * (line + 1) - down * (line + 1)
+        row, column = divmod(i, columns)
+        x, y = GAP + column * (across + GAP), sheet[1] - top - (row + 1) * (VIEW_TITLE + down)
         _draw_view(figure.add_axes((x / sheet[0], y / sheet[1], across / sheet[0], down / sheet[1])), view)
     return figure
 
@@ -136,11 +136,11 @@ def _write_texts(axes: Axes, view: View, scale: float) -> None:
                 else:
                     label.set(size=FONT - 2, color=kind.colour, path_effects=[withStroke(linewidth=2, foreground='k')])
                 extent = _extent(label)
-                place = _free_place(box, extent, axes.bbox.size, kind.above, taken)
+                place = _free_place(box, extent, np.array(axes.bbox.size), kind.above, taken)
                 # Among many boxes, wide texts would hide the picture.
                 too_wide = crowded and text != texts[-1] and extent[0] > box[2] - box[0]
                 if place is not None and not too_wide:
-                    label.set_position(place[:2] / scale)
+                    label.set_position((place[0] / scale, place[1] / scale))
                     taken.append(place)
                     break
                 label.remove()
@@ -150,8 +150,8 @@ def _free_place(
     box: np.ndarray, extent: np.ndarray, panel: np.ndarray, above: bool, taken: Sequence[np.ndarray]
 ) -> np.ndarray | None:
     """The corners of a text of this extent, (width, height), at an edge of ``box``, or None if there is no room."""
-    x1, y1, x2, y2 = *np.clip(box[:2], 0, panel), *np.clip(box[2:], 0, panel)
-    w, h = extent
+    (x1, y1), (x2, y2) = np.clip(box.reshape(2, 2), 0, panel).tolist()
+    w, h = extent.tolist()
     over, under = [(x1, y1 - h), (x2 - w, y1 - h)], [(x1, y2), (x2 - w, y2)]
     beside, inside = [(x2, y1), (x1 - w, y1)], [(x1, y1), (x2 - w, y1), (x1, y2 - h), (x2 - w, y2 - h)]
     for x, y in [*(over + under if above else under + over), *beside, *inside]:
