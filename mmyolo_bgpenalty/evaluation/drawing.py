@@ -17,9 +17,7 @@ from mmyolo_bgpenalty.utils.files import printable, write_whole
 
 HIT, FALSE, MISSED, IGNORED, WHITE = '#00e676', '#ff5a5a', '#ffea00', '#bdbdbd', '#ffffff'
 # The colours of matplotlib without its greys: first the strong ones, then the light ones.
-PALETTE = [
-    to_hex(colour) for tone in (0, 1) for colour in colormaps['tab20'].colors[tone::2] if min(colour) < max(colour)
-]
+PALETTE = [to_hex(colormaps['tab20'](i)) for i in (*range(0, 20, 2), *range(1, 20, 2)) if i not in (14, 15)]
 SMALLEST = 640  # smaller pictures are enlarged, so that their text can be read
 
 

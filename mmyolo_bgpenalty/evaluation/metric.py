@@ -43,7 +43,8 @@ class PrecisionRecallMetric(CocoMetric):
         coco: also report the values of CocoMetric, ``coco/bbox_mAP`` …. They are 0 without any detection.
         prefix: replaces ``pr``.
         plot_dir: a folder. Every evaluation writes ``precision_recall.png``, ``confidence.png`` and
-            ``confusion_matrix.png`` to it, and replaces the files of the evaluation before.
+            ``confusion_matrix.png`` to it, and replaces the files of the evaluation before. After
+            TeacherStudentValLoop they show the student.
         kwargs: further arguments of CocoMetric. ``classwise`` logs each class, and reports ``pr/{class}_precision``,
             ``_recall``, ``_f1`` and ``_ap`` for each class with objects. ``outfile_prefix='a/b'`` writes the report at
             every evaluation to ``a/b.precision_recall.json``, with null for nan. TeacherStudentValLoop evaluates the
