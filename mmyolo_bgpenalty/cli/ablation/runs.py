@@ -63,7 +63,7 @@ class Run:
         """The content of result.json, or None if the run is not finished.
 
         Raises:
-            ValueError: the file is no json, or the run had another config.
+            ValueError: the file is no json.
         """
         file = self.folder / 'result.json'
         if not file.exists():
@@ -116,7 +116,7 @@ class Run:
             metrics=read_json(out / 'metrics.json'),
             curve=read_json(curves)['curve'] if curves.exists() else None,
         )
-        write_whole(self.folder / 'result.json', json.dumps(result, indent=1, ensure_ascii=False) + '\n')
+        write_whole(self.folder / 'result.json', json.dumps(result, indent=1, ensure_ascii=False, default=str) + '\n')
 
     def _spent(self) -> float:
         """Seconds that the run took before it was interrupted. The latest log entry is its last sign of life."""

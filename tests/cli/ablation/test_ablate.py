@@ -111,11 +111,14 @@ def test_bad_variants(stage, capsys, content, part):
 def test_values_reach_the_run_as_they_are(stage):
     """As text on a command line, a dict would become a string, and a path would lose its spaces."""
     values = {'env_cfg.a': dict(type='x', list=[0.3, None]), 'env_cfg.b': 'other set/it\'s "λ"', 'env_cfg.c': (1, (2,))}
-    stage.write('variants.py', f"variants = {{'a b': {values!r}}}")
+    path = "{'env_cfg.d': __import__('pathlib').Path('x y')}"
+    stage.write('variants.py', f"variants = {{'a b': {values!r} | {path}}}")
     stage.write('config.py', CONFIG + "env_cfg = {}\nload_from = __import__('pathlib').Path('a b.pth')\n")
     assert stage('--seeds', '0') == 0
     cfg = runpy.run_path(str(stage.work / 'a_b/seed_0.py'))
-    assert cfg['env_cfg'] == {name[-1]: value for name, value in values.items()} and cfg['load_from'] == 'a b.pth'
+    assert cfg['env_cfg'] == {**{name[-1]: value for name, value in values.items()}, 'd': 'x y'}
+    assert cfg['load_from'] == 'a b.pth'
+    assert json.loads((stage.work / 'a_b/seed_0/result.json').read_text())['overrides']['env_cfg.d'] == 'x y'
 
 
 @pytest.mark.parametrize(
