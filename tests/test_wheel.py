@@ -41,7 +41,7 @@ def installed(tmp_path_factory) -> OwnEnvironment:
     stale.touch()
     environment.run('setup.py', '-q', 'sdist', '--dist-dir', str(folder), cwd=checkout)
     (archive,) = folder.glob('*.tar.gz')
-    environment.run('-m', 'pip', 'install', '--no-build-isolation', '--no-deps', str(archive), cwd=folder)
+    environment.run('-m', 'pip', 'install', '--no-build-isolation', str(archive), cwd=folder)
     return environment
 
 
@@ -88,6 +88,9 @@ def test_the_wheel_requires_the_packages_that_it_imports(installed):
     others = {name.partition('.')[0] for name in imported} - {*sys.stdlib_module_names, 'mmyolo_bgpenalty'}
     assert {DISTRIBUTIONS.get(name, name) for name in others - NOT_REQUIRED} == required
     assert list(about.rglob('LICENSE'))
+    # An environment with OpenMMLab and globox has them all, so pip has added nothing else.
+    added = {path.name for path in installed.site.iterdir()} - {'rest.pth', '__pycache__'}
+    assert added == {'mmyolo_bgpenalty', about.name}
 
 
 def test_commands_and_configs_are_those_of_the_wheel(installed, package, data, tmp_path):
