@@ -98,7 +98,7 @@ def test_texts_overlap_no_other_text(height, width, number):
         assert not any(a.overlaps(b) for a, b in combinations(extents, 2))
         frame = axes.bbox.padded(1)
         assert all(frame.contains(*corner) for extent in extents for corner in extent.get_points())
-        assert number > 1 or axes.texts[0].get_text() in texts
+        assert len(axes.texts) >= 5
     for text in [*figure.texts, *(axes._left_title for axes in figure.axes)]:
         x1, _, x2, y2 = text.get_window_extent().extents
         assert sheet[0] <= x1 and x2 <= sheet[2] and y2 <= sheet[3] and text.get_text().endswith('…')
