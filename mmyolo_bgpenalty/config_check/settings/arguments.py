@@ -25,7 +25,7 @@ def check_arguments(parts: ConfigParts) -> Findings:
     for path, node, registry in _typed(parts):
         kind = class_of(node, registry, parts.scope)
         known = None if kind is None else arguments_of(kind)
-        if known is not None:
+        if kind is not None and known is not None:
             taken_out = {'type', '_scope_', *TAKEN_OUT.get(registry, ())}
             yield from _unknown(path, kind.__name__, set(node) - taken_out, known)
 
@@ -33,10 +33,10 @@ def check_arguments(parts: ConfigParts) -> Findings:
 def check_options(parts: ConfigParts) -> Findings:
     """Dicts of options, which are no parts."""
     semi, own = 'model.semi_train_cfg', 'SemiYOLODetector' in parts.model.names
-    options = {}
+    options: dict[str, Collection[str]] = {}
     if parts.penalised:
-        names = [field.name for field in fields(BackgroundPenaltyOptions)]
-        options[f'{parts.head.path}.bg_penalty'] = ['lambda_bg', *names]
+        penalty = [field.name for field in fields(BackgroundPenaltyOptions)]
+        options[f'{parts.head.path}.bg_penalty'] = ['lambda_bg', *penalty]
     if own:
         options[semi] = [field.name for field in fields(SemiTrainOptions)]
         options[f'{semi}.pseudo_test_cfg'] = list(PSEUDO_TEST_CFG)
@@ -47,9 +47,10 @@ def check_options(parts: ConfigParts) -> Findings:
         yield from _unknown(path, path.rpartition('.')[2], set(parts.get(path) or {}), known)
     thresholds = parts.get(f'{semi}.class_thresholds') or {}
     if own and thresholds.get('type') in TYPES:
-        given = {'num_classes', 'per_image', 'score_thr'}
-        known = arguments_of(TYPES[thresholds['type']]) - given
-        yield from _unknown(f'{semi}.class_thresholds', thresholds['type'], set(thresholds) - {'type'}, known)
+        kind: type = TYPES[thresholds['type']]
+        of_the_detector = frozenset(['num_classes', 'per_image', 'score_thr'])
+        names = (arguments_of(kind) or frozenset()) - of_the_detector
+        yield from _unknown(f'{semi}.class_thresholds', thresholds['type'], set(thresholds) - {'type'}, names)
 
 
 def _unknown(path: str, owner: str, names: Collection, known: Collection[str]) -> Findings:

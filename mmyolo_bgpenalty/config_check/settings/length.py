@@ -69,7 +69,9 @@ def check_run(parts: ConfigParts) -> Findings:
 def check_average(parts: ConfigParts) -> Findings:
     """The teacher must average over many iterations, but over few compared with the run."""
     run = plan_of(parts)
-    for hook in parts.hooks_of('MeanTeacherHook') if parts.semi and run is not None else ():
+    if run is None or not parts.semi:
+        return
+    for hook in parts.hooks_of('MeanTeacherHook'):
         own = 'BurnInMeanTeacherHook' in hook.names
         in_burn_in = hook.node.get('average_in_burn_in', not own)
         total = run.total - (0 if in_burn_in else run.burn_in)

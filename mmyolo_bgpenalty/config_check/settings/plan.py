@@ -41,7 +41,7 @@ def _plan_of(parts: ConfigParts) -> RunPlan | None:
     epoch, length = epoch_length(parts), parts.length
     if not length or (epoch is None and parts.by_epoch):
         return None
-    total = length * epoch if epoch and parts.by_epoch else length
+    total = int(length * epoch if epoch and parts.by_epoch else length)
     hooks, plan = parts.hooks_of('LambdaBgSchedulerHook'), parts.plan
     if plan is None or plan['burn_in'] == 0:
         return RunPlan(epoch, 0, total)
@@ -56,8 +56,9 @@ def epoch_length(parts: ConfigParts) -> int | None:
         return parts.epoch_length
     base = re.escape(parts.train_set.path)
     direct = all(re.fullmatch(rf'{base}(\.labeled|\.unlabeled|\.datasets\.\d+)?', one.path) for one in parts.train)
-    images = [_images(parts, dataset) for dataset in parts.train] if direct else []
-    if not images or None in images:
+    counts = [_images(parts, dataset) for dataset in parts.train] if direct else []
+    images = [number for number in counts if number is not None]
+    if not images or len(images) < len(counts):
         return None
     size, processes = parts.get('train_dataloader.batch_size', 1), get_world_size()
     if 'LabeledUnlabeledBatchSampler' in parts.batch_sampler.names:
