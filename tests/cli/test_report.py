@@ -42,6 +42,7 @@ def run(data, tmp_path_factory):
             cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = cfg.test_cfg = None
         cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
         cfg.dump(folder / 'tiny.py')
+        handler = signal.getsignal(signal.SIGTERM)
         with redirect_stdout(io.StringIO()) as console, pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
             argv = ['tiny.py', *arguments]
@@ -51,6 +52,7 @@ def run(data, tmp_path_factory):
                 with pytest.raises(SystemExit) as end:
                     train(argv)
                 assert end.value.code == stopped
+        signal.signal(signal.SIGTERM, handler)  # a run that Ctrl-C stops leaves its own
         return SimpleNamespace(text=console.getvalue(), folder=folder)
 
     return run
