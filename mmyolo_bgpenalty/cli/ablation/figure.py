@@ -34,7 +34,8 @@ def draw(rows: Sequence[dict], results: Sequence[dict], headings: dict[str, tupl
     lines = -(-len(metrics) // COLUMNS)
     columns = -(-len(metrics) // lines)
     height = 0.7 + 0.22 * sum(name.count('\n') + 1.5 for name in names.values())
-    with_curves = any(result.get('curve') for result in results)
+    # Without a correct detection, all curves lie on the axis.
+    with_curves = any(any(result['curve']['precision']) for result in results if result.get('curve'))
     figure = Figure(figsize=(2.2 + 2.9 * columns, 4.6 * with_curves + height * lines + 0.5), layout='constrained')
     grid = figure.add_gridspec(with_curves + lines, columns, height_ratios=[4.6] * with_curves + [height] * lines)
     if with_curves:

@@ -84,7 +84,7 @@ def _learnt_nothing(results: list[dict], variant: str) -> str | None:
     for metric, name, least in (('coco/bbox_mAP_50', 'mAP50', LEARNT), ('pr/recall_at_0.25', 'recall @ 0.25', 1e-9)):
         over = mean_and_std(list(values_by_seed(results, variant, metric).values()))
         if over and over.mean < least:
-            return f'cannot conclude: {variant} has learnt too little ({name} {over.mean:.3f}), train longer'
+            return f'cannot conclude: "{variant}" has learnt too little ({name} {over.mean:.3f}), train longer'
     return None
 
 

@@ -103,7 +103,8 @@ def test_a_baseline_that_has_learnt_nothing_cannot_be_compared(name, value):
         result['metrics'][name] = value if result['variant'] == 'base' else 0.5
     found = answer(results, Question('Q', 'other', 'base'))
     assert (
-        found['text'].startswith('Q: cannot conclude: base has learnt too little') and 'train longer.' in found['text']
+        found['text'].startswith('Q: cannot conclude: "base" has learnt too little')
+        and 'train longer.' in found['text']
     )
     rows = [row for row in compare(results, ['base', 'other']) if row['variant'] == 'other']
     assert all(row['conclusion'] == found['conclusion'] for row in rows)
@@ -123,6 +124,8 @@ def test_the_figure_has_no_blank_panels_and_no_bars():
     assert {row['metric'] for row in rows} == {'coco/bbox_mAP', 'coco/bbox_mAP_50'}
     curves, *panels = draw(rows, results, METRICS).axes
     assert [axes.get_title().splitlines()[0] for axes in panels] == ['mAP', 'mAP50'] and curves.get_xlabel() == 'recall'
+    nothing = [dict(result, curve=dict(CURVE, precision=[0.0] * 3)) for result in results]
+    assert len(draw(rows, nothing, METRICS).axes) == len(panels)
     for axes in panels:
         assert not axes.patches and axes.get_ylim() == (1.5, -0.5)
     # The mean of `other` is 0.367, and each seed has a dot. The line is the interval around the mean.
