@@ -43,7 +43,7 @@ class SmallFilesOnly(Hook):
 
     def limit(self, runner, metrics=None):
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 
 
 def start(work_dir, function, *args):
