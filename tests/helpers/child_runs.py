@@ -34,7 +34,7 @@ class Signal(Hook):
 
 
 class SmallFilesOnly(Hook):
-    """After the stage, the kernel kills the process if it writes more than 200,000 bytes to a file."""
+    """After the stage, the kernel kills the process if it writes more than 1 MB to a file."""
 
     priority = 'LOWEST'
 
