@@ -51,6 +51,11 @@ class Run:
         return (self.folder / 'last_checkpoint').exists()
 
     @property
+    def last_name(self) -> str | None:
+        """The file name of the last checkpoint of a finished run. A run that started there would train nothing."""
+        return Path((self.folder / 'last_checkpoint').read_text().strip()).name if self.result else None
+
+    @property
     def state(self) -> str:
         if self.result:
             return 'finished'
@@ -131,7 +136,7 @@ class Run:
         points = []
         for other in self.group:
             for file in other.folder.glob('*.pth') if other is not self else ():
-                progress = progress_of(file, self.by_epoch)
+                progress = None if file.name == other.last_name else progress_of(file, self.by_epoch)
                 if progress is not None and progress <= min(self.burn_in, other.burn_in) + 1e-9:
                     points.append((progress, file))
         return max(points, default=(0, None))[1]

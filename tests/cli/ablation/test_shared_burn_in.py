@@ -43,6 +43,12 @@ def test_a_variant_that_is_added_later_starts_from_a_finished_run(stage):
     assert starts(stage)['lambda_2'] == 'labels_only/seed_0/epoch_1.pth' and len(stage.calls()) == 3
 
 
+def test_no_run_starts_from_the_end_of_another(stage):
+    stage.write('variants.py', "variants = {'a': dict(burn_in=1000), 'b': dict(burn_in=1000, lambda_bg=1.0)}")
+    assert stage('--seeds', '0') == 0
+    assert starts(stage) == {'a': 'None', 'b': 'a/seed_0/epoch_2.pth'}
+
+
 def test_lengths_in_iterations(stage):
     """The stand-in saves a checkpoint every 10 iterations. Burn-in ends between two of them."""
     loop = "dict(type='IterBasedTrainLoop', max_iters=50)"
