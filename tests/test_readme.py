@@ -1,10 +1,9 @@
 """The commands and configs in README.md work, at a size that takes seconds.
 
 Each code block has a test. `make` and the ablations only print what they would run. The trained configs are
-`yolov8_semi_bgpenalty.py` and `yolov8_semi_bgpenalty_bccd.py`.
+`yolov8_semi_bgpenalty.py` and the project that `init` makes.
 """
 
-import json
 import os
 import re
 import shlex
@@ -15,12 +14,16 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmyolo.registry import HOOKS, MODELS
 
+from mmyolo_bgpenalty import config
+from mmyolo_bgpenalty.__main__ import COMMANDS as COMMAND_NAMES
 from mmyolo_bgpenalty.utils.files import read_json
 from tests.helpers.environments import OwnEnvironment, copy_checkout
+from tests.helpers.labels import make_voc, save_picture
 from tests.helpers.tiny import ROOT, SEMI, SMALL, data_options, make_images, make_set, stated
 
 BLOCKS = re.findall(r'^```(\w+)\n(.*?)^```', (ROOT / 'README.md').read_text(encoding='utf-8'), re.S | re.M)
@@ -31,8 +34,8 @@ LINES = [
     for line in text.replace('\\\n', ' ').splitlines()
 ]
 COMMANDS = [words for words in LINES if words[0] == 'python']
-# README names `make` targets that run these tools.
-NOT_SHOWN = {'setup_env.py', 'noxfile.py', 'benchmark.py'}
+NOT_SHOWN = {'make-solar', 'benchmark'}  # README names the tool of the first, and a `make` target of the second
+PROJECT = 'my_project/my_project.py'
 SNIPPETS = [text for kind, text in BLOCKS if kind == 'python']
 # Two epochs. The first is burn-in.
 SHORT = ['train_cfg.max_epochs=2', 'train_cfg.val_interval=2', 'burn_in=1', 'default_hooks.checkpoint.interval=2']
@@ -40,18 +43,19 @@ SHORT = ['train_cfg.max_epochs=2', 'train_cfg.val_interval=2', 'burn_in=1', 'def
 
 @pytest.fixture(scope='module')
 def stage(tmp_path_factory):
-    """A folder with the project's tools and configs, and a tiny data/bccd."""
+    """A folder with the project's tools and configs, weights, and the sets that README names."""
     root = tmp_path_factory.mktemp('readme')
     for name in ('tools', 'configs'):
         (root / name).symlink_to(ROOT / name)
     make_set(root / 'data/tiny')
-    classes = Config.fromfile(ROOT / 'configs/yolov8_semi_bgpenalty_bccd.py').classes
-    (root / 'data/bccd/annotations').mkdir(parents=True)
-    for seed, (name, number) in enumerate((('train', 40), ('test', 6))):
-        make_images(root / 'data/bccd', name, number, seed)
-        annotations = json.loads((root / f'data/bccd/{name}.json').read_text())
-        annotations['categories'] = [dict(id=i + 1, name=name) for i, name in enumerate(classes)]
-        (root / f'data/bccd/annotations/{name}.json').write_text(json.dumps(annotations))
+    make_images(root / 'data/bccd/annotations', 'train', 40, seed=0)
+    names = [f'{number}.jpg' for number in range(12)]
+    make_voc(root / 'data/cells', names)
+    for name in names[:8]:
+        save_picture(root / 'data/new' / name)
+    init_default_scope('mmyolo')
+    detector = MODELS.build(Config.fromfile(config('yolov8_bgpenalty_own.py', model_size='n')).model)
+    torch.save(dict(state_dict=detector.state_dict()), root / 'yolov8s.pt')
     return root
 
 
@@ -59,7 +63,7 @@ def run(stage: Path, command: list, *more: str) -> str:
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT), 'PYTHONWARNINGS': 'ignore'}
     arguments = [sys.executable, *command[1:], *more]
     done = subprocess.run(arguments, cwd=stage, env=environment, text=True, capture_output=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.returncode == 0, [command, done.stdout[-3000:] + done.stderr[-3000:]]
     return done.stdout
 
 
@@ -99,41 +103,52 @@ def test_commands(stage):
     """In the order of README, since a command may need the files of another."""
     seen = []
     for command in COMMANDS:
-        tool, config = Path(command[1]).name, command[2]
-        seen.append(tool)
-        if tool == 'make_solar_set.py':
-            run(stage, [part.replace('1500', '3') for part in command])
-            assert len(read_json(stage / command[2] / 'annotations/val.json')['images']) == 3
-            continue
-        # The run has only two epochs.
-        command = [part.replace('epoch_18', 'epoch_2') for part in command]
+        # A project is made small. Its run has only two epochs.
+        command = [part.replace('epoch_36', 'epoch_2') for part in command]
+        if command[1] != '-m':
+            tool = Path(command[1]).stem
+            if tool == 'make_solar_set':
+                run(stage, [part.replace('1500', '3') for part in command])
+                assert len(read_json(stage / command[2] / 'annotations/val.json')['images']) == 3
+                continue
+            command[1:2] = ['-m', 'mmyolo_bgpenalty', dict(ablation='ablate').get(tool, tool)]
+        name, config_file = command[3:5]
+        seen.append(name)
         options = [] if '--cfg-options' in command else ['--cfg-options']
-        options += stated(SMALL)
-        if 'bccd' not in config:
+        options += [part for part in stated(SMALL) if config_file != PROJECT or 'widen' not in part]
+        if 'configs/' in config_file:
             options += stated(data_options(stage / 'data/tiny'))
-        if tool == 'train.py':
-            run(stage, command, *options, *SHORT)
-        elif tool == 'check_config.py':
+        if name == 'init':
+            small = ('--model', 'n', '--size', '64', '--batch', '4', '--iterations', '8')
+            assert f'train {PROJECT}' in run(stage, command, *small)
+            assert Config.fromfile(stage / PROJECT).train_dataloader.batch_size == 4
+        elif name == 'train':
+            assert 'tensors taken' in run(stage, command, *options, *SHORT) or config_file != PROJECT
+        elif name == 'check':
             assert 'loss_bg' in run(stage, command, *options)
-        elif tool == 'test.py':
+        elif name == 'test':
             run(stage, command, *options, '--launcher', 'none')  # `mim test` adds this
-            metrics = read_json(stage / 'results/metrics.json')
-            assert any(name.endswith('bbox_mAP_50') for name in metrics)
-            assert (stage / 'results/test.precision_recall.json').exists()
-        elif tool == 'ablation.py':
+            assert {'metrics.json', 'precision_recall.png', 'confusion_matrix.png'} <= set(
+                os.listdir(stage / 'results')
+            )
+            assert len([*(stage / 'shown').rglob('*.jpg')]) == 2
+        elif name == 'predict':
+            run(stage, command, *options)
+            (found,) = stage.glob('predictions/*/predictions.json')
+            assert len(read_json(found)['images']) == 8
+        elif name == 'ablate':
             # test_ablate.py trains a tiny ablation.
-            command.insert(3, '--dry-run')
+            command.insert(5, '--dry-run')
             assert re.search(r'(\d+) of \1 runs to do', run(stage, command, *options))
-        elif tool == 'split_dataset.py':
+        elif name == 'split':
             run(stage, command)
             assert len(read_json(stage / 'data/bccd/semi_anns/train.1@10.json')['images']) == 4
-        elif tool == 'export_teacher.py':
+        elif name == 'export':
             run(stage, command, *options)
         else:
-            pytest.fail(f'no test of {tool}')
-    work_dir = stage / 'work_dirs/yolov8_semi_bgpenalty_bccd'
-    assert (work_dir / 'epoch_2.pth').exists()
-    assert set(seen) == {path.name for path in (ROOT / 'tools').glob('*.py')} - NOT_SHOWN
+            pytest.fail(f'no test of {name}')
+    assert (stage / 'work_dirs/my_project/epoch_2.pth').exists()
+    assert set(seen) == set(COMMAND_NAMES) - NOT_SHOWN
 
 
 @pytest.mark.parametrize('text', SNIPPETS, ids=lambda text: text.split('(')[0].split('\n')[-1].strip())
