@@ -21,9 +21,9 @@ def check_sizes(parts: ConfigParts) -> Findings:
         branches = list(_branches(pipeline or [], {None}, parts.scope))
         for sizes in branches:
             if None not in sizes and len(sizes) > 1:
-                what = f'its images have {_text(sizes)} pixels, so they do not fit into one batch'
+                what = f'its images have {_text(_known(sizes))} pixels, so they do not fit into one batch'
                 yield error(where, what, 'give all its transforms one size')
-        known = {size for sizes in branches for size in sizes if size}
+        known = {size for sizes in branches for size in _known(sizes)}
         if known:
             found[where] = known
             yield from _of_network(parts, where, known)
@@ -37,10 +37,14 @@ def check_sizes(parts: ConfigParts) -> Findings:
 def _of_network(parts: ConfigParts, where: str, sizes: Iterable[tuple[int, int]]) -> Findings:
     strides = parts.get(f'{parts.head.path}.head_module.featmap_strides') or [1]
     pads = any(parts.get(f'{path}.data_preprocessor.pad_size_divisor') for path in ('model', parts.detector.path))
-    odd = {size for size in sizes if size[0] % max(strides) or size[1] % max(strides)}
+    odd = [size for size in sizes if size[0] % max(strides) or size[1] % max(strides)]
     if odd and not pads:
         what = f'images of {_text(odd)}: the network needs multiples of {max(strides)}'
         yield error(where, what, f'write a width and a height that are multiples of {max(strides)}')
+
+
+def _known(sizes: Iterable[Size]) -> set[tuple[int, int]]:
+    return {size for size in sizes if size is not None}
 
 
 def _text(sizes: Iterable[tuple[int, int]]) -> str:

@@ -5,7 +5,6 @@ unit. The functions have no state, so a resumed run is on schedule.
 """
 
 import math
-from numbers import Real
 from typing import Any
 
 from mmyolo_bgpenalty.utils.arguments import non_negative, one_of
@@ -27,7 +26,7 @@ def iterations_of(name: str, length: Any, total: int) -> int:
     Raises:
         ValueError: ``length`` is something else.
     """
-    number = isinstance(length, Real) and not isinstance(length, bool) and 0 <= length < math.inf
+    number = isinstance(length, (int, float)) and not isinstance(length, bool) and 0 <= length < math.inf
     if not number or (length >= 1 and length != int(length)):
         expected = 'a whole number of iterations or, below 1, a share of the run'
         raise ValueError(f'Expected `{name}` to be {expected}, but got {length!r}')

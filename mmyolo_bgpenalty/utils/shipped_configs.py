@@ -98,7 +98,7 @@ def _bases(folder: Path, file: Path, value: ast.expr, variables: Mapping) -> Ite
     """The bases of a copied config and their variables. A base is a path, or a call of ``config``."""
     for base in value.elts if isinstance(value, ast.List) else [value]:
         if isinstance(base, ast.Call):
-            own = {keyword.arg: ast.literal_eval(keyword.value) for keyword in base.keywords}
+            own = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in base.keywords}
             yield folder / ast.literal_eval(base.args[0]), {**own, **variables}
         else:
             yield file.parent / ast.literal_eval(base), dict(variables)

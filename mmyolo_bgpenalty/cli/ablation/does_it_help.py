@@ -69,11 +69,12 @@ def _all_labels(parts: ConfigParts, file: Path) -> tuple[dict | None, dict]:
     for _, coco in sets:
         if isinstance(coco, ValueError):
             raise coco
-    known = all(isinstance(coco, dict) and coco['annotations'] and 'indices' not in one.node for one, coco in sets)
+    read = [(one, coco) for one, coco in sets if isinstance(coco, dict)]
+    known = len(read) == len(sets) and all(coco['annotations'] and 'indices' not in one.node for one, coco in read)
     if not known or len(labeled) != 1 or not unlabeled:
         return None, {}
     node, path = labeled[0].node, labeled[0].path
-    coco = merged([(one, coco) for one, coco in sets if isinstance(coco, dict)])
+    coco = merged(read)
     overrides: dict = {f'{path}.ann_file': os.path.relpath(file, node.get('data_root') or '.')}
     sampler = parts.batch_sampler.node
     if parts.by_epoch and sampler.get('epoch_of') == 'labeled':
@@ -81,7 +82,7 @@ def _all_labels(parts: ConfigParts, file: Path) -> tuple[dict | None, dict]:
         # They are not read, since burn-in does not end.
         epoch, ratio = epoch_length(parts), sampler.get('source_ratio', (1, 1))
         pictures = epoch and epoch * parts.get('train_dataloader.batch_size') // sum(ratio) * ratio[1]
-        if len(unlabeled) != 1 or not pictures or pictures > len(sets[1][1]['images']):
+        if len(unlabeled) != 1 or not pictures or pictures > len(read[1][1]['images']):
             return None, {}
         overrides['train_dataloader.batch_sampler.epoch_of'] = 'unlabeled'
         overrides[f'{unlabeled[0].path}.indices'] = pictures

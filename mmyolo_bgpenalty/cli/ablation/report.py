@@ -91,16 +91,16 @@ def _learnt_nothing(results: list[dict], variant: str) -> str | None:
 def answer(results: list[dict], question: Question) -> dict:
     """The answer to a question by ``ANSWERED_BY``, also as ``text``. Another metric is added without a conclusion."""
     metric, other = ANSWERED_BY, ADDED
-    changes = {name: _paired(results, question, name) for name in (metric, other)}
+    change, added = (_paired(results, question, name) for name in (metric, other))
     fault = _learnt_nothing(results, question.reference)
-    said = fault or conclusion(changes[metric], METRICS[metric][1])
+    said = fault or conclusion(change, METRICS[metric][1])
     text = f'{question.title}: '
-    if changes[metric] is not None and not fault:
-        number = changes[metric].number
-        text += f'{METRICS[metric][0]} {_change(changes[metric])} ({number} seed{"s" if number > 1 else ""}): '
+    if change is not None and not fault:
+        number = change.number
+        text += f'{METRICS[metric][0]} {_change(change)} ({number} seed{"s" if number > 1 else ""}): '
     text += f'{said}.'
-    if changes[other] is not None and not fault:
-        text += f' {METRICS[other][0].capitalize()}: {_change(changes[other])}.'
+    if added is not None and not fault:
+        text += f' {METRICS[other][0].capitalize()}: {_change(added)}.'
     return dict(question._asdict(), metric=metric, conclusion=said, text=text)
 
 

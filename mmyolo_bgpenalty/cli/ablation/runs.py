@@ -160,15 +160,15 @@ def progress_of(file: Path, by_epoch: bool) -> float | None:
     The name has epochs or iterations. If the other unit is asked for, the checkpoint says how long an epoch is.
     """
     named = re.fullmatch(r'(?:epoch_(\d+))?_?(?:iter_(\d+))?\.pth', file.name)
-    epochs, iterations = (number and int(number) for number in named.groups()) if named else (None, None)
-    if epochs is None and iterations is None:
+    epochs, iterations = (int(number or -1) for number in named.groups()) if named else (-1, -1)
+    if epochs < 0 and iterations < 0:
         return None
-    if by_epoch and iterations is None:
+    if by_epoch and iterations < 0:
         return epochs
-    if not by_epoch and iterations is not None:
+    if not by_epoch and iterations >= 0:
         return iterations
     try:
         batches = read_checkpoint(str(file))['resume']['batches']
     except (CheckpointError, OSError, KeyError):
         return None
-    return epochs * batches if iterations is None else iterations / batches
+    return epochs * batches if iterations < 0 else iterations / batches
