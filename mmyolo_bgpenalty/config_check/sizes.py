@@ -28,9 +28,9 @@ def check_sizes(parts: ConfigParts) -> Findings:
             found[where] = known
             yield from _of_network(parts, where, known)
     first = next(iter(found), '')
-    for where, sizes in found.items():
-        if not sizes & found[first]:
-            what = f'images of {_text(sizes)}, but {first} has {_text(found[first])}'
+    for where, own in found.items():
+        if not own & found[first]:
+            what = f'images of {_text(own)}, but {first} has {_text(found[first])}'
             yield warning(where, what, 'give all pipelines one size, or ignore this if different sizes are meant')
 
 

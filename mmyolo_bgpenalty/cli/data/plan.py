@@ -7,7 +7,7 @@ from dataclasses import dataclass
 ITERATIONS = 2700
 BATCH = 8  # with unlabeled pictures, half of a batch is labeled
 BURN_IN = 0.4  # share of training on labeled pictures only
-WARMUP = 0.25  # rise of λ after burn-in, as a share of burn-in
+WARMUP = 0.5  # rise of λ after burn-in, as a share of burn-in
 EPOCHS = (10, 100)  # an epoch should not be longer or shorter
 
 
