@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from mmyolo_bgpenalty.cli.data import init
@@ -42,7 +43,8 @@ def names_in(coco):
 
 def test_from_voc_to_a_config_for_labels_only(run, tmp_path):
     make_voc(tmp_path / 'voc', TEN)
-    code, out, err = run('cells', '--labeled', 'voc', '--size', 96, 64, '--weights', save_picture(tmp_path / 'w.png'))
+    torch.save({'backbone.stem.conv.weight': torch.zeros(32, 3, 3, 3)}, tmp_path / 'w.pth')
+    code, out, err = run('cells', '--labeled', 'voc', '--size', 96, 64, '--weights', 'w.pth')
     assert (code, err) == (0, '')
     cfg, sets = project(tmp_path)
     assert sorted(sets) == ['train', 'val'] and not check_config(cfg)
@@ -50,7 +52,7 @@ def test_from_voc_to_a_config_for_labels_only(run, tmp_path):
     assert sorted(names_in(sets['train']) + names_in(sets['val'])) == TEN
     assert [category['name'] for category in sets['train']['categories']] == sorted(NAMES) == list(cfg.classes)
     assert {tuple(box['bbox']) for box in sets['train']['annotations']} == {(10, 20, 20, 16)}
-    assert cfg.img_scale == (96, 64) and cfg.load_from == str(tmp_path / 'w.png')
+    assert cfg.img_scale == (96, 64) and cfg.load_from == str(tmp_path / 'w.pth')
     assert cfg.model.backbone.widen_factor == 0.5
     assert '│ pictures           │     8 │   2 │' in out and 'add --split 10' in out
     assert out.endswith(

@@ -12,14 +12,14 @@ from mmyolo_bgpenalty.utils.shipped_configs import config
 @pytest.mark.parametrize(
     'arguments, plan',
     [
-        ((234, 0), Plan(90, 36, 9, 30, 8, 'labeled')),
-        ((29, 263), Plan(41, 16, 4, 66, 8, 'unlabeled')),
-        ((100, 100_000), Plan(108, 43, 11, 25, 8, 'labeled')),  # one pass over the unlabeled pictures is too long
-        ((300, 2), Plan(36, 14, 4, 75, 8, 'labeled')),  # and here too short
-        ((20_000, 100_000), Plan(10, 4, 1, 5000, 8, 'labeled')),  # large sets need more iterations
-        ((2, 50), Plan(108, 43, 11, 25, 4, 'unlabeled')),  # no picture is twice in a batch
-        ((1, 0), Plan(2700, 1080, 270, 1, 1, 'labeled')),
-        ((234, 0, 16, 100), Plan(7, 3, 1, 15, 16, 'labeled')),
+        ((234, 0), Plan(90, 36, 18, 30, 8, 'labeled')),
+        ((29, 263), Plan(41, 16, 8, 66, 8, 'unlabeled')),
+        ((100, 100_000), Plan(108, 43, 22, 25, 8, 'labeled')),  # one pass over the unlabeled pictures is too long
+        ((300, 2), Plan(36, 14, 7, 75, 8, 'labeled')),  # and here too short
+        ((20_000, 100_000), Plan(10, 4, 2, 5000, 8, 'labeled')),  # large sets need more iterations
+        ((2, 50), Plan(108, 43, 22, 25, 4, 'unlabeled')),  # no picture is twice in a batch
+        ((1, 0), Plan(2700, 1080, 540, 1, 1, 'labeled')),
+        ((234, 0, 16, 100), Plan(7, 3, 2, 15, 16, 'labeled')),
         ((234, 0, 8, 10), Plan(1, 0, 1, 30, 8, 'labeled')),
     ],
 )
