@@ -13,7 +13,7 @@ COMMANDS = {
     'train': ('train', 'train a detector'),
     'test': ('test', 'evaluate a checkpoint'),
     'predict': ('predict', 'draw and label the pictures of a folder, or a video'),
-    'ablate': ('ablation.ablate', 'train variants of a config with several seeds, and compare them'),
+    'ablate': ('ablation.ablate', 'do unlabeled pictures and the penalty help? train with and without, and compare'),
     'export': ('export', 'export the teacher of a checkpoint as a plain detector, also as ONNX'),
     'benchmark': ('benchmark.benchmark', 'compare time and memory with MMYOLO, MMDetection and Ultralytics'),
 }

@@ -194,7 +194,6 @@ def test_a_real_run(data, tmp_path):
         ('yolov8_semi_bgpenalty_published.py', 'bg_penalty.py', 6),
         ('yolov8_semi_bgpenalty_bccd.py', 'unlabeled.py', 15),
         ('yolov8_semi_bgpenalty_bccd.py', 'bg_options.py', 12),
-        ('yolov8_semi_bgpenalty.py', 'contributions.py', 2),
     ],
 )
 def test_shipped_variants_take_effect(config, variants, shared, tmp_path):
