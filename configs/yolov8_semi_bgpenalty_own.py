@@ -4,7 +4,7 @@ _base_ = __import__('mmyolo_bgpenalty').config(
     'yolov8_semi_bgpenalty.py',
     model_size='s',  # 'n', 's', 'm', 'l' or 'x'
     img_scale=(640, 640),  # width and height of the input, multiples of 32
-    flip={'type': 'mmdet.RandomFlip', 'prob': 0.5},  # pictures have an upright side
+    flip={'type': 'mmdet.RandomFlip', 'prob': 0.5},  # horizontal only: photographs have a top
     max_epochs=36,
     dataset_type='CheckedCocoDataset',
     data_root='data/own/',

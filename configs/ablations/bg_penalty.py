@@ -1,5 +1,6 @@
 # What the background penalty does, at several strengths and in several forms:
-#   python tools/ablation.py configs/yolov8_semi_bgpenalty_published.py --seeds 0 1 2
+#   python tools/ablation.py configs/yolov8_semi_bgpenalty_published.py --variants configs/ablations/bg_penalty.py \
+#       --seeds 0 1 2
 # A variant is a name and its --cfg-options. The first variant is the baseline.
 variants = {
     'Baseline λ=0': dict(lambda_bg=0.0),

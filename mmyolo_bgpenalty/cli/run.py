@@ -22,7 +22,7 @@ from mmyolo_bgpenalty.utils.shipped_configs import config
 # Code outside these packages counts as the user's own.
 LIBRARIES = {'mmyolo_bgpenalty', 'mmengine', 'mmcv', 'mmdet', 'mmyolo', *sys.stdlib_module_names}
 LIBRARIES |= {'torch', 'torchvision', 'numpy', 'scipy', 'cv2', 'PIL', 'pycocotools', 'addict', 'yaml'}
-LIBRARIES |= {'onnx', 'onnxruntime'}
+LIBRARIES |= {'onnx', 'onnxruntime', 'globox', 'rich', 'matplotlib'}
 CONFIG_HELP = 'config file, or name of a shipped config'
 
 

@@ -117,8 +117,8 @@ def check_images(parts: ConfigParts) -> Findings:
         try:
             paths = _image_paths(parts, dataset)
         except OSError as problem:
-            what = f'{problem.filename!r}: {problem.strerror}'
-            yield error(f'{dataset.path}.data_prefix', what, 'correct the path, or allow to list the folder')
+            what = f'{os.fsdecode(problem.filename)}: {problem.strerror}'
+            yield error(f'{dataset.path}.data_prefix', what, 'correct the path, or the permissions of the folder')
             continue
         skips = not dataset.node.get('test_mode') and (both or 'SkipUnreadable' in dataset.names)
         sets.append(ImageSet(dataset.role, dataset.path, paths, skips))

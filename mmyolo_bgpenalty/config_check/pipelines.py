@@ -1,4 +1,4 @@
-"""Checks of the training data path: branches, geometry and mosaics of the pipelines, samplers, batches."""
+"""Checks of how training images reach the model: pipelines (branches, geometry, mosaics), samplers, batches."""
 
 import re
 from collections.abc import Iterator, Sequence

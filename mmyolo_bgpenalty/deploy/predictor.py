@@ -74,7 +74,7 @@ class Predictor:
         batch_size: of ``test_dataloader``.
 
     Raises:
-        ValueError: the checkpoint is no checkpoint of this model, or no file names the classes.
+        ValueError: the checkpoint has another model or other classes, or `metainfo` of the test set lacks the classes.
     """
 
     def __init__(self, cfg: Config, checkpoint: str, pictures: PictureLoader):
@@ -89,8 +89,8 @@ class Predictor:
         number = getattr(head, 'num_classes', len(self.classes) or 1)
         if len(self.classes) != number:
             raise ValueError(
-                f'{checkpoint}: expected the names of {number} classes in the checkpoint or in `metainfo` of the test '
-                f'set, but got {len(self.classes)}'
+                f'{checkpoint}: expected the names of {number} classes in `metainfo` of `test_dataloader.dataset`, but '
+                f'got {len(self.classes)}'
             )
         self._model.to(get_device()).eval()
 

@@ -108,7 +108,7 @@ def confidence_plot(matches: Matches, report: dict, score_thr: float) -> Figure:
 
 
 def confusion_plot(counts: np.ndarray, names: Sequence[str]) -> Figure:
-    """Numbers of predicted (rows) and true (columns) classes, and the shares of the columns."""
+    """The matrix in numbers, and in shares of each column. Rows are predicted classes, columns are true classes."""
     labels = [*map(_short, names), 'background']
     few = len(labels) <= MOST_NAMED + 1
     side = (0.6 if few else 0.34) * len(labels) + 0.08 * max(map(len, labels)) + 1.5

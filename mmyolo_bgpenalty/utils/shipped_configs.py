@@ -66,7 +66,7 @@ def _copy(name: str, text: str) -> str:
     assigned = _assign(folder, folder / name, variables)
     for variable in variables:
         if variable not in assigned:
-            meant = get_close_matches(variable, assigned, n=1) or [', '.join(sorted(assigned))]
+            meant = get_close_matches(variable, assigned, n=1) or ['one of ' + ', '.join(sorted(assigned))]
             raise ValueError(f'{name} has no variable `{variable}`; is it {meant[0]}?')
     return str(folder / name)
 

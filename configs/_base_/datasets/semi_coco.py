@@ -3,7 +3,7 @@ _base_ = __import__('mmyolo_bgpenalty').config(
     '_base_/datasets/semi_solar.py',
     data_root='data/coco/',
     img_scale=(640, 640),
-    flip={'type': 'mmdet.RandomFlip', 'prob': 0.5},  # pictures have an upright side
+    flip={'type': 'mmdet.RandomFlip', 'prob': 0.5},  # horizontal only: photographs have a top
 )
 
 ann_file = 'semi_anns/instances_train2017.1@10'

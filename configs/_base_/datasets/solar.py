@@ -26,7 +26,7 @@ single = [resize, affine]
 canvas = dict(type='RandomChoice', transforms=[[dict(mosaic, pre_transform=load), middle], single], prob=[1.0, 0.0])
 mixup = dict(type='RecordedMixUp', prob=0.15, pre_transform=[*load, canvas])
 colour = dict(type='YOLOv5HSVRandomAug')
-# A panel seen from above has no upright side.
+# A panel seen from above has no top, so all flips are allowed.
 flip = dict(type='mmdet.RandomFlip', prob=[0.25] * 3, direction=['horizontal', 'vertical', 'diagonal'])
 pack = dict(
     type='mmdet.PackDetInputs',

@@ -85,7 +85,7 @@ def _entries(parts: ConfigParts, path: str, registry: str) -> Iterator[Typed]:
 
 
 def _models(node: Any, path: str, scope: str | None) -> Iterator[Typed]:
-    """The parts of a model. Layers such as ``norm_cfg`` are built in other ways, with more entries."""
+    """The parts of a model, but not layers such as ``norm_cfg``: these are built in other ways, with more entries."""
     if isinstance(node, Mapping) and 'type' in node:
         registry = next((name for name in ('MODELS', 'TASK_UTILS') if class_of(node, name, scope)), None)
         if registry is None:
@@ -106,7 +106,7 @@ def arguments_of(kind: type) -> frozenset[str] | None:
         init = vars(base).get('__init__')
         if init is None:
             continue
-        # `object` in place of a base means that an optional package is missing. A decorator may take older names.
+        # `**kwargs` end at `object` if an optional base is missing. A decorator may take older names of arguments.
         if not inspect.isfunction(init) or hasattr(init, '__wrapped__'):
             return None
         _, *parameters = inspect.signature(init).parameters.values()

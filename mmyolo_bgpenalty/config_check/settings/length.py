@@ -88,7 +88,7 @@ def check_average(parts: ConfigParts) -> Findings:
             what = f'{warmup:,} of {total:,} iterations'
             what += f', but burn-in has {run.burn_in:,}' if late else ''
             instead = 'write a share of the run, such as 0.1'
-            yield warning(where, f'{what}: until then the teacher is nearly a copy of the student', instead)
+            yield warning(where, f'{what}. In the first {warmup:,} the teacher nearly copies the student', instead)
 
 
 def check_warmup(parts: ConfigParts) -> Findings:
@@ -136,7 +136,7 @@ def check_pictures(parts: ConfigParts) -> Findings:
         interval = hook.node.get('interval', 0.2)
         every = 0 if interval == -1 else iterations_of('interval', interval, run.total)
         if every and run.total // every * every <= run.burn_in:
-            what = f'a sheet every {every:,} iterations never comes after burn-in, {run.burn_in:,} of {run.total:,}'
+            what = f'no sheet (every {every:,} iterations) comes after burn-in ({run.burn_in:,} of {run.total:,})'
             yield warning(f'{hook.path}.interval', what, 'write a share of the run, such as 0.2')
 
 

@@ -13,10 +13,10 @@ LOOKED_FOR = 50  # number of pictures whose folder is looked for
 
 
 def read_coco_set(file: Path) -> LabeledSet:
-    """Read a COCO json and find the folder of its pictures. Crowd and ignored boxes become ignored boxes.
+    """Read a COCO json and find the folder of its pictures. Boxes with ``iscrowd`` or ``ignore`` become ignored boxes.
 
     Raises:
-        ValueError: ``read_coco`` refuses the file, or none of its pictures is found.
+        ValueError: ``read_coco`` refuses the file, or none of its first ``LOOKED_FOR`` pictures is found.
     """
     coco = read_coco(file)
     names = {category['id']: category['name'] for category in coco['categories']}
@@ -47,8 +47,8 @@ def _picture_folder(file: Path, names: list[str]) -> Path:
     hits = [sum((folder / name).is_file() for name in names) for folder in folders]
     if not max(hits):
         raise ValueError(
-            f'{file}: Expected its pictures in {folders[-1]} or in a folder there, but found none, for example not '
-            f'{names[0]}'
+            f'{file}: Expected its pictures in {folders[-1]} or in a folder there, but found none of the first '
+            f'{len(names)}, such as {names[0]}'
         )
     return folders[hits.index(max(hits))]
 

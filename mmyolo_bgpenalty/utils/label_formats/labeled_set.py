@@ -72,8 +72,8 @@ class LabeledSet:
 
         Args:
             where: the file to name if the box is left out or cut.
-            stated: the size of the picture that the box was made for. If this is the size of a picture on its side,
-                the box is turned.
+            stated: (width, height) of the picture that the box was made for. If they are swapped, the box was made
+                before the EXIF orientation, and it is turned.
         """
         if stated and stated != (picture.width, picture.height):
             box = turned(box, stated, picture.orientation)
@@ -82,7 +82,7 @@ class LabeledSet:
         if right <= x or bottom <= y:
             what = 'boxes outside their picture, or without an area: left out'
         elif right - x < 1 or bottom - y < 1:
-            what = 'boxes narrower than a pixel: left out'
+            what = 'boxes with a side below 1 pixel: left out'
         else:
             what = ''
             # Rounding errors of relative coordinates are no fault.
@@ -114,7 +114,7 @@ def read_picture(path: str) -> Picture:
 
 
 def turned(box: Box, stored: tuple[int, int], orientation: int) -> Box:
-    """A box of the stored pixels, (width, height), in the picture that EXIF orientation 5 to 8 has turned."""
+    """Turn a box by EXIF orientation 5 to 8. ``stored`` is (width, height) of the picture before the turn."""
     x, y, width, height = box[1:5]
     left = y if orientation in (5, 8) else stored[1] - y - height
     top = x if orientation in (5, 6) else stored[0] - x - width
@@ -128,7 +128,7 @@ def check_names(source: str, names: list[str]) -> list[str]:
         ValueError: there is no name, or a name is empty or occurs twice.
     """
     if not names or not all(name.strip() for name in names):
-        raise ValueError(f'{source}: Expected `names` to be names of classes, but got {names}')
+        raise ValueError(f'{source}: Expected one or more class names, none of them empty, but got {names}')
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f'{source}: Expected each class once, but got {", ".join(twice)} more than once in {names}')

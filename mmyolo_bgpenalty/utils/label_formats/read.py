@@ -58,7 +58,7 @@ def _read_folder(folder: Path, names: list[str] | None) -> dict[str, LabeledSet]
         return read_yolo(others[0])
     inner = [path.name for path in sorted(folder.iterdir()) if any((path / name).exists() for name in SIGNS)]
     if inner:
-        raise NoLabels(f'{folder}: has no labels itself. Name one of its folders that have: {", ".join(inner)}')
+        raise NoLabels(f'{folder}: has no labels itself. Name one of its folders with labels: {", ".join(inner)}')
     if not any(folder.rglob('*.txt')):
         raise NoLabels(f'{folder}: has no labels. Expected {FORMATS}')
     classes = next(filter(Path.is_file, (folder / name for name in NAMES)), None)
@@ -146,7 +146,7 @@ def _by_image_sets(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
 def read_pictures(path: Path) -> LabeledSet:
     """Read pictures for training without labels: a folder of pictures, or labeled pictures with their boxes.
 
-    YOLO txt files need a data.yaml. Otherwise they are not read.
+    YOLO txt files are read only if a data.yaml or one of ``NAMES`` names the classes.
 
     Raises:
         ValueError: there is no such path, the folder has no picture, or its labels cannot be read.

@@ -107,11 +107,11 @@ def _read_objects(found: LabeledSet, path: Path, tree: ElementTree.Element, imag
         try:
             box = bounding_box.from_xml(node)
         except Exception:  # globox raises errors of many kinds, also by `assert`
-            found.note('objects without a proper box: left out', path.name)
+            found.note('objects without a proper box or name: left out', path.name)
             continue
         left, top, right, bottom = box.ltrb
         if not all(map(isfinite, box.ltrb)) or not box.label.strip():
-            found.note('objects without a proper box: left out', path.name)
+            found.note('objects without a proper box or name: left out', path.name)
             continue
         left, top = left - first, top - first
         difficult = (node.findtext('difficult') or '').strip() == '1'

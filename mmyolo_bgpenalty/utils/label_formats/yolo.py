@@ -21,10 +21,10 @@ def read_yolo(file: Path) -> dict[str, LabeledSet]:
     """Read the parts 'train' and 'val' that a data.yaml names. A missing txt file means: no object.
 
     Paths in the file are relative to its ``path``. A ``path`` that does not exist is not used: it may be from another
-    machine. '../train/images' may also be 'train/images', as Roboflow writes it.
+    machine. Roboflow writes '../train/images' and means 'train/images', so both are tried.
 
     Raises:
-        ValueError: the file cannot be read, has no ``names`` or no ``train``, or none of its folders exists.
+        ValueError: the file cannot be read, has no valid ``names``, or no path of ``train`` exists.
     """
     try:
         data = yaml.safe_load(file.read_bytes())

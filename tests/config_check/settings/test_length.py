@@ -49,11 +49,11 @@ MISTAKES = {
     ),
     'a long warm-up of the average': (
         {f'{TEACHER}.momentum_warmup': 2401},
-        *(W, f'{TEACHER}.momentum_warmup', '2,401 of 7,200 iterations: until then'),
+        *(W, f'{TEACHER}.momentum_warmup', '2,401 of 7,200 iterations. In the first 2,401'),
     ),
     'a warm-up of the average beyond burn-in': (
         {f'{TEACHER}.momentum_warmup': 0.2, f'{TEACHER}.average_in_burn_in': True, 'burn_in': 3},
-        *(W, f'{TEACHER}.momentum_warmup', '2,400 of 12,000 iterations, but burn-in has 1,800: until then'),
+        *(W, f'{TEACHER}.momentum_warmup', '2,400 of 12,000 iterations, but burn-in has 1,800. In the first 2,400'),
     ),
     'a long warm-up of the learning rate': ({f'{LR}.length': 0.4}, W, f'{LR}.length', '4,800 of 12,000 iterations'),
     'a long LinearLR': (
@@ -68,7 +68,7 @@ MISTAKES = {
     ),
     'pictures that never come': (
         {f'{PICTURES}.interval': 4500, 'burn_in': 15},
-        *(W, f'{PICTURES}.interval', 'a sheet every 4,500 iterations never comes after burn-in, 9,000 of 12,000'),
+        *(W, f'{PICTURES}.interval', 'no sheet (every 4,500 iterations) comes after burn-in (9,000 of 12,000)'),
     ),
     'one validation': ({'train_cfg.val_interval': 21}, W, 'train_cfg.val_interval', '21 is more than the 20 epochs'),
     'no checkpoint': (

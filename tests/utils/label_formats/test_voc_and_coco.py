@@ -75,7 +75,7 @@ def test_what_is_left_out_of_voc(tmp_path):
     assert by_name(found) == {'a.jpg': [], 'c d.png': [('cell', 10, 20, 20, 16, True)]}
     assert found.notes == {
         'label files that cannot be read': ['B.xml: no element found: line 1, column 12'],
-        'objects without a proper box: left out': ['a.xml', 'a.xml'],
+        'objects without a proper box or name: left out': ['a.xml', 'a.xml'],
         'objects marked as difficult: neither object nor background': ['c d.xml'],
         'label files without a picture': ['f.xml'],
         'pictures with another size than in their label': ['é.jpeg: 80 x 64, but its label says 640 x 480'],
@@ -149,7 +149,7 @@ def test_what_is_left_out_of_coco(tmp_path):
     [
         (lambda root: root / 'none', ValueError, 'no such file or folder'),
         (lambda root: save_picture(root / 'a.jpg').parent, NoLabels, 'has no labels. Expected a COCO json, YOLO txt'),
-        (lambda root: make_voc(root / 'set', FIVE).parent, NoLabels, 'Name one of its folders that have: set'),
+        (lambda root: make_voc(root / 'set', FIVE).parent, NoLabels, 'Name one of its folders with labels: set'),
         (lambda root: save_picture(root / 'a.jpg'), ValueError, 'Expected a COCO json, YOLO txt'),
         (lambda root: make_coco(root, []), ValueError, '`images` is empty'),
         (lambda root: make_coco(root, ['x.jpg']).with_name('other.json'), ValueError, 'no such file or folder'),
@@ -169,7 +169,7 @@ def test_json_files_that_are_not_clear(tmp_path):
         read_labeled(tmp_path)
     shutil.rmtree(tmp_path / 'images')
     with pytest.raises(
-        ValueError, match='one.json: Expected its pictures in .*, but found none, for example not a.jpg'
+        ValueError, match='one.json: Expected its pictures in .*, but found none of the first 5, such as a.jpg'
     ):
         read_labeled(tmp_path / 'one.json')
 

@@ -117,7 +117,7 @@ def test_lines_of_all_kinds(yaml):
     assert found.notes == {
         'boxes that reach beyond their picture: cut at its edge': ['C.txt'],
         'boxes outside their picture, or without an area: left out': ['C.txt'],
-        'boxes narrower than a pixel: left out': ['C.txt'],
+        'boxes with a side below 1 pixel: left out': ['C.txt'],
         'boxes of classes that `names` lacks: left out': ['C.txt, class 7'],
         'lines that are no labels': [f'C.txt, line {number}' for number in (9, 10, 11, 12)],
     }
@@ -159,7 +159,7 @@ def test_names_in_classes_txt(yaml):
     [
         ('train: images/train', 'Expected `names` with the names of the classes, but found none'),
         ('names: [a, b, a]\ntrain: images/train', 'Expected each class once, but got a more than once'),
-        ('names: []\ntrain: images/train', 'Expected `names` to be names of classes, but got []'),
+        ('names: []\ntrain: images/train', 'Expected one or more class names, none of them empty, but got []'),
         ('names: {0: a, 2: b}\ntrain: images/train', 'Expected `names` to have the numbers 0 to 1, but got [0, 2]'),
         (
             'names: [a, b]\ntrain: images/trian',
