@@ -24,9 +24,9 @@ from mmyolo_bgpenalty.models.bg_penalty_head import BgPenaltyYOLOv8Head
 
 
 class PlanRow(NamedTuple):
-    """λ and the weight of the unlabeled images when each of the epochs ``first`` to ``last`` begins, or iterations.
+    """λ and the ramp of the unlabeled weight at the start of each of the epochs (or iterations) ``first`` to ``last``.
 
-    Both are counted from 1.
+    Epochs and iterations are counted from 1.
     """
 
     first: int

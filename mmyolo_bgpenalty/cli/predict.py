@@ -1,10 +1,10 @@
 """Predict on the pictures of a folder, on one picture, or on a video.
 
-The teacher of a semi-supervised config predicts, or the detector of another config. For the student, give
+In a semi-supervised config the teacher predicts, in any other config the detector. For the student, give
 --cfg-options model.semi_test_cfg.predict_on=student. No annotation file is needed. The folder of --out gets:
 
 - pictures/: the pictures with boxes, as JPEG. A video becomes one video with boxes instead.
-- predictions.json, with --labels coco: a COCO set whose annotations have a score. File names are relative to PATH.
+- predictions.json, with --labels coco: a COCO set with scores. File names are relative to the folder of the pictures.
 - labels/ and data.yaml, with --labels yolo: a text file for each picture, in the format of Ultralytics.
 - images/, for a video with --labels: the frames, to which the labels belong.
 """

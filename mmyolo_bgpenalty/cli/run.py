@@ -187,7 +187,7 @@ def new_folder(option: str, path: str) -> Path:
     """Make a folder that a command fills.
 
     Raises:
-        ValueError: it exists and is not empty, so that files of the user could be mixed with the new ones.
+        ValueError: it exists and is not an empty folder. New files would be mixed with those of the user.
     """
     folder = Path(path)
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):

@@ -76,7 +76,7 @@ def use_amp(wrapper: dict) -> None:
 
 
 class Report(RunSummaryHook):
-    """Says what is trained, and when training has ended, what was reached and what to run next."""
+    """Logs what is trained. After training, it logs what was reached and what to run next."""
 
     def __init__(self, args: argparse.Namespace):
         super().__init__()

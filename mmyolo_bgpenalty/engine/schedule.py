@@ -1,4 +1,4 @@
-"""λ_bg, the weight of unlabeled images and the EMA momentum as functions of progress, and lengths. Pure Python.
+"""Lengths of a run; λ_bg, the weight of unlabeled images and the EMA momentum as functions of progress. Pure Python.
 
 Progress is the number of epochs (or iterations) since the start of training, fractions included. Lengths have the same
 unit. The functions have no state, so a resumed run is on schedule.

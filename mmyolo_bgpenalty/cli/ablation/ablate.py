@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 '',
                 sep='\n',
             )
-            print(f'All figures: {work_dir}/ablation.md, .csv and .json. The picture: {work_dir}/ablation.png')
+            print(f'All numbers: {work_dir}/ablation.md, .csv and .json. The plot: {work_dir}/ablation.png')
     for failed, why in failures.items():
         print(f'failed: {failed}: {why}', file=sys.stderr)
     return 1 if failures else 0

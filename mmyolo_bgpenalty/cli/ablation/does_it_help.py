@@ -15,7 +15,7 @@ from mmyolo_bgpenalty.utils.arguments import non_negative
 LABELS_ONLY, UNLABELED, BOTH = 'labels only', 'unlabeled pictures', 'unlabeled pictures and penalty'
 ALL_LABELS, NO_PENALTY, PENALTY = 'all labels', 'without penalty', 'with penalty'
 TO_THE_END = 1_000_000_000  # as length of burn-in: longer than any training
-NO_TRUTH = 'No variant with all labels: the boxes of the unlabeled pictures are not in a json file'
+NO_TRUTH = 'No variant with all labels: it needs one labeled set and json files with boxes of enough unlabeled pictures'
 
 
 class Comparison(NamedTuple):
@@ -78,20 +78,20 @@ def _all_labels(parts: ConfigParts, file: Path) -> tuple[dict | None, dict]:
     overrides: dict = {f'{path}.ann_file': os.path.relpath(file, node.get('data_root') or '.')}
     sampler = parts.batch_sampler.node
     if parts.by_epoch and sampler.get('epoch_of') == 'labeled':
-        # An epoch must not grow with the labeled set. So it is a pass over as many unlabeled pictures as it had before.
-        # They are not read, since burn-in does not end.
+        # More labeled pictures must not make an epoch longer. So the epoch now counts unlabeled pictures, as many as
+        # one epoch had in the other variants. Training does not read them, since burn-in does not end.
         epoch, ratio = epoch_length(parts), sampler.get('source_ratio', (1, 1))
         pictures = epoch and epoch * parts.get('train_dataloader.batch_size') // sum(ratio) * ratio[1]
         if len(unlabeled) != 1 or not pictures or pictures > len(read[1][1]['images']):
             return None, {}
         overrides['train_dataloader.batch_sampler.epoch_of'] = 'unlabeled'
         overrides[f'{unlabeled[0].path}.indices'] = pictures
-        overrides['train_dataloader.dataset.known_empty'] = None  # it may name other pictures
+        overrides['train_dataloader.dataset.known_empty'] = None  # its list may name pictures outside `indices`
     return coco, overrides
 
 
 def merged(sets: Iterable[tuple[Dataset, dict]]) -> dict:
-    """One COCO set with the pictures of all. It has the categories of the first. Paths are relative to its folder."""
+    """One COCO set with all pictures of ``sets``. Categories are those of the first set. Paths start in its folder."""
     (first, content), *others = sets
     ids = {category['name']: category['id'] for category in content['categories']}
     images: dict[str, dict] = {}

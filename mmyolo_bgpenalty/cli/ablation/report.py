@@ -45,7 +45,7 @@ FP: false positives. An empty image shows no object. precision at recall 0.8: wh
 """
 STATISTICS = f"""\
 If there were no true difference, 1 of 20 such intervals would still not contain 0. Fewer than {LEAST_SEEDS} seeds
-cannot show a difference. The seeds show the chance of training. They do not show the chance in the choice of images.
+cannot show a difference. The seeds show what chance does in training, but not what it does in the choice of images.
 """
 
 
@@ -130,7 +130,7 @@ def summary(rows: list[dict], answers: Sequence[dict]) -> str:
 def _table(
     rows: list[dict], variants: Sequence[str], metrics: Sequence[str], text: Callable[[dict], str], last: str = ''
 ) -> list[str]:
-    """The lines of a Markdown table with aligned columns. ``last``: an entry of the first metric's row."""
+    """The lines of an aligned Markdown table. ``last``: key of a last column, from the row of the first metric."""
     cells = {(row['variant'], row['metric']): row for row in rows}
     table = [['', 'runs', *(METRICS[metric][0] for metric in metrics), *([last] if last else [])]]
     for name in variants:

@@ -8,7 +8,7 @@ ITERATIONS = 2700
 BATCH = 8  # with unlabeled pictures, half of a batch is labeled
 BURN_IN = 0.4  # share of training on labeled pictures only
 WARMUP = 0.5  # rise of λ after burn-in, as a share of burn-in
-EPOCHS = (10, 100)  # an epoch should not be longer or shorter
+EPOCHS = (10, 100)  # smallest and largest number of epochs that is wanted
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Plan:
 def make_plan(labeled: int, unlabeled: int, batch: int = BATCH, iterations: int | None = None) -> Plan:
     """Choose the length of an epoch and of the training.
 
-    An epoch passes once over the unlabeled pictures. If this gives less than 10 or more than 100 epochs, the set with
-    the better number is taken. Without ``iterations``, training has at least 10 epochs: large sets need more than
-    ``ITERATIONS``.
+    An epoch passes once over the unlabeled pictures. If this gives less than 10 or more than 100 epochs, it passes over
+    the labeled pictures, if their number of epochs is nearer to this range. Without ``iterations``, training has at
+    least 10 epochs: large sets need more than ``ITERATIONS``.
 
     Args:
         labeled, unlabeled: numbers of pictures. 0 unlabeled pictures: a batch has labeled pictures only.

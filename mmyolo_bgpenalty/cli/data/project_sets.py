@@ -22,10 +22,10 @@ class ProjectSets:
 
     Attributes:
         source: format and place of the labels.
-        classes: the classes that have a box in ``train``.
+        classes: the classes that have a box in the labeled pictures, before some of these go to ``val``.
         train, val, unlabeled: pictures and their boxes. Training does not read the boxes of ``unlabeled``.
         empty: those of ``unlabeled`` that are known to show no object.
-        notes: what was left out or changed: (set, what happened, names of files).
+        notes: what was left out or changed: (set, what happened, names of files or classes).
         remarks: sentences for the user.
     """
 
@@ -79,10 +79,10 @@ def read_sets(
         _split_off_val(sets, labeled)
     if len(sets.val) < FEW:
         sets.remarks.append(
-            f'{len(sets.val)} pictures to validate on are few: small differences of the figures mean nothing'
+            f'{len(sets.val)} pictures to validate on are few: small differences between metrics mean nothing'
         )
     if not any(box.name in classes for boxes in sets.val.values() for box in boxes):
-        raise ValueError(f'{val or labeled}: Expected boxes in the validation pictures, but they have none')
+        raise ValueError(f'{val or labeled}: Expected validation pictures with a box of a trained class, but got none')
     _set_unlabeled(sets, empties, others)
     if percent is not None:
         _split_off_unlabeled(sets, percent)
@@ -115,7 +115,7 @@ def _remove_doubles(named: Iterable[tuple[str, LabeledSet]]) -> None:
                 del one.boxes[picture]
                 one.note(f'pictures that are also in {before}: left out', os.path.basename(picture.path))
         if number and not one.boxes:
-            raise ValueError(f'{one.source}: Expected other pictures for {name}, but all {number} are also in {before}')
+            raise ValueError(f'{one.source}: Expected other pictures for {name}, but other sets have all {number}')
 
 
 def _classes(train: LabeledSet, labeled: Path) -> list[str]:
@@ -159,7 +159,7 @@ def _divided(boxes: Boxes, classes: list[str], number: int, fold: int) -> tuple[
 def _set_unlabeled(sets: ProjectSets, empties: Sequence[LabeledSet], others: Sequence[LabeledSet]) -> None:
     has_labels = [any(one.boxes.values()) for one in others]
     if any(has_labels) and not all(has_labels):
-        sets.remarks.append('The boxes of unlabeled pictures are not kept, because some unlabeled pictures have none')
+        sets.remarks.append('The boxes of unlabeled pictures are not kept: one path of --unlabeled has no boxes')
         for one in others:
             one.boxes = {picture: [] for picture in one.boxes}
     elif any(has_labels):

@@ -65,7 +65,7 @@ def _seconds_a_picture(cfg: Config, batch: int) -> tuple[float, float]:
 
 
 def _timed(step: Callable[[], None]) -> float:
-    """Seconds of a step: the fastest of a few. The first one sets up libraries and is not counted if there is time."""
+    """Seconds of the fastest of up to 4 steps. The first step is slow, because it sets up libraries."""
     seconds: list[float] = []
     while len(seconds) < 4 and sum(seconds) < LONGEST:
         begin = time.perf_counter()

@@ -38,8 +38,8 @@ def load_from_fitted(address: str, map_location=None) -> dict:
 def check_start(runner: Runner, optimizer: bool = True, complete: bool = False) -> str | None:
     """Check ``load_from`` before the runner reads it.
 
-    For --resume this is ``check_resumable``. Otherwise ``StartWeights`` reads the file, and the runner will load from
-    there, so that MMEngine does not read the file again. How many tensors fit is logged.
+    For --resume this is ``check_resumable``. Otherwise ``StartWeights`` reads the file. The runner will load its
+    ``checkpoint()``, so that MMEngine does not read the file again. The number of tensors that fit is logged.
 
     Returns:
         The logged line, or None.

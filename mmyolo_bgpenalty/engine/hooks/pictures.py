@@ -146,7 +146,7 @@ def legend_of(model: SemiYOLODetector) -> dict[str, str]:
     else:
         penalty = PENALTY if getattr(head, 'lambda_bg', 0) else 'no penalty while λ_bg is 0'
     if options.soft_unsure:
-        unsure = "learns the teacher's score, not the place"
+        unsure = "the student learns the teacher's score, not the place"
     else:
         unsure = 'ignored' if getattr(head, 'ignored_in_cls', False) else 'learned as background, without penalty'
     return dict(

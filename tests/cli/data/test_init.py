@@ -143,7 +143,7 @@ def test_boxes_of_unlabeled_pictures_are_kept_to_measure(run, tmp_path):
     assert run('cells', *arguments, 'other/labels.json')[0] == 0
     assert len(project(tmp_path)[1]['unlabeled']['annotations']) == 10
     save_picture(tmp_path / 'more/a.jpg')
-    assert 'some unlabeled pictures have none' in run('plain', *arguments, 'other/labels.json', 'more')[1]
+    assert 'one path of --unlabeled has no boxes' in run('plain', *arguments, 'other/labels.json', 'more')[1]
     unlabeled = project(tmp_path, 'plain')[1]['unlabeled']
     assert len(unlabeled['images']) == 11 and not unlabeled['annotations']
 
