@@ -42,7 +42,8 @@ def run(data, tmp_path_factory):
             cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = cfg.test_cfg = None
         cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
         cfg.dump(folder / 'tiny.py')
-        handler = signal.getsignal(signal.SIGTERM)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for a test run in the background
         with redirect_stdout(io.StringIO()) as console, pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
             argv = ['tiny.py', *arguments]
@@ -52,7 +53,8 @@ def run(data, tmp_path_factory):
                 with pytest.raises(SystemExit) as end:
                     train(argv)
                 assert end.value.code == stopped
-        signal.signal(signal.SIGTERM, handler)  # a run that Ctrl-C stops leaves its own
+        for number, handler in handlers.items():  # a run that Ctrl-C stops leaves its own for SIGTERM
+            signal.signal(number, handler)
         return SimpleNamespace(text=console.getvalue(), folder=folder)
 
     return run

@@ -25,7 +25,7 @@ from tests.helpers.tiny import SEMI, SUPERVISED, load
 REASONS = {
     'labeled_000': '(empty)',
     'labeled_001': '(truncated JPEG)',
-    'labeled_002': 'failed to load',
+    'labeled_002': '(truncated PNG)',
     'labeled_003': 'No such file',
     'labeled_004': 'it is 64 x 80, but its annotation says 80 x 64; its EXIF orientation may rotate it',
 }
@@ -215,7 +215,7 @@ def test_training_skips_unreadable_images_and_logs_them(root, tmp_path):
     lines = [line.partition(' - WARNING - ')[2] for line in log.splitlines() if ' - WARNING - ' in line]
     assert runner.iter == 10
     before = [line for line in lines if 'images looked at cannot be read' in line]
-    assert len(before) == 2 and 'labeled: 3 of the 6 images' in before[0] and 'unlabeled: 1 of the 10' in before[1]
+    assert len(before) == 2 and 'labeled: 4 of the 6 images' in before[0] and 'unlabeled: 1 of the 10' in before[1]
     assert '/labeled_000.png (empty)' in before[0] and '/labeled_001.png (truncated JPEG' in before[0]
     for name in broken:
         assert sum(f'/{name}.png cannot be read and is skipped' in line for line in lines) == 1

@@ -124,7 +124,8 @@ def test_values_reach_the_run_as_they_are(stage):
 @pytest.mark.parametrize(
     'thresholds, part',
     [
-        (dict(type='Fixed', thresholds=[0.3]), "variant 'b': the model cannot be built"),
+        (dict(_delete_=True, type='Fixed', thresholds=[0.3]), "variant 'b': the model cannot be built"),
+        (dict(type='Fixed', thresholds=[0.3]), "variant 'b': "),  # it takes no `window`, which the config has
         (dict(type='Fixd'), "variant 'b': "),
     ],
 )

@@ -156,7 +156,7 @@ def test_boxes_of_unlabeled_pictures_are_kept_to_measure(run, tmp_path):
         (('--labeled', 'bare.json'), 'bare.json: expected a list `images`, but got nothing'),
         (
             ('--labeled', 'set', '--unlabeled', 'set/labels.json'),
-            'Expected other pictures for unlabeled, but all 10 are',
+            'Expected other pictures for unlabeled, but other sets have all 10',
         ),
         (('--labeled', 'set', '--unlabeled', 'void'), 'void: Expected pictures'),
         (
@@ -164,7 +164,7 @@ def test_boxes_of_unlabeled_pictures_are_kept_to_measure(run, tmp_path):
             'Expected pictures without objects, because of --empty, but 10 have',
         ),
         (('--labeled', 'unboxed'), 'unboxed: Expected boxes to train on, but its 10 pictures have none'),
-        (('--labeled', 'set', '--val', 'unboxed'), 'unboxed: Expected boxes in the validation pictures'),
+        (('--labeled', 'set', '--val', 'unboxed'), 'unboxed: Expected validation pictures with a box of a trained class'),
         (('--labeled', 'one'), 'one: Expected at least 2 labeled pictures, to train and to validate, but got 1'),
         (('--labeled', 'set', '--split', '1'), 'Expected `percent` to leave an image in each part, but 1 % of 8'),
         (('--labeled', 'set', '--split', '10', '--unlabeled', 'more'), 'Expected either --split or --unlabeled'),
