@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 from torch import nn
 
@@ -75,6 +75,8 @@ def _first_pass(runner: Runner) -> FirstPass:
     trained = getattr(model, 'student', model)
     start = check_start(runner)
     if start is not None:
+        # EMAHook would load into a copy of the model that it makes before a training.
+        runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, EMAHook)]
         runner.load_checkpoint(runner._load_from)
     elif trained is not model:
         model.teacher.load_state_dict(trained.state_dict())

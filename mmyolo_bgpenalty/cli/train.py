@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
@@ -51,9 +52,14 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.work_dir = work_dir_of(args, cfg)
     if args.amp:
         use_amp(cfg.optim_wrapper)
-    if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+    if args.resume == 'auto':
+        # Without a checkpoint the run starts anew, from its weights.
+        cfg.resume = bool(os.path.isdir(cfg.work_dir) and any(Path(cfg.work_dir).glob('*.pth')))
+        cfg.load_from = None if cfg.resume else cfg.get('load_from')
+    elif args.resume:
+        cfg.resume, cfg.load_from = True, args.resume
+    if cfg.get('load_from'):
+        cfg.load_from = os.path.expanduser(cfg.load_from)
     if cfg.get('load_from') and '://' not in cfg.load_from and not os.path.isfile(cfg.load_from):
         raise FileNotFoundError(f'no such checkpoint: {cfg.load_from}')
     return cfg
@@ -152,7 +158,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         runner.register_hook(report)
         try:
             runner.train()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SyntaxError) as error:
+            # MMEngine raises a SyntaxError if Ctrl-C comes while it formats the config for a checkpoint.
+            if not isinstance(error.__context__ or error, KeyboardInterrupt):
+                raise
             report.stopped(runner, 'Stopped by Ctrl-C')
             raise SystemExit(128 + signal.SIGINT) from None
         except SystemExit:  # of ResumableCheckpointHook, after SIGTERM

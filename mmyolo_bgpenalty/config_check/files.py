@@ -12,13 +12,12 @@ from mmengine.runner import Runner
 
 from mmyolo_bgpenalty.config_check.findings import Findings, error, first_of, warning
 from mmyolo_bgpenalty.config_check.parts import ConfigParts, Dataset
-from mmyolo_bgpenalty.datasets.image_folder import list_images
 from mmyolo_bgpenalty.datasets.known_empty import places_of, read_names
 from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import CheckpointError
 from mmyolo_bgpenalty.engine.checkpoints.start_weights import SIZES, model_size, read_weights
 from mmyolo_bgpenalty.utils.coco_json import numbered_classes
 from mmyolo_bgpenalty.utils.files import NAMED, reason
-from mmyolo_bgpenalty.utils.image_files import image_fault
+from mmyolo_bgpenalty.utils.image_files import image_fault, list_images
 
 LOOKED_AT = 20_000  # at most this many images of a set are checked
 OPENED = 500  # at most this many of them are opened

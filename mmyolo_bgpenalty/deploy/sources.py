@@ -8,7 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from mmyolo_bgpenalty.datasets.image_folder import EXTENSIONS, list_images
+from mmyolo_bgpenalty.utils.image_files import EXTENSIONS, list_images
 
 
 class Picture(NamedTuple):

@@ -18,6 +18,7 @@ from mmyolo_bgpenalty.evaluation.precision_recall import RECALLS, confidence_cur
 from mmyolo_bgpenalty.utils.files import write_together
 
 MOST_NAMED = 10  # with more classes, the lines of the classes are grey and have no names
+MOST_IN_MATRIX = 100  # classes; a larger confusion matrix has colours, but no texts
 CONFIDENCES = np.linspace(0, 1, 501)
 RATIOS = ('P', 'precision'), ('R', 'recall'), ('F1', 'f1')
 MEAN: dict[str, Any] = dict(color='black', linewidth=3)
@@ -110,18 +111,20 @@ def confidence_plot(matches: Matches, report: dict, score_thr: float) -> Figure:
 def confusion_plot(counts: np.ndarray, names: Sequence[str]) -> Figure:
     """The matrix in numbers, and in shares of each column. Rows are predicted classes, columns are true classes."""
     labels = [*map(_short, names), 'background']
-    few = len(labels) <= MOST_NAMED + 1
+    few, named = len(labels) <= MOST_NAMED + 1, len(labels) <= MOST_IN_MATRIX + 1
     side = (0.6 if few else 0.34) * len(labels) + 0.08 * max(map(len, labels)) + 1.5
+    side = side if named else 20
     figure = Figure(figsize=(2 * side, side + 0.3), layout='constrained')
     shares = counts / np.maximum(counts.sum(axis=0), 1)
     panels: Any = figure.subplots(1, 2)
     for axes, values, what in zip(panels, (counts, shares), ('number', 'share of the column')):
         axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)  # in both panels, because the columns have different sums
         axes.set_title(what, size=10)
-        axes.set_xticks(range(len(labels)), labels, rotation=90, parse_math=False)
-        axes.set_yticks(range(len(labels)), labels, parse_math=False)
         axes.set(xlabel='true', ylabel='predicted')
-        for row, column in np.argwhere(counts):
+        if named:
+            axes.set_xticks(range(len(labels)), labels, rotation=90, parse_math=False)
+            axes.set_yticks(range(len(labels)), labels, parse_math=False)
+        for row, column in np.argwhere(counts) if named else ():
             text = f'{counts[row, column]}' if values is counts else f'{shares[row, column]:.2f}'
             colour = 'white' if shares[row, column] > 0.5 else 'black'
             axes.text(column, row, text, ha='center', va='center', size=10 if few else 6, color=colour)

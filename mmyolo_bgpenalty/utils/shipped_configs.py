@@ -2,6 +2,7 @@
 
 import ast
 import atexit
+import os
 import re
 import shutil
 import tempfile
@@ -33,15 +34,33 @@ def config(name: str, **variables: Any) -> str:
 
     Raises:
         FileNotFoundError: there is no such config. The message lists all configs but the parts in ``_base_``.
-        ValueError: neither the config nor its bases assign such a variable, or ``model_size`` is unknown.
+        ValueError: neither the config nor its bases assign such a variable, or its value cannot be right.
     """
-    one_of('model_size', variables.get('model_size', 'n'), MODEL_SIZES)
+    for variable, value in variables.items():
+        _check_value(variable, value)
     folder = _folder()
     if not (folder / name).is_file():
         files = (file.relative_to(folder) for file in folder.rglob('*.py'))
         known = ', '.join(sorted(str(file) for file in files if file.parts[0] != '_base_'))
         raise FileNotFoundError(f'no shipped config is called {name!r}; the shipped configs are {known}')
     return _copy(name, repr(variables)) if variables else str(folder / name)
+
+
+def _check_value(variable: str, value: Any) -> None:
+    if variable == 'model' or variable.endswith(('_dataloader', '_evaluator', '_wrapper', '_hooks', '_cfg')):
+        # The new value would replace the whole section.
+        raise ValueError(f'`{variable}` is no variable: write {variable} = dict(…) below `_base_`, where it is merged')
+    try:
+        ast.literal_eval(repr(value))
+    except (ValueError, SyntaxError):
+        kind = type(value).__name__
+        raise ValueError(
+            f'Expected `{variable}` to be a plain number, string, tuple, list or dict, but got a {kind}: {value!r}'
+        ) from None
+    if variable == 'model_size':
+        one_of(variable, value, MODEL_SIZES)
+    if variable == 'img_scale' and not (isinstance(value, (tuple, list)) and len(value) == 2):
+        raise ValueError(f'Expected `img_scale` to be (width, height), such as (640, 640), but got {value!r}')
 
 
 def _folder() -> Path:
@@ -60,7 +79,7 @@ def variables_of_configs() -> set[str]:
 def _copy(name: str, text: str) -> str:
     """Copy the configs into a folder of this process, with other values of the variables. Returns the path."""
     folder = Path(tempfile.mkdtemp(prefix='mmyolo_bgpenalty-'))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(_remove, folder, os.getpid())
     shutil.copytree(_folder(), folder, ignore=shutil.ignore_patterns('__pycache__'), dirs_exist_ok=True)
     variables = ast.literal_eval(text)
     assigned = _assign(folder, folder / name, variables)
@@ -69,6 +88,11 @@ def _copy(name: str, text: str) -> str:
             meant = get_close_matches(variable, assigned, n=1) or ['one of ' + ', '.join(sorted(assigned))]
             raise ValueError(f'{name} has no variable `{variable}`; is it {meant[0]}?')
     return str(folder / name)
+
+
+def _remove(folder: Path, process: int) -> None:
+    if os.getpid() == process:  # not a fork, which inherits this function
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _assign(folder: Path, file: Path, variables: Mapping[str, Any]) -> set[str]:

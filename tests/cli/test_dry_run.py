@@ -113,3 +113,11 @@ def test_gradients_by_hand():
     assert not_finite == [] and untouched == ['two.bias']
     model['two'].bias.grad = torch.tensor([math.inf])
     assert _gradients(model)[1] == ['the gradient of two.bias']
+
+
+def test_weights_start_a_supervised_config(data, tmp_path):
+    """Its EMA has no copy of the model yet."""
+    cfg = load(SUPERVISED, data, tmp_path, burn_in=1)
+    torch.save(MODELS.build(cfg.model).state_dict(), tmp_path / 'plain.pth')
+    cfg.load_from = str(tmp_path / 'plain.pth')
+    assert dry_run(cfg).start == f'{tmp_path}/plain.pth: all 297 tensors taken'

@@ -159,3 +159,15 @@ default_hooks = dict(
     assert [row['semi/lambda_bg'] for row in rows] == pytest.approx([0, 0.5 / 3, 1 / 3])
     assert rows[0]['loss_bg'] == 0 and rows[1]['loss_bg'] > 0
     assert (tmp_path / 'work/epoch_1.pth').exists()
+
+
+def test_resume_without_a_checkpoint_starts_from_the_weights(config, tmp_path):
+    weights = tmp_path / 'weights.pth'
+    weights.touch()
+    options = ['--work-dir', str(tmp_path / 'work'), '--resume', '--cfg-options', f'load_from={weights}']
+    cfg = train_command.load_config(train_command.parse_args([str(config), *options]))
+    assert (cfg.resume, cfg.load_from) == (False, str(weights))
+    (tmp_path / 'work').mkdir()
+    (tmp_path / 'work/epoch_1.pth').touch()
+    cfg = train_command.load_config(train_command.parse_args([str(config), *options]))
+    assert (cfg.resume, cfg.load_from) == (True, None)

@@ -113,3 +113,8 @@ def test_many_classes_are_grey_and_have_no_names():
     (axes,) = precision_recall_plot(matches, report, 0.25).axes
     labels = [line.get_label() for line in axes.lines]
     assert len(labels) == 3 and sum(label.startswith('_') for label in labels) == 2  # the legend leaves out `_…`
+
+
+def test_a_confusion_matrix_of_many_classes_has_a_fixed_size():
+    figure = confusion_plot(np.eye(400, dtype=int), [f'class {number}' for number in range(399)])
+    assert max(figure.get_size_inches()) <= 45 and not figure.axes[0].texts

@@ -87,6 +87,9 @@ def test_variables_of_a_leaf_win_over_those_of_the_configs_between(tmp_path):
         (dict(img_scal=(64, 64)), 'no variable `img_scal`; is it img_scale?'),
         (dict(zzz=1), 'no variable `zzz`; is it .*classes.*img_scale'),
         (dict(model_size='medium'), "`model_size` to be .*'medium'"),
+        (dict(img_scale=640), r'`img_scale` to be \(width, height\), .*, but got 640'),
+        (dict(max_epochs=float('inf')), '`max_epochs` to be a plain number, .* but got a float: inf'),
+        (dict(train_dataloader=dict(batch_size=4)), '`train_dataloader` is no variable: write train_dataloader'),
     ],
 )
 def test_a_variable_that_does_not_exist(variables, message):

@@ -25,6 +25,7 @@ from mmyolo_bgpenalty.cli.data.project_sets import ProjectSets, as_coco, common_
 from mmyolo_bgpenalty.cli.data.training_time import training_time
 from mmyolo_bgpenalty.cli.run import InputCheck, command, read_config
 from mmyolo_bgpenalty.config_check.settings.plan import run_plan
+from mmyolo_bgpenalty.engine.checkpoints.start_weights import model_size, read_weights
 from mmyolo_bgpenalty.utils.arguments import one_of, whole_number
 from mmyolo_bgpenalty.utils.files import printable, write_together
 from mmyolo_bgpenalty.utils.shipped_configs import MODEL_SIZES
@@ -43,7 +44,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--empty', help='folders of pictures that show no object', **more)
     split = 'keep the labels of this share of the training pictures; the others become unlabeled'
     parser.add_argument('--split', type=float, metavar='PERCENT', help=split)
-    parser.add_argument('--model', default='s', help='size of YOLOv8: n, s, m, l or x (default s)')
+    parser.add_argument('--model', help='size of YOLOv8: n, s, m, l or x (default: of the weights, or s)')
     size = 'input size: one number, or width and height; multiples of 32 (default 640)'
     parser.add_argument('--size', type=int, nargs='+', default=[640], metavar='PIXELS', help=size)
     parser.add_argument('--weights', type=Path, metavar='FILE', help='weights to start from, such as yolov8s.pt')
@@ -67,7 +68,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _checked(args: argparse.Namespace) -> tuple[int, int]:
     """Check the arguments. Returns width and height of the input."""
-    one_of('--model', args.model, MODEL_SIZES[:5])
     if len(args.size) > 2 or any(side < 32 or side % 32 for side in args.size):
         raise ValueError(f'Expected --size to be one or two multiples of 32, but got {" ".join(map(str, args.size))}')
     whole_number('--batch', args.batch)
@@ -79,10 +79,25 @@ def _checked(args: argparse.Namespace) -> tuple[int, int]:
         raise ValueError(f'Expected --batch to be even, because half of a batch is labeled, but got {args.batch}')
     if args.weights and not args.weights.is_file():
         raise ValueError(f'{args.weights}: no such file')
+    args.model = _model_of(args.model, args.weights)
+    if args.project.exists() and not args.project.is_dir():
+        raise ValueError(f'Expected the project to be a folder, but {args.project} is a file')
+    if '"' in str(args.project.absolute()) or '{{' in str(args.project.absolute()):
+        raise ValueError(f'Expected a path without " and {{{{ of the project, but got {args.project.absolute()}')
     for path in _files_of(args.project):
         if path.exists():
             raise ValueError(f'{path}: exists already, and nothing is overwritten. Choose another folder, or delete it')
     return args.size[0], args.size[-1]
+
+
+def _model_of(model: str | None, weights: Path | None) -> str:
+    """The size of the model: as stated, as the weights have it, or 's'."""
+    if model:
+        one_of('--model', model, MODEL_SIZES[:5])
+    size = model_size(read_weights(str(weights))[1]) if weights else None
+    if model and size and model != size:
+        raise ValueError(f'Expected --model {size}, because {weights} is of YOLOv8-{size}, but got --model {model}')
+    return model or (size if size in MODEL_SIZES[:5] else 's')
 
 
 def _files_of(project: Path) -> list[Path]:
@@ -96,7 +111,7 @@ def write_project(args: argparse.Namespace, sets: ProjectSets, plan: Plan, scale
     config, train, val, unlabeled, empty = _files_of(args.project)
     folder = common_folder(sets)
     weights = str(args.weights.absolute()) if args.weights else None
-    content = {
+    content: dict[Path, str | bytes] = {
         config: leaf_config(
             sets.classes, args.model, scale, folder, weights, plan, bool(sets.unlabeled), bool(sets.empty)
         )
@@ -105,15 +120,18 @@ def write_project(args: argparse.Namespace, sets: ProjectSets, plan: Plan, scale
         if boxes:
             content[path] = json.dumps(as_coco(boxes, sets.classes, folder))
     if sets.empty:
-        content[empty] = ''.join(os.path.relpath(picture.path, folder) + '\n' for picture in sets.empty)
+        names = (os.path.relpath(picture.path, folder) for picture in sets.empty)
+        content[empty] = os.fsencode(''.join(f'{name}\n' for name in names))  # a name need not be valid UTF-8
     made = [place for place in (empty.parent, args.project, *args.project.parents) if not place.exists()]
     try:
         write_together(content.items())
     except BaseException:  # also Ctrl-C
-        for path in content:  # none of them existed before
-            path.unlink(missing_ok=True)
+        for path, text in content.items():
+            written = text if isinstance(text, bytes) else text.encode()
+            if path.is_file() and path.read_bytes() == written:  # not the file of another process
+                path.unlink()
         for place in made:
-            if place.exists():
+            if place.exists() and not any(place.iterdir()):
                 place.rmdir()
         raise
     return config
@@ -163,4 +181,4 @@ def show_next(args: argparse.Namespace, sets: ProjectSets, plan: Plan, config: P
     print('\nNext:')
     print(f'    {program} check {name}')
     print(f'    {program} train {name}')
-    print(f'    {program} test {name} {shlex.quote(f"work_dirs/{config.stem}/")}best_*.pth')
+    print(f'    {program} test {name} {shlex.quote(f"work_dirs/{config.stem}/epoch_{plan.epochs}.pth")}')

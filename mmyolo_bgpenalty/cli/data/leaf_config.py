@@ -12,7 +12,7 @@ _base_ = __import__('mmyolo_bgpenalty').config(
     model_size={size!r},  # n, s, m, l or x. Larger models find more and take longer
     img_scale={scale!r},  # width and height of the input, multiples of 32
     max_epochs={epochs},
-    data_root='{{{{ fileDirname }}}}/',  # the folder of this file
+    data_root="{{{{ fileDirname }}}}/",  # the folder of this file
     image_folder={images!r},  # the file names in the json files begin here
     labeled_ann_file='annotations/train.json',
 """

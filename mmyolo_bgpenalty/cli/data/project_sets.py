@@ -55,8 +55,9 @@ def read_sets(
     parts = read_labeled(labeled)
     train, known = parts['train'], parts.get('val')
     same = known is not None and known.boxes.keys() >= train.boxes.keys()
-    if same:
-        known = None
+    if known is not None and same:
+        known.boxes = {picture: boxes for picture, boxes in known.boxes.items() if picture not in train.boxes}
+        known = known if known.boxes else None
     if val:
         given = read_labeled(val, train.classes)
         known = given.get('val', given['train'])
@@ -67,6 +68,9 @@ def read_sets(
     named += [('train', train), *(('empty', one) for one in empties), *(('unlabeled', one) for one in others)]
     _remove_doubles(named)
     classes = _classes(train, labeled)
+    if known is not None:
+        for name in sorted({box.name for boxes in known.boxes.values() for box in boxes} - set(classes)):
+            known.note('classes that training does not have: their boxes are left out', name)
     sets = ProjectSets(f'{train.kind}, {train.source}', classes, train.boxes, known.boxes if known else {})
     sets.notes = [(name, what, files) for name, one in named for what, files in one.notes.items()]
     if same and not val:
@@ -81,6 +85,10 @@ def read_sets(
         sets.remarks.append(
             f'{len(sets.val)} pictures to validate on are few: small differences between metrics mean nothing'
         )
+    validated = {box.name for boxes in sets.val.values() for box in boxes}
+    if validated and validated < set(classes):
+        lacking = ', '.join(name for name in classes if name not in validated)
+        sets.remarks.append(f'No validation picture has a box of {lacking}: the metrics leave this class out')
     if not any(box.name in classes for boxes in sets.val.values() for box in boxes):
         raise ValueError(f'{val or labeled}: Expected validation pictures with a box of a trained class, but got none')
     _set_unlabeled(sets, empties, others)

@@ -27,6 +27,8 @@ def training_time(cfg: Config, plan: Plan, val: int, unlabeled: bool) -> str:
         learn, look = _seconds_a_picture(cfg, plan.batch)
     except torch.cuda.OutOfMemoryError:
         return f'but a batch of {plan.batch} is too large for {device}: lower batch_size, img_scale or model_size'
+    except (RuntimeError, ValueError):  # such as a driver that is too old; training will say more
+        return f'its time on {device} is unknown'
     labeled = plan.batch // 2 if unlabeled else plan.batch
     seconds = plan.iterations * labeled * learn + VALIDATIONS * val * look
     if unlabeled:

@@ -15,8 +15,8 @@ from mmyolo_bgpenalty.models.losses import BackgroundPenaltyOptions
 from mmyolo_bgpenalty.models.semi_options import LOSSES, PSEUDO_TEST_CFG, SemiTrainOptions
 from mmyolo_bgpenalty.models.thresholds import TYPES
 
-# Entries that the Runner takes out before it builds the part.
-TAKEN_OUT = dict(HOOKS={'priority'}, PARAM_SCHEDULERS={'convert_to_iter_based'})
+# Entries that the Runner, or a head of MMDetection, takes out before it builds the part.
+TAKEN_OUT = dict(HOOKS={'priority'}, PARAM_SCHEDULERS={'convert_to_iter_based'}, MODELS={'bg_cls_weight'})
 Typed = tuple[str, Mapping, str]  # path, content, registry
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from mmengine.dist import get_world_size
 
 from mmyolo_bgpenalty.config_check.parts import ConfigParts, Dataset
-from mmyolo_bgpenalty.datasets.image_folder import list_images
+from mmyolo_bgpenalty.utils.image_files import list_images
 
 
 class RunPlan(NamedTuple):

@@ -88,6 +88,9 @@ class StartWeights:
             )
         if complete:
             check_parameters(path, model, self.named, self._hint())
+            lost = [name for name in own if name.endswith(('running_mean', 'running_var')) and name not in self.taken]
+            if lost:
+                raise CheckpointError(f'{path}: lacks batch normalization statistics of the model, such as {lost[0]}')
 
     def checkpoint(self) -> dict:
         """The checkpoint with a complete ``state_dict``. The model's own tensors stand in for those that do not fit.

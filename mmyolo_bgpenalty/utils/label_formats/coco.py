@@ -25,7 +25,7 @@ def read_coco_set(file: Path) -> LabeledSet:
     pictures: dict = {}
     for image in coco['images']:
         size = image.get('width'), image.get('height')
-        stated = None if None in size else size
+        stated = size if all(size) else None  # some tools write no size, or 0
         pictures[image['id']] = found.add_picture(str(folder / _local(image['file_name'])), stated), stated
     for annotation in coco['annotations']:
         picture, stated = pictures[annotation['image_id']]
@@ -57,5 +57,7 @@ def _folders(file: Path) -> Iterator[Path]:
     """The folder of the file, the folder of the set, and the folders in them."""
     home = file.absolute().parent
     for root in (home, home.parent) if home.name.lower() in OF_JSON else (home,):
-        yield from sorted(path for pattern in ('*', 'images/*', '*/images') for path in root.glob(pattern))
+        yield from sorted(
+            path for pattern in ('*', 'images/*', '*/images') for path in root.glob(pattern) if path.is_dir()
+        )
         yield root

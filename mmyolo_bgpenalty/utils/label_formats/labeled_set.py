@@ -105,7 +105,9 @@ def read_picture(path: str) -> Picture:
         raise ValueError(fault)
     try:
         with Image.open(path) as image:
-            (width, height), orientation = image.size, image.getexif().get(ORIENTATION, 1)
+            exif = Image.Exif()  # image.getexif() also takes XMP data, which OpenCV ignores
+            exif.load(image.info.get('exif') or b'')
+            (width, height), orientation = image.size, exif.get(ORIENTATION, 1)
     except Exception as error:  # Pillow's readers raise many kinds for broken files
         raise ValueError('no picture, or a broken header') from error
     if orientation in (5, 6, 7, 8):

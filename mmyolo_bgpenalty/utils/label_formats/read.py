@@ -138,7 +138,9 @@ def _by_image_sets(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
     for role, texts in lists.items():
         text = next(filter(Path.is_file, texts), None)
         if text:
-            stems = {line.split()[0] for line in text.read_text(encoding='utf-8-sig').splitlines() if line.strip()}
+            lines = filter(None, map(str.strip, text.read_text(encoding='utf-8-sig').splitlines()))
+            # A name may have spaces. A list of one class has a number after each name.
+            stems = {name for line in lines for name in (line, line.split()[0])}
             parts[role] = [file for file in files if file.stem in stems]
     return parts if parts.get('train') else {'train': files}
 

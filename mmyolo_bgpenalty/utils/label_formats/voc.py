@@ -53,7 +53,7 @@ def _trees(paths: list[Path]) -> Iterator[tuple[Path, ElementTree.Element | None
             yield path, ElementTree.parse(path).getroot(), ''
         except OSError as error:
             yield path, None, reason(error)
-        except ElementTree.ParseError as error:
+        except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: an unknown encoding
             yield path, None, str(error)
 
 
@@ -62,11 +62,12 @@ def _roots(trees: dict[str, list]) -> Iterator[ElementTree.Element]:
 
 
 def _number(text: str | None) -> float:
-    """The number in a text. 1 if there is none: globox will refuse it."""
+    """The finite number in a text. 1 if there is none: globox will refuse it."""
     try:
-        return float(text or '')
+        number = float(text or '')
     except ValueError:
         return 1.0
+    return number if isfinite(number) else 1.0
 
 
 def _picture_of(path: Path, tree: ElementTree.Element, folders: dict[Path, dict[str, str]]) -> str | None:

@@ -27,7 +27,7 @@ def read_yolo(file: Path) -> dict[str, LabeledSet]:
         ValueError: the file cannot be read, has no valid ``names``, or no path of ``train`` exists.
     """
     try:
-        data = yaml.safe_load(file.read_bytes())
+        data = yaml.load(file.read_bytes(), Loader=yaml.BaseLoader)  # all values are text: a class may be called `no`
     except OSError as error:
         raise ValueError(f'{file}: {reason(error)}') from None
     except yaml.YAMLError as error:
@@ -71,7 +71,8 @@ def _names(file: Path, names: Any) -> list[str]:
     if isinstance(names, dict):
         keys = sorted(names, key=lambda key: int(key) if str(key).isdigit() else -1)
         if [str(key) for key in keys] != [str(place) for place in range(len(names))]:
-            raise ValueError(f'{file}: Expected `names` to have the numbers 0 to {len(names) - 1}, but got {keys}')
+            got = ', '.join(map(str, keys))
+            raise ValueError(f'{file}: Expected `names` to have the numbers 0 to {len(names) - 1}, but got {got}')
         names = [names[key] for key in keys]
     return check_names(str(file), [str(name) for name in names])
 
@@ -93,6 +94,8 @@ def _read_pictures(found: LabeledSet, places: list[Path], keypoints: bool = Fals
     for place in places:
         for path in image_paths(place) if place.is_dir() else _listed(place):
             label = label_file(path)
+            if label in used:  # by another path of the part
+                continue
             used.add(label)
             if place.is_dir():
                 label_folders.add(os.path.dirname(label))
@@ -132,6 +135,8 @@ def _read_boxes(found: LabeledSet, picture: Picture, label: str, keypoints: bool
         lines = Path(label).read_text(encoding='utf-8-sig').splitlines()
     except (OSError, UnicodeDecodeError) as error:
         return found.note('label files that cannot be read', f'{name}: {reason(error)}')
+    if not any(map(str.strip, lines)):
+        return None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -142,6 +147,11 @@ def _read_boxes(found: LabeledSet, picture: Picture, label: str, keypoints: bool
             found.note('boxes of classes that `names` lacks: left out', f'{name}, class {box[0]}')
         else:
             found.add_box(picture, Box(found.classes[box[0]], *box[1:]), name)
+    if not found.boxes[picture]:
+        # Its objects would be learned as background.
+        del found.boxes[picture]
+        found.note('pictures without a usable label among their labels: left out', os.path.basename(picture.path))
+    return None
 
 
 def _parse(line: str, size: tuple[int, int], keypoints: bool) -> tuple[int, float, float, float, float] | None:

@@ -59,7 +59,7 @@ def test_from_voc_to_a_config_for_labels_only(run, tmp_path):
         'Next:\n'
         '    python -m mmyolo_bgpenalty check cells/cells.py\n'
         '    python -m mmyolo_bgpenalty train cells/cells.py\n'
-        '    python -m mmyolo_bgpenalty test cells/cells.py work_dirs/cells/best_*.pth\n'
+        '    python -m mmyolo_bgpenalty test cells/cells.py work_dirs/cells/epoch_2700.pth\n'
     )
 
 
@@ -164,7 +164,10 @@ def test_boxes_of_unlabeled_pictures_are_kept_to_measure(run, tmp_path):
             'Expected pictures without objects, because of --empty, but 10 have',
         ),
         (('--labeled', 'unboxed'), 'unboxed: Expected boxes to train on, but its 10 pictures have none'),
-        (('--labeled', 'set', '--val', 'unboxed'), 'unboxed: Expected validation pictures with a box of a trained class'),
+        (
+            ('--labeled', 'set', '--val', 'unboxed'),
+            'unboxed: Expected validation pictures with a box of a trained class',
+        ),
         (('--labeled', 'one'), 'one: Expected at least 2 labeled pictures, to train and to validate, but got 1'),
         (('--labeled', 'set', '--split', '1'), 'Expected `percent` to leave an image in each part, but 1 % of 8'),
         (('--labeled', 'set', '--split', '10', '--unlabeled', 'more'), 'Expected either --split or --unlabeled'),
@@ -212,3 +215,33 @@ def test_nothing_is_left_behind(run, tmp_path, monkeypatch, error):
     with pytest.raises(error):
         run('a/cells', '--labeled', 'set')
     assert not (tmp_path / 'a').exists()
+
+
+def test_an_apostrophe_in_the_path_of_a_project(run, tmp_path):
+    make_voc(tmp_path / 'voc', TEN)
+    assert run("Bob's cells", '--labeled', 'voc', *SMALL)[0] == 0
+    cfg, _ = project(tmp_path, "Bob's cells")
+    assert cfg.data_root == f"{tmp_path}/Bob's cells/" and not check_config(cfg)
+
+
+def test_the_weights_say_the_size_of_the_model(run, tmp_path):
+    make_voc(tmp_path / 'voc', TEN)
+    torch.save({'backbone.stem.conv.weight': torch.zeros(48, 3, 3, 3)}, tmp_path / 'w.pth')
+    code, _, err = run('s', '--labeled', 'voc', '--weights', 'w.pth', '--model', 's')
+    assert code == 2 and 'Expected --model m, because w.pth is of YOLOv8-m, but got --model s' in err
+    assert run('m', '--labeled', 'voc', '--weights', 'w.pth', '--size', 64)[0] == 0
+    assert project(tmp_path, 'm')[0].model_size == 'm'
+
+
+def test_validation_pictures_that_training_has_too(run, tmp_path):
+    yaml = 'train: images/train\nval: [images/train, images/val]\n'
+    make_yolo(tmp_path / 'yolo', {'train': TEN, 'val': ['v.jpg', 'w.jpg']}, yaml)
+    assert run('cells', '--labeled', 'yolo', *SMALL)[0] == 0
+    assert sorted(names_in(project(tmp_path)[1]['val'])) == ['val/v.jpg', 'val/w.jpg']
+
+
+def test_a_class_that_validation_lacks_is_named(run, tmp_path):
+    make_voc(tmp_path / 'voc', TEN)
+    make_voc(tmp_path / 'val', ['x.jpg'])
+    code, out, _ = run('cells', '--labeled', 'voc', '--val', 'val', *SMALL)
+    assert code == 0 and f'No validation picture has a box of {NAMES[1]}' in out

@@ -5,8 +5,12 @@ import shutil
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+from PIL import Image
 
+from mmyolo_bgpenalty.utils.label_formats.labeled_set import read_picture
 from mmyolo_bgpenalty.utils.label_formats.read import NoLabels, read_labeled, read_pictures
 from tests.helpers.labels import NAMES, SIZE, bright_box, make_coco, make_voc, save_picture, voc_xml
 
@@ -190,3 +194,39 @@ def test_without_globox_coco_can_be_read(tmp_path, monkeypatch):
     assert read_labeled(make_coco(tmp_path / 'coco', FIVE))
     with pytest.raises(ImportError, match='read by globox: pip install globox$'):
         read_labeled(make_voc(tmp_path / 'voc', FIVE))
+
+
+def test_names_with_spaces_in_image_sets(tmp_path):
+    root = make_voc(tmp_path, ['my pic 0.jpg', 'my pic 1.jpg', 'b.jpg'])
+    (root / 'ImageSets/Main').mkdir(parents=True)
+    (root / 'ImageSets/Main/train.txt').write_text('my pic 0\nb 1\n')  # a list of one class has numbers
+    (root / 'ImageSets/Main/val.txt').write_text('my pic 1\n')
+    sets = read_labeled(root)
+    names = {role: sorted(Path(picture.path).name for picture in found.boxes) for role, found in sets.items()}
+    assert names == {'train': ['b.jpg', 'my pic 0.jpg'], 'val': ['my pic 1.jpg']}
+
+
+@pytest.mark.parametrize('encoding', ['gb2312', 'no-encoding'])
+def test_an_xml_in_an_encoding_that_python_cannot_read_is_noted(tmp_path, encoding):
+    root = make_voc(tmp_path, ['a.jpg', 'b.jpg'])
+    (root / 'Annotations/a.xml').write_text(f'<?xml version="1.0" encoding="{encoding}"?><annotation/>')
+    found = read_labeled(root)['train']
+    assert len(found.boxes) == 1 and any('a.xml' in file for files in found.notes.values() for file in files)
+
+
+def test_orientation_comes_from_exif_and_not_from_xmp(tmp_path):
+    """OpenCV reads EXIF only."""
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    picture = Image.fromarray(np.zeros((40, 100, 3), np.uint8))
+    picture.save(tmp_path / 'a.jpg', xmp=xmp)
+    height, width = cv2.imread(str(tmp_path / 'a.jpg')).shape[:2]
+    assert read_picture(str(tmp_path / 'a.jpg'))[1:3] == (width, height) == (100, 40)
+
+
+def test_a_coco_json_that_states_no_size(tmp_path):
+    file = make_coco(tmp_path, FIVE)
+    coco = json.loads(file.read_text())
+    for image in coco['images']:
+        image.update(width=0, height=0)
+    file.write_text(json.dumps(coco))
+    assert len(read_labeled(file)['train'].boxes) == 5

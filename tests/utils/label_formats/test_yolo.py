@@ -160,7 +160,7 @@ def test_names_in_classes_txt(yaml):
         ('train: images/train', 'Expected `names` with the names of the classes, but found none'),
         ('names: [a, b, a]\ntrain: images/train', 'Expected each class once, but got a more than once'),
         ('names: []\ntrain: images/train', 'Expected one or more class names, none of them empty, but got []'),
-        ('names: {0: a, 2: b}\ntrain: images/train', 'Expected `names` to have the numbers 0 to 1, but got [0, 2]'),
+        ('names: {0: a, 2: b}\ntrain: images/train', 'Expected `names` to have the numbers 0 to 1, but got 0, 2'),
         (
             'names: [a, b]\ntrain: images/trian',
             'Expected `train` to be an existing folder of pictures, but got images/tri',
@@ -180,3 +180,21 @@ def test_a_folder_without_names(yaml):
     yaml.unlink()
     with pytest.raises(NoLabels, match='has txt files, but no data.yaml'):
         read_labeled(yaml.parent)
+
+
+@pytest.mark.parametrize('line', ['100 100 40 20', '0,0.5,0.5,0.2,0.2', yolo_line(9, 10, 20, 20, 16)])
+def test_a_picture_whose_labels_are_all_refused_is_no_background(yaml, line):
+    labels(yaml, 'C.txt', line)
+    found = read_labeled(yaml)['train']
+    assert 'C.JPG' not in {Path(picture.path).name for picture in found.boxes}
+    assert found.notes['pictures without a usable label among their labels: left out'] == ['C.JPG']
+
+
+def test_names_that_yaml_takes_for_truth_values(yaml):
+    yaml.write_text('names: [no, yes]\ntrain: images/train\n')
+    assert read_labeled(yaml)['train'].classes == ['no', 'yes']
+
+
+def test_a_picture_that_two_paths_name_is_read_once(yaml):
+    yaml.write_text(f'names: {list(NAMES)}\ntrain: [images/train, images]\n', encoding='utf-8')
+    assert len(boxes_of(read_labeled(yaml)['train'], 'C.JPG')) == 1
