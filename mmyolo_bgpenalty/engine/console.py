@@ -3,11 +3,12 @@
 All log records are in the log file.
 """
 
+import io
 import logging
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import mmdet.evaluation
@@ -38,6 +39,8 @@ _RECORDS = (
     'Distributed training is not used',
     'Optimizer groups: ',
     'Exp name: ',
+    'Load checkpoint from fitted:',  # `check_start` has named the file
+    'Switch pipeline now!',
 )
 
 
@@ -97,6 +100,10 @@ class CommandRunner(Runner):
         logger = super().build_logger(*args, **kwargs)
         _hide_records(logger)
         return logger
+
+    def load_checkpoint(self, *args, **kwargs) -> dict:
+        with redirect_stdout(io.StringIO()):  # MMEngine prints the path once more
+            return super().load_checkpoint(*args, **kwargs)
 
 
 @contextmanager

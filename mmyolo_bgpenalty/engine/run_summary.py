@@ -20,6 +20,7 @@ class RunSummaryHook(Hook):
     def __init__(self) -> None:
         self._start = time.monotonic()
         self._best, self._figures = '', ''
+        self._found_nothing = False  # by the best model in validation
 
     def before_train(self, runner: Runner) -> None:
         self._start = time.monotonic()
@@ -31,6 +32,7 @@ class RunSummaryHook(Hook):
             self._best, rows = best, headline(metrics or {}, evaluated_model(runner))
             # The first row is the teacher of a semi-supervised run.
             for role, values in list(rows.items())[:1]:
+                self._found_nothing = values.get('mAP') == 0
                 self._figures = f'{role}: {", ".join(f"{name} {value:.3f}" for name, value in values.items())}'
 
     def finished(self, runner: Runner) -> list[str]:
@@ -41,6 +43,8 @@ class RunSummaryHook(Hook):
             lines.append(f'  best checkpoint: {shown(self._best)}')
             if self._figures:
                 lines.append(f'    {self._figures}')
+            if self._found_nothing:
+                lines.append('    no model has found an object in validation: train longer')
         last = runner.message_hub.runtime_info.get('last_ckpt')
         if last:
             lines.append(f'  last checkpoint: {shown(last)}')
@@ -55,8 +59,10 @@ class RunSummaryHook(Hook):
         return lines
 
     def best_or_last(self, runner: Runner) -> str:
-        """The checkpoint to use: the best, else the last, else ''."""
-        return shown(self._best or runner.message_hub.runtime_info.get('last_ckpt') or '')
+        """The checkpoint to use: the best, else the last, else ''. The last if the best finds no object."""
+        return shown(
+            ('' if self._found_nothing else self._best) or runner.message_hub.runtime_info.get('last_ckpt') or ''
+        )
 
 
 def best_checkpoint(runner: Runner) -> str:

@@ -7,6 +7,9 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
+from mmengine.registry import init_default_scope
+from mmyolo.registry import MODELS
 
 from tests.helpers.tiny import ROOT, SEMI, load
 
@@ -24,6 +27,9 @@ def trained(data, tmp_path_factory):
             dataset.type = 'CheckedCocoDataset'
     cfg.default_hooks.checkpoint.interval = 1
     cfg.custom_imports.imports += ['mine_of_test_quiet']
+    init_default_scope('mmyolo')
+    torch.save(MODELS.build(cfg.model).state_dict(), folder / 'weights.pth')
+    cfg.load_from = str(folder / 'weights.pth')
     cfg.dump(folder / 'tiny.py')
     (folder / 'mine_of_test_quiet.py').write_text("import warnings\nwarnings.warn('mine')\n")
     command = [sys.executable, '-m', 'mmyolo_bgpenalty', 'train', str(folder / 'tiny.py')]
@@ -43,7 +49,8 @@ def test_only_the_users_own_warning_is_on_stderr(trained):
 def test_what_comes_before_the_first_iteration_fits_on_a_screen(trained):
     start = trained.out.partition('Epoch(train)')[0]
     assert len(start.splitlines()) < 15
-    assert not [word for word in (*NOISE, *DUMPS) if word in start]
+    assert not [word for word in (*NOISE, *DUMPS, 'fitted') if word in start]
+    assert start.count('weights.pth') == 1 and 'all 297 tensors taken' in start
 
 
 def test_the_long_records_are_in_the_log_file(trained):

@@ -9,11 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from mmengine.hooks import Hook
 from mmyolo.registry import HOOKS
 
 from mmyolo_bgpenalty.__main__ import main as run_command
 from mmyolo_bgpenalty.cli.train import main as train
+from mmyolo_bgpenalty.engine import run_summary
 from tests.helpers.tiny import SEMI, SUPERVISED, load
 
 
@@ -82,7 +84,8 @@ def test_the_start_says_what_is_trained(semi):
 def test_the_end_names_the_best_and_the_last_checkpoint_with_its_figures(semi):
     end = semi.text.partition('Training is finished: 10 iterations, 0:')[2]
     [best] = (semi.folder / 'work').glob('best_*.pth')
-    assert f'  best checkpoint: work/{best.name}\n    teacher: mAP 0.' in end
+    assert f'  best checkpoint: work/{best.name}\n    teacher: mAP 0.000' in end
+    assert '    no model has found an object in validation: train longer\n' in end
     assert '  last checkpoint: work/epoch_2.pth\n' in end and 'skipped' not in end
     [log] = (semi.folder / 'work').glob('*/*.log')
     assert f'  log: {log.relative_to(semi.folder)}\n' in end and 'What to run next:' in log.read_text()
@@ -98,7 +101,18 @@ def test_the_next_commands_can_be_copied(semi, monkeypatch, capsys):
     assert all(
         line[-3:] == ['--cfg-options', 'lambda_bg=0.5', 'model.semi_train_cfg.teacher_flips=[]'] for line in words
     )
-    assert run_command(words[2][3:]) == 0 and list(Path('work').glob('best_*_teacher.pth'))
+    assert run_command(words[2][3:]) == 0 and Path('work/epoch_2_teacher.pth').exists()
+
+
+@pytest.mark.parametrize('value, expected', [(0.0, 'last.pth'), (0.001, 'best.pth')])
+def test_a_model_that_finds_nothing_is_not_the_best(value, expected, monkeypatch):
+    runner = SimpleNamespace(
+        message_hub=SimpleNamespace(runtime_info=dict(last_ckpt='last.pth')), model=torch.nn.Identity()
+    )
+    monkeypatch.setattr(run_summary, 'best_checkpoint', lambda _: 'best.pth')
+    hook = run_summary.RunSummaryHook()
+    hook.after_val_epoch(runner, {'coco/bbox_mAP': value, 'pr/fp_per_image_at_0.25': 3.0})
+    assert hook.best_or_last(runner) == expected
 
 
 def test_iterations_without_validation_on_labels_only(run):
