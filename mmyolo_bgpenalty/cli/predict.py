@@ -6,12 +6,13 @@ In a semi-supervised config the teacher predicts, in any other config the detect
 - pictures/: the pictures with boxes, as JPEG. A video becomes one video with boxes instead.
 - predictions.json, with --labels coco: a COCO set with scores. File names are relative to the folder of the pictures.
 - labels/ and data.yaml, with --labels yolo: a text file for each picture, in the format of Ultralytics.
-- images/, for a video with --labels: the frames, to which the labels belong.
+- images/: the pictures without boxes. With --labels yolo these are links. With --labels they are the frames of a video.
 """
 
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -62,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         predictor = Predictor(cfg, args.checkpoint, loader)
         path = Path(args.path).absolute()
         folder = new_folder('--out', args.out or os.path.join('predictions', path.name if path.is_dir() else path.stem))
-    outputs = Outputs(folder, predictor.classes, source, args.labels, args.save_conf)
+    home = path if path.is_dir() else path.parent
+    outputs = Outputs(folder, predictor.classes, source, home, args.labels, args.save_conf)
     unreadable = []
     pictures = track(source.pictures, 'predicts', source.total, disable=not sys.stdout.isatty())
     try:
@@ -104,10 +106,19 @@ def _check_label_files(source: Source) -> None:
 
 
 class Outputs:
-    """The folder that the command fills."""
+    """The folder that the command fills. Names of pictures are relative to ``home``."""
 
-    def __init__(self, folder: Path, classes: Sequence[str], source: Source, labels: Sequence[str], save_conf: bool):
+    def __init__(
+        self,
+        folder: Path,
+        classes: Sequence[str],
+        source: Source,
+        home: Path,
+        labels: Sequence[str],
+        save_conf: bool,
+    ):
         self.folder, self.classes, self.labels, self.save_conf = folder, classes, labels, save_conf
+        self._home = home
         self.pictures, self.counts = 0, Counter[int]()
         self._drawn = PictureFolder(folder / 'pictures')
         self._labeled: list[LabeledPicture] = []
@@ -131,6 +142,8 @@ class Outputs:
             write_whole(self.folder / 'labels' / yolo_file(name), yolo_labels(labeled, self.save_conf))
         if self._is_video:
             write_whole(self.folder / 'images' / name, cv2.imencode('.jpg', image)[1].tobytes())
+        elif 'yolo' in self.labels:
+            link(self._home / name, self.folder / 'images' / name)
 
     def close(self) -> None:
         if self._video is not None:
@@ -139,6 +152,15 @@ class Outputs:
             write_whole(self.folder / 'predictions.json', json.dumps(coco_labels(self._labeled, self.classes)))
         if 'yolo' in self.labels:
             write_whole(self.folder / 'data.yaml', yolo_data(self.classes))
+
+
+def link(file: Path, place: Path) -> None:
+    """Make a symbolic link to a file, or a copy where the system allows no links."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        place.symlink_to(file)
+    except OSError:
+        shutil.copyfile(file, place)
 
 
 class Video:

@@ -61,7 +61,6 @@ def yolo_file(file_name: str) -> str:
 
 
 def yolo_data(classes: Sequence[str]) -> str:
-    """The content of ``data.yaml``: the names of the classes, and where Ultralytics looks for the pictures."""
+    """The content of ``data.yaml``: the names of the classes, and the folder of the pictures, beside ``labels``."""
     content = dict(train='images', val='images', names=dict(enumerate(classes)))
-    text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
-    return f'# Put the pictures into images/ beside labels/ to train Ultralytics with this file.\n{text}'
+    return yaml.safe_dump(content, allow_unicode=True, sort_keys=False)

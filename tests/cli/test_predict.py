@@ -1,6 +1,7 @@
 """The command predict, with a detector that sees bright squares."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def test_a_folder_gives_pictures_and_both_kinds_of_labels(run, pictures, tmp_pat
     assert err.startswith('1 of 4 pictures cannot be read: broken.jpg (') and err.count('\n') == 1
     names = ['a/x', 'b/x', 'empty']
     expected = ['data.yaml', *(f'labels/{name}.txt' for name in names), *(f'pictures/{name}.jpg' for name in names)]
+    expected += [f'images/{name}.png' for name in names]
     assert files(tmp_path / 'new') == sorted([*expected, 'predictions.json'])
 
     coco = read_coco('new/predictions.json', training=True)
@@ -103,6 +105,16 @@ def test_a_score_threshold_and_scores_in_yolo_files(run, pictures, tmp_path):
     assert run('set', '--out', 'new', '--labels', 'yolo', '--save-conf')[0] == 0
     assert float((tmp_path / 'new/labels/a/x.txt').read_text().split()[5]) == pytest.approx(0.9, abs=1e-5)
     assert '3 pictures with 0 boxes (score >= 0.95)' in run('set', '--score', 0.95, '--out', 'other')[1]
+
+
+def test_yolo_labels_of_a_folder_are_a_set_to_train_on(run, pictures, tmp_path):
+    """The pictures are links, since they may be large."""
+    assert run('set', '--out', 'new', '--labels', 'yolo')[0] == 0
+    found = read_labeled(Path('new'))['train']  # as `init` reads it
+    assert sorted(os.path.relpath(picture.path, tmp_path / 'new/images') for picture in found.boxes) == sorted(
+        os.path.relpath(path, tmp_path / 'set') for path in (tmp_path / 'set').rglob('*.png')
+    )
+    assert all(os.path.islink(picture.path) for picture in found.boxes) and any(found.boxes.values())
 
 
 def test_a_video_becomes_a_video_and_labeled_frames(run, video, tmp_path):
