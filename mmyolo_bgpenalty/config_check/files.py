@@ -11,6 +11,7 @@ from typing import NamedTuple
 from mmengine.runner import Runner
 
 from mmyolo_bgpenalty.config_check.findings import Findings, error, first_of, warning
+from mmyolo_bgpenalty.config_check.overrides import similar
 from mmyolo_bgpenalty.config_check.parts import ConfigParts, Dataset
 from mmyolo_bgpenalty.datasets.known_empty import places_of, read_names
 from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import CheckpointError
@@ -59,13 +60,16 @@ def check_json(parts: ConfigParts) -> Findings:
         elif coco and dataset.role != 'unlabeled':
             yield from _dropped_boxes(dataset, coco)
             if classes:
-                yield from _categories(dataset, coco, classes, classes == stated)
+                yield from _categories(dataset, coco, classes, classes == stated, 'classes' in parts.given)
                 if dataset in parts.train:
-                    yield from _boxes_by_class(dataset, coco, classes)
+                    yield from _boxes_by_class(dataset, coco, classes, 'classes' in parts.given)
 
 
-def _categories(dataset: Dataset, coco: dict, classes: list[str], as_in_training: bool) -> Findings:
-    """MMDetection numbers the labels of a set in the order of the categories in the json file."""
+def _categories(dataset: Dataset, coco: dict, classes: list[str], as_in_training: bool, given: bool) -> Findings:
+    """MMDetection numbers the labels of a set in the order of the categories in the json file.
+
+    ``given``: the classes are a variable of ``config(…)``.
+    """
     where, (found, lacking) = f'{dataset.path}.metainfo.classes', numbered_classes(coco, classes)
     if not found:
         names = first_of(category['name'] for category in coco['categories'])
@@ -76,11 +80,15 @@ def _categories(dataset: Dataset, coco: dict, classes: list[str], as_in_training
         instead = 'write the same classes in the same order here and in the json file'
         yield error(where, f'{what}: names are mixed up', instead)
     elif lacking:
-        instead = 'add it to the categories of the json file, or remove it from `classes` and `num_classes`'
+        place = '`classes` in config(…)' if given else '`classes` and `num_classes`'
+        instead = f'add it to the categories of the json file, or remove it from {place}'
+        meant = similar(lacking[0], [category['name'] for category in coco['categories']])
+        if meant:
+            instead = f'is {meant} meant? Otherwise {instead}'
         yield warning(where, f'{dataset.ann_file} lacks {first_of(lacking)}', instead)
 
 
-def _boxes_by_class(dataset: Dataset, coco: dict, classes: list[str]) -> Findings:
+def _boxes_by_class(dataset: Dataset, coco: dict, classes: list[str], given: bool) -> Findings:
     names = {category['id']: category['name'] for category in coco['categories']}
     boxes = Counter(names[annotation['category_id']] for annotation in coco['annotations'])
     found = [name for name in classes if name in names.values()]
@@ -92,7 +100,8 @@ def _boxes_by_class(dataset: Dataset, coco: dict, classes: list[str]) -> Finding
     if extra and empty != found:
         number = sum(boxes[name] for name in extra)
         what = f'{number} boxes of {first_of(extra)} in {dataset.ann_file} are dropped and learned as background'
-        yield warning(f'{dataset.path}.metainfo.classes', what, 'add the classes to all sets and to the head')
+        instead = 'add them to `classes` in config(…)' if given else 'add the classes to all sets and to the head'
+        yield warning(f'{dataset.path}.metainfo.classes', what, instead)
 
 
 def _dropped_boxes(dataset: Dataset, coco: dict) -> Findings:

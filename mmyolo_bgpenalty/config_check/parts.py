@@ -3,10 +3,12 @@
 Paths are dotted as in ``--cfg-options``: ``train_dataloader.dataset.labeled.pipeline.1``.
 """
 
+import ast
 import functools
 import os.path as osp
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import mmyolo.registry
@@ -196,6 +198,16 @@ class ConfigParts:
         node = self.get(path) or []
         found = [(path, node)] if isinstance(node, Mapping) else [(f'{path}.{i}', one) for i, one in enumerate(node)]
         return [(where, one) for where, one in found if isinstance(one, Mapping)]
+
+    @functools.cached_property
+    def given(self) -> frozenset[str]:
+        """The variables that the config file gives to ``mmyolo_bgpenalty.config(…)``."""
+        try:
+            nodes = list(ast.walk(ast.parse(Path(self.filename).read_text(encoding='utf-8'))))
+        except (OSError, ValueError, SyntaxError):
+            return frozenset()
+        calls = [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func).endswith('.config')]
+        return frozenset(word.arg for call in calls for word in call.keywords if word.arg)
 
     def hooks_of(self, name: str) -> list[Part]:
         """The hooks of a class and of its subclasses."""

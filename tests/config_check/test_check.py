@@ -201,3 +201,22 @@ def test_a_sampler_that_would_wait_forever_is_refused(runner, monkeypatch, group
     monkeypatch.setattr(runner.train_dataloader.sampler, 'group2size_per_source', groups, raising=False)
     with pytest.raises(ValueError, match=what):
         check_at_start(runner)
+
+
+def test_hints_for_a_config_that_gives_variables_to_config(data, tmp_path):
+    leaf = tmp_path / 'mine.py'
+    leaf.write_text(
+        "_base_ = __import__('mmyolo_bgpenalty').config('yolov8_semi_bgpenalty_own.py', classes=('square', 'disk'),"
+        ' max_epochs=1, img_scale=(64, 64))\n'
+        'burn_in = 1\n'
+        f"data = dict(data_root='{data}/')\n"
+        "train_dataloader = dict(batch_size=4, dataset=dict(labeled=dict(ann_file='labeled.json', **data), "
+        "unlabeled=dict(ann_file='unlabeled.json', **data)))\n"
+        "val_dataloader = dict(dataset=dict(ann_file='val.json', **data))\n"
+    )
+    found = [(finding.where, finding.instead) for finding in check_config(Config.fromfile(leaf))]
+    of_classes = [text for where, text in found if where == 'train_dataloader.dataset.labeled.metainfo.classes']
+    add, remove = sorted(of_classes)
+    assert add == 'add them to `classes` in config(…)'
+    assert remove.startswith('is disc meant? Otherwise add it') and remove.endswith('from `classes` in config(…)')
+    assert 'in config(…)' in dict(found)['max_epochs']

@@ -56,7 +56,8 @@ def check_run(parts: ConfigParts) -> Findings:
         epochs = f' ({parts.length} epochs of {each})' if name == 'max_epochs' else ''
         what = f'the run has {run.total:,} iterations{epochs}: too few for a good detector'
         longer = 'scale burn_in and warm-up too' if run.burn_in else 'train longer'
-        yield warning(f'train_cfg.{name}', what, f'write {math.ceil(SHORTEST_RUN / each)} or more; {longer}')
+        where, place = (name, ' in config(…)') if name in parts.given else (f'train_cfg.{name}', '')
+        yield warning(where, what, f'write {math.ceil(SHORTEST_RUN / each)} or more{place}; {longer}')
     elif parts.semi and 0 < run.burn_in < run.total:
         if run.burn_in < SHORTEST_PHASE:
             what = f'burn-in has {run.burn_in} iterations: the teacher labels images before it has learnt enough'
