@@ -11,6 +11,8 @@ from mmengine.runner import Runner
 from mmyolo_bgpenalty.engine.console import evaluated_model
 from mmyolo_bgpenalty.evaluation.table import headline
 
+BETTER = 0.02  # in mAP; smaller differences are chance
+
 
 class RunSummaryHook(Hook):
     """Remembers when training started, and the values of the best validation, for the summary at the end."""
@@ -21,6 +23,7 @@ class RunSummaryHook(Hook):
         self._start = time.monotonic()
         self._best, self._figures = '', ''
         self._found_nothing = False  # by the best model in validation
+        self._better_student = False
 
     def before_train(self, runner: Runner) -> None:
         self._start = time.monotonic()
@@ -30,6 +33,8 @@ class RunSummaryHook(Hook):
         best = best_checkpoint(runner)
         if best != self._best:
             self._best, rows = best, headline(metrics or {}, evaluated_model(runner))
+            teacher, student = (rows.get(role, {}).get('mAP', 0.0) for role in ('teacher', 'student'))
+            self._better_student = student - teacher > BETTER
             # The first row is the teacher of a semi-supervised run.
             for role, values in list(rows.items())[:1]:
                 self._found_nothing = values.get('mAP') == 0
@@ -45,6 +50,11 @@ class RunSummaryHook(Hook):
                 lines.append(f'    {self._figures}')
             if self._found_nothing:
                 lines.append('    no model has found an object in validation: train longer')
+            if self._better_student:
+                lines.append(
+                    '    the student was better than the teacher: train longer, or predict with the student '
+                    '(--cfg-options model.semi_test_cfg.predict_on=student)'
+                )
         last = runner.message_hub.runtime_info.get('last_ckpt')
         if last:
             lines.append(f'  last checkpoint: {shown(last)}')

@@ -115,6 +115,17 @@ def test_a_model_that_finds_nothing_is_not_the_best(value, expected, monkeypatch
     assert hook.best_or_last(runner) == expected
 
 
+@pytest.mark.parametrize('student, said', [(0.34, True), (0.31, False)])
+def test_a_student_that_is_better_than_its_teacher_is_named(student, said, monkeypatch, tmp_path):
+    hub = SimpleNamespace(runtime_info={}, log_scalars={})
+    runner = SimpleNamespace(message_hub=hub, model=torch.nn.Identity(), iter=3, log_dir=str(tmp_path))
+    runner.logger = SimpleNamespace(log_file='log')
+    monkeypatch.setattr(run_summary, 'best_checkpoint', lambda _: 'best.pth')
+    hook = run_summary.RunSummaryHook()
+    hook.after_val_epoch(runner, {'teacher/coco/bbox_mAP': 0.3, 'student/coco/bbox_mAP': student})
+    assert ('predict_on=student' in '\n'.join(hook.finished(runner))) == said
+
+
 def test_iterations_without_validation_on_labels_only(run):
     options = dict(
         train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=4),
