@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
+from torch.utils.data import DataLoader
+
 from mmyolo_bgpenalty.config_check.findings import Findings, error, first_of
 from mmyolo_bgpenalty.config_check.overrides import similar
 from mmyolo_bgpenalty.config_check.parts import ConfigParts, class_of, transforms_in
@@ -15,8 +17,13 @@ from mmyolo_bgpenalty.models.losses import BackgroundPenaltyOptions
 from mmyolo_bgpenalty.models.semi_options import LOSSES, PSEUDO_TEST_CFG, SemiTrainOptions
 from mmyolo_bgpenalty.models.thresholds import TYPES
 
-# Entries that the Runner, or a head of MMDetection, takes out before it builds the part.
-TAKEN_OUT = dict(HOOKS={'priority'}, PARAM_SCHEDULERS={'convert_to_iter_based'}, MODELS={'bg_cls_weight'})
+# Entries that the Runner, a head of MMDetection or an optimizer constructor takes out before it builds the part.
+TAKEN_OUT = dict(
+    HOOKS={'priority'},
+    PARAM_SCHEDULERS={'convert_to_iter_based'},
+    MODELS={'bg_cls_weight'},
+    OPTIMIZERS={'batch_size_per_gpu'},
+)
 Typed = tuple[str, Mapping, str]  # path, content, registry
 
 
@@ -33,7 +40,9 @@ def check_arguments(parts: ConfigParts) -> Findings:
 def check_options(parts: ConfigParts) -> Findings:
     """Dicts of options, which are no parts."""
     semi, own = 'model.semi_train_cfg', 'SemiYOLODetector' in parts.model.names
-    options: dict[str, Collection[str]] = {}
+    loader = [*inspect.signature(DataLoader).parameters, 'num_batch_per_epoch']
+    loaders = (f'{name}_dataloader' for name in ('train', 'val', 'test'))
+    options: dict[str, Collection[str]] = {name: loader for name in loaders if parts.get(name)}
     if parts.penalised:
         penalty = [field.name for field in fields(BackgroundPenaltyOptions)]
         options[f'{parts.head.path}.bg_penalty'] = ['lambda_bg', *penalty]
@@ -77,6 +86,7 @@ def _typed(parts: ConfigParts) -> Iterator[Typed]:
         yield from _entries(parts, f'{name}_evaluator', 'METRICS')
         yield from _entries(parts, f'{name}_cfg', 'LOOPS')
     yield from _entries(parts, 'param_scheduler', 'PARAM_SCHEDULERS')
+    yield from _entries(parts, 'optim_wrapper.optimizer', 'OPTIMIZERS')
     yield from _models(parts.model.node, 'model', parts.scope)
 
 

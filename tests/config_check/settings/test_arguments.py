@@ -41,6 +41,9 @@ MISSPELT = {
     'train_cfg.val_intervall': 'val_interval',
     'param_scheduler.0.lenght': 'length',
     'param_scheduler.1.eta_minn': 'eta_min',
+    f'{TRAIN}.batchsize': 'batch_size',
+    'val_dataloader.num_worker': 'num_workers',
+    'optim_wrapper.optimizer.weight_decays': 'weight_decay',
 }
 
 
