@@ -24,7 +24,7 @@ def read_yolo(file: Path) -> dict[str, LabeledSet]:
     machine. Roboflow writes '../train/images' and means 'train/images', so both are tried.
 
     Raises:
-        ValueError: the file cannot be read, has no valid ``names``, or no path of ``train`` exists.
+        ValueError: the file cannot be read, has no valid ``names``, or no path of ``train`` or of ``val`` exists.
     """
     try:
         data = yaml.load(file.read_bytes(), Loader=yaml.BaseLoader)  # all values are text: a class may be called `no`
@@ -46,8 +46,10 @@ def read_yolo(file: Path) -> dict[str, LabeledSet]:
                 found.note(f'paths of `{role}` that do not exist', str(entry))
             else:
                 folders.append(place)
-        if not folders and role == 'train':
-            raise ValueError(f'{file}: Expected `train` to be an existing folder of pictures, but got {entries}')
+        if not folders and (entries or role == 'train'):
+            hint = '. If you remove `val`, some training pictures are set aside' if role == 'val' else ''
+            where = f'an existing folder of pictures in {file.parent}'
+            raise ValueError(f'{file}: Expected `{role}` to be {where}, but got {entries}{hint}')
         _read_pictures(found, folders, keypoints='kpt_shape' in data)
         if found.boxes or found.notes:
             sets[role] = found

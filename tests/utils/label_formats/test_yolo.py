@@ -163,8 +163,9 @@ def test_names_in_classes_txt(yaml):
         ('names: {0: a, 2: b}\ntrain: images/train', 'Expected `names` to have the numbers 0 to 1, but got 0, 2'),
         (
             'names: [a, b]\ntrain: images/trian',
-            'Expected `train` to be an existing folder of pictures, but got images/tri',
+            'but got images/trian',
         ),
+        ('names: [a, b]\ntrain: images/train\nval: images/vaal', 'but got images/vaal. If you remove `val`, some'),
         ('names: [a', 'is not valid YAML'),
     ],
 )
