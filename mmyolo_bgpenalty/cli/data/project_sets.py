@@ -81,16 +81,7 @@ def read_sets(
         raise ValueError(f'{val}: Expected labeled pictures to validate on, but none can be read')
     if not sets.val:
         _split_off_val(sets, labeled)
-    if len(sets.val) < FEW:
-        sets.remarks.append(
-            f'{len(sets.val)} pictures to validate on are few: small differences between metrics mean nothing'
-        )
-    validated = {box.name for boxes in sets.val.values() for box in boxes}
-    if validated and validated < set(classes):
-        lacking = ', '.join(name for name in classes if name not in validated)
-        sets.remarks.append(f'No validation picture has a box of {lacking}: the metrics leave this class out')
-    if not any(box.name in classes for boxes in sets.val.values() for box in boxes):
-        raise ValueError(f'{val or labeled}: Expected validation pictures with a box of a trained class, but got none')
+    _check_val(sets, val or labeled)
     _set_unlabeled(sets, empties, others)
     if percent is not None:
         _split_off_unlabeled(sets, percent)
@@ -100,6 +91,19 @@ def read_sets(
             'training pictures keep their labels'
         )
     return sets
+
+
+def _check_val(sets: ProjectSets, path: Path) -> None:
+    if len(sets.val) < FEW:
+        sets.remarks.append(
+            f'{len(sets.val)} pictures to validate on are few: small differences between metrics mean nothing'
+        )
+    validated = {box.name for boxes in sets.val.values() for box in boxes} & set(sets.classes)
+    if not validated:
+        raise ValueError(f'{path}: Expected validation pictures with a box of a trained class, but got none')
+    lacking = [name for name in sets.classes if name not in validated]
+    if lacking:
+        sets.remarks.append(f'No validation picture has a box of {", ".join(lacking)}: the metrics leave this out')
 
 
 def _refuse_boxes(empties: Iterable[LabeledSet]) -> None:
