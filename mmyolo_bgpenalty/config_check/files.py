@@ -18,7 +18,7 @@ from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import CheckpointError
 from mmyolo_bgpenalty.engine.checkpoints.start_weights import SIZES, model_size, read_weights
 from mmyolo_bgpenalty.utils.coco_json import numbered_classes
 from mmyolo_bgpenalty.utils.files import NAMED, reason
-from mmyolo_bgpenalty.utils.image_files import image_fault, list_images
+from mmyolo_bgpenalty.utils.image_files import image_fault, image_names
 
 LOOKED_AT = 20_000  # at most this many images of a set are checked
 OPENED = 500  # at most this many of them are opened
@@ -139,8 +139,7 @@ def _image_paths(parts: ConfigParts, dataset: Dataset) -> list[str]:
     if isinstance(coco, dict):
         names = [image['file_name'] for image in coco['images']]
     elif 'ImageFolderDataset' in dataset.names and dataset.is_local(dataset.folder):
-        paths, ends = list_images(dataset.folder)
-        names = [os.fsdecode(paths[start:end].tobytes()) for start, end in zip([0, *ends[:-1]], ends)]
+        names = image_names(dataset.folder)
     return [osp.join(dataset.folder, name) for name in names]
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from mmyolo_bgpenalty.utils.image_files import EXTENSIONS, list_images
+from mmyolo_bgpenalty.utils.image_files import EXTENSIONS, image_names
 
 
 class Picture(NamedTuple):
@@ -36,7 +36,7 @@ def open_source(path: str, load: Callable[[str], np.ndarray]) -> Source:
         OSError: a folder cannot be listed.
     """
     if os.path.isdir(path):
-        names = _names(path)
+        names = image_names(path)
         if not names:
             raise ValueError(f'{path}: expected pictures ({", ".join(EXTENSIONS)}), but found none')
         return Source(_pictures(path, names, load), names, len(names), None)
@@ -55,11 +55,6 @@ def open_source(path: str, load: Callable[[str], np.ndarray]) -> Source:
     total = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
     fps = video.get(cv2.CAP_PROP_FPS)
     return Source(_frames(video, frame, Path(path).stem), [], total if total > 0 else None, fps if fps > 0 else 25.0)
-
-
-def _names(folder: str) -> list[str]:
-    paths, ends = list_images(folder)
-    return [os.fsdecode(paths[start:end].tobytes()) for start, end in zip([0, *ends[:-1]], ends)]
 
 
 def _pictures(folder: str, names: list[str], load: Callable[[str], np.ndarray]) -> Iterator[Picture]:

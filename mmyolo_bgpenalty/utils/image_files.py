@@ -63,13 +63,15 @@ def _name(entry: os.DirEntry) -> bytes:
         return b''
 
 
-def image_paths(folder) -> Iterator[str]:
-    """The paths of ``list_images``, joined with ``folder``."""
+def image_names(folder) -> list[str]:
+    """The paths of ``list_images``, relative to ``folder``."""
     paths, ends = list_images(folder)
-    start = 0
-    for end in ends:
-        yield os.path.join(folder, os.fsdecode(paths[start:end].tobytes()))
-        start = end
+    return [os.fsdecode(paths[start:end].tobytes()) for start, end in zip([0, *ends[:-1]], ends)]
+
+
+def image_paths(folder) -> list[str]:
+    """The paths of ``list_images``, joined with ``folder``."""
+    return [os.path.join(folder, name) for name in image_names(folder)]
 
 
 NO_FILE = 'not a regular file'  # for example, a folder or a pipe

@@ -156,7 +156,7 @@ def test_a_folder_of_unlabeled_images(root, cfg, monkeypatch, only_finding):
     def refuse(folder):
         raise PermissionError(13, 'Permission denied', folder)
 
-    monkeypatch.setattr(files, 'list_images', refuse)
+    monkeypatch.setattr(files, 'image_names', refuse)
     only_finding(check_config(cfg), E, f'{UNLABELED}.data_prefix', f'{pool}: Permission denied')
 
 
