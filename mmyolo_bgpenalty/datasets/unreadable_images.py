@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 from mmyolo.datasets.yolov5_coco import BatchShapePolicyDataset
 
 from mmyolo_bgpenalty.utils.files import NAMED, printable
-from mmyolo_bgpenalty.utils.image_files import NO_FILE, image_fault
+from mmyolo_bgpenalty.utils.image_files import NO_FILE, image_fault, size_fault
 
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
@@ -100,10 +100,7 @@ class ReadableImages:
             if results is None:
                 return self._report(place, fault or _file_fault(path) or 'its loader returned nothing')
         if not fault and has_boxes and None not in size and 'img' in results:
-            found = np.shape(results['img'])[:2]
-            if found != size:
-                hint = '; its EXIF orientation may rotate it' if found == size[::-1] else ''
-                fault = 'it is {1} x {0}, but its annotation says {3} x {2}'.format(*found, *size) + hint
+            fault = size_fault(np.shape(results['img'])[:2], size)
         self.examined[place] = not fault
         return self._report(place, fault) if fault else (results, '')
 

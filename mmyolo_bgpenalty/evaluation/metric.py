@@ -1,7 +1,10 @@
 """PrecisionRecallMetric: precision and recall as a metric for the loops of MMEngine."""
 
+import copy
 import json
+import logging
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
@@ -12,7 +15,7 @@ import numpy as np
 from mmdet.datasets.api_wrappers import COCO
 from mmdet.evaluation import CocoMetric
 from mmengine.fileio import get_local_path
-from mmengine.logging import MMLogger
+from mmengine.logging import MMLogger, print_log
 from mmyolo.registry import METRICS
 
 from mmyolo_bgpenalty.datasets.coco import CheckedCOCO
@@ -22,7 +25,9 @@ from mmyolo_bgpenalty.evaluation.plots import write_plots
 from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall
 from mmyolo_bgpenalty.evaluation.table import FILE_ONLY, report_table
 from mmyolo_bgpenalty.utils.arguments import fraction
-from mmyolo_bgpenalty.utils.files import write_whole
+from mmyolo_bgpenalty.utils.coco_json import is_crowd, with_own_ids
+from mmyolo_bgpenalty.utils.files import printable, write_whole
+from mmyolo_bgpenalty.utils.image_files import size_fault
 
 
 @METRICS.register_module()
@@ -30,9 +35,10 @@ class PrecisionRecallMetric(CocoMetric):
     """Precision, recall, F1 and false positives per image, for any detector of MMDetection and MMYOLO.
 
     Reports the ``metrics`` of ``precision_recall`` as ``pr/precision``, ``pr/f1``, ``pr/precision_at_recall_0.6`` …,
-    and logs them as a table. ``save_best='pr/f1'`` needs ``rule='greater'``. All images of the set and all detections
-    count: there is no ``maxDets``. Annotations with ``iscrowd`` or ``ignore`` are ignored regions. An image is empty if
-    it has no annotation of the evaluated classes.
+    and logs them as a table. ``save_best='pr/f1'`` needs ``rule='greater'``. All images that the data loader gives and
+    all detections count: there is no ``maxDets``. If ``ann_file`` has more images, the log has a warning. Annotations
+    with ``iscrowd`` or ``ignore`` are ignored regions. An image is empty if it has no annotation of the evaluated
+    classes.
 
     Args:
         ann_file: COCO file of the set. If None, the objects come from ``instances`` of the data samples.
@@ -40,7 +46,8 @@ class PrecisionRecallMetric(CocoMetric):
         iou_thr: in (0, 1].
         score_thr: a fixed confidence to report, in [0, 1].
         recalls: recalls at which precision and false positives are reported, each in (0, 1].
-        coco: also report the values of CocoMetric, ``coco/bbox_mAP`` …. They are 0 without any detection.
+        coco: also report the values of CocoMetric, ``coco/bbox_mAP`` …. They are 0 without any detection. They are
+            computed with ids of ``with_own_ids``, so the ids in ``ann_file`` may have any values.
         prefix: replaces ``pr``.
         plot_dir: a folder. Every evaluation writes ``precision_recall.png``, ``confidence.png`` and
             ``confusion_matrix.png`` to it, and replaces the files of the evaluation before. After
@@ -51,7 +58,8 @@ class PrecisionRecallMetric(CocoMetric):
             student last, so the file has the figures of the student.
 
     Raises:
-        ValueError: an argument is out of range, or ``ann_file`` is no COCO set or lacks a class.
+        ValueError: an argument is out of range, or ``ann_file`` is no COCO set or lacks a class; in the evaluation,
+            two images have the same id, or an image with boxes has another size than ``ann_file`` says.
     """
 
     default_prefix = 'pr'
@@ -77,14 +85,13 @@ class PrecisionRecallMetric(CocoMetric):
         if ann_file is not None:
             with get_local_path(ann_file, backend_args=self.backend_args) as path:
                 self._coco_api = CheckedCOCO(path)
-            for annotation in self._coco_api.dataset['annotations']:
-                annotation['iscrowd'] = annotation.get('iscrowd') or 0  # pycocotools needs a number
             if kwargs.get('sort_categories'):
                 self._coco_api.dataset['categories'].sort(key=lambda category: category['id'])
         self.coco = coco
         if coco:  # compute_metrics writes both prefixes
             self._own_prefix, self.prefix = self.prefix, ''
         self._truth: dict[Any, Truth] = {}
+        self._warned = False
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         if self.format_only:
@@ -92,20 +99,58 @@ class PrecisionRecallMetric(CocoMetric):
         if self._coco_api is None:  # no `ann_file`
             with TemporaryDirectory() as folder:
                 self._coco_api = COCO(self.gt_to_coco_json([gt for gt, _ in results], f'{folder}/set'))
+        self._check_images([gt for gt, _ in results])
         numbers = self._precision_recall(results)
         if not self.coco:
             return numbers
+        coco = {f'{CocoMetric.default_prefix}/{key}': value for key, value in self._coco_figures(results).items()}
+        return coco | {f'{self._own_prefix}/{key}': value for key, value in numbers.items()}
+
+    def _check_images(self, loaded: list[dict]) -> None:
+        """Check that the loaded images are those of the json file, and that each was loaded once."""
+        stated, file = self._coco_api.imgs, self.ann_file
+        repeated = [image for image, times in Counter(gt['img_id'] for gt in loaded).items() if times > 1]
+        if repeated:
+            raise ValueError(
+                f'Expected one prediction for each image id, but {len(repeated)} ids are repeated, such as '
+                f'{repeated[0]!r}: if the data loader joins two sets, their images need different ids'
+            )
+        unknown = [gt['img_id'] for gt in loaded if gt['img_id'] not in stated]
+        if unknown:
+            raise ValueError(f'{file}: expected `images` to have the id {unknown[0]!r} of a prediction')
+        for image, gt in ((stated[gt['img_id']], gt) for gt in loaded if self._coco_api.imgToAnns.get(gt['img_id'])):
+            fault = size_fault((gt['height'], gt['width']), (image['height'], image['width']))
+            if fault:
+                raise ValueError(f'{file}: the boxes of {printable(image["file_name"])} do not fit, because {fault}')
+        if len(loaded) < len(stated) and not self._warned:
+            self._warned = True
+            what = f'{len(loaded)} of the {len(stated)} images in {file}'
+            print_log(f'Evaluated are {what}: the data loader gives no others', logger='current', level=logging.WARNING)
+
+    def _coco_figures(self, results: list) -> dict[str, float]:
+        """The figures of CocoMetric."""
+        if self.outfile_prefix is not None:  # these files have the ids of the set
+            self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
+            self.results2json([prediction for _, prediction in results], self.outfile_prefix)
+        # The order of the images decides between equal scores. So it stays as it is.
+        ids = sorted((gt['img_id'] for gt, _ in results), key=lambda image: (isinstance(image, str), image))
+        numbers = {image: number for number, image in enumerate(ids, 1)}
+        metric = copy.copy(self)
+        metric.outfile_prefix = metric.cat_ids = metric.img_ids = None
+        metric._coco_api = COCO()
+        metric._coco_api.dataset = with_own_ids(self._coco_api.dataset, numbers)
+        numbered = [tuple(dict(part, img_id=numbers[part['img_id']]) for part in pair) for pair in results]
         printed = StringIO()
         with redirect_stdout(printed):  # pycocotools prints
-            coco = super().compute_metrics(results)
+            metric._coco_api.createIndex()
+            figures = super(PrecisionRecallMetric, metric).compute_metrics(numbered)
         MMLogger.get_current_instance().info(printed.getvalue(), extra=FILE_ONLY)
         if not any(len(prediction['bboxes']) for _, prediction in results):
             # CocoMetric reports nothing in this case, and then `save_best` of CheckpointHook ends the run.
             items = self.metric_items or ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
-            for metric in {'bbox', 'segm'}.intersection(self.metrics):
-                coco |= {f'{metric}_{item}': 0.0 for item in items}
-        coco = {f'{CocoMetric.default_prefix}/{key}': value for key, value in coco.items()}
-        return coco | {f'{self._own_prefix}/{key}': value for key, value in numbers.items()}
+            for kind in {'bbox', 'segm'}.intersection(self.metrics):
+                figures |= {f'{kind}_{item}': 0.0 for item in items}
+        return figures
 
     def _precision_recall(self, results: list) -> dict[str, float]:
         names = self._read_classes_and_truth()
@@ -137,22 +182,17 @@ class PrecisionRecallMetric(CocoMetric):
         missing = sorted(set(wanted) - set(names))
         if missing:
             raise ValueError(f'{self.ann_file}: `categories` has no {", ".join(map(repr, missing))}')
-        if not self._truth:  # kept, because pycocotools overwrites `ignore` of the annotations
+        if not self._truth:
             for image in coco.get_img_ids():
                 objects = [a for a in coco.imgToAnns.get(image, ()) if a['category_id'] in ids]
                 self._truth[image] = Truth(
                     np.array([a['bbox'] for a in objects], float).reshape(-1, 4),
                     np.array([ids.index(a['category_id']) for a in objects], int),
-                    np.array([a['iscrowd'] or a.get('ignore', 0) for a in objects], bool),
+                    np.array([is_crowd(a) for a in objects], bool),
                 )
         return names
 
     def _pairs(self, results: list) -> Iterator[tuple[Detections, Truth]]:
-        predictions = {prediction['img_id']: prediction for _, prediction in results}
-        unknown = predictions.keys() - self._truth.keys()
-        if unknown:
-            raise ValueError(f'{self.ann_file}: expected `images` to have the id {min(unknown)} of a prediction')
-        nothing = dict(bboxes=[], scores=np.zeros(0), labels=np.zeros(0, int))
-        for image, boxes in self._truth.items():
-            found = predictions.get(image, nothing)
-            yield Detections(xywh(found['bboxes']), found['scores'], found['labels']), boxes
+        for _, found in results:
+            boxes = xywh(found['bboxes'])
+            yield Detections(boxes, found['scores'], found['labels']), self._truth[found['img_id']]

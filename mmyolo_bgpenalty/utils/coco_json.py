@@ -4,6 +4,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from mmyolo_bgpenalty.utils.files import NAMED, printable, read_json
 
@@ -89,6 +90,40 @@ def numbered_classes(coco: Mapping, classes: Sequence[str]) -> tuple[list[str], 
     """
     found = [category['name'] for category in coco['categories'] if category['name'] in classes]
     return found, [name for name in classes if name not in found]
+
+
+def with_own_ids(coco: Mapping, images: Mapping[Any, int]) -> dict:
+    """A copy of a set for pycocotools and faster-coco-eval, which do not take every id that a json may have.
+
+    For example, both take the annotation id 0 for "no match". In the copy all ids are whole numbers from 1 on:
+    annotations and categories are numbered in the order of the file. ``iscrowd`` is 0 or 1. It is 1 also for
+    annotations with ``ignore``, since pycocotools overwrites this field.
+
+    Args:
+        coco: a set as ``read_coco`` returns it, with the fields for training.
+        images: from an image's id to its number in the copy. Other images and their annotations are left out.
+    """
+    categories = {category['id']: number for number, category in enumerate(coco['categories'], 1)}
+    kept = [annotation for annotation in coco['annotations'] if annotation['image_id'] in images]
+    return dict(
+        images=[dict(image, id=images[image['id']]) for image in coco['images'] if image['id'] in images],
+        categories=[dict(category, id=categories[category['id']]) for category in coco['categories']],
+        annotations=[
+            dict(
+                annotation,
+                id=number,
+                image_id=images[annotation['image_id']],
+                category_id=categories[annotation['category_id']],
+                iscrowd=int(is_crowd(annotation)),
+            )
+            for number, annotation in enumerate(kept, 1)
+        ],
+    )
+
+
+def is_crowd(annotation: Mapping) -> bool:
+    """Whether an annotation is a region to ignore, and no object."""
+    return bool(annotation.get('iscrowd') or annotation.get('ignore'))
 
 
 def _is_id(value) -> bool:

@@ -4,7 +4,7 @@ import array
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +100,14 @@ def image_fault(path, look_inside: bool = True) -> str:
     except (OSError, ValueError) as error:
         return reason(error)
     return ''
+
+
+def size_fault(loaded: Sequence[float], stated: Sequence[float]) -> str:
+    """The fault of an image with boxes whose loaded (height, width) is not the one in its json file. '' if it is."""
+    if tuple(loaded) == tuple(stated):
+        return ''
+    fault = 'it is {1} x {0}, but its annotation says {3} x {2}'.format(*loaded, *stated)
+    return fault + '; its EXIF orientation may rotate it' * (tuple(loaded) == tuple(stated)[::-1])
 
 
 _JPEG_STARTS, _JPEG_ENDS = b'\xff\xd8', b'\xff\xd9'
