@@ -1,14 +1,23 @@
-"""Read json files, and write files completely or not at all. Standard library only."""
+"""Read json files, write files completely or not at all, and lock folders. Standard library only."""
 
 import filecmp
 import gc
 import json
 import os
+import socket
+import sys
+import time
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
+
+if sys.platform != 'win32':
+    import fcntl
 
 NAMED = 10  # largest number of faults that a message lists
+LOCK = '.lock'  # file name of a lock
+_held: dict[tuple[int, Path], IO[str]] = {}  # the locks of this process, by process and folder
 
 
 def write_whole(path, content: str | bytes) -> None:
@@ -30,10 +39,13 @@ def write_together(files: Iterable[tuple[str | Path, str | bytes]], overwrite: b
             path.parent.mkdir(parents=True, exist_ok=True)
             draft = path.with_name(f'.{uuid.uuid4().hex}{path.suffix}.tmp')
             drafts[draft] = path
-            # Bytes, because write_text changes line endings on some systems.
-            draft.write_bytes(content if isinstance(content, bytes) else content.encode('utf-8'))
-            with draft.open('rb+') as file:
-                os.fsync(file.fileno())  # otherwise a power failure may leave an empty file with the new name
+            try:
+                # Bytes, because write_text changes line endings on some systems.
+                draft.write_bytes(content if isinstance(content, bytes) else content.encode('utf-8'))
+                with draft.open('rb+') as file:
+                    os.fsync(file.fileno())  # otherwise a power failure may leave an empty file with the new name
+            except OSError as error:  # that of a full disk names no file, others name the draft
+                raise OSError(error.errno, error.strerror, str(path)) from None
         for draft, path in drafts.items():
             if path.is_dir():
                 raise ValueError(f'{path}: is a folder')
@@ -65,6 +77,49 @@ def read_json(path):
     finally:
         if collects:
             gc.enable()
+
+
+def lock_folder(folder: str | Path) -> None:
+    """Lock a folder, which is made if it is missing, for this process until ``unlock_folder`` or its end.
+
+    The operating system frees the lock if the process is killed, and child processes do not inherit it. A process may
+    lock a folder again. A file system without locks, and Windows, let every process pass.
+
+    Raises:
+        ValueError: another process holds the lock. The message names it.
+        OSError: the file of the lock cannot be written.
+    """
+    folder = Path(folder).resolve()
+    key = (os.getpid(), folder)  # a forked process inherits `_held`, but no lock
+    if key in _held or sys.platform == 'win32':
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / LOCK).open('a+', encoding='utf-8', errors='replace')
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.seek(0)
+        holder = ' '.join(file.read(200).split()) or 'another process'
+        file.close()
+        raise ValueError(
+            f'Expected a folder that no other process uses, but {folder} is used by {holder}: wait until it has ended, '
+            'or choose another --work-dir'
+        ) from None
+    except OSError:  # no locks on this file system
+        file.close()
+        return
+    file.truncate(0)
+    file.write(f'process {os.getpid()} on {socket.gethostname()} since {time.strftime("%Y-%m-%d %H:%M:%S")}\n')
+    file.flush()
+    _held[key] = file
+
+
+def unlock_folder(folder: str | Path) -> None:
+    """Free the lock of ``lock_folder``. The empty file stays."""
+    file = _held.pop((os.getpid(), Path(folder).resolve()), None)
+    if file is not None:
+        file.truncate(0)
+        file.close()
 
 
 def printable(text) -> str:

@@ -1,9 +1,12 @@
 import gc
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from mmyolo_bgpenalty.utils.files import read_json, write_together, write_whole
+from mmyolo_bgpenalty.utils.files import lock_folder, read_json, unlock_folder, write_together, write_whole
 
 
 @pytest.fixture
@@ -101,3 +104,48 @@ def test_other_contents_are_replaced_only_on_request(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ['a', 'b', 'c'] and (tmp_path / 'b').read_text() == 'B'
     write_together([(tmp_path / 'd', 'D'), (tmp_path / 'b', 'X')], overwrite=True)
     assert (tmp_path / 'd').read_text() == 'D' and (tmp_path / 'b').read_text() == 'X'
+
+
+def test_a_full_disk_is_named_with_the_path(file):
+    """A write to /dev/full fails as on a full disk. Its error has no file name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, 'with_name', lambda path, name: Path('/dev/full'))
+        patch.setattr(Path, 'unlink', lambda path, missing_ok: None)
+        with pytest.raises(OSError, match=f'No space left on device: {str(file)!r}'):
+            write_whole(file, 'x')
+    assert not file.exists()
+
+
+LOCK = (
+    'import os, sys; from mmyolo_bgpenalty.utils.files import lock_folder as lock; lock(sys.argv[1]); print("locked")'
+)
+
+
+def locking(folder, then='0'):
+    """Start a process that locks a folder and executes a line."""
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen([sys.executable, '-u', '-c', f'{LOCK}; {then}', str(folder)], text=True, **pipes)
+
+
+def test_a_folder_is_locked_by_one_process_until_it_ends(tmp_path):
+    """Also if it is killed while its child goes on."""
+    folder = tmp_path / 'runs' / 'a'
+    with locking(folder, 'os.fork(); sys.stdin.read()') as first:
+        assert first.stdout.readline() == 'locked\n'
+        with pytest.raises(ValueError, match=f'{folder} is used by process {first.pid} on .* since 20..-'):
+            lock_folder(folder)
+        assert f'is used by process {first.pid}' in locking(folder).communicate()[1]
+        first.kill()
+        first.wait()
+        lock_folder(folder)
+        lock_folder(folder)  # again in this process
+        assert f'is used by process {os.getpid()}' in locking(folder).communicate()[1]
+        unlock_folder(folder)
+        assert locking(folder).communicate()[0] == 'locked\n'
+
+
+def test_a_forked_process_does_not_own_the_lock_of_its_parent(tmp_path):
+    forks = 'sys.exit(os.waitstatus_to_exitcode(os.wait()[1]) if os.fork() else lock(sys.argv[1]))'
+    with locking(tmp_path, forks) as first:
+        assert f'is used by process {first.pid}' in first.communicate()[1]
+    assert first.returncode == 1

@@ -60,7 +60,9 @@ def _check_zip(file: str) -> None:
     if not zipfile.is_zipfile(file):
         raise ForeignFileError(f'its end is missing. {AGAIN}')
     with zipfile.ZipFile(file) as archive:
-        names = archive.namelist()
+        names, damaged = archive.namelist(), archive.testzip()
+    if damaged:
+        raise ForeignFileError(f'it is damaged: {damaged} in it does not match its checksum. {AGAIN}')
     if any(name.endswith('/constants.pkl') for name in names):
         raise ForeignFileError(
             'it is a TorchScript model, which cannot be trained. Give the checkpoint that it was exported from'
