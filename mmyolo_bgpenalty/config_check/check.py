@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from mmyolo_bgpenalty.config_check import evaluation, files, pipelines, sizes
+from mmyolo_bgpenalty.config_check import evaluation, pipelines, sizes
+from mmyolo_bgpenalty.config_check.files import built, images, labels, weights
 from mmyolo_bgpenalty.config_check.findings import Finding, run_checks
 from mmyolo_bgpenalty.config_check.parts import ConfigParts
 from mmyolo_bgpenalty.config_check.settings import arguments, length, training
 
 WIRING = (*arguments.CHECKS, *training.CHECKS, *pipelines.CHECKS, *sizes.CHECKS, *evaluation.CHECKS)
+FILES = (*weights.CHECKS, *labels.CHECKS, *images.CHECKS)
 
 
 def check_config(cfg: Mapping, data: bool = True) -> list[Finding]:
@@ -19,7 +21,7 @@ def check_config(cfg: Mapping, data: bool = True) -> list[Finding]:
 
     ``cfg`` includes its ``--cfg-options``. With ``data``, the json files are read and the images are looked for.
     """
-    findings = run_checks((*WIRING, *length.CHECKS, *files.CHECKS) if data else WIRING, ConfigParts(cfg))
+    findings = run_checks((*WIRING, *length.CHECKS, *FILES) if data else WIRING, ConfigParts(cfg))
     findings = [finding._replace(level='warning') if _of_test(finding) else finding for finding in findings]
     return sorted(findings, key=lambda finding: finding.level)
 
@@ -29,10 +31,11 @@ def check_at_start(runner: Runner) -> None:
 
     Raises:
         ValueError: lists the errors.
+        Exception: the first image of a dataset cannot be loaded.
     """
     parts = ConfigParts(runner.cfg, runner.hooks, epoch_length=_epoch_length(runner))
-    findings = run_checks((*WIRING, *length.CHECKS), parts)
-    findings += run_checks([files.check_built_sets], runner)
+    findings = run_checks((*WIRING, *length.CHECKS, labels.check_json), parts)
+    findings += run_checks([built.check_built_sets], runner)
     findings = [finding for finding in findings if not _of_test(finding)]
     for finding in findings:
         if finding.level == 'warning':
@@ -40,6 +43,7 @@ def check_at_start(runner: Runner) -> None:
     errors = [str(finding) for finding in findings if finding.level == 'error']
     if errors:
         raise ValueError('Expected a config without mistakes, but found:\n' + '\n'.join(errors))
+    built.load_first_images(runner)
 
 
 def _epoch_length(runner: Runner) -> int | None:

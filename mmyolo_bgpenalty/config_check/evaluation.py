@@ -3,7 +3,7 @@
 import os.path as osp
 import re
 from collections.abc import Mapping
-from itertools import zip_longest
+from itertools import combinations, zip_longest
 
 from mmyolo_bgpenalty.config_check.findings import Findings, error, first_of, warning
 from mmyolo_bgpenalty.config_check.parts import ConfigParts, class_of, kind_of
@@ -101,16 +101,44 @@ def _prefixes(parts: ConfigParts) -> set[str]:
 def check_evaluator_files(parts: ConfigParts) -> Findings:
     """An evaluator must read the json file of its dataset, or another json file with the same images."""
     for name, datasets in (('val', parts.val), ('test', parts.test)):
-        ours = datasets[0].ann_file if len(datasets) == 1 else ''
+        files = [dataset.ann_file for dataset in datasets]
+        ours = {file: _images(parts, file) for file in files if file.endswith('.json')}
+        for one, other in combinations(ours, 2):
+            common = ours[one].keys() & ours[other].keys()
+            if common:
+                what = f'{one} and {other} both have the image id {min(common, key=str)!r}: predictions are mixed up'
+                yield error(f'{name}_dataloader.dataset', what, 'give all images different ids')
+        expected = {image: file for images in ours.values() for image, file in images.items()}
         for where, node in parts.entries(f'{name}_evaluator'):
             theirs = node.get('ann_file')
-            if not theirs or not ours.endswith('.json') or osp.realpath(theirs) == osp.realpath(ours):
+            if not theirs or not files or not all(map(ours.get, files)):
                 continue
-            read = [coco for coco in map(parts.coco, (ours, theirs)) if isinstance(coco, dict)]
-            ids = [{image['id'] for image in coco['images']} for coco in read]
-            if len(ids) == 2 and ids[0] != ids[1]:
-                what = f'{theirs}, but the dataset reads {ours}, which has other images'
-                yield error(f'{where}.ann_file', what, f'write {ours}')
+            found = expected if [*map(osp.realpath, files)] == [osp.realpath(theirs)] else _images(parts, theirs)
+            if found and found != expected:
+                reads = f'the dataset reads {files[0]}' if len(files) == 1 else f'the datasets read {first_of(files)}'
+                instead = f'write {files[0]}' if len(files) == 1 else 'write a json file with the images of all sets'
+                yield error(f'{where}.ann_file', f'{theirs}, but {reads}, which has other images', instead)
+            yield from _ids(parts, where, node)
+
+
+def _images(parts: ConfigParts, file: str) -> dict:
+    """The file names of the images of a json file by their ids. {} if it cannot be read."""
+    coco = parts.coco(file)
+    return {image['id']: osp.basename(image['file_name']) for image in coco['images']} if isinstance(coco, dict) else {}
+
+
+def _ids(parts: ConfigParts, where: str, node: Mapping) -> Findings:
+    """CocoMetric of MMDetection needs ids that PrecisionRecallMetric does not need."""
+    coco = parts.coco(node['ann_file'])
+    if kind_of(node) == 'CocoMetric':
+        for annotation in coco['annotations'] if isinstance(coco, dict) else ():
+            if not isinstance(annotation['id'], int) or annotation['id'] == 0 or annotation.get('iscrowd') is None:
+                what = (
+                    f'the annotation {annotation["id"]!r} of {node["ann_file"]} is lost: CocoMetric needs `iscrowd`, '
+                )
+                what += 'and ids that are whole numbers and not 0'
+                yield warning(f'{where}.type', what, "write type='PrecisionRecallMetric', coco=True")
+                return
 
 
 CHECKS = (check_class_names, check_classes, check_validation, check_evaluator_files)

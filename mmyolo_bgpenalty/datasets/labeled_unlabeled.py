@@ -28,8 +28,8 @@ class LabeledUnlabeledDataset(ConcatDataset):
             'a/b/' stands for all images in that folder. ``results['known_empty']`` becomes True or False.
 
     Raises:
-        ValueError: one of the sets is empty; no labeled image has a box of the classes; ``known_empty`` cannot be read,
-            names an image that is not in the set, or names an image with boxes.
+        ValueError: one of the sets is empty; no labeled image has a box of the classes, crowds apart; ``known_empty``
+            cannot be read, names an image that is not in the set, or names an image with boxes.
     """
 
     def __init__(self, labeled: dict, unlabeled: dict, known_empty: str | None = None, **kwargs):
@@ -61,11 +61,13 @@ class LabeledUnlabeledDataset(ConcatDataset):
             self._mark_empty(self.datasets[1], self.known_empty)
         super().full_init()
         labeled = self.datasets[0]
-        if not any(labeled.get_data_info(i)['instances'] for i in range(len(labeled))):
+        instances = [one for i in range(len(labeled)) for one in labeled.get_data_info(i)['instances']]
+        if all(one['ignore_flag'] for one in instances):
             found = [category['name'] for category in read_json(labeled.ann_file).get('categories', [])]
+            crowds = f' and {len(instances)} crowds (`iscrowd` is 1)' if instances else ''
             raise ValueError(
                 f'Expected boxes of the classes {list(labeled.metainfo["classes"])} in {labeled.ann_file}, but it '
-                f'has none; its categories are {found}'
+                f'has none{crowds}; its categories are {found}'
             )
 
     def _mark_empty(self, dataset: BaseDataset, known_empty: str) -> None:

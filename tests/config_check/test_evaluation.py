@@ -1,9 +1,10 @@
+import json
 import shutil
 
 import pytest
 
 from mmyolo_bgpenalty.config_check.check import check_config
-from tests.helpers.changes import DELETED, change
+from tests.helpers.changes import DELETED, change, edit
 from tests.helpers.tiny import CLASSES
 
 HEAD, ASSIGNER = 'model.detector.bbox_head.head_module.num_classes', 'model.detector.train_cfg.assigner.num_classes'
@@ -69,6 +70,59 @@ def test_an_evaluator_that_reads_another_file(cfg, data, tmp_path, only_finding)
     cfg.val_evaluator.ann_file = str(data / 'labeled.json')
     what = f'the dataset reads {ours}, which has other images'
     only_finding(check_config(cfg), E, 'val_evaluator.ann_file', what)
+
+
+def test_other_images_with_the_same_ids(cfg, data, tmp_path, only_finding):
+    shutil.copytree(data, tmp_path / 'set')
+    edit(tmp_path / 'set', 'val', lambda coco: [image.update(file_name=f'b{image["id"]}') for image in coco['images']])
+    cfg.val_evaluator.ann_file = str(tmp_path / 'set' / 'val.json')
+    only_finding(check_config(cfg), E, 'val_evaluator.ann_file', 'which has other images')
+
+
+def test_two_validation_sets(cfg, data, tmp_path):
+    """One evaluator file has the images of one set, or of both. The ids of both must differ."""
+    root = shutil.copytree(data, tmp_path / 'set')
+    for name in ('val', 'labeled'):
+        shutil.copy(root / f'{name}.json', root / f'{name}_again.json')
+    one = dict(cfg.val_dataloader.dataset, data_root=f'{root}/', ann_file='val_again.json')
+    other = dict(one, ann_file='labeled_again.json')
+    cfg.train_dataloader.dataset.unlabeled.data_root = f'{root}/'
+    cfg.val_dataloader.dataset = dict(type='ConcatDataset', datasets=[one, other])
+    cfg.test_dataloader = cfg.val_dataloader
+    evaluator = ('error', 'val_evaluator.ann_file')
+    errors = [finding[:2] for finding in check_config(cfg) if finding.level == 'error']
+    assert errors == [('error', 'val_dataloader.dataset'), evaluator]
+
+    def shift(coco):
+        for image in coco['images']:
+            image['id'] += 100
+        for annotation in coco['annotations']:
+            annotation['image_id'] += 100
+
+    edit(root, 'labeled_again', shift)
+    errors = [finding[:2] for finding in check_config(cfg) if finding.level == 'error']
+    assert errors == [evaluator]
+    first, second = (json.loads((root / f'{name}_again.json').read_text()) for name in ('val', 'labeled'))
+    for key in ('images', 'annotations'):
+        first[key] += [dict(entry, id=entry['id'] + 100 * (key == 'annotations')) for entry in second[key]]
+    (root / 'both.json').write_text(json.dumps(first))
+    cfg.val_evaluator.ann_file = str(root / 'both.json')
+    assert [finding for finding in check_config(cfg) if finding.level == 'error'] == []
+
+
+@pytest.mark.parametrize('values', [dict(id=0), dict(id=0.5), dict(iscrowd=None)])
+def test_cocometric_of_mmdetection_loses_annotations(cfg, data, tmp_path, values, only_finding):
+    root = shutil.copytree(data, tmp_path / 'set')
+    edit(
+        root,
+        'val',
+        lambda coco: (coco['annotations'].__delitem__(slice(1, None)), coco['annotations'][0].update(values)),
+    )
+    file = str(root / 'val.json')
+    cfg.val_dataloader.dataset.ann_file = cfg.val_evaluator.ann_file = file
+    assert check_config(cfg) == []
+    cfg.val_evaluator = dict(type='mmdet.CocoMetric', ann_file=file)
+    only_finding(check_config(cfg), W, 'val_evaluator.type', 'is lost: CocoMetric needs `iscrowd`')
 
 
 @pytest.mark.parametrize('path', ['train_dataloader.dataset.labeled', 'val_dataloader.dataset'])

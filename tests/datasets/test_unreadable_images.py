@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from mmyolo.datasets import YOLOv5CocoDataset
 from mmyolo.registry import DATASETS
 
-from mmyolo_bgpenalty.config_check.files import image_faults
+from mmyolo_bgpenalty.config_check.files.images import ImageSet, image_faults
 from mmyolo_bgpenalty.datasets import unreadable_images
 from tests.helpers.changes import edit
 from tests.helpers.spoilt import LOAD, PACK, member, pair, spoil
@@ -140,7 +140,7 @@ def test_a_pipe_in_place_of_an_image_is_not_opened(root, warnings, type):
 
 def test_check_and_summary_count_all_and_name_the_first_ten(root):
     missing = [f'{root}/images/gone_{i:02}.png' for i in range(15)]
-    (finding,) = image_faults('here', [f'{root}/images/val_000.png', *missing], True)
+    (finding,) = image_faults(ImageSet('train', 'here', [f'{root}/images/val_000.png', *missing], True))
     assert finding.level == 'warning' and finding.what.startswith('15 of the 16 images looked at cannot be read: ')
     assert [path in finding.what for path in missing] == [True] * 10 + [False] * 5 and finding.what.endswith(', …')
     image = dict(width=80, height=64)

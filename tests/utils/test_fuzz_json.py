@@ -24,7 +24,7 @@ from mmengine.registry import init_default_scope
 
 from mmyolo_bgpenalty import CheckedCocoDataset, PrecisionRecallMetric
 from mmyolo_bgpenalty.cli.data.split import main as split_dataset
-from mmyolo_bgpenalty.config_check import evaluation, files
+from mmyolo_bgpenalty.config_check import check, evaluation
 from mmyolo_bgpenalty.config_check.findings import run_checks
 from mmyolo_bgpenalty.config_check.parts import ConfigParts
 from mmyolo_bgpenalty.utils.coco_json import read_coco
@@ -187,7 +187,7 @@ def config_check(file):
             val_dataloader=dict(dataset=sets[2]),
             val_evaluator=dict(type='PrecisionRecallMetric', ann_file=str(places[3])),
         )
-        for finding in run_checks((*files.CHECKS, evaluation.check_evaluator_files), ConfigParts(cfg)):
+        for finding in run_checks((*check.FILES, evaluation.check_evaluator_files), ConfigParts(cfg)):
             assert 'not checked, because' not in finding.what and printable(finding) == str(finding)
             faults += [finding.what] if finding.level == 'error' and f'{file}: ' in finding.what else []
     if faults:

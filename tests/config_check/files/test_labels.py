@@ -4,8 +4,8 @@ import cv2
 import pytest
 import torch
 
-from mmyolo_bgpenalty.config_check import files
 from mmyolo_bgpenalty.config_check.check import check_config
+from mmyolo_bgpenalty.config_check.files import images
 from tests.helpers.changes import edit
 from tests.helpers.tiny import SEMI
 
@@ -156,7 +156,7 @@ def test_a_folder_of_unlabeled_images(root, cfg, monkeypatch, only_finding):
     def refuse(folder):
         raise PermissionError(13, 'Permission denied', folder)
 
-    monkeypatch.setattr(files, 'image_names', refuse)
+    monkeypatch.setattr(images, 'image_names', refuse)
     only_finding(check_config(cfg), E, f'{UNLABELED}.data_prefix', f'{pool}: Permission denied')
 
 

@@ -1,0 +1,96 @@
+"""Checks of the datasets of a Runner."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mmcv.transforms import LoadImageFromFile
+from mmengine.dataset import BaseDataset
+from mmengine.runner import Runner
+
+from mmyolo_bgpenalty.config_check.files.images import LOOKED_AT, ImageSet, image_findings, spread
+from mmyolo_bgpenalty.config_check.files.pictures import Loader, loader_of
+from mmyolo_bgpenalty.config_check.findings import Findings, error
+from mmyolo_bgpenalty.datasets.samplers import SeededIndex, seeded_by
+
+ROLES = ('labeled', 'unlabeled')
+
+
+def check_built_sets(runner: Runner) -> Findings:
+    """Mistakes in the datasets of a Runner."""
+    where = 'train_dataloader.dataset'
+    yield from orientations(getattr(runner.train_dataloader.sampler, 'group2size_per_source', ()))
+    sets, has_objects = [], []
+    for role, place, dataset in built_sets(runner):
+        if not hasattr(dataset, 'get_data_info'):
+            continue
+        if role != 'val':
+            infos = map(dataset.get_data_info, range(len(dataset)))
+            has_objects.append(any(map(_has_objects, infos)))
+        if not getattr(dataset, 'backend_args', None):
+            infos = [dataset.get_data_info(index) for index in spread(range(len(dataset)), LOOKED_AT)]
+            infos = [info for info in infos if info.get('img_path')]
+            sizes = {
+                info['img_path']: (info['height'], info['width'])
+                for info in infos
+                if info.get('instances') and {'height', 'width'} <= info.keys()
+            }
+            skips = hasattr(dataset, 'first_readable') and not dataset.test_mode
+            paths = [info['img_path'] for info in infos]
+            sets.append(ImageSet(role, place, paths, skips, sizes, _loader(dataset)))
+    if has_objects and not any(has_objects):
+        what = 'none of its images has a box of its classes that counts as an object'
+        yield error(where, what, 'see `ann_file`, `metainfo.classes`, and `iscrowd` in the json file')
+    yield from image_findings(sets)
+
+
+def built_sets(runner: Runner) -> Iterator[tuple[str, str, Any]]:
+    """Role, place in the config and dataset: the members of the training set, and the validation set."""
+    where, dataset = 'train_dataloader.dataset', runner.train_dataloader.dataset
+    members = getattr(dataset, 'datasets', None)
+    if members is None:
+        yield 'train', where, dataset
+    else:
+        names = ROLES if len(members) == 2 else [f'datasets.{i}' for i in range(len(members))]
+        yield from ((name, f'{where}.{name}', member) for name, member in zip(names, members))
+    val = getattr(getattr(runner.val_loop, 'dataloader', None), 'dataset', None)
+    yield 'val', 'val_dataloader.dataset', val
+
+
+def load_first_images(runner: Runner) -> None:
+    """Load the first image of each dataset by its pipeline. Else a mistake in it may be met after burn-in or later.
+
+    The random generators and the pipeline stay as they are.
+    """
+    for _, _, dataset in built_sets(runner):
+        if not isinstance(dataset, BaseDataset):
+            continue
+        dataset = copy.copy(dataset)
+        dataset.pipeline = copy.deepcopy(dataset.pipeline)
+        with seeded_by(SeededIndex(0, 0)):
+            if hasattr(dataset, 'first_readable') and not dataset.test_mode:  # as LabeledUnlabeledDataset does
+                dataset.first_readable(0, dataset.pipeline.transforms)
+            else:
+                dataset[0]
+
+
+def _has_objects(info: dict) -> bool:
+    """A dataset without `instances` may still have boxes."""
+    return 'instances' not in info or any(not instance.get('ignore_flag') for instance in info['instances'])
+
+
+def _loader(dataset: Any) -> Loader | None:
+    for transform in getattr(getattr(dataset, 'pipeline', None), 'transforms', ()):
+        if isinstance(transform, LoadImageFromFile):
+            return loader_of(type(transform), transform.color_type, transform.imdecode_backend)
+    return None
+
+
+def orientations(counts: Sequence[Mapping[int, int]]) -> Findings:
+    """``counts``: for each set, the number of images that are taller than wide (key 0) and of the others (key 1)."""
+    for group, name in ((0, 'taller than wide'), (1, 'at least as wide as tall')):
+        numbers = [sizes.get(group, 0) for sizes in counts]
+        if any(numbers) and not all(numbers):
+            what = f'no image of set {numbers.index(0)} is {name}: GroupMultiSourceSampler waits for one forever'
+            instead = "write type='MultiSourceSampler', or use a LabeledUnlabeledBatchSampler"
+            yield error('train_dataloader.sampler.type', what, instead)
