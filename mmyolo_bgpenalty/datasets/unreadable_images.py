@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 from mmyolo.datasets.yolov5_coco import BatchShapePolicyDataset
 
 from mmyolo_bgpenalty.utils.files import NAMED, printable
-from mmyolo_bgpenalty.utils.image_files import NO_FILE, image_fault, size_fault
+from mmyolo_bgpenalty.utils.image_files import NO_FILE, TOO_LARGE, image_fault, image_size, size_fault
 
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
@@ -25,7 +25,8 @@ class ReadableImages:
 
     * A transform raises an error or returns None before ``results['img']`` is set. But an error of a transform
       that comes before LoadImageFromFile reaches the caller.
-    * The file is not a regular file (for example, a pipe), or is a truncated JPEG (OpenCV before 5 decodes a part).
+    * The file is not a regular file (for example, a pipe), or is a truncated JPEG (OpenCV before 5 decodes a part), or
+      its header states too many pixels, see ``image_size``.
     * The image has boxes, and its size differs from the size in its annotation.
 
     An unreadable image is logged once for all worker processes and is not tried again, unless the system failed
@@ -85,7 +86,13 @@ class ReadableImages:
         path, size = results.get('img_path'), (results.get('height'), results.get('width'))
         has_boxes = bool(results.get('instances'))
         fault = '' if self.examined[place] else _file_fault(path)
-        if fault == NO_FILE:  # reading a pipe would never end
+        if not (fault or self.examined[place]) and has_boxes and None not in size:
+            stored = image_size(path)
+            if stored and sorted(stored) != sorted(size):  # else EXIF may turn it
+                fault = size_fault(stored[::-1], size)
+                return self._report(place, fault)
+        # Reading a pipe would never end, and a huge image would fill the memory.
+        if fault.startswith((NO_FILE, TOO_LARGE)):
             return self._report(place, fault)
         while transforms and 'img' not in results:
             transform = transforms.pop(0)

@@ -42,7 +42,7 @@ def open_source(path: str, load: Callable[[str], np.ndarray]) -> Source:
         return Source(_pictures(path, names, load), names, len(names), None)
     if not os.path.isfile(path):
         raise ValueError(f'{path}: no such file or folder')
-    if path.lower().endswith(EXTENSIONS):
+    if path.lower().endswith(EXTENSIONS) and not path.lower().endswith('.gif'):  # a GIF may be a video
         folder, name = os.path.split(path)
         return Source(_pictures(folder, [name], load), [name], 1, None)
     video = cv2.VideoCapture(path)

@@ -1,25 +1,39 @@
-"""List image files, and check them without decoding them. NumPy and the standard library only."""
+"""List image files, and check them without decoding them."""
 
 import array
 import os
 import re
 import stat
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
+from PIL import Image
 
-from mmyolo_bgpenalty.utils.files import reason
+from mmyolo_bgpenalty.utils.files import NAMED, printable, reason
 
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+EXTENSIONS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.png', '.bmp', '.tif', '.tiff', '.webp')
+EXTENSIONS += ('.pbm', '.pgm', '.ppm', '.pnm')
+# Formats that not every build of OpenCV has. Most builds that read one also write it.
+_BUILT_IN = dict(avif=('.avif',), gif=('.gif',), jp2=('.jp2', '.j2k', '.j2c', '.jpc', '.jpf', '.jpx'))
+EXTENSIONS += sum((names for kind, names in _BUILT_IN.items() if cv2.haveImageWriter(f'.{kind}')), ())
 _SUFFIXES = tuple(extension.encode() for extension in EXTENSIONS)
+# Files beside images that nobody takes for an image.
+_NO_IMAGES = ('.txt', '.json', '.xml', '.csv', '.tsv', '.yaml', '.yml', '.md', '.cache', '.npy', '.npz', '.zip', '.db')
+_NO_IMAGES += ('.ini', '.html', '.pdf', '.py', '.log')
 
 
-def list_images(folder: str) -> tuple[np.ndarray, np.ndarray]:
+def list_images(folder: str, left_out: Counter | None = None) -> tuple[np.ndarray, np.ndarray]:
     """List the images in a folder and its sub-folders.
 
     Names that begin with a dot are left out. Links are followed, but no folder is entered twice. The paths are sorted
     by their bytes, so the order does not depend on the file system or the locale.
+
+    Args:
+        left_out: counts the files that may be images, but have no extension of ``EXTENSIONS``, see ``not_read``.
 
     Returns:
         All paths relative to ``folder``, joined as bytes, uint8; and the index at which each path ends, int64.
@@ -30,27 +44,27 @@ def list_images(folder: str) -> tuple[np.ndarray, np.ndarray]:
     paths, ends = bytearray(), array.array('q')
     # A link may also lead to a folder that contains ``folder``.
     entered = {os.fsencode(parent) for parent in Path(os.path.realpath(folder)).parents}
-    for path in _images(os.fsencode(folder), b'', entered):
+    for path in _images(os.fsencode(folder), b'', entered, Counter() if left_out is None else left_out):
         paths += path
         ends.append(len(paths))
     return np.frombuffer(paths, dtype=np.uint8), np.frombuffer(ends, dtype=np.int64)
 
 
-def _images(root: bytes, prefix: bytes, entered: set[bytes]) -> Iterator[bytes]:
+def _images(root: bytes, prefix: bytes, entered: set[bytes], left_out: Counter) -> Iterator[bytes]:
     folder = os.path.realpath(os.path.join(root, prefix))
     if folder in entered:
         return
     entered.add(folder)
     with os.scandir(folder) as entries:
-        names = sorted(map(_name, entries))
+        names = sorted(_name(entry, left_out) for entry in entries)
     for name in names:
         if name.endswith(b'/'):
-            yield from _images(root, prefix + name, entered)
+            yield from _images(root, prefix + name, entered, left_out)
         elif name:
             yield prefix + name
 
 
-def _name(entry: os.DirEntry) -> bytes:
+def _name(entry: os.DirEntry, left_out: Counter) -> bytes:
     """The name of an image, or the name of a folder plus '/'. Empty for anything else."""
     name = entry.name
     try:
@@ -58,14 +72,29 @@ def _name(entry: os.DirEntry) -> bytes:
             return b''
         if name.lower().endswith(_SUFFIXES) and entry.is_file():
             return name
-        return name + b'/' if entry.is_dir() else b''
+        if entry.is_dir():
+            return name + b'/'
+        extension = os.fsdecode(os.path.splitext(name)[1].lower())
+        if extension not in _NO_IMAGES:
+            left_out[extension] += 1
+        return b''
     except OSError:  # a link to itself
         return b''
 
 
-def image_names(folder) -> list[str]:
+def not_read(left_out: Counter) -> str:
+    """The counts of ``list_images`` as a text, such as '3 files are not read as images (2 .heic, 1 .dng)', or ''."""
+    if not left_out:
+        return ''
+    kinds = [f'{number} {extension or "without an extension"}' for extension, number in left_out.most_common()]
+    listed = ', '.join(kinds[:NAMED]) + (', …' if len(kinds) > NAMED else '')
+    number = left_out.total()
+    return printable(f'{number} file{"s are" if number > 1 else " is"} not read as images ({listed})')
+
+
+def image_names(folder, left_out: Counter | None = None) -> list[str]:
     """The paths of ``list_images``, relative to ``folder``."""
-    paths, ends = list_images(folder)
+    paths, ends = list_images(folder, left_out)
     return [os.fsdecode(paths[start:end].tobytes()) for start, end in zip([0, *ends[:-1]], ends)]
 
 
@@ -75,6 +104,7 @@ def image_paths(folder) -> list[str]:
 
 
 NO_FILE = 'not a regular file'  # for example, a folder or a pipe
+TOO_LARGE = 'too large'  # its pixels could fill the memory
 
 
 def image_fault(path, look_inside: bool = True) -> str:
@@ -97,6 +127,9 @@ def image_fault(path, look_inside: bool = True) -> str:
                     return 'truncated JPEG'
                 if head == _PNG_STARTS and not _has_png_end(file, status.st_size):
                     return 'truncated PNG'
+            image_size(path)
+    except Image.DecompressionBombError as error:
+        return f'{TOO_LARGE}: {str(error).partition(",")[0]}. Cut it into tiles'
     except (OSError, ValueError) as error:
         return reason(error)
     return ''
@@ -108,6 +141,23 @@ def size_fault(loaded: Sequence[float], stated: Sequence[float]) -> str:
         return ''
     fault = 'it is {1} x {0}, but its annotation says {3} x {2}'.format(*loaded, *stated)
     return fault + '; its EXIF orientation may rotate it' * (tuple(loaded) == tuple(stated)[::-1])
+
+
+def image_size(path) -> tuple[int, int] | None:
+    """Width and height in the header of a local file, before EXIF turns the image. None: Pillow cannot read it.
+
+    Raises:
+        PIL.Image.DecompressionBombError: the image has more than 2 * ``PIL.Image.MAX_IMAGE_PIXELS`` pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # Pillow warns of half as many pixels
+            with Image.open(path) as image:
+                return image.size
+    except Image.DecompressionBombError:
+        raise
+    except Exception:  # Pillow's readers raise many kinds of errors. OpenCV may still read the file
+        return None
 
 
 _JPEG_STARTS, _JPEG_ENDS = b'\xff\xd8', b'\xff\xd9'

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from mmyolo_bgpenalty import ImageFolderDataset
@@ -42,6 +43,41 @@ def test_images_of_all_formats_are_listed_sorted_by_path(tmp_path):
     touch(tmp_path, *reversed(kept), *dropped)
     (tmp_path / 'empty').mkdir()
     assert paths(tmp_path) == sorted(kept, key=os.fsencode)
+
+
+@pytest.mark.parametrize(
+    'kind, extensions',
+    [
+        ('JPEG', ['.jfif', '.JPE', '.mpo']),
+        ('PPM', ['.ppm', '.pgm', '.pbm', '.pnm']),
+        ('AVIF', ['.avif']),
+        ('JPEG2000', ['.jp2', '.j2k', '.jpx', '.JPF', '.jpc', '.j2c']),
+        ('GIF', ['.gif']),
+    ],
+)
+def test_each_listed_format_can_be_decoded(tmp_path, kind, extensions):
+    picture = Image.fromarray(np.full((64, 80, 3), 200, np.uint8))
+    for extension in extensions:
+        picture.save(tmp_path / f'a{extension}', format=kind)
+    read = paths(tmp_path)
+    if cv2.imread(str(tmp_path / f'a{extensions[0]}')) is None:  # this OpenCV was built without the format
+        assert read == []
+        return
+    assert sorted(read) == sorted(f'a{extension}' for extension in extensions)
+    dataset = ImageFolderDataset(data_prefix=dict(img=str(tmp_path)), pipeline=[LOAD])
+    assert all(abs(int(sample['img'].mean()) - 200) < 5 and sample['img'].shape == (64, 80, 3) for sample in dataset)
+
+
+def test_files_that_are_not_read_are_counted_and_named(tmp_path, warnings):
+    others = ['1.heic', 'a/2.HEIC', '3.dng', 'scan', 'film.mp4', 'a/list.json', 'notes.txt', '.hidden.heic']
+    touch(tmp_path, 'a.jpg', *others)
+    ImageFolderDataset(data_prefix=dict(img=str(tmp_path)), pipeline=[LOAD])
+    counted = '5 files are not read as images (2 .heic, '
+    assert len(warnings) == 1 and warnings[0].startswith(f'{tmp_path}: {counted}')
+    assert all(part in warnings[0] for part in ('1 .dng', '1 without an extension', '1 .mp4'))
+    (tmp_path / 'a.jpg').unlink()
+    with pytest.raises(ValueError, match=r'but found none; 5 files are not read as images \(2 .heic'):
+        ImageFolderDataset(data_prefix=dict(img=str(tmp_path)), pipeline=[LOAD])
 
 
 NAMES = st.text('aB-./é0', min_size=1, max_size=4).filter(lambda text: '/' not in text and not text.startswith('.'))
@@ -184,7 +220,7 @@ def test_workers_share_the_list_of_unreadable_images(tmp_path):
     [
         (dict(data_prefix=dict(img='none')), 'folder of images, but .*none: No such file'),
         (dict(data_prefix=dict(img='file.jpg')), 'folder of images, but .*file.jpg: Not a directory'),
-        (dict(data_prefix=dict(img='empty')), r'Expected images \(\.jpg, .*\.webp\) in .*empty, but found none'),
+        (dict(data_prefix=dict(img='empty')), r'Expected images \(\.jpg, .*\.webp.*\) in .*empty, but found none$'),
         (dict(data_prefix=dict(img_path='pool')), r"`data_prefix` to be dict\(img='a folder'\), but got"),
         (dict(data_root='', data_prefix=dict(img='')), r"`data_prefix` to be dict\(img='a folder'\), but got"),
         (dict(ann_file='unlabeled.json'), "`ann_file` of ImageFolderDataset to be '', but got .*unlabeled.json"),

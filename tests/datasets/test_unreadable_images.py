@@ -9,12 +9,14 @@ import threading
 from pathlib import Path
 
 import cv2
+import mmcv
 import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset
 from mmengine.runner import Runner
 from mmyolo.datasets import YOLOv5CocoDataset
 from mmyolo.registry import DATASETS
+from PIL import Image
 
 from mmyolo_bgpenalty.config_check.files.images import ImageSet, image_faults
 from mmyolo_bgpenalty.datasets import unreadable_images
@@ -80,6 +82,28 @@ def test_a_file_is_examined_only_before_its_first_load(root, monkeypatch):
         for place in range(len(dataset)):
             dataset[place]
         assert len(examined) == len(set(examined)) == 16
+
+
+def test_an_image_of_another_size_is_not_decoded(root, warnings, monkeypatch):
+    """One is larger than its json says. The other is huge, and has no boxes, so that its size is not compared."""
+    for name, side in (('labeled_000', 12_000), ('unlabeled_000', 20_000)):
+        Image.new('1', (side, side)).save(root / f'images/{name}.png')
+    edit(root, 'unlabeled', lambda coco: coco.pop('annotations'))
+    decoded, decode = [], mmcv.imfrombytes
+    monkeypatch.setattr(
+        'mmcv.imfrombytes', lambda content, **kwargs: decoded.append(content) or decode(content, **kwargs)
+    )
+    dataset = pair(root)
+    assert [Path(dataset[place]['data_samples'].img_path).name for place in (0, 6)] == [
+        'labeled_001.png',
+        'unlabeled_001.png',
+    ]
+    assert len(decoded) == 2
+    assert (
+        'labeled_000.png cannot be read and is skipped (it is 12000 x 12000, but its annotation says 80 x 64)'
+        in warnings[0]
+    )
+    assert 'unlabeled_000.png cannot be read and is skipped (too large: Image size (400000000 pixels)' in warnings[1]
 
 
 def test_sizes_do_not_matter_without_boxes(root, warnings):

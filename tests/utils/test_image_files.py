@@ -1,10 +1,13 @@
 import os
+import struct
+import zlib
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
-from mmyolo_bgpenalty.utils.image_files import image_fault
+from mmyolo_bgpenalty.utils.image_files import image_fault, image_size
 
 
 @pytest.fixture(scope='module')
@@ -42,6 +45,29 @@ def test_truncated_pngs(tmp_path):
     for length in np.linspace(8, len(content) - 13, 30).astype(int):
         file.write_bytes(content[:length])
         assert image_fault(file) == 'truncated PNG', length
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'BMP', 'PPM', 'GIF'])
+def test_a_huge_image_is_known_by_its_header(tmp_path, kind):
+    file = tmp_path / 'a.any'
+    Image.new('L', (64, 48)).save(file, format=kind)
+    assert image_fault(file) == '' and image_size(file) == (64, 48)
+    content, side = bytearray(file.read_bytes()), 30_000
+    if kind == 'PNG':
+        header = b'IHDR' + struct.pack('>II', side, side) + content[24:29]
+        content[12:33] = header + struct.pack('>I', zlib.crc32(header))
+    elif kind == 'BMP':
+        content[18:26] = struct.pack('<II', side, side)
+    elif kind == 'PPM':
+        content = content.replace(b'64 48', b'%d %d' % (side, side), 1)
+    else:
+        content[6:10] = content[-15:-11] = struct.pack('<HH', side, side)
+    file.write_bytes(content)
+    assert (
+        image_fault(file) == 'too large: Image size (900000000 pixels) exceeds limit of 178956970 pixels. Cut it '
+        'into tiles'
+    )
+    assert image_fault(file, look_inside=False) == ''
 
 
 def test_paths_and_files_that_are_not_images(tmp_path):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmyolo_bgpenalty.utils.files import read_json
-from mmyolo_bgpenalty.utils.image_files import image_paths
+from mmyolo_bgpenalty.utils.image_files import EXTENSIONS, image_paths
 from mmyolo_bgpenalty.utils.label_formats.coco import read_coco_set
 from mmyolo_bgpenalty.utils.label_formats.labeled_set import LabeledSet
 from mmyolo_bgpenalty.utils.label_formats.voc import read_voc
@@ -163,5 +163,5 @@ def read_pictures(path: Path) -> LabeledSet:
     if not found.boxes:
         broken = sum(map(len, found.notes.values()))
         text = f'; {broken} cannot be read, such as {next(iter(found.notes.values()))[0]}' if broken else ''
-        raise ValueError(f'{path}: Expected pictures (jpg, png, bmp, tif, webp), but found none{text}')
+        raise ValueError(f'{path}: Expected pictures ({", ".join(EXTENSIONS)}), but found none{text}')
     return found
