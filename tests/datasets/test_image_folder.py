@@ -65,7 +65,8 @@ def test_each_listed_format_can_be_decoded(tmp_path, kind, extensions):
         return
     assert sorted(read) == sorted(f'a{extension}' for extension in extensions)
     dataset = ImageFolderDataset(data_prefix=dict(img=str(tmp_path)), pipeline=[LOAD])
-    assert all(abs(int(sample['img'].mean()) - 200) < 5 and sample['img'].shape == (64, 80, 3) for sample in dataset)
+    pictures = [dataset[place]['img'] for place in range(len(dataset))]
+    assert all(picture.shape == (64, 80, 3) and abs(int(picture.mean()) - 200) < 5 for picture in pictures)
 
 
 def test_files_that_are_not_read_are_counted_and_named(tmp_path, warnings):

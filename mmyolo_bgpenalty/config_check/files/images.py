@@ -3,6 +3,7 @@
 import os
 import os.path as osp
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from mmyolo_bgpenalty.config_check.files.pictures import Header, Loader, loader_
 from mmyolo_bgpenalty.config_check.findings import Findings, error, first_of, warning
 from mmyolo_bgpenalty.config_check.parts import ConfigParts, Dataset, class_of
 from mmyolo_bgpenalty.utils.files import NAMED
-from mmyolo_bgpenalty.utils.image_files import image_fault, image_names, size_fault
+from mmyolo_bgpenalty.utils.image_files import image_fault, image_names, not_read, size_fault
 
 LOOKED_AT = 20_000  # at most this many images of a set are checked
 OPENED = 500  # at most this many of them are opened, if the dataset can do without an image
@@ -38,25 +39,32 @@ class ImageSet(NamedTuple):
 def check_images(parts: ConfigParts) -> Findings:
     both, sets = 'LabeledUnlabeledDataset' in parts.train_set.names, []
     for dataset in parts.datasets:
+        left_out: Counter[str] = Counter()
         try:
-            paths = image_paths(parts, dataset)
+            paths = image_paths(parts, dataset, left_out)
         except OSError as problem:
             what = f'{os.fsdecode(problem.filename)}: {problem.strerror}'
             yield error(f'{dataset.path}.data_prefix', what, 'correct the path, or the permissions of the folder')
             continue
+        if left_out:
+            what = f'{dataset.folder}: {not_read(left_out)}'
+            yield warning(f'{dataset.path}.data_prefix', what, 'convert them, for example to PNG, if they are images')
         skips = not dataset.node.get('test_mode') and (both or 'SkipUnreadable' in dataset.names)
         sizes = dict(_stated_sizes(parts, dataset))
         sets.append(ImageSet(dataset.role, dataset.path, paths, skips, sizes, _loader(parts, dataset)))
     yield from image_findings(sets)
 
 
-def image_paths(parts: ConfigParts, dataset: Dataset) -> list[str]:
-    """The images of a json file or of an ImageFolderDataset. Raises an OSError if the folder cannot be listed."""
+def image_paths(parts: ConfigParts, dataset: Dataset, left_out: Counter | None = None) -> list[str]:
+    """The images of a json file or of an ImageFolderDataset. Raises an OSError if the folder cannot be listed.
+
+    ``left_out``: see ``list_images``.
+    """
     coco, names = parts.coco_of(dataset), []
     if isinstance(coco, dict):
         names = [image['file_name'] for image in coco['images']]
     elif 'ImageFolderDataset' in dataset.names and dataset.is_local(dataset.folder):
-        names = image_names(dataset.folder)
+        names = image_names(dataset.folder, left_out)
     return [osp.join(dataset.folder, name) for name in names]
 
 

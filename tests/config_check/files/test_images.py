@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmyolo_bgpenalty.config_check.check import check_at_start, check_config
 from tests.helpers.changes import change, edit
-from tests.helpers.tiny import SEMI
+from tests.helpers.tiny import SEMI, load
 
 LABELED, UNLABELED = 'train_dataloader.dataset.labeled', 'train_dataloader.dataset.unlabeled'
 VAL = 'val_dataloader.dataset'
@@ -130,3 +130,17 @@ def test_training_does_not_start(root, tiny, tmp_path, mistake):
     runner._val_loop = runner.build_val_loop(cfg.val_cfg)
     with pytest.raises(ValueError, match=f'(?s){message}'):
         check_at_start(runner)
+
+
+def test_files_that_an_image_folder_does_not_read_are_a_warning(data, tmp_path):
+    cfg = load(SEMI, data, tmp_path)
+    (tmp_path / 'new').mkdir()
+    shutil.copy(data / 'images/labeled_000.png', tmp_path / 'new/a.png')
+    for name in ('b.heic', 'c.heic', 'notes.txt'):
+        (tmp_path / 'new' / name).touch()
+    cfg.train_dataloader.dataset.unlabeled = dict(
+        type='ImageFolderDataset', data_prefix=dict(img=str(tmp_path / 'new'))
+    )
+    what = f'{tmp_path}/new: 2 files are not read as images (2 .heic)'
+    found = [one for one in check_config(cfg) if what in one.what]
+    assert [(one.level, one.where) for one in found] == [(W, f'{UNLABELED}.data_prefix')]
