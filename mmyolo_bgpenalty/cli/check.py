@@ -18,6 +18,7 @@ from mmyolo_bgpenalty.cli.run import InputCheck, command, config_parser, in_user
 from mmyolo_bgpenalty.config_check.check import check_config
 from mmyolo_bgpenalty.config_check.findings import Finding, first_of
 from mmyolo_bgpenalty.config_check.settings.plan import run_plan
+from mmyolo_bgpenalty.utils.files import printable_lines
 
 COLOURS = dict(error='bold red', warning='yellow')
 
@@ -51,7 +52,7 @@ def take_step(console: Console, cfg: Config) -> list[Finding]:
         if in_users_code(problem):
             traceback.print_exc()
         frame = traceback.extract_tb(problem.__traceback__)[-1]
-        what = f'{type(problem).__name__}: {problem} ({frame.filename}:{frame.lineno})'
+        what = printable_lines(f'{type(problem).__name__}: {problem} ({frame.filename}:{frame.lineno})')
         return [Finding('error', 'the first step', what, 'see the message')]
     show_pass(console, first)
     return [

@@ -86,7 +86,7 @@ def _report(outputs: 'Outputs', unreadable: list[Picture], score: float) -> None
         named = [printable(f'{picture.name} ({picture.fault})') for picture in unreadable[:NAMED]]
         count = f'{len(unreadable)} of {outputs.pictures + len(unreadable)} pictures cannot be read'
         print(f'{count}: {", ".join(named)}{", …" if len(unreadable) > NAMED else ""}', file=sys.stderr)
-    counts = ', '.join(f'{name} {outputs.counts[k]}' for k, name in enumerate(outputs.classes))
+    counts = ', '.join(f'{printable(name)} {outputs.counts[k]}' for k, name in enumerate(outputs.classes))
     print(f'{outputs.pictures} pictures with {outputs.counts.total()} boxes (score >= {score:g}): {counts}')
     print(f'written to {outputs.folder}: {", ".join(sorted(entry.name for entry in outputs.folder.iterdir()))}')
 

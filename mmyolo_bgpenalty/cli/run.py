@@ -16,7 +16,8 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmyolo_bgpenalty.config_check.overrides import check_overrides
-from mmyolo_bgpenalty.engine.console import CommandRunner, quiet_libraries
+from mmyolo_bgpenalty.engine.console import SPELLED, CommandRunner, quiet_libraries
+from mmyolo_bgpenalty.utils.files import printable_lines
 from mmyolo_bgpenalty.utils.shipped_configs import config
 
 # Code outside these packages counts as the user's own.
@@ -42,12 +43,12 @@ def command(main: Callable) -> Callable[[Sequence[str] | None], int]:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 # The encoding of the terminal may lack λ, or a character of a file name.
-                stream.reconfigure(errors='backslashreplace')
+                stream.reconfigure(errors=SPELLED)
         try:
             with quiet_libraries():
                 return main(argv) or 0
         except InputError as error:
-            print(f'{os.path.basename(sys.argv[0])}: {error}', file=sys.stderr)
+            print(printable_lines(f'{os.path.basename(sys.argv[0])}: {error}'), file=sys.stderr)
             return 2
 
     return guarded

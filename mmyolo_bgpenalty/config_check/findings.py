@@ -26,11 +26,11 @@ Findings = Iterator[Finding]
 
 
 def error(where: str, what: str, instead: str) -> Finding:
-    return Finding('error', where, printable(what), instead)
+    return Finding('error', where, printable(what), printable(instead))
 
 
 def warning(where: str, what: str, instead: str) -> Finding:
-    return Finding('warning', where, printable(what), instead)
+    return Finding('warning', where, printable(what), printable(instead))
 
 
 def run_checks(checks: Iterable[Callable[[Any], Iterable[Finding]]], subject: Any) -> list[Finding]:

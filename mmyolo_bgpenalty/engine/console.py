@@ -3,6 +3,7 @@
 All log records are in the log file.
 """
 
+import codecs
 import io
 import logging
 import re
@@ -19,6 +20,7 @@ from mmyolo.registry import HOOKS
 
 from mmyolo_bgpenalty.evaluation.table import summary_table
 from mmyolo_bgpenalty.utils.distributed import unwrapped
+from mmyolo_bgpenalty.utils.files import printable_lines
 
 _EVALUATION = str(Path(mmdet.evaluation.__file__).parent)
 # Warnings of the libraries about their own code.
@@ -61,6 +63,7 @@ class ValidationLoggerHook(LoggerHook):
 
     def before_run(self, runner: Runner) -> None:
         super().before_run(runner)
+        show_as_text(runner.logger)
         for handler in consoles(runner.logger):
             handler.addFilter(self._shows)
 
@@ -99,6 +102,7 @@ class CommandRunner(Runner):
     def build_logger(self, *args, **kwargs) -> MMLogger:
         logger = super().build_logger(*args, **kwargs)
         _hide_records(logger)
+        show_as_text(logger)
         return logger
 
     def load_checkpoint(self, *args, **kwargs) -> dict:
@@ -116,6 +120,7 @@ def quiet_libraries() -> Iterator[None]:
         for message in _WARNINGS:
             warnings.filterwarnings('ignore', message)
         _hide_records(MMLogger.get_current_instance())
+        show_as_text(MMLogger.get_current_instance())
         yield
 
 
@@ -126,6 +131,37 @@ def _hide_records(logger: logging.Logger) -> None:
 
 def _is_of_use(record: logging.LogRecord) -> bool:
     return record.levelno > logging.WARNING or not re.match('|'.join(_RECORDS), record.getMessage())
+
+
+def show_as_text(logger: logging.Logger) -> None:
+    """Let the records of a logger show names from files as text, see ``printable_lines``, in any encoding.
+
+    Log files become UTF-8. A console shows what its encoding lacks in ASCII, see ``spelled``.
+    """
+    logger.addFilter(_as_text)
+    for handler in logger.handlers:
+        stream = getattr(handler, 'stream', None)
+        if isinstance(stream, io.TextIOWrapper):
+            encoding = 'utf-8' if isinstance(handler, logging.FileHandler) else stream.encoding
+            stream.reconfigure(encoding=encoding, errors=SPELLED)
+
+
+def _as_text(record: logging.LogRecord) -> bool:
+    record.msg, record.args = printable_lines(record.getMessage()), None
+    return True
+
+
+def spelled(error: UnicodeError) -> tuple[str, int]:
+    """An error handler of encoding: λ becomes 'lambda', and other characters become escapes such as ``\\u2713``."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return ''.join(_ASCII.get(one) or one.encode('unicode_escape').decode() for one in text), error.end
+
+
+SPELLED = 'mmyolo_bgpenalty.spelled'
+codecs.register_error(SPELLED, spelled)
+_ASCII = {'λ': 'lambda', '…': '...', '→': '->', '–': '-', '×': 'x', '≥': '>=', '≤': '<='}
 
 
 def consoles(logger: logging.Logger) -> list[logging.Handler]:

@@ -21,6 +21,7 @@ from mmyolo.registry import METRICS
 from mmyolo_bgpenalty.datasets.coco import CheckedCOCO
 from mmyolo_bgpenalty.evaluation.confusion import confusion_matrix
 from mmyolo_bgpenalty.evaluation.matching import Detections, Truth, match_images, xywh
+from mmyolo_bgpenalty.evaluation.names import metric_names
 from mmyolo_bgpenalty.evaluation.plots import write_plots
 from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall
 from mmyolo_bgpenalty.evaluation.table import FILE_ONLY, report_table
@@ -53,9 +54,9 @@ class PrecisionRecallMetric(CocoMetric):
             ``confusion_matrix.png`` to it, and replaces the files of the evaluation before. After
             TeacherStudentValLoop they show the student.
         kwargs: further arguments of CocoMetric. ``classwise`` logs each class, and reports ``pr/{class}_precision``,
-            ``_recall``, ``_f1`` and ``_ap`` for each class with objects. ``outfile_prefix='a/b'`` writes the report at
-            every evaluation to ``a/b.precision_recall.json``, with null for nan. TeacherStudentValLoop evaluates the
-            student last, so the file has the figures of the student.
+            ``_recall``, ``_f1`` and ``_ap`` for each class with objects, see ``metric_names``. ``outfile_prefix='a/b'``
+            writes the report at every evaluation to ``a/b.precision_recall.json``, with null for nan.
+            TeacherStudentValLoop evaluates the student last, so the file has the figures of the student.
 
     Raises:
         ValueError: an argument is out of range, or ``ann_file`` is no COCO set or lacks a class; in the evaluation,
@@ -103,7 +104,10 @@ class PrecisionRecallMetric(CocoMetric):
         numbers = self._precision_recall(results)
         if not self.coco:
             return numbers
-        coco = {f'{CocoMetric.default_prefix}/{key}': value for key, value in self._coco_figures(results).items()}
+        names = self._read_classes_and_truth()
+        plain = {f'{name}_precision': f'{one}_precision' for name, one in zip(names, metric_names(names))}
+        figures = {plain.get(key, key): value for key, value in self._coco_figures(results).items()}
+        coco = {f'{CocoMetric.default_prefix}/{key}': value for key, value in figures.items()}
         return coco | {f'{self._own_prefix}/{key}': value for key, value in numbers.items()}
 
     def _check_images(self, loaded: list[dict]) -> None:
@@ -168,9 +172,9 @@ class PrecisionRecallMetric(CocoMetric):
         table = report_table(report, self.iou_thr, self.score_thr, self.recalls, self.classwise)
         MMLogger.get_current_instance().info(table, extra=FILE_ONLY)
         numbers = dict(report['metrics'])
-        for entry in report['classes'] if self.classwise else ():
+        for entry, plain in zip(report['classes'], metric_names(names)) if self.classwise else ():
             if entry['objects']:
-                numbers |= {f'{entry["name"]}_{key}': entry[key] for key in ('precision', 'recall', 'f1', 'ap')}
+                numbers |= {f'{plain}_{key}': entry[key] for key in ('precision', 'recall', 'f1', 'ap')}
         return numbers
 
     def _read_classes_and_truth(self) -> list[str]:

@@ -8,6 +8,8 @@ from numbers import Real
 import numpy as np
 from terminaltables import AsciiTable
 
+from mmyolo_bgpenalty.utils.files import printable
+
 # logger.info(text, extra=FILE_ONLY): the text is for the log file. ValidationLoggerHook keeps it off the console.
 FILE_ONLY = dict(file_only=True)
 
@@ -65,7 +67,7 @@ def report_table(report: dict, iou_thr: float, score_thr: float, recalls: Sequen
     mean = dict(metrics, name='mean', ap=np.mean(report['curve']['precision']), objects=objects)
     rows = [['class', 'objects', *columns]]
     for entry in [*(report['classes'] if classwise else ()), mean]:
-        rows.append([entry['name'], entry['objects'], *(f'{entry[key]:.3f}' for key in columns.values())])
+        rows.append([printable(entry['name']), entry['objects'], *(f'{entry[key]:.3f}' for key in columns.values())])
     return (
         f'\nPrecision and recall at IoU {iou_thr:g}, at the best confidence, {metrics["best_confidence"]:.3f}, and at '
         f'{fixed}:\n{AsciiTable(rows).table}\nFalse positives per image: '

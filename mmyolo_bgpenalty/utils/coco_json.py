@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mmyolo_bgpenalty.utils.files import NAMED, printable, read_json
+from mmyolo_bgpenalty.utils.files import NAMED, read_json
 
 MOST_IN_FP32 = 3.4e38  # models store boxes in float32
 
@@ -131,7 +131,10 @@ def _is_id(value) -> bool:
 
 
 def _is_name(value) -> bool:
-    return isinstance(value, str) and value != '' and printable(value) == value
+    try:
+        return isinstance(value, str) and value.encode() != b''
+    except UnicodeEncodeError:
+        return False
 
 
 def _is_file_name(value) -> bool:

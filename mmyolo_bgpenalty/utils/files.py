@@ -4,6 +4,7 @@ import filecmp
 import gc
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -123,8 +124,26 @@ def unlock_folder(folder: str | Path) -> None:
 
 
 def printable(text) -> str:
-    """Escape lone surrogates, which cannot be printed. Names of files have them where a byte is not valid UTF-8."""
-    return str(text).encode('utf-8', 'backslashreplace').decode()
+    """A text in one line, without effect on a terminal, for names from files.
+
+    Escaped are line breaks and other control characters, marks that reverse the direction of the text, and lone
+    surrogates, which names of files have where a byte is not valid UTF-8.
+    """
+    return _UNSAFE.sub(_escaped, str(text))
+
+
+def printable_lines(text) -> str:
+    """``printable`` for a text of several lines, with tabs. It escapes a line break before a line like a log record."""
+    lines = _RECORD_STARTS.sub(_escaped, str(text)).split('\n')
+    return '\n'.join('\t'.join(map(printable, line.split('\t'))) for line in lines)
+
+
+_UNSAFE = re.compile('[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
+_RECORD_STARTS = re.compile(r'\n(?=\s*(?:\d{4}[/-])?\d\d[/-]\d\d \d\d:\d\d)')
+
+
+def _escaped(found: re.Match) -> str:
+    return found[0].encode('unicode_escape').decode()
 
 
 def reason(error: Exception) -> str:

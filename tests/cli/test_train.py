@@ -73,7 +73,7 @@ def test_overrides_take_effect(tool, config, tmp_path):
         assert ('unsup_loss_bg' in row) == (row['step'] > 16)
         if row['step'] > 16:
             # The plain form would be about λ · mean confidence (loss_weight 0.5 · 2 images = 1). The focal one is less.
-            assert 0 < row['sup_loss_bg'] < 0.1 * row['semi/lambda_bg'] * row['loss/bg_penalty_mean']
+            assert 0 < row['sup_loss_bg'] < 0.1 * row['semi/lambda_bg'] * row['semi/bg_penalty_mean']
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_log_line_and_visualizer_show_the_settings(run):
     scalars = [json.loads(row) for row in (Path(run[0].log_dir) / 'vis_data/scalars.json').read_text().splitlines()]
     train_rows = [row for row in scalars if 'loss' in row]
     assert [row['semi/lambda_bg'] for row in train_rows] == [row['lambda_bg'] for row in run[1].rows]
-    assert all(0 < row['loss/bg_penalty_mean'] < row['loss/bg_penalty_max'] <= 1 for row in train_rows)
+    assert all(0 < row['semi/bg_penalty_mean'] < row['semi/bg_penalty_max'] <= 1 for row in train_rows)
 
 
 def test_teacher_and_student_are_evaluated_and_there_is_no_emahook(run):

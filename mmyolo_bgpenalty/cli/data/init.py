@@ -157,7 +157,7 @@ def show_sets(sets: ProjectSets) -> None:
         rest = sets.classes[CLASSES_IN_TABLE:]
         sums = [sum(count[name] for name in rest) for count in counts]
         table.add_row(f'boxes of {len(rest)} more classes', *(str(number) if number else '' for number in sums))
-    Console(width=None if sys.stdout.isatty() else 10_000, highlight=False, markup=False).print(table)
+    Console(width=None if sys.stdout.isatty() else 10_000, highlight=False, markup=False, emoji=False).print(table)
     for name, what, files in sets.notes:
         listed = ', '.join(list(dict.fromkeys(files))[:NAMED]) + (', …' if len(set(files)) > NAMED else '')
         print(printable(f'{name}: {what}: {len(files)} ({listed})'))

@@ -28,7 +28,7 @@ from mmyolo_bgpenalty.utils.coco_split import (
     part,
     semi_names,
 )
-from mmyolo_bgpenalty.utils.files import write_together
+from mmyolo_bgpenalty.utils.files import printable, write_together
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         write_together(files, overwrite=args.force)
     names = [category['name'] for category in coco['categories']]
-    console = Console(width=None if sys.stdout.isatty() else 10_000)
+    console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False, markup=False, emoji=False)
     for percent in percents:
         labeled = {semi_names(stem, fold, percent)[0]: masks[percent, fold] for fold in folds}
         show(console, names, *drawn, labeled)
@@ -82,9 +82,9 @@ def show(
     number = len(next(iter(labeled.values())))
     every = class_counts(image_of, class_of, np.ones(number, dtype=bool), len(names))
     counts = [class_counts(image_of, class_of, mask, len(names)) for mask in labeled.values()]
-    table = Table('class', 'images', 'objects', *(name.removesuffix('.json') for name in labeled))
+    table = Table('class', 'images', 'objects', *(printable(name.removesuffix('.json')) for name in labeled))
     for row, name in enumerate(names):
-        table.add_row(name, *map(str, every[row]), *('{} ({})'.format(*count[row]) for count in counts))
+        table.add_row(printable(name), *map(str, every[row]), *('{} ({})'.format(*count[row]) for count in counts))
     table.add_section()
     totals = [(mask.sum(), count[:, 1].sum()) for mask, count in zip(labeled.values(), counts, strict=True)]
     table.add_row('all', str(number), str(len(image_of)), *('{} ({})'.format(*total) for total in totals))
@@ -93,7 +93,7 @@ def show(
         lost = [names[row] for row in np.flatnonzero((every[:, 0] > 0) & (count[:, 0] == 0))]
         if lost:
             print(
-                f'warning: {name} has no object of {", ".join(lost)}: {mask.sum()} images are too few for all '
-                f'{np.count_nonzero(every[:, 0])} classes',
+                printable(f'warning: {name} has no object of {", ".join(lost)}')
+                + f': {mask.sum()} images are too few for all {np.count_nonzero(every[:, 0])} classes',
                 file=sys.stderr,
             )

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from mmyolo_bgpenalty.datasets.solar_panels import settings
@@ -133,7 +134,7 @@ def _make(draft: Path, wanted: dict, progress: bool) -> None:
     # Threads are enough, because NumPy and OpenCV release the GIL.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         drawn = pool.map(draw, names, indices)
-        title, console = f'Rendering {draft.name}', Console(stderr=True)
+        title, console = f'Rendering {escape(draft.name)}', Console(stderr=True)
         boxes = list(track(drawn, title, total=len(names), console=console, disable=not progress))
     train = _coco('train', boxes[:num_train], wanted)
     labeled = _choose(boxes[:num_train], labeled_count(num_train, percent), wanted['seed'])

@@ -24,8 +24,8 @@ class LambdaBgSchedulerHook(Hook):
     ``lambda_bg_warmup`` and ``lambda_bg_schedule``; ``use_focal_bg`` sets ``focal`` of the heads. So ``--cfg-options
     lambda_bg=1.5`` works with any ``tools/train.py``. BurnInMeanTeacherHook reads burn-in from this hook.
 
-    Every iteration logs ``semi/lambda_bg``. When LoggerHook prints, ``loss/bg_penalty_mean`` and
-    ``loss/bg_penalty_max`` (statistics of the head) are logged as well. Each pass over the train loader ends with two
+    Every iteration logs ``semi/lambda_bg``. When LoggerHook prints, ``semi/bg_penalty_mean`` and
+    ``semi/bg_penalty_max`` (statistics of the head) are logged as well. Each pass over the train loader ends with two
     lines in the log. ``Epoch 6: λ_bg=0.200`` has the value at the end of the epoch. Epochs count from 1.
     ``BG Penalty Stats: mean=… max=… min=…`` has the statistics of the last loss.
 
@@ -109,10 +109,8 @@ class LambdaBgSchedulerHook(Hook):
         stats = self._heads[0].get_bg_penalty_stats()
         if printed:
             for name in ('mean', 'max'):
-                key = f'train/loss/bg_penalty_{name}'
-                # LogProcessor averages entries with "loss" in their name. So only the latest value is kept.
-                runner.message_hub.log_scalars.pop(key, None)
-                runner.message_hub.update_scalar(key, stats[name])
+                # Not below `loss/`: MLflow and Neptune refuse a name that begins with another name and a slash.
+                runner.message_hub.update_scalar(f'train/semi/bg_penalty_{name}', stats[name])
         if not rest:
             value = lambda_bg_at(epoch if self.by_epoch else done, **self.plan)
             runner.logger.info(f'Epoch {epoch}: λ_bg={value:.3f}')

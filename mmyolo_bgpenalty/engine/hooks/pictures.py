@@ -12,6 +12,7 @@ from mmdet.structures import DetDataSample
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmengine.visualization import MLflowVisBackend
 from mmyolo.registry import HOOKS
 from torch import Tensor
 
@@ -53,8 +54,9 @@ class PseudoLabelPicturesHook(Hook):
     The legend says what the model does with them.
 
     The sheet is saved as ``vis_data/vis_image/pseudo_labels_<iteration>.png`` in the log folder of the run, and sent to
-    every visualizer backend as ``pseudo_labels``. Without a ``SemiYOLODetector`` nothing is drawn. Drawing uses no
-    random numbers and does not change the model. If it fails, training continues after a warning.
+    every visualizer backend as ``pseudo_labels``, with MLflow as ``pseudo_labels_<iteration>.png``. Without a
+    ``SemiYOLODetector`` nothing is drawn. Drawing uses no random numbers and does not change the model. If it fails,
+    training continues after a warning.
 
     Args:
         interval: iterations between sheets, or below 1 their share of the run, see ``iterations_of``. -1: no sheets.
@@ -89,7 +91,9 @@ class PseudoLabelPicturesHook(Hook):
             sheet = self._sheet(model, batch, runner.train_dataloader.dataset, _when(runner, batch_idx))
             path = Path(runner.log_dir) / 'vis_data' / 'vis_image' / f'pseudo_labels_{step}.png'
             write_whole(path, cv2.imencode('.png', sheet[..., ::-1])[1].tobytes())
-            runner.visualizer.add_image('pseudo_labels', sheet, step)
+            # MLflow makes a file of this name, so the name needs an extension.
+            files = any(isinstance(one, MLflowVisBackend) for one in runner.visualizer._vis_backends.values())
+            runner.visualizer.add_image(path.name if files else 'pseudo_labels', sheet, step)
         except Exception as error:  # a full disk must not end the training
             runner.logger.warning(f'PseudoLabelPicturesHook could not draw: {type(error).__name__}: {error}')
 

@@ -12,6 +12,7 @@ from mmyolo.registry import HOOKS
 from torch import nn
 
 from mmyolo_bgpenalty.evaluation.matching import Detections, Truth, match_boxes, xywh
+from mmyolo_bgpenalty.evaluation.names import metric_names
 from mmyolo_bgpenalty.utils.arguments import non_negative, whole_number
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 from mmyolo_bgpenalty.utils.geometry import project_boxes
@@ -171,8 +172,9 @@ class ClassThresholdsHook(Hook):
 
     The boxes are counted before training, without crowds. If K of N unlabeled images are known to be empty, each of the
     others is expected to have N / (N - K) times the mean number of boxes in a labeled image, but at most the mean in a
-    labeled image with boxes. Whenever LoggerHook prints, this hook logs ``semi/threshold_<class>``. For more than 20
-    classes it logs ``semi/threshold_min``, ``_mean`` and ``_max``. Without ``class_thresholds`` it does nothing.
+    labeled image with boxes. Whenever LoggerHook prints, this hook logs ``semi/threshold_<class>``, see
+    ``metric_names``. For more than 20 classes it logs ``semi/threshold_min``, ``_mean`` and ``_max``. Without
+    ``class_thresholds`` it does nothing.
 
     Raises:
         ValueError: before training, if type='ClassFrequency' has no labeled boxes to count.
@@ -182,7 +184,7 @@ class ClassThresholdsHook(Hook):
         model, dataset = unwrapped(runner.model), runner.train_dataloader.dataset
         self.count(model, dataset)
         labeled, _ = labeled_and_unlabeled(dataset)
-        self._names = [] if labeled is None else class_names(labeled)
+        self._names = [] if labeled is None else metric_names(class_names(labeled))
 
     def count(self, model: nn.Module, dataset) -> None:
         """Set ``objects_per_image`` of the thresholds from the labeled part of ``dataset``, if they need it."""

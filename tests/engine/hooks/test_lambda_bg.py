@@ -91,8 +91,8 @@ def test_statistics_are_logged_when_the_logger_prints():
         when.append(len(asked))
     # After the fourth and the last batch of the epoch.
     assert when == [0, 0, 0, 1, 1, 2]
-    assert run.message_hub.get_scalar('train/loss/bg_penalty_mean').mean(10) == 0.25
-    assert run.message_hub.get_scalar('train/loss/bg_penalty_max').current() == 0.5
+    assert run.message_hub.get_scalar('train/semi/bg_penalty_mean').current() == 0.25
+    assert run.message_hub.get_scalar('train/semi/bg_penalty_max').current() == 0.5
 
 
 @pytest.mark.parametrize('by_epoch', [True, False])
