@@ -10,9 +10,9 @@ from mmyolo_bgpenalty.config_check import evaluation, pipelines, sizes
 from mmyolo_bgpenalty.config_check.files import built, images, labels, weights
 from mmyolo_bgpenalty.config_check.findings import Finding, run_checks
 from mmyolo_bgpenalty.config_check.parts import ConfigParts
-from mmyolo_bgpenalty.config_check.settings import arguments, length, training
+from mmyolo_bgpenalty.config_check.settings import arguments, length, training, values
 
-WIRING = (*arguments.CHECKS, *training.CHECKS, *pipelines.CHECKS, *sizes.CHECKS, *evaluation.CHECKS)
+WIRING = (*arguments.CHECKS, *values.CHECKS, *training.CHECKS, *pipelines.CHECKS, *sizes.CHECKS, *evaluation.CHECKS)
 FILES = (*weights.CHECKS, *labels.CHECKS, *images.CHECKS)
 
 

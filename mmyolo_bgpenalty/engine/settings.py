@@ -9,7 +9,7 @@ SETTINGS = (*HOOK_SETTINGS, 'use_focal_bg')
 
 def settings_in(cfg: Mapping) -> dict:
     """The settings that a config states at its top level."""
-    return {name: cfg[name] for name in SETTINGS if cfg.get(name) is not None}
+    return {name: cfg[name] for name in SETTINGS if name in cfg}
 
 
 def hook_arguments(cfg: Mapping) -> dict:

@@ -25,7 +25,7 @@ from mmyolo_bgpenalty.evaluation.names import metric_names
 from mmyolo_bgpenalty.evaluation.plots import write_plots
 from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall
 from mmyolo_bgpenalty.evaluation.table import FILE_ONLY, report_table
-from mmyolo_bgpenalty.utils.arguments import fraction
+from mmyolo_bgpenalty.utils.arguments import flag, fraction
 from mmyolo_bgpenalty.utils.coco_json import is_crowd, with_own_ids
 from mmyolo_bgpenalty.utils.files import printable, write_whole
 from mmyolo_bgpenalty.utils.image_files import size_fault
@@ -88,7 +88,8 @@ class PrecisionRecallMetric(CocoMetric):
                 self._coco_api = CheckedCOCO(path)
             if kwargs.get('sort_categories'):
                 self._coco_api.dataset['categories'].sort(key=lambda category: category['id'])
-        self.coco = coco
+        flag('classwise', self.classwise)
+        self.coco = flag('coco', coco)
         if coco:  # compute_metrics writes both prefixes
             self._own_prefix, self.prefix = self.prefix, ''
         self._truth: dict[Any, Truth] = {}

@@ -46,10 +46,11 @@ class BgPenaltyYOLOv8Head(SparseYOLOv8Head):
 
     def __init__(self, *args, bg_penalty: dict | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        given = dict(bg_penalty or {})
+        given = {} if bg_penalty is None else bg_penalty
         known_keys('bg_penalty', given, ['lambda_bg', *(field.name for field in fields(BackgroundPenaltyOptions))])
-        self.lambda_bg = given.pop('lambda_bg', 1.0)
-        self.bg_penalty = BackgroundPenaltyOptions(**given)
+        self.lambda_bg = given.get('lambda_bg', 1.0)
+        options = {name: value for name, value in given.items() if name != 'lambda_bg'}
+        self.bg_penalty = BackgroundPenaltyOptions(**options)
         self.latest: LatestLoss | None = None  # None before the first loss
 
     @property

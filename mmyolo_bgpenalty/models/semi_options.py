@@ -62,8 +62,9 @@ class SemiTrainOptions:
 
     @classmethod
     def from_cfg(cls, cfg: Mapping | None) -> 'SemiTrainOptions':
-        known_keys('semi_train_cfg', cfg or {}, [option.name for option in fields(cls)])
-        return cls(**(cfg or {}))
+        given = {} if cfg is None else cfg
+        known_keys('semi_train_cfg', given, [option.name for option in fields(cls)])
+        return cls(**given)
 
     def __post_init__(self) -> None:
         for branch in ('sup', 'unsup'):
@@ -74,6 +75,8 @@ class SemiTrainOptions:
                 non_negative(f'{where}.{name}', weight)
         for name in ('soft_unsure', 'channels_last', 'sync_avg_factor'):
             flag(f'semi_train_cfg.{name}', getattr(self, name))
+        if not isinstance(self.teacher_flips, (list, tuple)):
+            raise ValueError(f'Expected `semi_train_cfg.teacher_flips` to be a list, but got {self.teacher_flips!r}')
         for i, flip in enumerate(self.teacher_flips):
             one_of(f'semi_train_cfg.teacher_flips[{i}]', flip, list(FLIPS))
         size = self.min_pseudo_bbox_wh
@@ -82,15 +85,11 @@ class SemiTrainOptions:
         for side in size:
             non_negative('semi_train_cfg.min_pseudo_bbox_wh', side)
         if self.unsure_thr is not None:
-            non_negative('semi_train_cfg.unsure_thr', self.unsure_thr)
+            fraction('semi_train_cfg.unsure_thr', self.unsure_thr)
         elif self.soft_unsure:
             raise ValueError('Expected `semi_train_cfg.unsure_thr` for `semi_train_cfg.soft_unsure`, but got None')
 
-        known_keys('semi_train_cfg.pseudo_test_cfg', self.pseudo_test_cfg, PSEUDO_TEST_CFG)
-        test_cfg = ConfigDict({**PSEUDO_TEST_CFG, **self.pseudo_test_cfg})
-        fraction('semi_train_cfg.pseudo_test_cfg.score_thr', test_cfg.score_thr)
-        whole_number('semi_train_cfg.pseudo_test_cfg.max_per_img', test_cfg.max_per_img)
-        object.__setattr__(self, 'pseudo_test_cfg', test_cfg)
+        object.__setattr__(self, 'pseudo_test_cfg', _checked_test_cfg(self.pseudo_test_cfg))
 
     def build_class_thresholds(self, num_classes: int) -> Thresholds | None:
         """Build the module that ``class_thresholds`` describes, or None. Also check ``unsure_thr``."""
@@ -108,3 +107,20 @@ class SemiTrainOptions:
                 f'{self.unsure_thr}'
             )
         return module
+
+
+def _checked_test_cfg(given: Mapping) -> ConfigDict:
+    """``PSEUDO_TEST_CFG`` with the entries of ``given``."""
+    where = 'semi_train_cfg.pseudo_test_cfg'
+    known_keys(where, given, PSEUDO_TEST_CFG)
+    test_cfg = ConfigDict({**PSEUDO_TEST_CFG, **given})
+    flag(f'{where}.multi_label', test_cfg.multi_label)
+    fraction(f'{where}.score_thr', test_cfg.score_thr)
+    for name in ('nms_pre', 'max_per_img'):
+        whole_number(f'{where}.{name}', test_cfg[name])
+    nms = test_cfg.nms
+    if not isinstance(nms, Mapping) or 'iou_threshold' not in nms:
+        raise ValueError(f'Expected `{where}.nms` to be a dict with `type` and `iou_threshold`, but got {nms!r}')
+    fraction(f'{where}.nms.iou_threshold', nms.iou_threshold)
+    flag(f'{where}.nms.class_agnostic', nms.get('class_agnostic', False))
+    return test_cfg

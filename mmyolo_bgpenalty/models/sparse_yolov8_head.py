@@ -68,6 +68,8 @@ class SparseYOLOv8Head(YOLOv8Head):
     ):
         super().__init__(*args, **kwargs)
         needed = self._needed_for_sparse_targets()
+        if sparse_targets is not None:
+            flag('sparse_targets', sparse_targets)
         if sparse_targets and needed:
             raise ValueError(f'Expected {needed} for `sparse_targets=True`')
         self.sparse_targets = not needed if sparse_targets is None else sparse_targets

@@ -11,7 +11,8 @@ from tests.helpers.tiny import CONFIGS
 def test_settings_come_from_the_top_level():
     stated = {'use_focal_bg': False, 'lambda_bg': 0, 'burn_in': 0}
     assert settings_in(stated) == stated
-    assert settings_in({'lambda_bg': 1.0, 'burn_in': None, 'max_epochs': 20}) == {'lambda_bg': 1.0}
+    assert settings_in({'lambda_bg': 1.0, 'max_epochs': 20}) == {'lambda_bg': 1.0}
+    assert settings_in({'burn_in': None}) == {'burn_in': None}  # None is refused later, and takes no default
     assert settings_in({'model': {'lambda_bg': 3, 'lamda_bg': 3}}) == {}
 
 

@@ -29,7 +29,7 @@ Typed = tuple[str, Mapping, str]  # path, content, registry
 
 def check_arguments(parts: ConfigParts) -> Findings:
     """A class is left out if one of its bases may take any argument."""
-    for path, node, registry in _typed(parts):
+    for path, node, registry in typed_parts(parts):
         kind = class_of(node, registry, parts.scope)
         known = None if kind is None else arguments_of(kind)
         if kind is not None and known is not None:
@@ -69,7 +69,8 @@ def _unknown(path: str, owner: str, names: Collection, known: Collection[str]) -
         yield error(f'{path}.{name}', f'{owner} takes no `{name}`', instead)
 
 
-def _typed(parts: ConfigParts) -> Iterator[Typed]:
+def typed_parts(parts: ConfigParts) -> Iterator[Typed]:
+    """The parts whose classes take the entries as arguments."""
     for part in parts.hooks:
         if parts.get(part.path):  # else it is a hook of the Runner
             yield part.path, part.node, 'HOOKS'

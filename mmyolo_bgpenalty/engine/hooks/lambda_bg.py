@@ -11,6 +11,7 @@ from mmyolo.registry import HOOKS
 from mmyolo_bgpenalty.engine.schedule import DEFAULT_PLAN, lambda_bg_at
 from mmyolo_bgpenalty.engine.settings import HOOK_SETTINGS, hook_arguments, settings_in
 from mmyolo_bgpenalty.models.bg_penalty_head import BgPenaltyYOLOv8Head
+from mmyolo_bgpenalty.utils.arguments import flag
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 
 _STATED_TWICE = '`{}` is stated twice: {!r} at the top level of the config and {}; remove one'
@@ -49,7 +50,7 @@ class LambdaBgSchedulerHook(Hook):
         by_epoch: bool = True,
     ):
         self.plan: dict[str, Any] = dict(lambda_bg=lambda_bg, burn_in=burn_in, warmup=warmup, schedule=schedule)
-        self.by_epoch = by_epoch
+        self.by_epoch = flag('by_epoch', by_epoch)
         lambda_bg_at(0, **self.plan)
         self._heads: list[BgPenaltyYOLOv8Head] = []
 

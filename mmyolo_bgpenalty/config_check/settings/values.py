@@ -1,0 +1,150 @@
+"""Values of a wrong kind or out of range.
+
+A class states in the annotations of its arguments what it expects, or by the kinds of their defaults. Nothing else
+stops a text in place of a switch: 'False' counts as true. Classes of this package get values of the stated kinds only.
+Annotations of other packages are less exact, so there only a text in place of a number or a switch is a mistake.
+"""
+
+import collections.abc
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, NamedTuple
+
+from mmyolo_bgpenalty.config_check.findings import Findings, error
+from mmyolo_bgpenalty.config_check.parts import ConfigParts, class_of
+from mmyolo_bgpenalty.config_check.settings.arguments import typed_parts
+from mmyolo_bgpenalty.engine.settings import SETTINGS
+
+NUMBERS = {bool: 'True or False', int: 'a whole number', float: 'a number'}
+SIMPLE = {**NUMBERS, str: 'a text', NoneType: 'None'}
+LISTS = (collections.abc.Sequence, collections.abc.Iterable, list, tuple)
+
+
+def check_values(parts: ConfigParts) -> Findings:
+    """Values that do not fit the annotations of their arguments."""
+    for path, node, registry in typed_parts(parts):
+        kind = class_of(node, registry, parts.scope)
+        ours = getattr(kind, '__module__', '').startswith('mmyolo_bgpenalty')
+        expected = {} if kind is None else annotations_of(kind)
+        for name, value in node.items():
+            if name not in expected or fits(value, expected[name]):
+                continue
+            texts = [*_texts(expected[name])]
+            if ours or (isinstance(value, str) and set(texts) <= {*NUMBERS.values(), 'None'}):
+                what = f'{value!r}, but {kind.__name__} expects {" or ".join(texts)}'
+                yield error(f'{path}.{name}', what, f'write {" or ".join(texts)}')
+
+
+@functools.cache
+def annotations_of(kind: type) -> dict[str, Any]:
+    """The kinds of the arguments of a class and of the base classes that get its further arguments."""
+    found: dict[str, Any] = {}
+    for base in kind.__mro__:
+        init = vars(base).get('__init__')
+        if not inspect.isfunction(init):
+            continue
+        try:
+            hints = typing.get_type_hints(init)
+        except (NameError, TypeError, AttributeError):  # an annotation that only a type checker can read
+            hints = {}
+        parameters = inspect.signature(init).parameters.values()
+        for one in parameters:
+            default = type(one.default) if type(one.default) in (bool, str) else float
+            known = hints.get(one.name, default if type(one.default) in SIMPLE.keys() - {NoneType} else None)
+            if known is not None and one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY):
+                # An argument with the default None may be None, whatever its annotation says.
+                found.setdefault(one.name, known | None if one.default is None and isinstance(known, type) else known)
+        if not any(one.kind == one.VAR_KEYWORD for one in parameters):
+            break
+    return found
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of an annotated kind. True if the annotation cannot be judged."""
+    origin, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
+    if origin in (typing.Union, UnionType):
+        return any(fits(value, one) for one in inner)
+    if origin is bool or origin is NoneType:
+        return isinstance(value, origin)
+    if origin in (int, float):
+        number = Integral if origin is int else Real
+        return isinstance(value, number) and not isinstance(value, bool) and value == value
+    if origin is str:
+        return isinstance(value, str)
+    if origin in LISTS:
+        is_list = isinstance(value, (list, tuple))
+        return is_list and all(fits(entry, inner[0]) for entry in value if inner and len({*inner} - {...}) == 1)
+    if origin in (dict, Mapping):
+        return isinstance(value, Mapping)
+    return True
+
+
+def _texts(kind: Any) -> Iterator[str]:
+    origin, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
+    if origin in (typing.Union, UnionType):
+        for one in inner:
+            yield from _texts(one)
+    elif origin in LISTS:
+        entries = f' of {SIMPLE[inner[0]].removeprefix("a ")}s' if inner and inner[0] in (int, float, str) else ''
+        yield f'a list{entries}'
+    else:
+        yield SIMPLE.get(origin, 'a dict' if origin in (dict, Mapping) else str(kind))
+
+
+class Range(NamedTuple):
+    """The values of an entry: a text, and a function that says whether a number is one of them."""
+
+    text: str
+    holds: Callable[[Any], bool]
+    optional: bool = False
+
+
+SHARE = Range('a number in [0, 1]', lambda value: 0 <= value <= 1)
+ABOVE_0 = Range('a number above 0', lambda value: value > 0)
+COUNT = Range('a whole number >= 1', lambda value: value >= 1 and value == int(value))
+# Entries that other packages read without a check, wherever they are.
+RANGES = dict(
+    score_thr=SHARE,
+    iou_threshold=SHARE,
+    max_norm=ABOVE_0,
+    clip_value=ABOVE_0,
+    batch_size=COUNT,
+    accumulative_counts=COUNT,
+    prob=SHARE._replace(optional=True),
+    momentum=SHARE._replace(optional=True),
+    weight_decay=Range('a number >= 0', lambda value: value >= 0, True),
+    lr=Range('a number >= 0', lambda value: value >= 0, True),
+)
+READ = ('model', 'optim_wrapper', 'default_hooks', 'custom_hooks')
+READ += tuple(f'{name}_dataloader' for name in ('train', 'val', 'test'))
+
+
+def check_ranges(parts: ConfigParts) -> Findings:
+    for name in READ:
+        yield from _out_of_range(parts.get(name), name)
+    for name in SETTINGS:
+        if name in parts.cfg and parts.cfg[name] is None:
+            yield error(name, 'None is no value of this setting', 'write a value, or remove the line')
+
+
+def _out_of_range(node: Any, path: str) -> Findings:
+    for key, value in node.items() if isinstance(node, Mapping) else enumerate(node or ()):
+        if isinstance(value, (Mapping, list, tuple)):
+            yield from _out_of_range(value, f'{path}.{key}')
+        allowed = RANGES.get(key)
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if allowed and not all(_is_in(one, allowed) for one in values):
+            yield error(f'{path}.{key}', f'{value!r}; expected {allowed.text}', f'write {allowed.text}')
+
+
+def _is_in(value: Any, allowed: Range) -> bool:
+    if value is None or not isinstance(value, Real) or isinstance(value, bool):
+        return value is None and allowed.optional
+    return allowed.holds(value)
+
+
+CHECKS = (check_values, check_ranges)

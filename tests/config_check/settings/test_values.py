@@ -1,0 +1,73 @@
+"""Values of a wrong kind or out of range."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from mmyolo_bgpenalty.config_check.check import check_config
+from mmyolo_bgpenalty.config_check.settings.values import fits
+from tests.helpers.changes import change
+
+HEAD, SEMI_CFG, TRAIN, HOOKS = 'model.detector.bbox_head', 'model.semi_train_cfg', 'train_dataloader', 'default_hooks'
+UNLABELED = f'{TRAIN}.dataset.unlabeled.pipeline'
+WRONG = [
+    # a text in place of a switch or a number
+    (f'{HOOKS}.lambda_bg.by_epoch', 'False', 'True or False'),
+    (f'{HOOKS}.mean_teacher.average_in_burn_in', 'yes', 'True or False'),
+    (f'{HEAD}.sparse_targets', 'False', 'True or False'),
+    (f'{HEAD}.ignored_in_cls', 0, 'True or False'),
+    ('val_evaluator.coco', 'False', 'True or False'),
+    ('val_evaluator.classwise', 'no', 'True or False'),
+    (f'{TRAIN}.sampler.shuffle', 'False', 'True or False'),
+    (f'{TRAIN}.dataset.labeled.test_mode', 'False', 'True or False'),
+    (f'{HOOKS}.checkpoint.save_last', 'False', 'True or False'),
+    (f'{HOOKS}.logger.interval', '50', 'a whole number'),
+    # None, and values of other kinds
+    (f'{HOOKS}.mean_teacher.momentum', None, 'a number'),
+    (f'{HOOKS}.last_epochs.share', '0.1', 'a number'),
+    (f'{HOOKS}.pictures.max_images', 2.5, 'a whole number'),
+    (f'{HOOKS}.collapse.band', 'wide', 'a list of numbers'),
+    (f'{HOOKS}.collapse.metric', None, 'a text'),
+    (f'{TRAIN}.dataset.known_empty', 3, 'a text'),
+    # out of range
+    ('model.detector.test_cfg.score_thr', -0.1, 'a number in [0, 1]'),
+    ('model.detector.test_cfg.nms.iou_threshold', 7, 'a number in [0, 1]'),
+    (f'{SEMI_CFG}.pseudo_test_cfg.nms', dict(type='nms', iou_threshold=None), 'a number in [0, 1]'),
+    ('optim_wrapper.clip_grad', dict(max_norm=-1), 'a number above 0'),
+    ('optim_wrapper.clip_grad', dict(max_norm='10'), 'a number above 0'),
+    ('optim_wrapper.optimizer.weight_decay', -0.05, 'a number >= 0'),
+    ('optim_wrapper.accumulative_counts', 0, 'a whole number >= 1'),
+    (f'{HOOKS}.mean_teacher.momentum', 4, 'a number in [0, 1]'),
+    (f'{TRAIN}.batch_size', 2.5, 'a whole number >= 1'),
+    (f'{UNLABELED}.3.unsup_student.1.prob', 15, 'a number in [0, 1]'),
+    ('lambda_bg', None, 'None is no value'),
+    ('burn_in', None, 'None is no value'),
+]
+
+
+@pytest.mark.parametrize('path, value, expected', WRONG)
+def test_a_value_that_is_not_what_it_says(cfg, path, value, expected):
+    change(cfg, {path: value})
+    found = [one for one in check_config(cfg, data=False) if one.where.startswith(path) and expected in one.what]
+    assert [one.level for one in found] == ['error']
+
+
+@pytest.mark.parametrize(
+    'value, kind, expected',
+    [
+        (True, bool, True),
+        (1, bool, False),
+        (True, int, False),
+        (2, float, True),
+        (float('nan'), float, False),
+        (None, float | None, True),
+        ('a', Sequence[str], False),
+        (['a', 1], list[str], False),
+        ((1, 2.5), tuple[float, float], True),
+        ((1, 'b'), tuple[int, str], True),
+        (3, dict | None, False),
+        (object(), 'a text that is no kind', True),
+    ],
+)
+def test_kinds(value, kind, expected):
+    assert fits(value, kind) == expected
