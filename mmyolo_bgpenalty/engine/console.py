@@ -4,10 +4,12 @@ All log records are in the log file.
 """
 
 import codecs
+import copy
 import io
 import logging
 import re
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -18,7 +20,7 @@ from mmengine.logging import MMLogger
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmyolo.registry import HOOKS
 
-from mmyolo_bgpenalty.evaluation.table import summary_table
+from mmyolo_bgpenalty.evaluation.table import class_table, summary_table
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 from mmyolo_bgpenalty.utils.files import printable_lines
 
@@ -48,12 +50,16 @@ _RECORDS = (
 
 @HOOKS.register_module()
 class ValidationLoggerHook(LoggerHook):
-    """A LoggerHook that shows validation and test as a short table on the console.
+    """A LoggerHook with short lines and tables on the console.
 
-    The table has one row per model, teacher and student or 'model': mAP, mAP50, and precision, recall and false
-    positives at a fixed confidence. The log file also has LoggerHook's line with all metrics, and the tables of the
-    metrics. The json files and the backends of the visualizer are those of LoggerHook. If the metrics have none of the
-    table's values, the console shows LoggerHook's line.
+    - A training iteration is one line, see ``short_line``.
+    - Validation and test are a table with one row per model, teacher and student or 'model': mAP, mAP50, and precision,
+      recall and false positives at a fixed confidence. After a test, a second table has the classes. If the metrics
+      have none of these values, the console shows LoggerHook's line.
+    - The removal of an outdated best checkpoint is not shown.
+
+    The log file also has LoggerHook's complete lines, and the tables of the metrics. The json files and the backends of
+    the visualizer are those of LoggerHook.
 
     Args:
         *args, **kwargs: as for LoggerHook.
@@ -66,6 +72,7 @@ class ValidationLoggerHook(LoggerHook):
         show_as_text(runner.logger)
         for handler in consoles(runner.logger):
             handler.addFilter(self._shows)
+            handler.setFormatter(_ShortLines(handler.formatter))
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         table = summary_table(metrics or {}, f'Validation{_progress(runner)}', evaluated_model(runner))
@@ -78,8 +85,9 @@ class ValidationLoggerHook(LoggerHook):
         table = summary_table(metrics or {}, 'Test', evaluated_model(runner))
         with self._off_the_console(table is not None):
             super().after_test_epoch(runner, metrics)
-        if table is not None:
-            runner.logger.info(table)
+        for text in (table, class_table(metrics or {}, 'Test')):
+            if text is not None:
+                runner.logger.info(text)
 
     @contextmanager
     def _off_the_console(self, file_only: bool) -> Iterator[None]:
@@ -93,7 +101,49 @@ class ValidationLoggerHook(LoggerHook):
         """Whether the console shows a record."""
         if record.levelno > logging.INFO:
             return True
-        return not (self._file_only or getattr(record, 'file_only', False) or record.pathname.startswith(_EVALUATION))
+        if self._file_only or getattr(record, 'file_only', False) or record.pathname.startswith(_EVALUATION):
+            return False
+        return not record.getMessage().startswith('The previous best checkpoint ')
+
+
+class _ShortLines(logging.Formatter):
+    """Formats as ``inner`` does, with ``short_line`` of the message."""
+
+    def __init__(self, inner: logging.Formatter | None):
+        super().__init__()
+        self._inner = inner or logging.Formatter()
+
+    def format(self, record: logging.LogRecord) -> str:
+        record = copy.copy(record)  # the log file gets the original
+        record.msg, record.args = short_line(record.getMessage()), None
+        return self._inner.format(record)
+
+
+def short_line(text: str) -> str:
+    """A shorter line for the console. Texts other than these two stay.
+
+    - LoggerHook's line of a training iteration: ``Epoch(train)  [3][20/60]  eta 0:05:00  loss 3.2 (sup 2.1, unsup 1.1)
+      λ_bg 0.2``. 'sup' is the sum of ``sup_loss_cls``, ``sup_loss_bbox`` …. Without such a branch each loss is a part.
+      More than 5 parts are left out.
+    - CheckpointHook's line of a new best checkpoint.
+    """
+    head = re.match(r'(Epoch|Iter)\(train\) [\[\]/ \d]+\]', text)
+    if head is None:
+        return re.sub(r'The best checkpoint with (\S+) .* is saved to (\S+)\.$', r'New best checkpoint (\1): \2', text)
+    values = {name: float(value) for name, value in re.findall(r'(\S+): (-?(?:\d[\d.e+-]*|inf|nan))(?= |$)', text)}
+    if 'loss' not in values:
+        return text
+    parts: defaultdict[str, float] = defaultdict(float)
+    for name, value in values.items():
+        if match := re.fullmatch(r'(?:([\w.]+)[._])?loss_(\w+)', name):
+            parts[match[1] or match[2]] += value
+    eta = re.search(r'eta: (.+?)  ', text)
+    shown = [head[0], f'eta {eta[1]}' if eta else '', f'loss {values["loss"]:.4g}']
+    if 0 < len(parts) <= 5:
+        shown[-1] += f' ({", ".join(f"{name} {value:.4g}" for name, value in parts.items())})'
+    if 'semi/lambda_bg' in values:
+        shown.append(f'λ_bg {values["semi/lambda_bg"]:.4g}')
+    return '  '.join(part for part in shown if part)
 
 
 class CommandRunner(Runner):

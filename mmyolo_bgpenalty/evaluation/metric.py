@@ -54,9 +54,10 @@ class PrecisionRecallMetric(CocoMetric):
             ``confusion_matrix.png`` to it, and replaces the files of the evaluation before. After
             TeacherStudentValLoop they show the student.
         kwargs: further arguments of CocoMetric. ``classwise`` logs each class, and reports ``pr/{class}_precision``,
-            ``_recall``, ``_f1`` and ``_ap`` for each class with objects, see ``metric_names``. ``outfile_prefix='a/b'``
-            writes the report at every evaluation to ``a/b.precision_recall.json``, with null for nan.
-            TeacherStudentValLoop evaluates the student last, so the file has the figures of the student.
+            ``_recall``, ``_f1``, ``_ap`` (at IoU 0.5 also as ``_ap_50``) and ``_recall_at_0.25`` for each class with
+            objects, see ``metric_names``. ``outfile_prefix='a/b'`` writes the report at every evaluation to
+            ``a/b.precision_recall.json``, with null for nan. TeacherStudentValLoop evaluates the student last, so the
+            file has the figures of the student.
 
     Raises:
         ValueError: an argument is out of range, or ``ann_file`` is no COCO set or lacks a class; in the evaluation,
@@ -175,7 +176,9 @@ class PrecisionRecallMetric(CocoMetric):
         numbers = dict(report['metrics'])
         for entry, plain in zip(report['classes'], metric_names(names)) if self.classwise else ():
             if entry['objects']:
-                numbers |= {f'{plain}_{key}': entry[key] for key in ('precision', 'recall', 'f1', 'ap')}
+                keys = {key: key for key in ('precision', 'recall', 'f1', 'ap', f'recall_at_{self.score_thr:g}')}
+                keys[f'ap_{100 * self.iou_thr:g}'] = 'ap'  # for `class_table`
+                numbers |= {f'{plain}_{key}': entry[source] for key, source in keys.items()}
         return numbers
 
     def _read_classes_and_truth(self) -> list[str]:

@@ -23,6 +23,15 @@ _COLUMNS = {
     'per empty image': r'fp_per_empty_image_at_(\d[\d.e-]*)',
 }
 
+# The same for a class, with the name of the model and of the class: teacher/coco/cell_precision.
+_MODEL = '(?:(teacher|student)/)?'
+_CLASS_COLUMNS = {
+    'AP': f'{_MODEL}coco/(.+)_precision',
+    'AP50': f'{_MODEL}[^/]+/(.+)_ap_50',
+    'recall': rf'{_MODEL}[^/]+/(.+)_recall_at_(\d[\d.e-]*)',
+}
+_CLASSES = 20  # rows of the table of classes
+
 
 def headline(metrics: Mapping, model: str = 'model') -> dict[str, dict[str, float]]:
     """The values that a person reads first, such as ``{'teacher': {'mAP': 0.31, …}, 'student': {…}}``.
@@ -36,7 +45,7 @@ def headline(metrics: Mapping, model: str = 'model') -> dict[str, dict[str, floa
     for name, value in metrics.items():
         *where, last = name.split('/')
         column = next((title for title, names in _COLUMNS.items() if re.fullmatch(names, last)), None)
-        if column is None or not isinstance(value, Real) or math.isnan(value) or value < 0:
+        if column is None or not _is_known(value):
             continue
         role = '/'.join(where[:-1]) or (where[0] if where and where[0] in ('teacher', 'student') else model)
         rows.setdefault(role, {}).setdefault(column, float(value))
@@ -54,6 +63,36 @@ def summary_table(metrics: Mapping, title: str, model: str = 'model') -> str | N
         title += f' (precision, recall and false positives at confidence {confidence})'
     cells = [[name, *(f'{row[key]:.3f}' if key in row else '-' for key in columns)] for name, row in rows.items()]
     return f'{title}\n{AsciiTable([["", *columns], *cells]).table}'
+
+
+def class_table(metrics: Mapping, title: str) -> str | None:
+    """AP, AP50 and recall of the first 20 classes, or None if the metrics have no classes.
+
+    With a teacher the values are those of the teacher. A class without objects has no row.
+    """
+    models: dict[str | None, dict[str, dict[str, float]]] = {}
+    confidence = ''
+    for name, value in metrics.items():
+        for column, names in _CLASS_COLUMNS.items():
+            if (match := re.fullmatch(names, name)) and _is_known(value):
+                model, label, *at = match.groups()
+                confidence = at[0] if at else confidence
+                models.setdefault(model, {}).setdefault(label, {}).setdefault(column, value)
+    if not models:
+        return None
+    model, rows = next(iter(models.items()))
+    columns = [column for column in _CLASS_COLUMNS if any(column in row for row in rows.values())]
+    cells = [
+        [printable(name), *(f'{row[key]:.3f}' if key in row else '-' for key in columns)] for name, row in rows.items()
+    ]
+    heads = [f'recall at {confidence}' if column == 'recall' else column for column in columns]
+    title += f', by class ({model})' if model else ', by class'
+    left = f'\n… {len(cells) - _CLASSES} more, see metrics.json of `test --out`' if len(cells) > _CLASSES else ''
+    return f'{title}\n{AsciiTable([["class", *heads], *cells[:_CLASSES]]).table}{left}'
+
+
+def _is_known(value) -> bool:
+    return isinstance(value, Real) and not (math.isnan(value) or value < 0)
 
 
 def report_table(report: dict, iou_thr: float, score_thr: float, recalls: Sequence[float], classwise: bool) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import re
 from contextlib import redirect_stdout
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from mmengine.runner import Runner
 from mmyolo.registry import METRICS
 
 from mmyolo_bgpenalty import ValidationLoggerHook
+from mmyolo_bgpenalty.engine.console import short_line
 from tests.helpers.tiny import SEMI, SUPERVISED, load
 
 DETAILS = ('bbox_mAP_75', 'Average Precision', '| category', '| square', 'Evaluating bbox', 'copypaste', 'fp_place')
@@ -80,6 +82,70 @@ def test_each_validation_is_a_short_table_on_the_console(semi):
             assert cells == [f'{row[f"{role}/{name}"]:.3f}' for name in names]
 
 
+def test_a_line_of_training_is_short_on_the_console_and_complete_in_the_log_file(semi):
+    whole, short = (re.findall(r'INFO\S* - (Epoch\(train\).+)', text) for text in (semi.log, semi.console))
+    rows = [row for row in semi.rows if 'loss' in row]
+    assert len(whole) == len(short) == len(rows) == 10
+    for row, long, line in zip(rows, whole, short):
+        assert all(f'{name.split("/")[-1]}: ' in long for name in row if name not in ('iter', 'epoch', 'step'))
+        assert len(line) < 100 < len(long) and line.startswith(long.partition(']  ')[0])
+        kept = re.search(r'  eta \d.*  loss ([\d.]+) \(sup [\d.]+(, unsup [\d.]+)?\)  λ_bg [\d.]+$', line)
+        assert float(kept[1]) == pytest.approx(row['loss'], rel=1e-3)
+    assert ['unsup' in line for line in short] == ['unsup_loss_cls' in row for row in rows]
+
+
+ETA = 'base_lr: 1.0000e-03 lr: 2.0000e-05  eta: 1 day, 2:03:04  time: 1.2500  data_time: 0.0100  memory: 7000  '
+
+
+@pytest.mark.parametrize(
+    'line, expected',
+    [
+        (
+            f'Epoch(train)   [3][ 20/135]  {ETA}grad_norm: 9.0000  loss: 3.2110  loss_cls: 1.2310  loss_bbox: 0.4310  '
+            'loss_dfl: 0.9920  loss_bg: 0.0123  semi/lambda_bg: 0.2000  semi/bg_penalty_mean: 0.0100',
+            'Epoch(train)   [3][ 20/135]  eta 1 day, 2:03:04  loss 3.211 (cls 1.231, bbox 0.431, dfl 0.992, bg 0.0123)'
+            '  λ_bg 0.2',
+        ),
+        (
+            f'Iter(train) [  20/1000]  {ETA}loss: nan  sup_loss_cls: nan  sup_loss_bbox: 1.0  unsup_loss_cls: 0.5',
+            'Iter(train) [  20/1000]  eta 1 day, 2:03:04  loss nan (sup nan, unsup 0.5)',
+        ),
+        (
+            'Epoch(train) [1][2/2]  lr: 1.0000e-03  loss: 1234.5000  '
+            + '  '.join(f'd{layer}.loss_cls: 1.0000' for layer in range(6)),
+            'Epoch(train) [1][2/2]  loss 1234',
+        ),
+        ('Epoch(train) [1][2/2]  lr: 1.0000e-03  acc: 0.5000', None),
+        ('Epoch(test) [20/76]    eta: 0:00:24  time: 0.4383  data_time: 0.0171  ', None),
+        ('The best model has a loss: 0.1', None),
+        (
+            'The best checkpoint with 0.1234 teacher/coco/bbox_mAP_50 at 4 epoch is saved to best_x_epoch_4.pth.',
+            'New best checkpoint (0.1234): best_x_epoch_4.pth',
+        ),
+    ],
+)
+def test_what_a_short_line_keeps(line, expected):
+    assert short_line(line) == (line if expected is None else expected)
+
+
+def test_a_handler_of_a_file_gets_everything(tmp_path):
+    logger, console = logging.Logger('all'), io.StringIO()
+    logger.handlers += [logging.StreamHandler(console), logging.FileHandler(tmp_path / 'log', encoding='utf-8')]
+    for _ in range(2):  # a logger may serve several runs
+        ValidationLoggerHook().before_run(SimpleNamespace(logger=logger, timestamp=''))
+    lines = [
+        'Saving checkpoint at 4 epochs',
+        'The previous best checkpoint a.pth is removed',
+        'The best checkpoint with 0.5 mAP at 4 epoch is saved to b.pth.',
+        'Epoch(train) [1][2/2]  lr: 0.1  loss: 2.5  acc: 0.5',
+    ]
+    for line in lines:
+        logger.info('%s', line)
+    assert (tmp_path / 'log').read_text().splitlines() == lines
+    short = ['Saving checkpoint at 4 epochs', 'New best checkpoint (0.5): b.pth', 'Epoch(train) [1][2/2]  loss 2.5']
+    assert console.getvalue().splitlines() == short
+
+
 def test_the_details_are_in_the_log_file_only(semi):
     for part in DETAILS:
         assert part in semi.log and part not in semi.console
@@ -104,10 +170,13 @@ def test_a_supervised_run_and_a_test_have_the_row_model(data, tmp_path):
 
     seen = watched(cfg, run)
     titles = ['Validation after epoch 1 of 1', 'Test']
-    for title, (found, columns, rows) in zip(titles, tables(seen.console), strict=True):
+    *short, (title, columns, rows) = tables(seen.console)
+    assert (title, columns) == ('Test, by class', ['AP', 'AP50', 'recall at 0.25'])
+    assert list(rows) == ['square', 'bar']  # the set has no disc
+    for title, (found, columns, rows) in zip(titles, short, strict=True):
         assert found == f'{title} (precision, recall and false positives at confidence 0.25)'
         assert columns == COLUMNS and list(rows) == ['model']
-    assert not any(part in seen.console for part in DETAILS)
+    assert not any(part in seen.console.partition('Test, by class')[0] for part in DETAILS)
 
 
 @pytest.fixture

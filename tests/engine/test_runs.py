@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -143,8 +144,8 @@ def test_log_line_and_visualizer_show_the_settings(run):
     line = next(row for row in log.splitlines() if 'Epoch(train) [3][1/5]' in row)
     for part in ('lambda_bg: 1.0000', 'unsup_weight: 1.0000', 'pseudo_boxes: ', 'sup_loss_bg:', 'unsup_loss_cls:'):
         assert part in line
-    epochs = [row.rpartition(' - ')[2] for row in log.splitlines() if ': λ_bg=' in row]
-    assert epochs == [f'Epoch {n}: λ_bg={value}' for n, value in enumerate(('0.000', '1.000', '2.000', '2.000'), 1)]
+    epochs = re.findall(r'Epoch (\d): λ_bg=(\S+) in its last iteration', log)
+    assert epochs == [(str(row['epoch'] + 1), f'{row["lambda_bg"]:.3f}') for row in run[1].rows[BATCHES - 1 :: BATCHES]]
     assert log.count('BG Penalty Stats: mean=') == 4
     scalars = [json.loads(row) for row in (Path(run[0].log_dir) / 'vis_data/scalars.json').read_text().splitlines()]
     train_rows = [row for row in scalars if 'loss' in row]

@@ -176,8 +176,9 @@ def test_the_json_file_the_keys_per_class_and_the_table_are_right(crowd, coco, s
     del expected['metrics']['fp_per_image_at_recall_1']
     for entry, name in zip(expected['classes'], CLASSES):
         entry['name'] = name
-        for key in ('precision', 'recall', 'f1', 'ap'):
+        for key in ('precision', 'recall', 'f1', 'ap', 'recall_at_0.5'):
             assert result[f'pr/{name}_{key}'] == entry[key]
+        assert result[f'pr/{name}_ap_50'] == entry['ap']
     assert content == dict(iou_thr=0.5, score_thr=0.5, **expected)
     metrics, table = content['metrics'], lines[-1]
     for shown in (*CLASSES, 'F1@0.5', 'P at R=0.3', f'{metrics["f1_at_0.5"]:.3f}', 'fp_per_image_at_recall_1 nan'):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from mmyolo_bgpenalty.evaluation.table import headline, summary_table
+from mmyolo_bgpenalty.evaluation.table import class_table, headline, summary_table
 
 PR = {'pr/precision': 0.9, 'pr/precision_at_0.25': 0.5, 'pr/precision_at_recall_0.6': 0.8, 'pr/recall_at_0.25': 0.25}
 PR |= {'pr/fp_per_image_at_0.25': 1.5, 'pr/fp_per_empty_image_at_0.25': 0.125, 'pr/hot/cell_precision': 0.7}
@@ -33,6 +33,42 @@ def test_an_undefined_value_is_a_dash_and_a_column_without_values_is_left_out(un
     *_, first, second, _ = summary_table(metrics, '').splitlines()
     assert first.replace(' ', '') == '|model|0.125|0.500|0.500|0.250|1.500|'
     assert second.replace(' ', '') == '|test|-|0.750|-|-|-|'
+
+
+CLASSES = {'coco/hot/cell_precision': 0.25, 'coco/crack_precision': 0.5, 'coco/none_precision': math.nan}
+CLASSES |= {'pr/hot/cell_precision': 0.9, 'pr/hot/cell_ap': 0.75, 'pr/hot/cell_ap_50': 0.75, 'pr/hot/cell_f1': 0.8}
+CLASSES |= {'pr/hot/cell_recall': 0.1, 'pr/hot/cell_recall_at_0.25': 0.625}
+
+
+def test_the_classes_of_the_first_model_have_a_row_each():
+    metrics = {f'{role}/{name}': value for role in ('teacher', 'student') for name, value in (COCO | PR).items()}
+    metrics |= {f'teacher/{name}': value for name, value in CLASSES.items()}
+    metrics |= {f'student/{name}': 0.125 for name in CLASSES}
+    expected = (
+        '+----------+-------+-------+----------------+\n'
+        '| class    | AP    | AP50  | recall at 0.25 |\n'
+        '+----------+-------+-------+----------------+\n'
+        '| hot/cell | 0.250 | 0.750 | 0.625          |\n'
+        '| crack    | 0.500 | -     | -              |\n'
+        '+----------+-------+-------+----------------+'
+    )
+    assert class_table(metrics, 'Test') == f'Test, by class (teacher)\n{expected}'
+    assert class_table(COCO | PR | CLASSES, 'Test') == f'Test, by class\n{expected}'
+
+
+def test_without_classes_there_is_no_table_of_classes():
+    assert class_table(COCO | PR, '') is None and class_table({'mine/images': 4}, '') is None
+    strict = {'pr/crack_ap': 0.5, 'pr/crack_ap_75': 0.5, 'pr/crack_recall_at_0.5': 0.25}
+    assert class_table(strict, '').splitlines()[2] == '| class | recall at 0.5 |'
+
+
+@pytest.mark.parametrize('number, more', [(20, 0), (21, 1), (203, 183)])
+def test_of_many_classes_the_first_20_are_shown(number, more):
+    lines = class_table({f'coco/class {k}_precision': k / 1000 for k in range(number)}, '').splitlines()
+    rows = [line for line in lines if line.startswith('| class ') and 'AP' not in line]
+    assert [row.split('|')[1].strip() for row in rows] == [f'class {k}' for k in range(20)]
+    left = [f'… {more} more, see metrics.json of `test --out`'] if more else []
+    assert [line for line in lines if line.startswith('…')] == left
 
 
 def test_the_names_of_other_metrics_and_of_the_model():

@@ -27,7 +27,7 @@ class LambdaBgSchedulerHook(Hook):
 
     Every iteration logs ``semi/lambda_bg``. When LoggerHook prints, ``semi/bg_penalty_mean`` and
     ``semi/bg_penalty_max`` (statistics of the head) are logged as well. Each pass over the train loader ends with two
-    lines in the log. ``Epoch 6: λ_bg=0.200`` has the value at the end of the epoch. Epochs count from 1.
+    lines in the log. ``Epoch 6: λ_bg=0.196 in its last iteration``; epochs count from 1.
     ``BG Penalty Stats: mean=… max=… min=…`` has the statistics of the last loss.
 
     Args:
@@ -101,8 +101,7 @@ class LambdaBgSchedulerHook(Hook):
         runner.message_hub.update_scalar('train/semi/lambda_bg', value)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        done = runner.iter + 1
-        epoch, rest = divmod(done, len(runner.train_dataloader))
+        epoch, rest = divmod(runner.iter + 1, len(runner.train_dataloader))
         interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 10)
         printed = self.every_n_inner_iters(batch_idx, interval) or self.end_of_epoch(runner.train_dataloader, batch_idx)
         if rest and not printed:
@@ -113,6 +112,5 @@ class LambdaBgSchedulerHook(Hook):
                 # Not below `loss/`: MLflow and Neptune refuse a name that begins with another name and a slash.
                 runner.message_hub.update_scalar(f'train/semi/bg_penalty_{name}', stats[name])
         if not rest:
-            value = lambda_bg_at(epoch if self.by_epoch else done, **self.plan)
-            runner.logger.info(f'Epoch {epoch}: λ_bg={value:.3f}')
+            runner.logger.info(f'Epoch {epoch}: λ_bg={self._heads[0].lambda_bg:.3f} in its last iteration')
             runner.logger.info('BG Penalty Stats: mean={mean:.4f} max={max:.4f} min={min:.4f}'.format(**stats))

@@ -97,16 +97,22 @@ def test_statistics_are_logged_when_the_logger_prints():
 
 @pytest.mark.parametrize('by_epoch', [True, False])
 def test_the_end_of_each_epoch_is_logged(by_epoch):
-    """Epochs count from 1. Burn-in is epochs 1 to 5, warm-up 6 to 10, so λ is 0.2 at the end of epoch 6."""
+    """Epochs count from 1. Burn-in is epochs 1 to 5, warm-up 6 to 10. The last of 4 batches of epoch 6 has λ 0.15."""
     scale = 1 if by_epoch else 4
     hook = LambdaBgSchedulerHook(burn_in=5 * scale, warmup=5 * scale, by_epoch=by_epoch)
     model = plain_model()
     model.bbox_head.get_bg_penalty_stats = lambda: dict(mean=0.012345, max=0.5, min=0.0, num=4)
     lines = []
     for iteration in (18, 19, 20, 22, 23):
-        run = runner(model, batches=4, iteration=iteration)
+        run = runner(model, batches=4, iteration=iteration, epoch=iteration // 4)
         run.logger = SimpleNamespace(info=lines.append)
         hook.before_run(run)
+        hook.before_train_iter(run, iteration % 4)
         hook.after_train_iter(run, iteration % 4)
     stats = 'BG Penalty Stats: mean=0.0123 max=0.5000 min=0.0000'
-    assert lines == ['Epoch 5: λ_bg=0.000', stats, 'Epoch 6: λ_bg=0.200', stats]
+    assert lines == [
+        'Epoch 5: λ_bg=0.000 in its last iteration',
+        stats,
+        'Epoch 6: λ_bg=0.150 in its last iteration',
+        stats,
+    ]
