@@ -3,14 +3,17 @@
 import argparse
 import os
 import signal
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import get_world_size
-from mmengine.runner import Runner
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmyolo_bgpenalty.cli.run import (
     InputCheck,
@@ -23,11 +26,16 @@ from mmyolo_bgpenalty.cli.run import (
 )
 from mmyolo_bgpenalty.config_check.settings.plan import RunPlan
 from mmyolo_bgpenalty.datasets.labeled_unlabeled import LabeledUnlabeledDataset
+from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import latest_checkpoint
 from mmyolo_bgpenalty.engine.checkpoints.start_weights import check_start
+from mmyolo_bgpenalty.engine.console import evaluated_model
 from mmyolo_bgpenalty.engine.hooks.checkpoint import ResumableCheckpointHook
 from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook
-from mmyolo_bgpenalty.engine.run_summary import RunSummaryHook, latest_checkpoint, shown
+from mmyolo_bgpenalty.evaluation.table import class_table, headline
 from mmyolo_bgpenalty.utils.distributed import destroy_processes, init_cpu_processes
+
+BETTER = 0.02  # in mAP; smaller differences are chance
+Rows = Mapping[str, Mapping[str, float]]  # of `headline`
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -81,45 +89,76 @@ def use_amp(wrapper: dict) -> None:
     wrapper['type'] = 'CpuBf16OptimWrapper'
 
 
-class Report(RunSummaryHook):
+class Report(Hook):
     """Logs what is trained. After training, it logs what was reached and what to run next."""
 
+    priority = 'LOWEST'  # after CheckpointHook, which decides what is best
+
     def __init__(self, args: argparse.Namespace):
-        super().__init__()
         self.args = args
+        self._start, self._first = time.monotonic(), 0  # when this run started, and after which iteration
+        # The best checkpoint and its metrics. Without one, the metrics of the last validation.
+        self._best = ''
+        self._metrics: dict = {}
 
     def before_train(self, runner: Runner) -> None:
-        super().before_train(runner)
+        self._start, self._first = time.monotonic(), runner.iter
+        self._best = best_checkpoint(runner)  # of an earlier run that is resumed: its metrics are unknown
+        lines = self._plan(runner) if runner.iter < runner.max_iters else [_how_to_train_longer(runner)]
+        runner.logger.info('\n'.join(lines))
+
+    def _plan(self, runner: Runner) -> list[str]:
         plans = [hook for hook in runner.hooks if isinstance(hook, LambdaBgSchedulerHook)]
         burn_in = plans[0].burn_in_batches(runner) if plans else 0
         processes = '' if get_world_size() == 1 else f', {get_world_size()} processes'
-        lines = [
+        return [
             f'Training {self.args.config}',
             f'  images: {_images(runner)}',
             f'  device: {get_device()}{processes}',
             f'  plan: {RunPlan(len(runner.train_dataloader), burn_in, runner.max_iters)}',
             f'  work dir: {shown(runner.work_dir)}',
+            *([f'  continues after iteration {runner.iter:,}'] if runner.iter else []),
         ]
-        if runner.iter:
-            lines.append(f'  continues after iteration {runner.iter:,}')
-        runner.logger.info('\n'.join(lines))
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        best = best_checkpoint(runner)
+        if best != self._best or not best:
+            self._best, self._metrics = best, dict(metrics or {})
 
     def end(self, runner: Runner) -> None:
-        """Log the summary of a finished run, and the next commands."""
-        lines, best = self.finished(runner), self.best_or_last(runner)
-        if best:
-            work_dir = ['--work-dir', self.args.work_dir] if self.args.work_dir else []
-            tests = [command_line('test', self.args, best, *work_dir)] if runner.cfg.get('test_dataloader') else []
-            predict, export = (
-                command_line('predict', self.args, best, 'PICTURES'),
-                command_line('export', self.args, best),
-            )
-            lines += ['What to run next:', *(f'  {line}' for line in (*tests, predict, export))]
+        """Log the classes, the summary of a finished run, and the next commands."""
+        classes = class_table(self._metrics, 'The best checkpoint' if self._best else 'The last validation')
+        if classes is not None:
+            runner.logger.info(classes)
+        rows = headline(self._metrics, evaluated_model(runner))
+        best, last = self._best, runner.message_hub.runtime_info.get('last_ckpt') or ''
+        lines = [f'  best checkpoint: {shown(best)}'] if best else ['  last validation:'] if rows else []
+        lines += _judgement(rows)
+        lines += [f'  last checkpoint: {shown(last)}'] if last else []
+        if runner.iter > self._first:
+            took = timedelta(seconds=round(time.monotonic() - self._start))
+            lines.insert(0, f'Training is finished: {runner.iter:,} iterations, {took} in this run.')
+        lines.append(f'  log: {shown(runner.logger.log_file)}')
+        pictures = Path(runner.log_dir, 'vis_data', 'vis_image')
+        if pictures.is_dir():
+            lines.append(f'  pictures: {shown(str(pictures))}')
+        lines += self._next(runner, last if _found_nothing(rows) or not best else best)
         runner.logger.info('\n'.join(lines))
+
+    def _next(self, runner: Runner, checkpoint: str) -> list[str]:
+        if not checkpoint:
+            return []
+        work_dir = ['--work-dir', self.args.work_dir] if self.args.work_dir else []
+        commands = [('test', *work_dir)] if runner.cfg.get('test_dataloader') else []
+        commands += [('predict', 'PICTURES'), ('export',)]
+        lines = [command_line(name, self.args, shown(checkpoint), *more) for name, *more in commands]
+        return ['What to run next:', *(f'  {line}' for line in lines)]
 
     def stopped(self, runner: Runner, how: str) -> None:
         """Log how to continue a run that was stopped."""
-        lines, latest = [f'{how} after iteration {runner.iter:,} of {runner.max_iters:,}.'], latest_checkpoint(runner)
+        # The loop counts an iteration after its hooks. A hook may have saved it, or stopped the run.
+        done = max(runner.iter, runner.optim_wrapper.inner_count)
+        lines, latest = [f'{how} after iteration {done:,} of {runner.max_iters:,}.'], latest_checkpoint(runner.work_dir)
         if not latest:
             lines[0] += ' No checkpoint has been saved yet.'
         else:
@@ -129,6 +168,50 @@ class Report(RunSummaryHook):
             again = command_line('train', self.args, *flags, '--resume')
             lines.append(f'  {again}' if self.args.launcher == 'none' else '  the same command, with --resume')
         runner.logger.info('\n'.join(lines))
+
+
+def _how_to_train_longer(runner: Runner) -> str:
+    by_iter = isinstance(runner.train_loop, IterBasedTrainLoop)
+    unit, length = ('iterations', runner.max_iters) if by_iter else ('epochs', runner.max_epochs)
+    return (
+        f'This run is finished: all {length:,} {unit} are done. To train longer, add to this command, for example: '
+        f'--cfg-options train_cfg.max_{"iters" if by_iter else "epochs"}={2 * length}'
+    )
+
+
+def _found_nothing(rows: Rows) -> bool:
+    return any(values.get('mAP') == 0 for values in list(rows.values())[:1])
+
+
+def _judgement(rows: Rows) -> list[str]:
+    """The values of the first model, which is the teacher of a semi-supervised run, and what they mean."""
+    lines = []
+    for role, values in list(rows.items())[:1]:
+        lines.append(f'    {role}: {", ".join(f"{name} {value:.3f}" for name, value in values.items())}')
+    if _found_nothing(rows):
+        lines.append('    no model has found an object in validation: train longer')
+    teacher, student = (rows.get(role, {}).get('mAP', 0.0) for role in ('teacher', 'student'))
+    if student - teacher > BETTER:
+        lines.append(
+            '    the student was better than the teacher: train longer, or predict with the student '
+            '(--cfg-options model.semi_test_cfg.predict_on=student)'
+        )
+    return lines
+
+
+def best_checkpoint(runner: Runner) -> str:
+    """The path of the best checkpoint, of the first metric of ``save_best`` if it has several. '' without one."""
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook) and hook.save_best:
+            paths = [getattr(hook, 'best_ckpt_path', None), *getattr(hook, 'best_ckpt_path_dict', {}).values()]
+            return next((path for path in paths if path), '')
+    return ''
+
+
+def shown(path: str) -> str:
+    """A path as a person reads it: relative, if it is below the current folder."""
+    relative = os.path.relpath(path) if path and '://' not in path else path
+    return path if relative.startswith('..') else relative
 
 
 def _images(runner: Runner) -> str:

@@ -3,6 +3,7 @@
 import io
 import re
 import shlex
+import shutil
 import signal
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -14,22 +15,21 @@ from mmengine.hooks import Hook
 from mmyolo.registry import HOOKS
 
 from mmyolo_bgpenalty.__main__ import main as run_command
+from mmyolo_bgpenalty.cli import train as train_command
+from mmyolo_bgpenalty.cli.train import Report
 from mmyolo_bgpenalty.cli.train import main as train
-from mmyolo_bgpenalty.engine import run_summary
 from tests.helpers.tiny import SEMI, SUPERVISED, load
 
 
 @HOOKS.register_module()
 class ActsOfTestReport(Hook):
-    """In the second iteration, sends a signal to this process and reports skipped iterations."""
+    """In the second iteration, sends a signal to this process."""
 
-    def __init__(self, number=None, skipped=None):
-        self.number, self.skipped = number, skipped
+    def __init__(self, number):
+        self.number = number
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if runner.iter == 1 and self.skipped:
-            runner.message_hub.update_scalar('train/skipped_iterations', self.skipped)
-        if runner.iter == 1 and self.number:
+        if runner.iter == 1:
             signal.raise_signal(self.number)
 
 
@@ -86,7 +86,7 @@ def test_the_end_names_the_best_and_the_last_checkpoint_with_its_figures(semi):
     [best] = (semi.folder / 'work').glob('best_*.pth')
     assert f'  best checkpoint: work/{best.name}\n    teacher: mAP 0.000' in end
     assert '    no model has found an object in validation: train longer\n' in end
-    assert '  last checkpoint: work/epoch_2.pth\n' in end and 'skipped' not in end
+    assert '  last checkpoint: work/epoch_2.pth\n' in end
     [log] = (semi.folder / 'work').glob('*/*.log')
     assert f'  log: {log.relative_to(semi.folder)}\n' in end and 'What to run next:' in log.read_text()
 
@@ -104,55 +104,78 @@ def test_the_next_commands_can_be_copied(semi, monkeypatch, capsys):
     assert run_command(words[2][3:]) == 0 and Path('work/epoch_2_teacher.pth').exists()
 
 
+def test_a_finished_run_says_so_and_how_to_train_longer(semi, monkeypatch):
+    shutil.copytree(semi.folder / 'work', semi.folder / 'again')
+    monkeypatch.chdir(semi.folder)
+    with redirect_stdout(io.StringIO()) as console:
+        assert train(['tiny.py', '--work-dir', 'again', '--resume', '--cfg-options', 'visualizer.name=again']) == 0
+    text = console.getvalue()
+    assert (
+        'This run is finished: all 2 epochs are done. To train longer, add to this command, for example: '
+        '--cfg-options train_cfg.max_epochs=4\n'
+    ) in text
+    assert 'Epoch(train)' not in text and 'Training' not in text and 'continues' not in text
+    assert '  last checkpoint: ' in text and 'What to run next:\n' in text
+
+
+@pytest.fixture
+def end_of(monkeypatch, tmp_path):
+    """The text at the end of a run with one validation."""
+
+    def end(metrics, best='best.pth'):
+        lines, hub = [], SimpleNamespace(runtime_info=dict(last_ckpt='last.pth'))
+        runner = SimpleNamespace(iter=3, message_hub=hub, model=torch.nn.Identity(), cfg={}, log_dir=str(tmp_path))
+        runner.logger = SimpleNamespace(info=lines.append, log_file='log')
+        monkeypatch.setattr(train_command, 'best_checkpoint', lambda _: best)
+        report = Report(train_command.parse_args(['tiny.py']))
+        report.after_val_epoch(runner, metrics)
+        report.end(runner)
+        return '\n'.join(lines)
+
+    return end
+
+
 @pytest.mark.parametrize('value, expected', [(0.0, 'last.pth'), (0.001, 'best.pth')])
-def test_a_model_that_finds_nothing_is_not_the_best(value, expected, monkeypatch):
-    runner = SimpleNamespace(
-        message_hub=SimpleNamespace(runtime_info=dict(last_ckpt='last.pth')), model=torch.nn.Identity()
-    )
-    monkeypatch.setattr(run_summary, 'best_checkpoint', lambda _: 'best.pth')
-    hook = run_summary.RunSummaryHook()
-    hook.after_val_epoch(runner, {'coco/bbox_mAP': value, 'pr/fp_per_image_at_0.25': 3.0})
-    assert hook.best_or_last(runner) == expected
+def test_a_model_that_finds_nothing_is_not_the_best(value, expected, end_of):
+    text = end_of({'coco/bbox_mAP': value, 'pr/fp_per_image_at_0.25': 3.0})
+    assert f'predict tiny.py {expected} PICTURES' in text
 
 
 @pytest.mark.parametrize('student, said', [(0.34, True), (0.31, False)])
-def test_a_student_that_is_better_than_its_teacher_is_named(student, said, monkeypatch, tmp_path):
-    hub = SimpleNamespace(runtime_info={}, log_scalars={})
-    runner = SimpleNamespace(message_hub=hub, model=torch.nn.Identity(), iter=3, log_dir=str(tmp_path))
-    runner.logger = SimpleNamespace(log_file='log')
-    monkeypatch.setattr(run_summary, 'best_checkpoint', lambda _: 'best.pth')
-    hook = run_summary.RunSummaryHook()
-    hook.after_val_epoch(runner, {'teacher/coco/bbox_mAP': 0.3, 'student/coco/bbox_mAP': student})
-    assert ('predict_on=student' in '\n'.join(hook.finished(runner))) == said
+def test_a_student_that_is_better_than_its_teacher_is_named(student, said, end_of):
+    text = end_of({'teacher/coco/bbox_mAP': 0.3, 'student/coco/bbox_mAP': student})
+    assert ('predict_on=student' in text) == said
+
+
+@pytest.mark.parametrize('best, what', [('best.pth', 'The best checkpoint'), ('', 'The last validation')])
+def test_the_end_has_a_table_of_the_classes(best, what, end_of):
+    text = end_of({'coco/bbox_mAP': 0.375, 'coco/crack_precision': 0.25, 'pr/crack_ap_50': 0.5}, best)
+    assert text.startswith(f'{what}, by class\n+') and '| crack | 0.250 | 0.500 |\n' in text
+    assert f'  {"best checkpoint: best.pth" if best else "last validation:"}\n    model: mAP 0.375\n' in text
 
 
 def test_iterations_without_validation_on_labels_only(run):
     options = dict(
         train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=4),
         default_hooks__checkpoint=dict(_delete_=True, type='ResumableCheckpointHook', interval=2, by_epoch=False),
-        custom_hooks=[acts(skipped=3)],
     )
     done = run('report_iterations', SUPERVISED, validate=False, **options)
     assert '  images: 6\n' in done.text and 'iterations; burn-in 60; total 4\n' in done.text
     end = done.text.partition('Training is finished: 4 iterations, ')[2]
     assert '  last checkpoint: work/iter_4.pth\n' in end and 'best' not in end
-    assert '  skipped iterations: 3, see the warnings in the log\n' in end
     assert re.findall(r'mmyolo_bgpenalty (\w+) tiny.py work/iter_4.pth', end) == ['predict', 'export']
-
-
-def acts(**arguments):
-    return dict(type='ActsOfTestReport', **arguments)
 
 
 @pytest.mark.parametrize('number, saved', [(signal.SIGTERM, 'epoch_0_iter_2.pth'), (signal.SIGINT, None)])
 def test_a_stopped_run_says_how_to_continue(run, number, saved):
-    options = dict(custom_hooks=[acts(number=int(number))], train_cfg__max_epochs=2)
+    options = dict(custom_hooks=[dict(type='ActsOfTestReport', number=int(number))], train_cfg__max_epochs=2)
     arguments = ['--work-dir', 'my work', '--cfg-options', 'burn_in=1']
     done = run(f'report_{number}', SEMI, *arguments, stopped=128 + number, **options)
     assert 'finished' not in done.text and 'What to run next' not in done.text
     if saved is None:
-        assert 'Stopped by Ctrl-C after iteration 1 of 10. No checkpoint has been saved yet.\n' in done.text
+        assert 'Stopped by Ctrl-C after iteration 2 of 10. No checkpoint has been saved yet.\n' in done.text
     else:
+        assert 'Stopped after iteration 2 of 10. The latest' in done.text
         end = done.text.partition(f'The latest checkpoint is my work/{saved}. To continue from it:\n')[2]
         words = shlex.split(end)
         assert words[:5] == ['python', '-m', 'mmyolo_bgpenalty', 'train', 'tiny.py']

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
-from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import CheckpointError, read_checkpoint
+from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import CheckpointError, latest_checkpoint, read_checkpoint
 from mmyolo_bgpenalty.utils.files import read_json, write_whole
 
 COMMAND = (sys.executable, '-m', 'mmyolo_bgpenalty')
@@ -48,12 +48,12 @@ class Run:
 
     @property
     def begun(self) -> bool:
-        return (self.folder / 'last_checkpoint').exists()
+        return bool(latest_checkpoint(self.folder))
 
     @property
     def last_name(self) -> str | None:
         """The file name of the last checkpoint of a finished run. A run that started there would train nothing."""
-        return Path((self.folder / 'last_checkpoint').read_text().strip()).name if self.result else None
+        return Path(latest_checkpoint(self.folder)).name if self.result else None
 
     @property
     def state(self) -> str:
@@ -108,7 +108,7 @@ class Run:
         if self.leader is self and len(self.group) > 1:
             train += ['default_hooks.checkpoint.max_keep_ckpts=-1']
         self._call(train, threads)
-        checkpoint = (self.folder / 'last_checkpoint').read_text().strip()
+        checkpoint = latest_checkpoint(self.folder)
         out = self.folder / 'test'
         self._call(['test', str(self.config), checkpoint, '--work-dir', str(self.folder), '--out', str(out)], threads)
         curves = out / 'test.precision_recall.json'

@@ -5,6 +5,7 @@ import re
 import sys
 import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 from urllib.parse import urlparse
@@ -95,6 +96,12 @@ def _reason(path: str, error: Exception) -> str:
     if isinstance(error, RuntimeError):
         return str(error).strip().partition('\n')[0].partition('. ')[0]
     return 'it is not a torch file'
+
+
+def latest_checkpoint(work_dir: str | Path) -> str:
+    """The path of the checkpoint from which ``--resume`` continues, '' without one."""
+    pointer = Path(work_dir, 'last_checkpoint')
+    return pointer.read_text().strip() if pointer.is_file() else ''
 
 
 @register_backend('whole_files')

@@ -18,7 +18,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.utils import apply_to
 from mmyolo.registry import HOOKS
 
-from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import CheckpointError, check_resumable
+from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import CheckpointError, check_resumable, latest_checkpoint
 from mmyolo_bgpenalty.engine.checkpoints.start_weights import check_start
 from mmyolo_bgpenalty.engine.train_loop import ResumableTrainLoop
 from mmyolo_bgpenalty.utils.distributed import unwrapped
@@ -72,7 +72,7 @@ class ResumableCheckpointHook(CheckpointHook):
         pointer = Path(runner.work_dir, 'last_checkpoint')
         folder = Path(self.out_dir, Path(runner.work_dir).name) if self.out_dir else pointer.parent
         files = sorted(folder.glob(self.filename_tmpl.format('*')), key=_numbers, reverse=True)
-        named = Path(pointer.read_text().strip()) if pointer.is_file() else Path()
+        named = Path(latest_checkpoint(runner.work_dir))
         if named.name:
             # Files with higher numbers may belong to an earlier run in the same folder.
             latest = named if named.is_file() else folder / named.name

@@ -4,7 +4,6 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from mmengine.dist import all_gather_object, all_reduce
@@ -16,6 +15,7 @@ from mmyolo.registry import HOOKS
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import latest_checkpoint
 from mmyolo_bgpenalty.utils.arguments import whole_number
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 
@@ -182,9 +182,9 @@ class NonFiniteGuardHook(Hook):
             '`optim_wrapper.dtype=bfloat16`. If an `unsup_` or `bg` loss is not finite, try a smaller '
             '`model.semi_train_cfg.unsup_weight` or `lambda_bg`. Look at the images of the batch and their boxes.'
         )
-        latest = Path(self._runner.work_dir, 'last_checkpoint')
-        if latest.is_file():
-            lines.append(f'The latest checkpoint is {latest.read_text().strip()}')
+        latest = latest_checkpoint(self._runner.work_dir)
+        if latest:
+            lines.append(f'The latest checkpoint is {latest}')
         message = ' '.join(lines)
         print_log(message, logger='current', level=logging.ERROR)
         raise FloatingPointError(message)
