@@ -7,12 +7,14 @@ import of the package also
 - imports MMYOLO. With the MMCV of the fork of OpenMMLab it skips MMYOLO's own version checks (``import_mmyolo``);
 - lets ``torch.load`` read the types that MMEngine stores in checkpoints (``allow_checkpoint_types``).
 
-It does not change the functions of MMEngine that load checkpoints.
+It does not change the functions of MMEngine that load checkpoints. In this package's own commands Ctrl-C prints no
+traceback, also during these imports, which take seconds (``end_quietly_on_ctrl_c``).
 """
 
-from mmyolo_bgpenalty.compat import allow_checkpoint_types, check_versions, import_mmyolo
+from mmyolo_bgpenalty.compat import allow_checkpoint_types, check_versions, end_quietly_on_ctrl_c, import_mmyolo
 from mmyolo_bgpenalty.version import __version__
 
+end_quietly_on_ctrl_c()
 check_versions()
 import_mmyolo()
 allow_checkpoint_types()

@@ -1,4 +1,4 @@
-"""Check the versions of the packages, import MMYOLO, and let torch load MMEngine's checkpoints."""
+"""Check versions, import MMYOLO, let torch load MMEngine's checkpoints, and let Ctrl-C end commands quietly."""
 
 import re
 import sys
@@ -38,6 +38,21 @@ def installed(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
+
+
+def end_quietly_on_ctrl_c() -> None:
+    """In ``python -m mmyolo_bgpenalty`` and the files of tools/, let Ctrl-C end with 130 and without a traceback."""
+    package = Path(__file__).resolve().parent
+    tools = package.parent / 'tools', package / '.mim/tools'
+    # Python imports a package before its __main__.py, and argv[0] is '-m' until then.
+    if (sys.argv[0] == '-m' and package.name in sys.orig_argv) or Path(sys.argv[0]).resolve().parent in tools:
+        sys.excepthook = _without_interrupts
+
+
+def _without_interrupts(kind, error, tb) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        raise SystemExit(130)
+    sys.__excepthook__(kind, error, tb)
 
 
 def check_versions() -> None:

@@ -207,3 +207,26 @@ def test_mmcv_without_operators_is_an_error(monkeypatch):
     monkeypatch.setattr(compat, 'import_module', broken)
     with pytest.raises(ImportError, match=r'mmcv is installed without its compiled operators.*undefined symbol'):
         compat.check_versions()
+
+
+@pytest.fixture
+def interrupted(tmp_path):
+    """Run a program. Ctrl-C comes during the imports of the package."""
+    (tmp_path / 'mmcv.py').write_text('raise KeyboardInterrupt')
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join((str(tmp_path), str(ROOT)))}
+    options = dict(cwd=ROOT, env=env, capture_output=True, text=True)
+    return lambda *program: subprocess.run([sys.executable, *program], **options)
+
+
+@pytest.mark.parametrize('program', [['-m', 'mmyolo_bgpenalty', 'train'], ['tools/train.py'], ['tools/predict.py']])
+def test_ctrl_c_during_the_imports_of_a_command_prints_nothing(interrupted, program):
+    done = interrupted(*program, 'x')
+    assert (done.returncode, done.stdout, done.stderr) == (130, '', '')
+
+
+@pytest.mark.parametrize('name', ['train.py', 'tools/train.py'])
+def test_other_programs_keep_their_traceback(interrupted, name, tmp_path):
+    (tmp_path / 'tools').mkdir()
+    (tmp_path / name).write_text('import mmyolo_bgpenalty')
+    error = interrupted(str(tmp_path / name)).stderr
+    assert error.startswith('Traceback') and error.endswith('KeyboardInterrupt\n')
