@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 
 from mmyolo_bgpenalty.config_check.overrides import check_overrides
 from mmyolo_bgpenalty.engine.console import SPELLED, CommandRunner, quiet_libraries
-from mmyolo_bgpenalty.utils.files import printable_lines
+from mmyolo_bgpenalty.utils.files import printable_lines, unlock_folders
 from mmyolo_bgpenalty.utils.shipped_configs import config
 
 # Code outside these packages counts as the user's own.
@@ -50,6 +50,8 @@ def command(main: Callable) -> Callable[[Sequence[str] | None], int]:
         except InputError as error:
             print(printable_lines(f'{os.path.basename(sys.argv[0])}: {error}'), file=sys.stderr)
             return 2
+        finally:
+            unlock_folders()
 
     return guarded
 

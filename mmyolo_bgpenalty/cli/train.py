@@ -27,12 +27,14 @@ from mmyolo_bgpenalty.cli.run import (
 from mmyolo_bgpenalty.config_check.settings.plan import RunPlan
 from mmyolo_bgpenalty.datasets.labeled_unlabeled import LabeledUnlabeledDataset
 from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import latest_checkpoint
+from mmyolo_bgpenalty.engine.checkpoints.run_folder import RunFolder
 from mmyolo_bgpenalty.engine.checkpoints.start_weights import check_start
 from mmyolo_bgpenalty.engine.console import evaluated_model
 from mmyolo_bgpenalty.engine.hooks.checkpoint import ResumableCheckpointHook
 from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook
 from mmyolo_bgpenalty.evaluation.table import class_table, headline
 from mmyolo_bgpenalty.utils.distributed import destroy_processes, init_cpu_processes
+from mmyolo_bgpenalty.utils.files import lock_folder
 
 BETTER = 0.02  # in mAP; smaller differences are chance
 Rows = Mapping[str, Mapping[str, float]]  # of `headline`
@@ -229,6 +231,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with InputCheck() as check:
         cfg = load_config(args)
+        if args.launcher == 'none':
+            lock_folder(cfg.work_dir)  # before the runner writes there
         if args.launcher == 'pytorch' and get_device() == 'cpu':
             init_cpu_processes(cfg)
         setup_cache_size_limit_of_dynamo()
@@ -237,6 +241,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not any(isinstance(hook, ResumableCheckpointHook) for hook in runner.hooks):
             # ResumableCheckpointHook would check the checkpoint itself.
             check_start(runner, optimizer=False)
+            for hook in [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]:
+                runner.register_hook(RunFolder(hook))
         report = Report(args)
         runner.register_hook(report)
         try:

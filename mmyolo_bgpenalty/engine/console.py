@@ -20,6 +20,7 @@ from mmengine.logging import MMLogger
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmyolo.registry import HOOKS
 
+from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import CheckpointError
 from mmyolo_bgpenalty.evaluation.table import class_table, summary_table
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 from mmyolo_bgpenalty.utils.files import printable_lines
@@ -154,6 +155,14 @@ class CommandRunner(Runner):
         _hide_records(logger)
         show_as_text(logger)
         return logger
+
+    def resume(self, filename: str, *args, **kwargs) -> None:
+        try:
+            super().resume(filename, *args, **kwargs)
+        except Exception as error:  # a field of a wrong kind raises any error, in MMEngine or in a hook
+            raise CheckpointError(
+                f'{filename}: no run can be resumed from it. {type(error).__name__}: {error}'
+            ) from error
 
     def load_checkpoint(self, *args, **kwargs) -> dict:
         with redirect_stdout(io.StringIO()):  # MMEngine prints the path once more

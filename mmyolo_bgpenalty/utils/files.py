@@ -81,7 +81,7 @@ def read_json(path):
 
 
 def lock_folder(folder: str | Path) -> None:
-    """Lock a folder, which is made if it is missing, for this process until ``unlock_folder`` or its end.
+    """Lock a folder, which is made if it is missing, for this process until ``unlock_folders`` or its end.
 
     The operating system frees the lock if the process is killed, and child processes do not inherit it. A process may
     lock a folder again. A file system without locks, and Windows, let every process pass.
@@ -115,10 +115,10 @@ def lock_folder(folder: str | Path) -> None:
     _held[key] = file
 
 
-def unlock_folder(folder: str | Path) -> None:
-    """Free the lock of ``lock_folder``. The empty file stays."""
-    file = _held.pop((os.getpid(), Path(folder).resolve()), None)
-    if file is not None:
+def unlock_folders() -> None:
+    """Free the locks of this process. Their empty files stay."""
+    for key in [key for key in _held if key[0] == os.getpid()]:
+        file = _held.pop(key)
         file.truncate(0)
         file.close()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmyolo_bgpenalty.utils.files import lock_folder, read_json, unlock_folder, write_together, write_whole
+from mmyolo_bgpenalty.utils.files import lock_folder, read_json, unlock_folders, write_together, write_whole
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_a_folder_is_locked_by_one_process_until_it_ends(tmp_path):
         lock_folder(folder)
         lock_folder(folder)  # again in this process
         assert f'is used by process {os.getpid()}' in locking(folder).communicate()[1]
-        unlock_folder(folder)
+        unlock_folders()
         assert locking(folder).communicate()[0] == 'locked\n'
 
 

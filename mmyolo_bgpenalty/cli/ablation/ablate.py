@@ -12,9 +12,11 @@ finished run also has result.json. When the command is called again, it skips fi
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 
 from mmyolo_bgpenalty.cli.ablation.does_it_help import Comparison, does_it_help
@@ -23,7 +25,7 @@ from mmyolo_bgpenalty.cli.ablation.report import Question, write_report
 from mmyolo_bgpenalty.cli.ablation.runs import Run
 from mmyolo_bgpenalty.cli.run import CONFIG_HELP, InputCheck, InputError, command, config_parser, read_config
 from mmyolo_bgpenalty.config_check.settings.plan import run_plan
-from mmyolo_bgpenalty.utils.files import write_whole
+from mmyolo_bgpenalty.utils.files import lock_folder, write_whole
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -67,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         minutes = None if seconds is None else f'{seconds / 60:.0f} min, if parallel runs do not slow each other'
         print(f'estimated time: {minutes or "unknown until the first run has finished"}')
         return 0
+    with InputCheck():
+        lock_folder(work_dir)
     for path, content in compared.files.items():
         write_whole(path, content)
     failures = execute(todo, args.jobs)
@@ -85,12 +89,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failures else 0
 
 
+@contextmanager
+def _stopping_at_signals(runs: Sequence[Run]) -> Iterator[None]:
+    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a SystemExit, after the runs were told to stop."""
+    numbers = (signal.SIGINT, signal.SIGTERM, getattr(signal, 'SIGHUP', signal.SIGTERM))
+
+    def stop(number: int, frame) -> None:
+        for one, handler in before.items():
+            signal.signal(one, handler)  # a second signal ends this process at once
+        for run in runs:
+            run.stop()
+        print('Stopped: waiting until the running trainings have saved. The same command continues them', flush=True)
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def execute(todo: Sequence[Run], jobs: int) -> dict[Run, str]:
-    """Execute the runs, ``jobs`` at a time. A run waits for the leader of its group. Returns why runs failed."""
+    """Execute the runs, ``jobs`` at a time. A run waits for the leader of its group. Returns why runs failed.
+
+    Ctrl-C, SIGTERM and SIGHUP stop the runs. They save, and this function waits for them.
+    """
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
     waiting, failures = list(todo), {}
     running: dict[Future, Run] = {}
-    with ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(jobs) as pool, _stopping_at_signals(todo):
         while waiting or running:
             unfinished = {*waiting, *running.values()}
             ready = [run for run in waiting if run.leader is run or run.leader not in unfinished]

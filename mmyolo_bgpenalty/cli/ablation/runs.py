@@ -14,6 +14,8 @@ from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import CheckpointError
 from mmyolo_bgpenalty.utils.files import read_json, write_whole
 
 COMMAND = (sys.executable, '-m', 'mmyolo_bgpenalty')
+# Executes a command that Linux sends SIGTERM (15) when its parent ends, also if the parent is killed.
+ENDS_WITH_PARENT = 'import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])'
 
 
 @dataclass(eq=False)
@@ -32,6 +34,8 @@ class Run:
     burn_in: float
     by_epoch: bool
     group: list['Run'] = field(default_factory=list)
+    _stopped: bool = False
+    _process: subprocess.Popen | None = None
 
     def __str__(self) -> str:
         return f'{self.variant}, seed {self.seed}'
@@ -123,6 +127,12 @@ class Run:
         )
         write_whole(self.folder / 'result.json', json.dumps(result, indent=1, ensure_ascii=False, default=str) + '\n')
 
+    def stop(self) -> None:
+        """Let the run end: a training saves a checkpoint first."""
+        self._stopped = True
+        if self._process is not None:
+            self._process.terminate()
+
     def _spent(self) -> float:
         """Seconds that the run took before it was interrupted. The latest log entry is its last sign of life."""
         clock, log = self.folder / 'clock.json', self.folder / 'log.txt'
@@ -146,12 +156,26 @@ class Run:
         if threads:
             environment.setdefault('OMP_NUM_THREADS', str(threads))
         log = self.folder / 'log.txt'
+        before = (sys.executable, '-c', ENDS_WITH_PARENT) if sys.platform == 'linux' else ()
         with log.open('a', encoding='utf-8') as output:
-            done = subprocess.run([*COMMAND, *arguments], env=environment, stdout=output, stderr=subprocess.STDOUT)
-        if done.returncode:
+            # Ctrl-C in a terminal reaches all processes of a session. In its own session, a training gets SIGTERM from
+            # `stop` instead, and saves.
+            self._process = subprocess.Popen(
+                [*before, *COMMAND, *arguments],
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        if self._stopped:  # while the process was started
+            self._process.terminate()
+        code = self._process.wait()
+        if self._stopped:
+            raise RuntimeError('stopped')
+        if code:
             lines = log.read_text(encoding='utf-8', errors='replace').split('\n')
             last = next((line for line in reversed(lines) if line.strip()), 'no output')
-            raise RuntimeError(f'{arguments[0]} ended with {done.returncode}: {last} (see {log})')
+            raise RuntimeError(f'{arguments[0]} ended with {code}: {last} (see {log})')
 
 
 def progress_of(file: Path, by_epoch: bool) -> float | None:

@@ -1,5 +1,6 @@
 """Read checkpoint files safely, write them completely, and check them before a run starts from them."""
 
+import logging
 import os
 import re
 import sys
@@ -12,11 +13,13 @@ from urllib.parse import urlparse
 
 from mmengine.dist import barrier, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
+from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, hub, load, nn
 
 from mmyolo_bgpenalty.compat import allow_checkpoint_types, safe_loading
 from mmyolo_bgpenalty.engine.checkpoints.file_kinds import ForeignFileError, check_kind
+from mmyolo_bgpenalty.engine.checkpoints.resume_fields import wrong_field
 from mmyolo_bgpenalty.engine.checkpoints.ultralytics_weights import is_ultralytics, read_ultralytics
 from mmyolo_bgpenalty.utils.files import write_whole
 
@@ -98,12 +101,6 @@ def _reason(path: str, error: Exception) -> str:
     return 'it is not a torch file'
 
 
-def latest_checkpoint(work_dir: str | Path) -> str:
-    """The path of the checkpoint from which ``--resume`` continues, '' without one."""
-    pointer = Path(work_dir, 'last_checkpoint')
-    return pointer.read_text().strip() if pointer.is_file() else ''
-
-
 @register_backend('whole_files')
 class WholeFileBackend(LocalBackend):
     """A LocalBackend that writes a complete file or none, even if the process or the machine is killed."""
@@ -116,7 +113,8 @@ def check_resumable(path: str, model: nn.Module, optimizer: bool = True) -> None
     """Raise a CheckpointError if no run can be resumed from a checkpoint (a file or a URL).
 
     The checkpoint must hold the progress, and every parameter of the model with its shape. With ``optimizer`` it must
-    hold the state of the optimizer, too. Buffers may be absent. ``read_checkpoint`` may raise other errors.
+    hold the state of the optimizer, too. Its fields must be of the right kinds, and its weights finite. Buffers may be
+    absent. ``read_checkpoint`` may raise other errors.
     """
     content = read_checkpoint(path)
     wanted = ['meta', 'state_dict', 'message_hub', *(['optimizer'] if optimizer else [])]
@@ -130,7 +128,50 @@ def check_resumable(path: str, model: nn.Module, optimizer: bool = True) -> None
     if 'config' in content['meta']:
         # Runner.resume would execute it. MMEngine itself writes `meta.cfg`, which is text.
         raise CheckpointError(f'{path}: no run can be resumed from it: `meta.config` is code')
+    fault = wrong_field(content, optimizer)
+    if fault:
+        raise CheckpointError(f'{path}: no run can be resumed from it. {fault}')
     check_parameters(path, model, content['state_dict'])
+    for name in ('state_dict', 'ema_state_dict'):
+        check_finite(path, content.get(name) or {})
+    warn_if_suspect(path, content)
+
+
+def not_finite(weights: Mapping) -> list[str]:
+    """The names of the tensors that hold NaN or infinite numbers."""
+    floating = {name: v for name, v in weights.items() if isinstance(v, Tensor) and v.is_floating_point()}
+    return [name for name, value in floating.items() if not value.isfinite().all()]
+
+
+def check_finite(path: str, weights: Mapping) -> None:
+    """Raise a CheckpointError if a tensor of a checkpoint holds NaN or infinite numbers."""
+    bad = not_finite(weights)
+    if bad:
+        raise CheckpointError(
+            f'{path}: {len(bad)} of {len(weights)} tensors are NaN or infinite, the first is {bad[0]}. Take an earlier '
+            'checkpoint'
+        )
+
+
+def warn_if_suspect(path: str, content: Mapping) -> None:
+    """Warn if NonFiniteGuardHook was skipping iterations when a checkpoint was saved."""
+    guard = content.get('nonfinite_guard')
+    if isinstance(guard, Mapping) and guard.get('in_a_row'):
+        print_log(
+            f'{path}: the iterations before it was saved had losses or gradients that were NaN or infinite. Its '
+            'weights may have diverged: take an earlier checkpoint if there is one',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def latest_checkpoint(work_dir: str | Path) -> str:
+    """The path of the checkpoint from which ``--resume`` continues, '' without one."""
+    try:
+        text = Path(work_dir, 'last_checkpoint').read_bytes()
+    except OSError:  # there is none, or it is a folder
+        return ''
+    return text.decode(errors='replace').strip()
 
 
 def plain_name(name: str) -> str:

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import (
     CheckpointError,
+    check_finite,
     check_parameters,
     check_resumable,
     plain_name,
     read_checkpoint,
     shape_of,
+    warn_if_suspect,
 )
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 
@@ -70,7 +72,7 @@ class StartWeights:
         complete: all parameters must fit, as for evaluation.
 
     Raises:
-        CheckpointError: no tensor fits. With ``complete``: a parameter does not fit.
+        CheckpointError: no tensor fits, or one is NaN or infinite. With ``complete``: a parameter does not fit.
         Exception: as ``read_checkpoint``.
     """
 
@@ -86,6 +88,8 @@ class StartWeights:
                 f'{path}: is of another model: none of its tensors, such as {first}, is in this one with the same shape'
                 f'{self._hint()}'
             )
+        check_finite(path, self.taken)
+        warn_if_suspect(path, self.content)
         if complete:
             check_parameters(path, model, self.named, self._hint())
             lost = [name for name in own if name.endswith(('running_mean', 'running_var')) and name not in self.taken]

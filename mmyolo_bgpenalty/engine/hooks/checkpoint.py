@@ -1,7 +1,6 @@
 """ResumableCheckpointHook: a stopped run goes on as if nothing had stopped it."""
 
 import os
-import random
 import re
 import signal
 import threading
@@ -18,11 +17,21 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.utils import apply_to
 from mmyolo.registry import HOOKS
 
-from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import CheckpointError, check_resumable, latest_checkpoint
+from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import (
+    CheckpointError,
+    check_resumable,
+    latest_checkpoint,
+    not_finite,
+)
+from mmyolo_bgpenalty.engine.checkpoints.resume_fields import random_state, set_random_state
+from mmyolo_bgpenalty.engine.checkpoints.run_folder import RunFolder
 from mmyolo_bgpenalty.engine.checkpoints.start_weights import check_start
+from mmyolo_bgpenalty.engine.hooks.nonfinite_guard import NonFiniteGuardHook
 from mmyolo_bgpenalty.engine.train_loop import ResumableTrainLoop
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 from mmyolo_bgpenalty.utils.files import write_whole
+
+POSITION = ('batch', 'batches', 'validated', 'random_states')  # what `resume` of a checkpoint holds
 
 
 @HOOKS.register_module()
@@ -31,6 +40,9 @@ class ResumableCheckpointHook(CheckpointHook):
 
     - A checkpoint is written under a temporary name. When it is complete it is renamed, and checkpoints beyond
       ``max_keep_ckpts`` are removed.
+    - Weights that are NaN or infinite are not saved. A checkpoint is known to be good when the next iteration has
+      finite losses and gradients, or when training ends. The last good one is kept in addition to ``max_keep_ckpts``.
+    - ``RunFolder`` locks the folder. No file of another run is replaced or removed.
     - It stores the place within the epoch, whether a validation is due, and the random states of every process.
       ``ResumableTrainLoop`` continues there.
     - On SIGTERM to any process, the run finishes the iteration, and accumulated gradients get their update. In
@@ -50,6 +62,7 @@ class ResumableCheckpointHook(CheckpointHook):
 
     backend_args: dict | None
     file_backend: Any
+    keep_ckpt_ids: Any
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -58,7 +71,10 @@ class ResumableCheckpointHook(CheckpointHook):
         self._batch, self._validated = 0, True
         self._resumed: dict | None = None  # `resume` of the checkpoint that the run continues from
         self._position: dict | None = None  # `resume` of the checkpoint that is being written
-        self._terminated = False
+        self._terminated = self._stopping = False
+        self._run_folder = RunFolder(self)
+        self._untried: str | None = None  # the latest checkpoint, until an iteration shows that it is good
+        self._good: str | None = None  # the latest checkpoint that is known to be good
 
     def before_run(self, runner: Runner) -> None:
         check_start(runner, self.save_optimizer)
@@ -69,14 +85,19 @@ class ResumableCheckpointHook(CheckpointHook):
 
     def _choose_latest(self, runner: Runner) -> None:
         """Write the path of the latest good checkpoint into ``last_checkpoint``, from which MMEngine resumes."""
-        pointer = Path(runner.work_dir, 'last_checkpoint')
-        folder = Path(self.out_dir, Path(runner.work_dir).name) if self.out_dir else pointer.parent
-        files = sorted(folder.glob(self.filename_tmpl.format('*')), key=_numbers, reverse=True)
-        named = Path(latest_checkpoint(runner.work_dir))
-        if named.name:
+        pointer, folder = Path(runner.work_dir, 'last_checkpoint'), Path(self._run_folder.path(runner))
+        files = [file for file in folder.glob(self.filename_tmpl.format('*')) if self._run_folder.owns(file.name)]
+        files.sort(key=_numbers, reverse=True)
+        named = latest_checkpoint(runner.work_dir)
+        # The folder may have been copied or moved, so the file in this folder goes first.
+        latest = next((Path(f) for f in (str(folder / os.path.basename(named)), named) if os.path.isfile(f)), None)
+        if latest:
             # Files with higher numbers may belong to an earlier run in the same folder.
-            latest = named if named.is_file() else folder / named.name
             files = [latest, *(file for file in files if _numbers(file) < _numbers(latest))]
+        elif files and (named or pointer.is_dir()):
+            runner.logger.warning(f'Expected {pointer} to name a checkpoint, but got {named[:80]!r}: taking the newest')
+            if pointer.is_dir():
+                pointer.rmdir()
         faults = []
         for file in files:
             try:
@@ -86,21 +107,28 @@ class ResumableCheckpointHook(CheckpointHook):
                 continue
             if faults:
                 runner.logger.warning(f'Resuming from {file}, because of: {"; ".join(faults)}')
-            if str(file) != str(named):
+            if str(file) != named:
                 write_whole(pointer, str(file))
             return
         if faults:
             raise CheckpointError(f'Expected a checkpoint in {folder} to resume from, but got: {"; ".join(faults)}')
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        self._run_folder.after_load_checkpoint(runner, checkpoint)
         self._resumed = checkpoint.get('resume') if runner._resume else None
 
     def before_train(self, runner: Runner) -> None:
+        self._run_folder.before_train(runner)
+        info = runner.message_hub.runtime_info
+        kept = list(info.pop('keep_ckpt_ids', []))  # CheckpointHook would remove those beyond `max_keep_ckpts` now
         super().before_train(runner)
-        self.file_backend = _RemovesLater(self.file_backend)
+        self.keep_ckpt_ids = kept
+        self.last_ckpt = self._untried = info.get('last_ckpt')
+        self._good = info.get('good_ckpt')
+        self.file_backend = _RemovesLater(self.file_backend, self._run_folder)
         if is_main_process():
-            # A killed process may have left unfinished files.
-            for draft in Path(self.out_dir).glob(f'.*{Path(self.filename_tmpl).suffix}.tmp'):
+            # A killed process may have left unfinished files. `write_whole` names them.
+            for draft in Path(self.out_dir).glob(f'.{"[0-9a-f]" * 32}{Path(self.filename_tmpl).suffix}.tmp'):
                 draft.unlink()
         for loop in (runner.train_loop, runner.val_loop):
             if loop is not None:
@@ -110,7 +138,7 @@ class ResumableCheckpointHook(CheckpointHook):
                 loader.generator = torch.Generator().manual_seed(runner.seed)
                 loader.worker_init_fn = partial(_init_worker, loader.worker_init_fn)
         if self._resumed is not None:
-            self._restore(runner, **self._resumed)
+            self._restore(runner, **{name: self._resumed[name] for name in POSITION})
         self._terminated = False
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
@@ -118,9 +146,8 @@ class ResumableCheckpointHook(CheckpointHook):
 
     def _restore(self, runner: Runner, batch: int, batches: int, validated: bool, random_states: list[dict]) -> None:
         loop = runner.train_loop
-        self.last_ckpt = runner.message_hub.get_info('last_ckpt')
         if len(random_states) == get_world_size():
-            _set_random_state(random_states[get_rank()])
+            set_random_state(random_states[get_rank()])
         resumable = isinstance(loop, ResumableTrainLoop)
         if resumable:
             loop.validated = validated
@@ -144,21 +171,21 @@ class ResumableCheckpointHook(CheckpointHook):
         hub['runtime_info'] = apply_to(hub['runtime_info'], lambda x: isinstance(x, np.generic), lambda x: x.item())
 
     def _save_checkpoint_with_step(self, runner: Runner, step, meta: dict) -> None:
-        # CheckpointHook overwrites `last_checkpoint` in place. A full disk would leave an empty file.
-        outdated = None
-        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
-            if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
-                outdated = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(self.keep_ckpt_ids[0]))
-            self.keep_ckpt_ids.append(step)  # which drops the first
-            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        fault = self._fault(runner)
         name = self.filename_tmpl.format(step)
+        if fault:
+            runner.logger.error(f'{name} is not saved: {fault}. {self._good_checkpoint()}')
+            return
+        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
+            self.keep_ckpt_ids.append(step)
+            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         self._position = dict(
             batch=self._batch,
             batches=len(runner.train_dataloader),
             validated=self._validated,
-            random_states=all_gather_object(_random_state()),
+            random_states=all_gather_object(random_state()),
         )
         runner.save_checkpoint(
             self.out_dir,
@@ -172,22 +199,59 @@ class ResumableCheckpointHook(CheckpointHook):
             **self.args,
         )
         self._position = None
+        self._untried = self.last_ckpt
         if is_main_process():
+            # CheckpointHook overwrites this file in place. A full disk would leave an empty one.
             write_whole(Path(runner.work_dir, 'last_checkpoint'), self.last_ckpt)
-            if outdated and self.file_backend.isfile(outdated):
-                self.file_backend.remove(outdated)
-            self.file_backend.remove_now()
+        self._remove_outdated(runner)
+
+    def _remove_outdated(self, runner: Runner) -> None:
+        """Remove the checkpoints beyond ``max_keep_ckpts``, but not the last good one."""
+        if self.max_keep_ckpts > 0:
+            for step in self.keep_ckpt_ids[: -self.max_keep_ckpts]:
+                path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))
+                if path != self._good:
+                    self.keep_ckpt_ids.remove(step)
+                    if is_main_process() and self.file_backend.isfile(path):
+                        self.file_backend.remove(path)
+            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        self.file_backend.remove_now()
+
+    def _fault(self, runner: Runner) -> str:
+        """How many weights are NaN or infinite, in any process. '' if all are finite."""
+        models = [unwrapped(runner.model), *(hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook))]
+        bad = [name for model in models for name in not_finite(model.state_dict())]
+        text = f'{len(bad)} of its tensors are NaN or infinite, the first is {bad[0]}' if bad else ''
+        return next(filter(None, all_gather_object(text)), '')
+
+    def _good_checkpoint(self) -> str:
+        """A sentence that names the last checkpoint that is known to be good."""
+        return f'The last good checkpoint is {self._good}' if self._good else 'No checkpoint is known to be good'
+
+    def _try(self, runner: Runner) -> None:
+        """Call the latest checkpoint good, unless the guard has skipped the latest iteration."""
+        guards = [hook for hook in runner.hooks if isinstance(hook, NonFiniteGuardHook)]
+        if self._untried and not any(guard.skipping for guard in guards):
+            self._good, self._untried = self._untried, None
+            runner.message_hub.update_info('good_ckpt', self._good)
+            self._remove_outdated(runner)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        if not self.save_best:
+            return
+        fault = self._fault(runner)
+        if fault:
+            runner.logger.error(f'This model cannot be the best one: {fault}')
+            return
         super()._save_best_checkpoint(runner, metrics)
-        if self.save_best:
-            self.file_backend.remove_now()
+        self.file_backend.remove_now()
 
     def _on_sigterm(self, number, frame) -> None:
         self._terminated = True
         signal.signal(signal.SIGTERM, self._previous)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        self._try(runner)  # before the weights of this iteration are saved
         self._batch, self._validated = batch_idx + 1, True
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
         if self._any_terminated() and runner.optim_wrapper.should_update():
@@ -196,6 +260,16 @@ class ResumableCheckpointHook(CheckpointHook):
     def after_train_epoch(self, runner: Runner) -> None:
         self._batch, self._validated = 0, False
         super().after_train_epoch(runner)
+
+    def before_val_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        if batch_idx:
+            return
+        bad = not_finite(unwrapped(runner.model).state_dict())  # with the averages of an EMAHook
+        if bad:
+            runner.logger.warning(
+                f'The metrics of this validation mean nothing: {len(bad)} tensors of the model are NaN or infinite, '
+                f'the first is {bad[0]}'
+            )
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         # Several processes may have different numbers of batches. They stop after validation.
@@ -215,7 +289,12 @@ class ResumableCheckpointHook(CheckpointHook):
         self._terminated = False
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._previous)
+        if not self._stopping:
+            self._try(runner)
         super().after_train(runner)
+
+    def after_run(self, runner: Runner) -> None:
+        self._run_folder.after_run(runner)
 
     def _any_terminated(self) -> bool:
         """Whether any process got SIGTERM. All processes must call this the same number of times."""
@@ -227,8 +306,10 @@ class ResumableCheckpointHook(CheckpointHook):
         step: int | str = runner.epoch if self.by_epoch else iteration
         if self.by_epoch and self._batch:
             step = f'{runner.epoch}_iter_{iteration}'
+        self._stopping, self._untried = True, None
         self._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=iteration))
-        runner.logger.warning(f'Stopped by SIGTERM. Saved {self.last_ckpt}; --resume continues from it')
+        saved = f'Saved {self._untried}; --resume continues from it' if self._untried else self._good_checkpoint()
+        runner.logger.warning(f'Stopped by SIGTERM. {saved}')
         barrier()  # otherwise a launcher may end a process that is still saving
         self.published_keys = None  # only a finished run publishes its checkpoint
         runner.call_hook('after_train')
@@ -237,16 +318,23 @@ class ResumableCheckpointHook(CheckpointHook):
 
 
 class _RemovesLater:
-    """A file backend whose ``remove`` waits for ``remove_now``. CheckpointHook removes files before it writes."""
+    """A file backend that removes only files that belong to the run, and only when ``remove_now`` is called.
 
-    def __init__(self, backend):
-        self._backend, self._outdated = backend, []
+    CheckpointHook removes files before it writes, and may remove folders.
+    """
+
+    def __init__(self, backend, folder: RunFolder):
+        self._backend, self._folder, self._outdated = backend, folder, []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
 
     def remove(self, path: str) -> None:
-        self._outdated.append(path)
+        if self._folder.owns(os.path.basename(path)):
+            self._outdated.append(path)
+
+    def isdir(self, path: str) -> bool:
+        return False
 
     def remove_now(self) -> None:
         while self._outdated:
@@ -256,24 +344,6 @@ class _RemovesLater:
 def _numbers(path: Path) -> tuple[int, ...]:
     """The numbers in a file name, to sort by: epoch_2.pth, epoch_2_iter_17.pth, epoch_10.pth."""
     return tuple(map(int, re.findall(r'\d+', path.stem)))
-
-
-def _random_state() -> dict:
-    """The random states of this process, in types that safe loading accepts."""
-    name, keys, *rest = np.random.get_state()
-    numpy = (name, np.asarray(keys).tolist(), *rest)
-    state: dict[str, Any] = dict(python=random.getstate(), numpy=numpy, torch=torch.get_rng_state())
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        state['cuda'] = torch.cuda.get_rng_state()
-    return state
-
-
-def _set_random_state(state: dict) -> None:
-    random.setstate(state['python'])
-    np.random.set_state(state['numpy'])
-    torch.set_rng_state(state['torch'].cpu())
-    if 'cuda' in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state['cuda'].cpu())
 
 
 def _init_worker(inner: Callable[[int], None] | None, worker: int) -> None:

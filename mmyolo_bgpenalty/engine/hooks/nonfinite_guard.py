@@ -4,9 +4,10 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
-from mmengine.dist import all_gather_object, all_reduce
+from mmengine.dist import all_gather_object, all_reduce, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
@@ -15,9 +16,9 @@ from mmyolo.registry import HOOKS
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import latest_checkpoint
 from mmyolo_bgpenalty.utils.arguments import whole_number
 from mmyolo_bgpenalty.utils.distributed import unwrapped
+from mmyolo_bgpenalty.utils.files import write_whole
 
 MAX_PATHS = 16  # image paths in a message
 MIN_LOSS_SCALE = 2.0**-20  # GradScaler begins with 2**16
@@ -52,6 +53,11 @@ class NonFiniteGuardHook(Hook):
         self.max_skips = whole_number('max_skips', max_skips, least=0)
         self._skipped = self._in_a_row = self._overflows = 0
         self._uncounted: int | Tensor = 0  # overflows that are not in `_overflows` yet
+
+    @property
+    def skipping(self) -> bool:
+        """Whether the latest iteration was skipped, or no update has followed a skipped one."""
+        return self._in_a_row > 0
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self._count_overflows()
@@ -182,9 +188,15 @@ class NonFiniteGuardHook(Hook):
             '`optim_wrapper.dtype=bfloat16`. If an `unsup_` or `bg` loss is not finite, try a smaller '
             '`model.semi_train_cfg.unsup_weight` or `lambda_bg`. Look at the images of the batch and their boxes.'
         )
-        latest = latest_checkpoint(self._runner.work_dir)
-        if latest:
-            lines.append(f'The latest checkpoint is {latest}')
+        info = self._runner.message_hub.runtime_info
+        good, latest = info.get('good_ckpt'), info.get('last_ckpt')
+        if good:
+            more = '' if good == latest else ', which --resume takes; later ones may hold weights that have diverged'
+            lines.append(f'The last good checkpoint is {good}{more}')
+            if is_main_process():
+                write_whole(Path(self._runner.work_dir, 'last_checkpoint'), good)
+        elif latest:
+            lines.append(f'No checkpoint is known to be good. The latest is {latest}')
         message = ' '.join(lines)
         print_log(message, logger='current', level=logging.ERROR)
         raise FloatingPointError(message)

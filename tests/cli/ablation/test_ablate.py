@@ -3,13 +3,17 @@
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
 from mmyolo_bgpenalty.cli.ablation.plan import plan_runs, read_variants
 from tests.helpers.ablations import CONFIG, VARIANTS, Stage
+from tests.helpers.child_runs import ended, start
 from tests.helpers.tiny import CONFIGS, ROOT, SEMI, load
 
 
@@ -63,6 +67,69 @@ def test_a_failed_run_is_reported_and_the_others_go_on(stage, capsys):
     (stage.folder / 'broken').unlink()
     assert stage('--seeds', '0') == 0
     assert len(stage.calls()) == 4
+
+
+# A training that needs a second to save when it gets SIGTERM.
+SAVES = """
+import signal, sys, time
+from pathlib import Path
+work = Path(sys.argv[sys.argv.index('--work-dir') + 1])
+def save(*args):
+    time.sleep(1)
+    (work / 'saved').touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+(work / 'begun').touch()
+time.sleep(100)
+"""
+
+
+def stopped_by(number, stage, jobs):
+    """Send a signal to an ablation in a process of its own when its trainings have begun. Return its exit code."""
+    stage.write('command.py', SAVES)
+
+    def kill():
+        while len([*stage.work.glob('*/*/begun')]) < jobs:
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    def run():
+        threading.Thread(target=kill, daemon=True).start()
+        sys.exit(stage('--seeds', '0', '1', '--jobs', str(jobs)))
+
+    return ended(start(stage.folder, run))
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='only Linux tells a process that its parent was killed')
+def test_a_training_saves_if_the_command_is_killed(stage):
+    assert stopped_by(signal.SIGKILL, stage, 1) == -signal.SIGKILL
+    begun = [*stage.work.glob('*/*/begun')]
+    for _ in range(600):
+        if [file.parent for file in stage.work.glob('*/*/saved')] == [file.parent for file in begun]:
+            return
+        time.sleep(0.1)
+    pytest.fail('the training goes on')
+
+
+@pytest.mark.parametrize('number, jobs', [(signal.SIGTERM, 1), (signal.SIGINT, 2), (signal.SIGHUP, 1)])
+def test_trainings_save_and_end_before_the_command_ends(stage, number, jobs):
+    assert stopped_by(number, stage, jobs) == 128 + number
+    assert 'waiting until the running trainings have saved' in (stage.folder / 'output.txt').read_text()
+    assert len([*stage.work.glob('*/*/begun')]) == len([*stage.work.glob('*/*/saved')]) == jobs
+    assert not any(file.name == 'result.json' for file in stage.work.glob('*/*/*'))
+
+
+def test_two_ablations_do_not_share_a_folder(stage, capsys):
+    code = (
+        'import sys; from mmyolo_bgpenalty.utils.files import *; lock_folder(sys.argv[1]); input(print(1, flush=True))'
+    )
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with subprocess.Popen([sys.executable, '-c', code, str(stage.work)], **pipes) as other:
+        other.stdout.readline()
+        assert stage('--seeds', '0') == 2
+        other.communicate(b'\n')
+    error = capsys.readouterr().err
+    assert error.count('\n') == 1 and f'{stage.work} is used by process {other.pid}' in error and not stage.calls()
 
 
 def test_a_dry_run_prints_the_plan_and_trains_nothing(stage, capsys):

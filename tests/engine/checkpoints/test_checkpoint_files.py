@@ -3,8 +3,10 @@
 import copy
 import functools
 import http.server
+import math
 import os
 import re
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -19,12 +21,16 @@ from mmyolo.utils import register_all_modules
 
 from mmyolo_bgpenalty import ResumableCheckpointHook
 from mmyolo_bgpenalty.cli.train import main
+from mmyolo_bgpenalty.engine.checkpoints import checkpoint_files
 from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import CheckpointError, check_resumable, read_checkpoint
+from mmyolo_bgpenalty.engine.checkpoints.resume_fields import random_state
 from mmyolo_bgpenalty.engine.checkpoints.start_weights import FITTED, StartWeights
 from tests.helpers.child_runs import ended, start
 from tests.helpers.pickles import Runs
 from tests.helpers.tiny import SEMI, load
 from tests.helpers.yolov8_pickles import save_yolov8, yolov8
+
+HUB, OPTIMIZER = dict(log_scalars={}, runtime_info={}, resumed_keys={}), dict(state={}, param_groups=[])
 
 
 @pytest.fixture(scope='module')
@@ -41,7 +47,7 @@ def model(cfg):
 @pytest.fixture
 def good(model):
     """A checkpoint from which a run can be resumed."""
-    return dict(meta=dict(epoch=1, iter=5), state_dict=model.state_dict(), message_hub={}, optimizer={})
+    return dict(meta=dict(epoch=1, iter=5), state_dict=model.state_dict(), message_hub=HUB, optimizer=OPTIMIZER)
 
 
 def saved(path, content):
@@ -74,11 +80,25 @@ def test_evaluation_needs_every_parameter_and_load_from_needs_one(part, good, mo
 
 
 HEAD = 'student.bbox_head.head_module.cls_preds.0.2.weight'
+POSITION = dict(batch=1, batches=5, validated=True, random_states=[random_state()])
 FOREIGN = [
     ([1, 2], 'no run can be resumed from it: it has no `meta`, `state_dict`'),
     (dict(meta=None), 'it has no `meta`'),
     (dict(optimizer=None), 'it has no `optimizer`. To start a new run from its weights, set it as `load_from`'),
     (dict(meta=dict(epoch=1, iter=5, config='1')), '`meta.config` is code'),
+    (dict(meta=dict(epoch=-1, iter=5)), 'Expected `meta.epoch` to be a whole number >= 0, but got -1'),
+    (dict(meta=dict(epoch=1, iter=True)), 'Expected `meta.iter` to be a whole number >= 0, but got True'),
+    (dict(meta=dict(epoch=1, iter=5, seed='0')), "Expected `meta.seed` to be a whole number, but got '0'"),
+    (dict(message_hub=dict(HUB, runtime_info=[])), 'Expected `message_hub.runtime_info` to be a dict, but got ..'),
+    (dict(optimizer=dict(param_groups=3)), 'Expected `optimizer` to be the state of an optimizer, but got '),
+    (dict(resume=[]), 'Expected `resume.batch` to be a whole number >= 0, but got nothing'),
+    (dict(resume=dict(POSITION, batches=None)), 'Expected `resume.batches` to be a whole number >= 0, but got None'),
+    (dict(resume=dict(POSITION, validated=1)), 'Expected `resume.validated` to be True or False, but got 1'),
+    (dict(resume=dict(POSITION, random_states=7)), 'Expected `resume.random_states` to be a list of .*, but got 7'),
+    (
+        dict(resume=dict(POSITION, random_states=[dict(random_state(), python=(3, (1, 2), None))])),
+        'Expected `resume.random_states` to be a list of random states, but got a list with other content',
+    ),
     (dict(meta={}), 'it has no `meta.epoch`, `meta.iter`'),
     (
         'other classes',
@@ -114,6 +134,11 @@ def test_weights_of_another_model_are_named(content, message, model, tmp_path):
         StartWeights(file, model)
 
 
+def flipped(whole, place):
+    """Bytes with 70 of them changed: more than torch leaves unused between two tensors."""
+    return whole[:place] + bytes(byte ^ 1 for byte in whole[place : place + 70]) + whole[place + 70 :]
+
+
 BROKEN = {
     'text': (
         lambda whole: b'no checkpoint\n',
@@ -121,6 +146,7 @@ BROKEN = {
     ),
     'empty': (lambda whole: b'', 'it is empty. Download or copy it again'),
     'truncated': (lambda whole: whole[: len(whole) // 2], 'its end is missing'),
+    'flipped': (lambda whole: flipped(whole, len(whole) // 3), 'it is damaged: .* does not match its checksum'),
     'torn': (lambda whole: whole[: len(whole) // 2].ljust(len(whole), b'\0'), 'its end is missing'),
 }
 
@@ -135,6 +161,26 @@ def test_broken_files_are_named(name, good, model, tmp_path):
         with pytest.raises(CheckpointError, match=f'^{file}: cannot be read as a checkpoint: .*{message}') as error:
             check(str(file), model)
         assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('value', [math.nan, -math.inf])
+@pytest.mark.parametrize('name', ['teacher.backbone.stem.conv.weight', 'student.backbone.stem.bn.running_var'])
+def test_weights_that_are_not_finite_are_refused(value, name, good, model, tmp_path):
+    weight = good['state_dict'][name].clone()
+    weight[-1] = value
+    file = saved(tmp_path / 'bad.pth', dict(good, state_dict={**good['state_dict'], name: weight}))
+    for check in (StartWeights, check_resumable):
+        with pytest.raises(CheckpointError, match=f'^{file}: 1 of .* tensors are NaN or infinite, the first is {name}'):
+            check(file, model)
+
+
+def test_a_checkpoint_from_the_time_of_skipped_iterations_is_suspect(good, model, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(checkpoint_files, 'print_log', lambda text, **kwargs: said.append(text))
+    file = saved(tmp_path / 'suspect.pth', dict(good, nonfinite_guard=dict(skipped=2, in_a_row=2, overflows=0)))
+    StartWeights(file, model)
+    check_resumable(file, model)
+    assert len(said) == 2 and all(f'{file}: ' in text and 'may have diverged' in text for text in said)
 
 
 def test_a_missing_file_is_not_a_broken_file(model, tmp_path):
@@ -217,12 +263,12 @@ def left_to_resume(folder, pointer=None, broken=(), names=NAMES, **arguments):
     for path in (folder, out):
         path.mkdir(parents=True, exist_ok=True)
     for name in names:
-        content = dict(meta=dict(epoch=1, iter=1), state_dict=model.state_dict(), message_hub={}, optimizer={})
+        content = dict(meta=dict(epoch=1, iter=1), state_dict=model.state_dict(), message_hub=HUB, optimizer=OPTIMIZER)
         torch.save(content, out / f'{name}.pth')
     for name in broken:
         (out / f'{name}.pth').write_bytes(b'')
     if pointer is not None:
-        (folder / 'last_checkpoint').write_text(pointer)
+        (folder / 'last_checkpoint').write_bytes(pointer.encode() if isinstance(pointer, str) else pointer)
     logger = SimpleNamespace(warning=warnings.append)
     runner = SimpleNamespace(_resume=True, _load_from=None, work_dir=str(folder), model=model, logger=logger)
     ResumableCheckpointHook(**arguments).before_run(runner)
@@ -252,6 +298,28 @@ def test_the_previous_checkpoint_is_taken_if_the_latest_is_broken(tmp_path, monk
     assert re.search('from .*epoch_1.pth, because of: .*epoch_2_iter_17.pth: .*; .*epoch_2.pth: cannot', warning)
     # The next time there is no warning.
     assert left_to_resume(tmp_path / 'run', broken=broken, **arguments) == ('epoch_1', [])
+
+
+GARBLED = [b'\x80\xff\xfe', 'epo', '/nowhere/epoch_7.pth', 'x' * 5000, 'epoch_2\0.pth', '/etc', 'two\nlines']
+
+
+@pytest.mark.parametrize('pointer', GARBLED)
+def test_a_garbled_last_checkpoint_falls_back_to_the_newest_good_one(tmp_path, pointer):
+    latest, warnings = left_to_resume(tmp_path / 'run', pointer, broken=['epoch_10'])
+    assert latest == 'epoch_2_iter_17'
+    assert f'Expected {tmp_path}/run/last_checkpoint to name a checkpoint, but got ' in warnings[0]
+    assert 'epoch_10.pth: cannot be read' in warnings[1] and len(warnings) == 2
+
+
+def test_a_folder_in_the_place_of_last_checkpoint(tmp_path):
+    (tmp_path / 'last_checkpoint').mkdir()
+    assert left_to_resume(tmp_path)[0] == 'epoch_10'
+
+
+def test_a_copied_folder_goes_on_from_its_own_files(tmp_path):
+    left_to_resume(tmp_path / 'run', f'{tmp_path}/run/epoch_2.pth')
+    shutil.copytree(tmp_path / 'run', tmp_path / 'copy')
+    assert left_to_resume(tmp_path / 'copy') == ('epoch_2', [])
 
 
 def test_a_run_stops_if_all_checkpoints_are_broken(tmp_path):

@@ -68,7 +68,7 @@ def stopped(cfg, error, *hooks):
     assert file.name == 'iter_2.pth'
     assert all(value.isfinite().all() for _, value in tensors(torch.load(file)['state_dict']))
     message = str(caught.value)
-    assert message in log_of(runner) and f'The latest checkpoint is {file}' in message
+    assert message in log_of(runner) and f' is {file}' in message
     return message
 
 
@@ -112,6 +112,7 @@ def test_a_poisoned_loss_stops_the_run_before_the_weights_change(data, tmp_path,
             'the losses are finite, but 1 of 18' in message
             and 'the first is that of student.backbone.stem.conv' in message
         )
+    assert 'The last good checkpoint is ' in message
     assert 'λ_bg was 0.' in message and 'images/unlabeled_0' in message and 'images/labeled_0' in message
     assert 'optim_wrapper.optimizer.lr' in message
 
@@ -141,6 +142,8 @@ def test_a_supervised_run_is_stopped_too(data, tmp_path):
     cfg = config(SUPERVISED, data, tmp_path, 0, burn_in=0, train_dataloader__batch_size=3)
     cfg.train_dataloader.num_workers = 2
     message = stopped(cfg, r'iteration 3 \(epoch 2\)', Broken({2: (None, math.nan)}))
+    # The weights of iter_2 have not been tried by another iteration.
+    assert 'No checkpoint is known to be good. The latest is ' in message
     assert 'loss_cls is nan' in message and 'unsup' not in message.split('Try')[0] and 'images/labeled_0' in message
 
 
