@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from mmyolo_bgpenalty.evaluation.matching import Matches
 from mmyolo_bgpenalty.evaluation.precision_recall import RECALLS, confidence_curves, recall_curves
-from mmyolo_bgpenalty.utils.files import write_together
+from mmyolo_bgpenalty.utils.files import printable, write_together
 
 MOST_NAMED = 10  # with more classes, the lines of the classes are grey and have no names
 MOST_IN_MATRIX = 100  # classes; a larger confusion matrix has colours, but no texts
@@ -168,4 +168,5 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 
 def _short(name: str) -> str:
+    name = printable(name)
     return name if len(name) <= 28 else f'{name[:15]}…{name[-12:]}'

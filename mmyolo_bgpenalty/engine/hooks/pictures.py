@@ -31,7 +31,7 @@ from mmyolo_bgpenalty.models.dense_detector import DenseSemiYOLODetector
 from mmyolo_bgpenalty.models.semi_detector import SemiYOLODetector, UnlabeledBatch
 from mmyolo_bgpenalty.utils.arguments import whole_number
 from mmyolo_bgpenalty.utils.distributed import unwrapped
-from mmyolo_bgpenalty.utils.files import write_whole
+from mmyolo_bgpenalty.utils.files import printable, write_whole
 from mmyolo_bgpenalty.utils.geometry import picture_frame, priors_on_image
 
 MAX_BACKGROUND, MAX_UNSURE = 5, 20  # boxes of an image
@@ -102,7 +102,7 @@ class PseudoLabelPicturesHook(Hook):
         """(H, W, 3), RGB, uint8."""
         head: Any = model.student.bbox_head
         preprocessor = model.data_preprocessor.data_preprocessor
-        names, rows = dict(enumerate(class_names(dataset))), []
+        names, rows = dict(enumerate(map(printable, class_names(dataset)))), []
         for i in range(min(self.max_images, len(batch.strong))):
             weak, strong = batch.weak_samples[i], batch.strong_samples[i]
             truth = self._truth(weak, dataset)
@@ -259,4 +259,5 @@ def _padding(sample: DetDataSample, shape: Sequence[int]) -> np.ndarray:
 
 def _short(name: str, length: int = 22) -> str:
     """The end of a long name says more than its middle: file names end with a number."""
+    name = printable(name)
     return name if len(name) <= length else f'{name[: length // 2 - 1]}…{name[-length // 2 :]}'
