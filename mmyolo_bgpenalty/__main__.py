@@ -1,8 +1,9 @@
 """The commands: ``python -m mmyolo_bgpenalty COMMAND``."""
 
 import sys
-from difflib import get_close_matches
 from importlib import import_module
+
+from mmyolo_bgpenalty.utils.arguments import similar
 
 # Command -> its module in mmyolo_bgpenalty.cli, and what it does.
 COMMANDS = {
@@ -33,8 +34,8 @@ def main(argv: list[str]) -> int:
         return 0 if argv else 2
     name, *arguments = argv
     if name not in COMMANDS:
-        meant = get_close_matches(name, COMMANDS, n=1) or [', '.join(COMMANDS)]
-        print(f'{PROGRAM}: there is no command {name!r}; did you mean {meant[0]}?', file=sys.stderr)
+        meant = similar(name, COMMANDS) or ', '.join(COMMANDS)
+        print(f'{PROGRAM}: there is no command {name!r}; did you mean {meant}?', file=sys.stderr)
         return 2
     sys.argv[0] = f'{PROGRAM} {name}'  # the usage and the errors of the command show it
     return import_module(f'mmyolo_bgpenalty.cli.{COMMANDS[name][0]}').main(arguments)

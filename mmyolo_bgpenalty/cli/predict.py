@@ -28,7 +28,7 @@ from mmyolo_bgpenalty.deploy.predictor import PictureLoader, Predictor, rgb
 from mmyolo_bgpenalty.deploy.sources import Picture, Source, open_source
 from mmyolo_bgpenalty.evaluation.drawing import PictureFolder, draw_boxes, predicted_boxes
 from mmyolo_bgpenalty.evaluation.matching import Detections
-from mmyolo_bgpenalty.utils.arguments import fraction
+from mmyolo_bgpenalty.utils.arguments import fraction, is_meant
 from mmyolo_bgpenalty.utils.files import NAMED, printable, write_whole
 from mmyolo_bgpenalty.utils.label_export import LabeledPicture, coco_labels, yolo_data, yolo_file, yolo_labels
 
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         fraction('--score', args.score)
         cfg = read_config(args.config, args.cfg_options)
         if not os.path.isfile(args.checkpoint):
-            raise FileNotFoundError(f'no such checkpoint: {args.checkpoint}')
+            raise FileNotFoundError(f'no such checkpoint: {args.checkpoint}{is_meant(args.checkpoint)}')
         loader = PictureLoader(cfg)
         source = open_source(args.path, loader.load)
         if 'yolo' in args.labels:

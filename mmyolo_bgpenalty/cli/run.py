@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 
 from mmyolo_bgpenalty.config_check.overrides import check_overrides
 from mmyolo_bgpenalty.engine.console import SPELLED, CommandRunner, quiet_libraries
+from mmyolo_bgpenalty.utils.arguments import Parser, is_meant
 from mmyolo_bgpenalty.utils.files import printable_lines, unlock_folders
 from mmyolo_bgpenalty.utils.shipped_configs import config
 
@@ -106,7 +107,7 @@ def _line(error: Exception) -> str:
 
 def config_parser(description: str | None, what: str = CONFIG_HELP) -> argparse.ArgumentParser:
     """A parser with the arguments ``config`` and ``--cfg-options``. ``what`` is the help of ``config``."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description)
     parser.add_argument('config', help=what)
     overrides = 'override settings: lambda_bg=1.5 burn_in=3 train_cfg.max_epochs=40'
     parser.add_argument('--cfg-options', nargs='+', action=_Overrides, default={}, metavar='NAME=VALUE', help=overrides)
@@ -133,7 +134,7 @@ def read_config(file: str, options: Mapping) -> Config:
         try:
             file = config(file)
         except FileNotFoundError as error:
-            raise InputError(f'{file}: no such file, and {error}') from None
+            raise InputError(f'{file}: no such file{is_meant(file) or f", and {error}"}') from None
     try:
         cfg = Config.fromfile(file)
     except SyntaxError as error:

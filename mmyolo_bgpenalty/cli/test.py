@@ -25,7 +25,7 @@ from mmyolo_bgpenalty.deploy.predictor import PictureLoader, rgb
 from mmyolo_bgpenalty.engine.checkpoints.start_weights import check_start
 from mmyolo_bgpenalty.evaluation.drawing import PictureFolder, draw_boxes, judged_boxes
 from mmyolo_bgpenalty.evaluation.matching import Detections, Truth, xywh
-from mmyolo_bgpenalty.utils.arguments import fraction
+from mmyolo_bgpenalty.utils.arguments import fraction, is_meant
 from mmyolo_bgpenalty.utils.files import write_whole
 
 OUT = (
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         fraction('--show-score', args.show_score)
         cfg = read_config(args.config, args.cfg_options)
         if not os.path.isfile(args.checkpoint):
-            raise FileNotFoundError(f'no such checkpoint: {args.checkpoint}')
+            raise FileNotFoundError(f'no such checkpoint: {args.checkpoint}{is_meant(args.checkpoint)}')
         for key in ('test_dataloader', 'test_cfg', 'test_evaluator'):
             if not cfg.get(key):
                 raise ValueError(f'{args.config}: expected `{key}` in the config, but there is none')

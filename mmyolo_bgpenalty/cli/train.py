@@ -33,6 +33,7 @@ from mmyolo_bgpenalty.engine.console import evaluated_model
 from mmyolo_bgpenalty.engine.hooks.checkpoint import ResumableCheckpointHook
 from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook
 from mmyolo_bgpenalty.evaluation.table import class_table, headline
+from mmyolo_bgpenalty.utils.arguments import is_meant
 from mmyolo_bgpenalty.utils.distributed import destroy_processes, init_cpu_processes
 from mmyolo_bgpenalty.utils.files import lock_folder
 
@@ -71,7 +72,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if cfg.get('load_from'):
         cfg.load_from = os.path.expanduser(cfg.load_from)
     if cfg.get('load_from') and '://' not in cfg.load_from and not os.path.isfile(cfg.load_from):
-        raise FileNotFoundError(f'no such checkpoint: {cfg.load_from}')
+        raise FileNotFoundError(f'no such checkpoint: {cfg.load_from}{is_meant(cfg.load_from)}')
     return cfg
 
 

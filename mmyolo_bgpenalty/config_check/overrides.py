@@ -8,13 +8,13 @@ starts.
 import ast
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from inspect import signature
 from typing import Any
 
 from mmengine.runner import Runner
 
 from mmyolo_bgpenalty.engine.settings import SETTINGS, lambda_hooks
+from mmyolo_bgpenalty.utils.arguments import similar
 from mmyolo_bgpenalty.utils.shipped_configs import variables_of_configs
 
 # The top-level names that something reads.
@@ -39,11 +39,6 @@ def check_overrides(cfg: Mapping, options: Iterable[str]) -> None:
         meant = _similar_path(cfg, option.split('.')) if rest else None
         if meant:
             raise ValueError(f'--cfg-options {option}: no such entry in the config; is `{meant}` meant?')
-
-
-def similar(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The name that is most similar to ``name``, or None if no name is similar."""
-    return next(iter(get_close_matches(name, names, n=1, cutoff=cutoff)), None)
 
 
 def why_dead(cfg: Mapping, name: str) -> str:

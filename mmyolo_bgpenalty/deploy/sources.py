@@ -8,6 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from mmyolo_bgpenalty.utils.arguments import is_meant
 from mmyolo_bgpenalty.utils.image_files import EXTENSIONS, image_names
 
 
@@ -41,7 +42,7 @@ def open_source(path: str, load: Callable[[str], np.ndarray]) -> Source:
             raise ValueError(f'{path}: expected pictures ({", ".join(EXTENSIONS)}), but found none')
         return Source(_pictures(path, names, load), names, len(names), None)
     if not os.path.isfile(path):
-        raise ValueError(f'{path}: no such file or folder')
+        raise ValueError(f'{path}: no such file or folder{is_meant(path)}')
     if path.lower().endswith(EXTENSIONS) and not path.lower().endswith('.gif'):  # a GIF may be a video
         folder, name = os.path.split(path)
         return Source(_pictures(folder, [name], load), [name], 1, None)

@@ -16,6 +16,8 @@ from typing import IO
 if sys.platform != 'win32':
     import fcntl
 
+from mmyolo_bgpenalty.utils.arguments import is_meant
+
 NAMED = 10  # largest number of faults that a message lists
 LOCK = '.lock'  # file name of a lock
 _held: dict[tuple[int, Path], IO[str]] = {}  # the locks of this process, by process and folder
@@ -70,7 +72,7 @@ def read_json(path):
     try:
         return json.loads(Path(path).read_bytes())  # from bytes, json also reads UTF-16 and byte order marks
     except FileNotFoundError:
-        raise ValueError(f'{path}: no such file') from None
+        raise ValueError(f'{path}: no such file{is_meant(path)}') from None
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f'{path}: cannot be read: {reason(error)}') from None
     except (ValueError, RecursionError) as error:

@@ -7,12 +7,11 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mmyolo_bgpenalty.utils.arguments import one_of
+from mmyolo_bgpenalty.utils.arguments import one_of, similar, similar_file
 
 MODEL_SIZES = ('n', 's', 'm', 'l', 'x', 'n/2')  # of YOLOv8; 'n/2' has half the width of n
 
@@ -33,7 +32,7 @@ def config(name: str, **variables: Any) -> str:
             and dicts of them.
 
     Raises:
-        FileNotFoundError: there is no such config. The message lists all configs but the parts in ``_base_``.
+        FileNotFoundError: there is no such config. The message suggests one, or lists all but the parts in ``_base_``.
         ValueError: neither the config nor its bases assign such a variable, or its value cannot be right.
     """
     for variable, value in variables.items():
@@ -41,8 +40,10 @@ def config(name: str, **variables: Any) -> str:
     folder = _folder()
     if not (folder / name).is_file():
         files = (file.relative_to(folder) for file in folder.rglob('*.py'))
-        known = ', '.join(sorted(str(file) for file in files if file.parts[0] != '_base_'))
-        raise FileNotFoundError(f'no shipped config is called {name!r}; the shipped configs are {known}')
+        known = sorted(str(file) for file in files if file.parts[0] != '_base_')
+        meant = similar_file(name, known)
+        hint = f'is {meant} meant?' if meant else f'the shipped configs are {", ".join(known)}'
+        raise FileNotFoundError(f'no shipped config is called {name!r}; {hint}')
     return _copy(name, repr(variables)) if variables else str(folder / name)
 
 
@@ -85,8 +86,8 @@ def _copy(name: str, text: str) -> str:
     assigned = _assign(folder, folder / name, variables)
     for variable in variables:
         if variable not in assigned:
-            meant = get_close_matches(variable, assigned, n=1) or ['one of ' + ', '.join(sorted(assigned))]
-            raise ValueError(f'{name} has no variable `{variable}`; is it {meant[0]}?')
+            meant = similar(variable, assigned) or 'one of ' + ', '.join(sorted(assigned))
+            raise ValueError(f'{name} has no variable `{variable}`; is it {meant}?')
     return str(folder / name)
 
 

@@ -22,7 +22,7 @@ from mmyolo.utils import register_all_modules
 from mmyolo_bgpenalty.cli.benchmark.cases import Pair, assigner_pairs, loss_pairs, step_pairs
 from mmyolo_bgpenalty.cli.benchmark.measures import Spread, paired_times, peak_bytes, spread
 from mmyolo_bgpenalty.cli.run import InputCheck, InputError, command
-from mmyolo_bgpenalty.utils.arguments import whole_number
+from mmyolo_bgpenalty.utils.arguments import Parser, whole_number
 from mmyolo_bgpenalty.utils.files import write_whole
 
 TIMED = dict(loss=loss_pairs, assigner=assigner_pairs, step=step_pairs)
@@ -42,7 +42,7 @@ class Row(NamedTuple):
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     cases = [*TIMED, 'memory']
     parser.add_argument('--cases', nargs='+', choices=cases, default=cases, help='what to measure (default: all)')
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')

@@ -26,7 +26,7 @@ from mmyolo_bgpenalty.cli.data.training_time import training_time
 from mmyolo_bgpenalty.cli.run import InputCheck, command, read_config
 from mmyolo_bgpenalty.config_check.settings.plan import run_plan
 from mmyolo_bgpenalty.engine.checkpoints.start_weights import model_size, read_weights
-from mmyolo_bgpenalty.utils.arguments import one_of, whole_number
+from mmyolo_bgpenalty.utils.arguments import Parser, is_meant, one_of, whole_number
 from mmyolo_bgpenalty.utils.files import printable, write_together
 from mmyolo_bgpenalty.utils.shipped_configs import MODEL_SIZES
 
@@ -35,7 +35,7 @@ CLASSES_IN_TABLE = 20
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument('project', type=Path, help='folder to make; its name is the name of the config, too')
     parser.add_argument('--labeled', type=Path, required=True, metavar='PATH', help='labeled pictures')
     parser.add_argument('--val', type=Path, metavar='PATH', help='labeled pictures to validate on (default: see below)')
@@ -78,7 +78,7 @@ def _checked(args: argparse.Namespace) -> tuple[int, int]:
     if (args.unlabeled or args.empty or args.split) and args.batch % 2:
         raise ValueError(f'Expected --batch to be even, because half of a batch is labeled, but got {args.batch}')
     if args.weights and not args.weights.is_file():
-        raise ValueError(f'{args.weights}: no such file')
+        raise ValueError(f'{args.weights}: no such file{is_meant(args.weights)}')
     args.model = _model_of(args.model, args.weights)
     if args.project.exists() and not args.project.is_dir():
         raise ValueError(f'Expected the project to be a folder, but {args.project} is a file')

@@ -5,16 +5,16 @@
 Training makes data/solar with seed 0 by itself. The same seed gives the same bytes. An existing set is kept.
 """
 
-import argparse
 from collections.abc import Sequence
 
 from mmyolo_bgpenalty.cli.run import InputCheck, command
 from mmyolo_bgpenalty.datasets.solar_panels.generate import generate
+from mmyolo_bgpenalty.utils.arguments import Parser
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument('root', help='folder to make')
     parser.add_argument('--seed', type=int, default=0, help='whole number >= 0 (default 0)')
     parser.add_argument('--num-train', type=int, default=600, help='number of training images (default 600)')

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmyolo_bgpenalty.cli.run import InputCheck, command
-from mmyolo_bgpenalty.utils.arguments import whole_number
+from mmyolo_bgpenalty.utils.arguments import Parser, whole_number
 from mmyolo_bgpenalty.utils.coco_json import read_coco
 from mmyolo_bgpenalty.utils.coco_split import (
     class_counts,
@@ -32,7 +32,7 @@ from mmyolo_bgpenalty.utils.files import printable, write_together
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument('annotations', type=Path, help='COCO json of all images')
     parser.add_argument('--percent', type=float, nargs='+', default=[10], help='labeled percentages (default 10)')
     parser.add_argument('--folds', type=int, default=1, help='draws per percentage (default 1)')

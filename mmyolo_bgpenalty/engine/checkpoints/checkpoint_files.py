@@ -21,6 +21,7 @@ from mmyolo_bgpenalty.compat import allow_checkpoint_types, safe_loading
 from mmyolo_bgpenalty.engine.checkpoints.file_kinds import ForeignFileError, check_kind
 from mmyolo_bgpenalty.engine.checkpoints.resume_fields import wrong_field
 from mmyolo_bgpenalty.engine.checkpoints.ultralytics_weights import is_ultralytics, read_ultralytics
+from mmyolo_bgpenalty.utils.arguments import is_meant
 from mmyolo_bgpenalty.utils.files import write_whole
 
 
@@ -56,6 +57,8 @@ def read_checkpoint(path: str) -> Any:
 
 
 def _read_file(file: str) -> Any:
+    if not os.path.exists(file):
+        raise FileNotFoundError(f'{file}: no such file{is_meant(file)}')
     check_kind(file)
     return read_ultralytics(file) if is_ultralytics(file) else load(file, map_location='cpu')
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from mmyolo_bgpenalty.utils.arguments import is_meant
 from mmyolo_bgpenalty.utils.files import read_json
 from mmyolo_bgpenalty.utils.image_files import EXTENSIONS, image_paths
 from mmyolo_bgpenalty.utils.label_formats.coco import read_coco_set
@@ -39,7 +40,7 @@ def read_labeled(path: Path, names: list[str] | None = None) -> dict[str, Labele
             return read_yolo(path)
         raise ValueError(f'{path}: Expected {FORMATS}, or a folder that has them')
     if not path.is_dir():
-        raise ValueError(f'{path}: no such file or folder')
+        raise ValueError(f'{path}: no such file or folder{is_meant(path)}')
     return _read_folder(path, names)
 
 
