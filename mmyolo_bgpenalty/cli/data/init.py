@@ -24,6 +24,7 @@ from mmyolo_bgpenalty.cli.data.plan import BATCH, ITERATIONS, Plan, make_plan
 from mmyolo_bgpenalty.cli.data.project_sets import ProjectSets, as_coco, common_folder, read_sets
 from mmyolo_bgpenalty.cli.data.training_time import training_time
 from mmyolo_bgpenalty.cli.run import InputCheck, command, read_config
+from mmyolo_bgpenalty.config_check.settings.length import SHORTEST_RUN
 from mmyolo_bgpenalty.config_check.settings.plan import run_plan
 from mmyolo_bgpenalty.engine.checkpoints.start_weights import model_size, read_weights
 from mmyolo_bgpenalty.utils.arguments import Parser, is_meant, one_of, whole_number
@@ -177,6 +178,8 @@ def show_next(args: argparse.Namespace, sets: ProjectSets, plan: Plan, config: P
     time = training_time(cfg, plan, len(sets.val), bool(sets.unlabeled))
     epochs = f'{plan.epochs} epoch{"s" if plan.epochs > 1 else ""}'
     print(f'Plan: {run_plan(cfg)}, in {epochs}; {time}.')
+    if plan.iterations < SHORTEST_RUN:
+        print(f'{plan.iterations} iterations are enough for a try, but a good detector needs {SHORTEST_RUN:,} or more.')
     name, program = shlex.quote(str(config)), 'python -m mmyolo_bgpenalty'
     print('\nNext:')
     print(f'    {program} check {name}')

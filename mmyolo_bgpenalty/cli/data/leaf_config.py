@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from mmyolo_bgpenalty.cli.data.plan import Plan
+from mmyolo_bgpenalty.config_check.settings.length import least_momentum
 
 HEAD = """\
 # Made by `python -m mmyolo_bgpenalty init`, and yours to edit. Lengths are in epochs of {epoch} iterations.
@@ -32,6 +33,10 @@ train_dataloader = dict(
     batch_sampler=dict(epoch_of={epoch_of!r}),  # an epoch is one pass over these pictures
 {empty})
 """
+MOMENTUM = 0.004  # of the shipped config
+SHORT = """\
+default_hooks = dict(mean_teacher=dict(momentum={momentum}))  # so that the teacher follows the student in a short run
+"""
 EMPTY = "    dataset=dict(known_empty='annotations/empty.txt'),  # names of unlabeled pictures without any object\n"
 
 
@@ -56,7 +61,9 @@ def leaf_config(
         no_weights='' if weights else '  # a file with COCO weights, such as yolov8s.pt of Ultralytics, helps a lot',
         before='on labeled pictures only, without the penalty' if unlabeled else 'without the penalty',
         empty=EMPTY if empty else '',
+        momentum=min(least_momentum(plan.iterations), 1),
         **vars(plan),
     )
     parts = HEAD, UNLABELED if unlabeled else '', TAIL, SEMI_LOADER if unlabeled else LOADER
-    return ''.join(parts).format(**values)
+    text = ''.join(parts).format(**values)
+    return text + SHORT.format(**values) if unlabeled and values['momentum'] > MOMENTUM else text

@@ -13,6 +13,8 @@ from mmyolo_bgpenalty.utils.label_formats.yolo import NO_TXT
 
 VAL_SHARE = 0.2  # of the labeled pictures, if no validation set is given
 FEW = 30  # validation pictures
+OFFERED = (10, 25, 50)  # percentages of --split
+LABELED = 10  # labeled pictures that an offered split must leave
 Boxes = dict[Picture, list[Box]]
 
 
@@ -86,10 +88,7 @@ def read_sets(
     if percent is not None:
         _split_off_unlabeled(sets, percent)
     elif not sets.unlabeled:
-        sets.remarks.append(
-            'All pictures have labels. To see what unlabeled pictures are worth, add --split 10: then only 10 % of the '
-            'training pictures keep their labels'
-        )
+        _offer_split(sets)
     return sets
 
 
@@ -150,6 +149,16 @@ def _split_off_val(sets: ProjectSets, labeled: Path) -> None:
     sets.remarks.append(
         f'{len(sets.val)} of the {number} labeled pictures are set aside to validate on. --val PATH names others'
     )
+
+
+def _offer_split(sets: ProjectSets) -> None:
+    least = max(LABELED, len(sets.classes))
+    percent = next((share for share in OFFERED if len(sets.train) * share >= 100 * least), None)
+    if percent:
+        sets.remarks.append(
+            f'All pictures have labels. To see what unlabeled pictures are worth, add --split {percent}: then only '
+            f'{percent} % of the training pictures keep their labels'
+        )
 
 
 def _split_off_unlabeled(sets: ProjectSets, percent: float) -> None:

@@ -67,6 +67,11 @@ def check_run(parts: ConfigParts) -> Findings:
             yield warning(_burn_in_path(parts), what, 'write a smaller number, or train longer')
 
 
+def least_momentum(iterations: int, interval: int = 1) -> float:
+    """The teacher averages about interval / momentum iterations. This should be at most a third of them all."""
+    return math.ceil(3000 * interval / iterations) / 1000
+
+
 def check_average(parts: ConfigParts) -> Findings:
     """The teacher must average over many iterations, but over few compared with the run."""
     run = plan_of(parts)
@@ -81,7 +86,7 @@ def check_average(parts: ConfigParts) -> Findings:
         interval, momentum = hook.node.get('interval', 1), hook.node.get('momentum', 0.002 if own else 0.001)
         if interval / momentum > total / 3:
             what = f'the teacher lags: it averages the last {interval / momentum:,.0f} iterations of {total:,}'
-            yield warning(f'{hook.path}.momentum', what, f'write {math.ceil(3000 * interval / total) / 1000:g} or more')
+            yield warning(f'{hook.path}.momentum', what, f'write {least_momentum(total, interval):g} or more')
         where = f'{hook.path}.momentum_warmup'
         warmup = iterations_of('momentum_warmup', hook.node.get('momentum_warmup', 0), run.total)
         late = in_burn_in and 0 < run.burn_in < min(warmup, run.total)

@@ -1,6 +1,7 @@
 """The command that makes a project from labeled pictures."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -54,7 +55,7 @@ def test_from_voc_to_a_config_for_labels_only(run, tmp_path):
     assert {tuple(box['bbox']) for box in sets['train']['annotations']} == {(10, 20, 20, 16)}
     assert cfg.img_scale == (96, 64) and cfg.load_from == str(tmp_path / 'w.pth')
     assert cfg.model.backbone.widen_factor == 0.5
-    assert '│ pictures           │     8 │   2 │' in out and 'add --split 10' in out
+    assert '│ pictures           │     8 │   2 │' in out and '--split' not in out
     assert out.endswith(
         'Next:\n'
         '    python -m mmyolo_bgpenalty check cells/cells.py\n'
@@ -245,3 +246,26 @@ def test_a_class_that_validation_lacks_is_named(run, tmp_path):
     make_voc(tmp_path / 'val', ['x.jpg'])
     code, out, _ = run('cells', '--labeled', 'voc', '--val', 'val', *SMALL)
     assert code == 0 and f'No validation picture has a box of {NAMES[1]}' in out
+
+
+@pytest.mark.parametrize('number, percent', [(12, None), (24, None), (25, 50), (50, 25), (125, 10)])
+def test_a_split_is_offered_if_it_leaves_10_labeled_pictures(run, tmp_path, number, percent):
+    """A fifth of the pictures is set aside to validate on."""
+    make_voc(tmp_path / 'voc', [f'{name}.jpg' for name in range(number)])
+    code, out, _ = run('cells', '--labeled', 'voc', *SMALL)
+    offers = re.findall(r'add --split (\d+): then only (\d+) %', out)
+    assert code == 0 and offers == ([(str(percent), str(percent))] if percent else [])
+
+
+@pytest.mark.parametrize('iterations', [60, 745, 1000])
+def test_the_teacher_follows_the_student_in_a_short_run(run, tmp_path, iterations):
+    make_voc(tmp_path / 'voc', TEN)
+    save_picture(tmp_path / 'more/a.jpg')
+    arguments = ('--labeled', 'voc', '--unlabeled', 'more', *SMALL, '--batch', 8, '--iterations', iterations)
+    out = run('cells', *arguments)[1]
+    cfg, _ = project(tmp_path)
+    found = check_config(cfg)
+    assert all('too few for a good detector' in finding.what for finding in found)
+    assert bool(found) == ('a good detector needs 1,000 or more' in out) == (iterations < 1000)
+    assert (cfg.default_hooks.mean_teacher.momentum == 0.004) == (iterations >= 750)
+    assert cfg.default_hooks.mean_teacher.momentum_warmup == 1 / 12
