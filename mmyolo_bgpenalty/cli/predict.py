@@ -16,7 +16,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 
 import cv2
@@ -37,7 +37,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = config_parser(__doc__, 'config file of the training')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('path', help='a picture, a folder with pictures (also in sub-folders), or a video')
-    parser.add_argument('--out', help='a new or empty folder (default: predictions/<name of PATH>)')
+    parser.add_argument(
+        '--out', help='a new or empty folder (default: predictions/<name of PATH>, then <name>2, <name>3, …)'
+    )
     parser.add_argument('--score', type=float, default=0.25, help='lowest score of a box (default 0.25)')
     labels = 'also write the boxes as labels for an annotation tool'
     parser.add_argument('--labels', nargs='+', choices=['coco', 'yolo'], default=[], help=labels)
@@ -62,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _check_label_files(source)
         predictor = Predictor(cfg, args.checkpoint, loader)
         path = Path(args.path).absolute()
-        folder = new_folder('--out', args.out or os.path.join('predictions', path.name if path.is_dir() else path.stem))
+        folder = new_folder('--out', args.out or unused(Path('predictions', path.name if path.is_dir() else path.stem)))
     home = path if path.is_dir() else path.parent
     outputs = Outputs(folder, predictor.classes, source, home, args.labels, args.save_conf)
     unreadable = []
@@ -79,6 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         outputs.close()  # also after Ctrl-C: what is predicted so far is kept
     _report(outputs, unreadable, args.score)
     return 0 if outputs.pictures else 1
+
+
+def unused(folder: Path) -> Path:
+    """The first of <folder>, <folder>2, <folder>3, … that does not exist, as in Ultralytics."""
+    numbered = (folder.with_name(f'{folder.name}{number}') for number in count(2))
+    return next(place for place in chain([folder], numbered) if not os.path.lexists(place))
 
 
 def _report(outputs: 'Outputs', unreadable: list[Picture], score: float) -> None:

@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -24,7 +23,7 @@ from mmyolo_bgpenalty.cli.run import (
 from mmyolo_bgpenalty.deploy.predictor import PictureLoader, rgb
 from mmyolo_bgpenalty.engine.checkpoints.start_weights import check_start
 from mmyolo_bgpenalty.evaluation.drawing import PictureFolder, draw_boxes, judged_boxes
-from mmyolo_bgpenalty.evaluation.matching import Detections, Truth, xywh
+from mmyolo_bgpenalty.evaluation.matching import Detections, true_boxes, truth_of, xywh
 from mmyolo_bgpenalty.utils.arguments import fraction, is_meant
 from mmyolo_bgpenalty.utils.files import write_whole
 
@@ -107,17 +106,9 @@ class PredictionPictures(Hook):
             instances = sample.pred_instances.cpu().numpy()
             found = Detections(xywh(instances.bboxes), instances.scores, instances.labels)
             found = Detections(*(column[found.scores >= self._score_thr] for column in found))
-            boxes, title = judged_boxes(found, _truth(self._objects[sample.img_path]), self._classes)
+            boxes, title = judged_boxes(found, truth_of(true_boxes(self._objects[sample.img_path])), self._classes)
             name = os.path.relpath(sample.img_path, self._root) if self._root else sample.img_path
             if os.path.isabs(name) or name.startswith('..'):
                 name = os.path.basename(name)
             image = rgb(self._loader.load(sample.img_path))
             self._folder.write(name, draw_boxes(image, boxes, [*title, (name, 'white')]))
-
-
-def _truth(objects: Sequence[dict]) -> Truth:
-    return Truth(
-        xywh(np.array([entry['bbox'] for entry in objects], float)),
-        np.array([entry['bbox_label'] for entry in objects], int),
-        np.array([entry.get('ignore_flag', 0) for entry in objects], bool),
-    )

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,15 +48,19 @@ def open_source(path: str, load: Callable[[str], np.ndarray]) -> Source:
         folder, name = os.path.split(path)
         return Source(_pictures(folder, [name], load), [name], 1, None)
     video = cv2.VideoCapture(path)
-    read, frame = video.read()
-    if not read:
+    total = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+    frames, begin = _frames(video, Path(path).stem, total), []
+    for picture in frames:
+        begin.append(picture)
+        if picture.image is not None:
+            break
+    else:
         raise ValueError(
             f'{path}: expected a picture ({", ".join(EXTENSIONS)}), a folder, or a video, but OpenCV cannot decode it. '
             'It may lack the codec: convert the video to H.264 in mp4'
         )
-    total = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
     fps = video.get(cv2.CAP_PROP_FPS)
-    return Source(_frames(video, frame, Path(path).stem), [], total if total > 0 else None, fps if fps > 0 else 25.0)
+    return Source(chain(begin, frames), [], total if total > 0 else None, fps if fps > 0 else 25.0)
 
 
 def _pictures(folder: str, names: list[str], load: Callable[[str], np.ndarray]) -> Iterator[Picture]:
@@ -66,10 +71,11 @@ def _pictures(folder: str, names: list[str], load: Callable[[str], np.ndarray]) 
             yield Picture(name, None, str(error))
 
 
-def _frames(video: cv2.VideoCapture, frame: np.ndarray, stem: str) -> Iterator[Picture]:
-    number, read = 0, True
-    while read:
-        number += 1
-        yield Picture(f'{stem}_{number:06}.jpg', frame)
+def _frames(video: cv2.VideoCapture, stem: str, total: int) -> Iterator[Picture]:
+    """The frames of a video. OpenCV skips damaged frames in some formats, so these are missing at the end."""
+    for number in count(1):
         read, frame = video.read()
+        if not read and number > total:
+            break
+        yield Picture(f'{stem}_{number:06}.jpg', frame if read else None, '' if read else 'a damaged or missing frame')
     video.release()

@@ -4,7 +4,7 @@ Shapes: N detections and G annotated boxes of one image; D detections of all ima
 height in pixels, as in a COCO file.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +39,17 @@ class Matches(NamedTuple):
     num_gt: np.ndarray  # (K,), number of objects of each class
     images: int
     empty_images: int
+
+
+def true_boxes(instances: Sequence[dict]) -> np.ndarray:
+    """MMDetection's ``instances`` as (G, 6), fp32: x1, y1, x2, y2, class, ignored."""
+    rows = [(*item['bbox'], item['bbox_label'], item.get('ignore_flag', 0)) for item in instances]
+    return np.array(rows, dtype=np.float32).reshape(-1, 6)
+
+
+def truth_of(rows: np.ndarray) -> Truth:
+    """The rows of ``true_boxes`` as objects and ignored boxes."""
+    return Truth(xywh(rows[:, :4]), rows[:, 4].astype(int), rows[:, 5] > 0)
 
 
 def xywh(boxes: np.ndarray) -> np.ndarray:

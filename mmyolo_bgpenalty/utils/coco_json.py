@@ -11,7 +11,7 @@ from mmyolo_bgpenalty.utils.files import NAMED, read_json
 MOST_IN_FP32 = 3.4e38  # models store boxes in float32
 
 
-def read_coco(path, training: bool = False) -> dict:
+def read_coco(path, training: bool = False, same_names: bool = False) -> dict:
     """Read a COCO set: a dict with the lists ``images``, ``categories`` and ``annotations`` ([] if absent).
 
     Args:
@@ -19,6 +19,7 @@ def read_coco(path, training: bool = False) -> dict:
         training: also check the fields that MMDetection and pycocotools read: ``width`` and ``height`` of the images,
             ``id`` and ``area`` of the annotations. The ids of a list must be all numbers or all strings, because
             they are sorted.
+        same_names: several categories may have the same name.
 
     Raises:
         ValueError: the message names the file, the field and the number of faults. These are faults:
@@ -35,17 +36,17 @@ def read_coco(path, training: bool = False) -> dict:
         got = type(coco).__name__
         raise ValueError(f'{path}: expected an object with `images`, `annotations` and `categories`, but got {got}')
     coco.setdefault('annotations', [])
-    fault = next(_faults(coco, training), None)
+    fault = next(_faults(coco, training, same_names), None)
     if fault:
         raise ValueError(f'{path}: {fault}')
     return coco
 
 
-def _faults(coco: dict, training: bool) -> Iterator[str]:
+def _faults(coco: dict, training: bool, same_names: bool) -> Iterator[str]:
     """Each check assumes that the checks before it found no fault."""
     for name, (needed, trained, optional) in _FIELDS.items():
         yield from _faults_of_entries(name, coco.get(name), needed + trained if training else needed, optional)
-    for name, field in _UNIQUE:
+    for name, field in _UNIQUE if not same_names else [pair for pair in _UNIQUE if pair != ('categories', 'name')]:
         counts = Counter(entry[field] for entry in coco[name] if _is_id(entry.get(field)))
         repeated = [(value, times) for value, times in counts.most_common() if times > 1]
         if repeated:

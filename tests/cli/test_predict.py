@@ -101,6 +101,14 @@ def test_the_pictures_show_the_boxes(run, pictures, tmp_path):
     assert abs(rows.min() - 64) < 8 and abs(rows.max() - 256) < 8 and abs(columns.max() + 200 - 320) < 8
 
 
+def test_each_run_without_out_has_a_folder_of_its_own(run, pictures, tmp_path):
+    for folder in ('x', 'x2', 'x3'):
+        code, out, _ = run('set/b/x.png')
+        assert code == 0 and f'written to predictions/{folder}: pictures' in out
+    assert run('set/b')[0] == 0
+    assert sorted(path.name for path in (tmp_path / 'predictions').iterdir()) == ['b', 'x', 'x2', 'x3']
+
+
 def test_a_score_threshold_and_scores_in_yolo_files(run, pictures, tmp_path):
     assert run('set', '--out', 'new', '--labels', 'yolo', '--save-conf')[0] == 0
     assert float((tmp_path / 'new/labels/a/x.txt').read_text().split()[5]) == pytest.approx(0.9, abs=1e-5)

@@ -53,6 +53,25 @@ def test_a_video(tmp_path):
     assert [round(frame.image.mean(), -1) for frame in frames] == [20, 120, 220]
 
 
+@pytest.mark.parametrize('suffix, codec', [('avi', 'MJPG'), ('mp4', 'mp4v')])
+@pytest.mark.parametrize('share', [0, 0.5])
+def test_damaged_frames_are_left_out(tmp_path, suffix, codec, share):
+    """The first frames or frames in the middle are damaged. All others are read."""
+    path = tmp_path / f'clip.{suffix}'
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 5, (160, 120))
+    for number in range(30):
+        writer.write(np.random.default_rng(number).integers(0, 255, (120, 160, 3), dtype=np.uint8))
+    writer.release()
+    content = bytearray(path.read_bytes())
+    start = content.index(b'movi' if suffix == 'avi' else b'mdat') + 12 + int(share * len(content))
+    content[start : start + len(content) // 20] = bytes(len(content) // 20)
+    path.write_bytes(content)
+    frames = list(open_source(str(path), load).pictures)
+    damaged = [frame.fault for frame in frames if frame.image is None]
+    assert len(frames) == 30 and 1 <= len(damaged) <= 4 and set(damaged) == {'a damaged or missing frame'}
+    assert [frame.name for frame in frames] == [f'clip_{number:06}.jpg' for number in range(1, 31)]
+
+
 def test_anything_else_is_refused(tmp_path):
     (tmp_path / 'clip.mp4').write_bytes(b'no video' * 99)
     (tmp_path / 'folder').mkdir()

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmyolo_bgpenalty.utils.coco_split import draw, labeled_count, objects
+from mmyolo_bgpenalty.utils.files import NAMED
 from mmyolo_bgpenalty.utils.label_formats.labeled_set import Box, LabeledSet, Picture
 from mmyolo_bgpenalty.utils.label_formats.read import read_labeled, read_pictures
-from mmyolo_bgpenalty.utils.label_formats.yolo import NO_TXT
+from mmyolo_bgpenalty.utils.label_formats.yolo import NO_LABEL_FOLDERS, NO_TXT
 
 VAL_SHARE = 0.2  # of the labeled pictures, if no validation set is given
 FEW = 30  # validation pictures
@@ -83,7 +84,7 @@ def read_sets(
         raise ValueError(f'{val}: Expected labeled pictures to validate on, but none can be read')
     if not sets.val:
         _split_off_val(sets, labeled)
-    _check_val(sets, val or labeled)
+    _check_val(sets, val or labeled, _looked_in(known) if known else '')
     _set_unlabeled(sets, empties, others)
     if percent is not None:
         _split_off_unlabeled(sets, percent)
@@ -92,17 +93,22 @@ def read_sets(
     return sets
 
 
-def _check_val(sets: ProjectSets, path: Path) -> None:
+def _check_val(sets: ProjectSets, path: Path, looked_in: str) -> None:
     if len(sets.val) < FEW:
         sets.remarks.append(
             f'{len(sets.val)} pictures to validate on are few: small differences between metrics mean nothing'
         )
     validated = {box.name for boxes in sets.val.values() for box in boxes} & set(sets.classes)
     if not validated:
-        raise ValueError(f'{path}: Expected validation pictures with a box of a trained class, but got none')
+        raise ValueError(f'{path}: Expected validation pictures with a box of a trained class, but got none{looked_in}')
     lacking = [name for name in sets.classes if name not in validated]
     if lacking:
         sets.remarks.append(f'No validation picture has a box of {", ".join(lacking)}: the metrics leave this out')
+
+
+def _looked_in(one: LabeledSet) -> str:
+    folders = one.notes.get(NO_LABEL_FOLDERS)
+    return f'. Looked for their label files in {", ".join(folders[:NAMED])}' if folders else ''
 
 
 def _refuse_boxes(empties: Iterable[LabeledSet]) -> None:
@@ -133,7 +139,9 @@ def _classes(train: LabeledSet, labeled: Path) -> list[str]:
     counts = Counter(box.name for boxes in train.boxes.values() for box in boxes if not box.ignored)
     classes = [name for name in train.classes if counts[name]]
     if not classes:
-        raise ValueError(f'{labeled}: Expected boxes to train on, but its {len(train.boxes)} pictures have none')
+        raise ValueError(
+            f'{labeled}: Expected boxes to train on, but its {len(train.boxes)} pictures have none{_looked_in(train)}'
+        )
     for name in train.classes:
         if not counts[name]:
             train.note('classes without a box: left out', name)

@@ -24,6 +24,8 @@ from mmyolo_bgpenalty.engine.checkpoints.ultralytics_weights import is_ultralyti
 from mmyolo_bgpenalty.utils.arguments import is_meant
 from mmyolo_bgpenalty.utils.files import write_whole
 
+_WEB = ('http://', 'https://')
+
 
 class CheckpointError(ValueError):
     """A checkpoint is broken, unsafe, or not for this model. The message names the file."""
@@ -46,14 +48,19 @@ def read_checkpoint(path: str) -> Any:
     """
     allow_checkpoint_types()  # again, since onedl-mmengine forbids these types after it has read a file
     try:
-        if path.startswith(('http://', 'https://')):
-            return _read_file(_downloaded(path))
+        if path.startswith(_WEB):
+            return _read_download(_downloaded(path))
         return _read_url(path) if '://' in path else _read_file(os.path.expanduser(path))
     except Exception as error:  # torch raises errors of many types for a file that is broken or no checkpoint
         # There is no such file, host or package, or no published model has this name.
         if isinstance(error, (OSError, ImportError)) or ('://' in path and isinstance(error, KeyError)):
             raise
-        raise CheckpointError(f'{path}: cannot be read as a checkpoint: {_reason(path, error)}') from None
+        hint = ''
+        if path.startswith(_WEB):
+            hint = '. The download is removed, so the next run downloads it again'
+        elif '://' in path:
+            hint = f'. If the download was broken, delete it from {_downloads()}'
+        raise CheckpointError(f'{path}: cannot be read as a checkpoint: {_reason(path, error)}{hint}') from None
 
 
 def _read_file(file: str) -> Any:
@@ -63,9 +70,22 @@ def _read_file(file: str) -> Any:
     return read_ultralytics(file) if is_ultralytics(file) else load(file, map_location='cpu')
 
 
+def _read_download(file: str) -> Any:
+    """Read a downloaded file. A broken one is removed, because it would be taken for the download ever after."""
+    try:
+        return _read_file(file)
+    except Exception:
+        Path(file).unlink(missing_ok=True)
+        raise
+
+
+def _downloads() -> str:
+    return os.path.join(hub.get_dir(), 'checkpoints')
+
+
 def _downloaded(url: str) -> str:
     """Download a file, unless it is in the folder of torch.hub, and return its path."""
-    file = os.path.join(hub.get_dir(), 'checkpoints', os.path.basename(urlparse(url).path))
+    file = os.path.join(_downloads(), os.path.basename(urlparse(url).path))
     for turn in (is_main_process(), True):  # the other processes look for the file when it is complete
         if turn and not os.path.isfile(file):
             os.makedirs(os.path.dirname(file), exist_ok=True)

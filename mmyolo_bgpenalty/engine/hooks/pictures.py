@@ -20,13 +20,12 @@ from mmyolo_bgpenalty.datasets.known_empty import is_known_empty
 from mmyolo_bgpenalty.engine.hooks.pseudo_labels import (
     class_names,
     labeled_and_unlabeled,
-    true_boxes,
     truth_in_view,
     why_no_truth,
 )
 from mmyolo_bgpenalty.engine.pseudo_label_sheet import Box, View, draw_sheet, pixels_of
 from mmyolo_bgpenalty.engine.schedule import iterations_of
-from mmyolo_bgpenalty.evaluation.matching import Detections, Truth, match_boxes, xywh
+from mmyolo_bgpenalty.evaluation.matching import Detections, Truth, match_boxes, true_boxes, xywh
 from mmyolo_bgpenalty.models.dense_detector import DenseSemiYOLODetector
 from mmyolo_bgpenalty.models.semi_detector import SemiYOLODetector, UnlabeledBatch
 from mmyolo_bgpenalty.utils.arguments import whole_number

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from mmyolo.registry import HOOKS
 from torch import nn
 
-from mmyolo_bgpenalty.evaluation.matching import Detections, Truth, match_boxes, xywh
+from mmyolo_bgpenalty.evaluation.matching import Detections, Truth, match_boxes, true_boxes, truth_of, xywh
 from mmyolo_bgpenalty.evaluation.names import metric_names
 from mmyolo_bgpenalty.utils.arguments import non_negative, whole_number
 from mmyolo_bgpenalty.utils.distributed import unwrapped
@@ -47,18 +47,12 @@ def why_no_truth(dataset) -> str:
     return ''
 
 
-def true_boxes(instances: list[dict]) -> np.ndarray:
-    """MMDetection's ``instances`` as (M, 6), fp32: x1, y1, x2, y2, class, ignored."""
-    rows = [(*item['bbox'], item['bbox_label'], item.get('ignore_flag', 0)) for item in instances]
-    return np.array(rows, dtype=np.float32).reshape(-1, 6)
-
-
 def truth_in_view(rows: np.ndarray, sample) -> Truth:
     """The boxes of ``true_boxes`` in the pixels of a view, cut at its edge. Both sides of a box are >= 1 pixel."""
     homography = torch.as_tensor(sample.homography_matrix)
     boxes = project_boxes(torch.from_numpy(rows[:, :4]), homography, sample.img_shape[:2]).numpy()
     visible = (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1)
-    return Truth(xywh(boxes[visible]), rows[visible, 4].astype(int), rows[visible, 5] > 0)
+    return truth_of(np.concatenate([boxes, rows[:, 4:]], axis=1)[visible])
 
 
 @HOOKS.register_module()

@@ -16,11 +16,13 @@ def read_coco_set(file: Path) -> LabeledSet:
     """Read a COCO json and find the folder of its pictures. Boxes with ``iscrowd`` or ``ignore`` become ignored boxes.
 
     Raises:
-        ValueError: ``read_coco`` refuses the file, or none of its first ``LOOKED_FOR`` pictures is found.
+        ValueError: ``read_coco`` refuses the file, two categories with boxes have the same name, or none of the first
+            ``LOOKED_FOR`` pictures is found.
     """
-    coco = read_coco(file)
+    coco = read_coco(file, same_names=True)
     names = {category['id']: category['name'] for category in coco['categories']}
-    found = LabeledSet(KIND, str(file), list(names.values()))
+    found = LabeledSet(KIND, str(file), list(dict.fromkeys(names.values())))
+    _note_same_names(found, names, {annotation['category_id'] for annotation in coco['annotations']})
     folder = _picture_folder(file, [_local(image['file_name']) for image in coco['images'][:LOOKED_FOR]])
     pictures: dict = {}
     for image in coco['images']:
@@ -35,6 +37,21 @@ def read_coco_set(file: Path) -> LabeledSet:
             box = Box(names[annotation['category_id']], x, y, width, height, ignored)
             found.add_box(picture, box, os.path.basename(picture.path), stated)
     return found
+
+
+def _note_same_names(found: LabeledSet, names: dict, used: set) -> None:
+    """Roboflow writes a category for the group of all classes, too. It may have the name of a class, but no boxes."""
+    for name in found.classes:
+        same = [number for number in names if names[number] == name]
+        with_boxes = [number for number in same if number in used]
+        if len(with_boxes) > 1:
+            ids = ' and '.join(map(str, with_boxes))
+            raise ValueError(
+                f'{found.source}: Expected each class once, but the categories {ids} have boxes and the same name '
+                f'{name!r}. Rename one of them, or give all their boxes the same id'
+            )
+        if len(same) > 1:
+            found.note('categories without boxes that have the name of another one: left out', name)
 
 
 def _local(name: str) -> str:

@@ -120,12 +120,20 @@ def _by_part(folder: Path, files: list[Path]) -> dict[str, Path]:
 
 
 def _xml_files(folder: Path) -> dict[str, list[Path]]:
-    """The xml files of the parts: by ImageSets/Main, or in folders named like the parts, or in one folder."""
+    """The xml files of the parts: by ImageSets/Main, or in folders named like the parts, or in one folder.
+
+    Annotations/ may have sub-folders.
+    """
     for place in (folder / 'Annotations', folder / 'annotations', folder):
         files = [path for path in _files(place) if path.suffix.lower() == '.xml']
+        if not files and place.name.lower() == 'annotations':
+            parts = {role: _xml_below(inner) for role, inner in _part_folders(place).items()}
+            if parts.get('train'):
+                return {role: inner for role, inner in parts.items() if inner}
+            files = _xml_below(place)
         if files:
-            return _by_image_sets(folder / 'ImageSets/Main', files)
-    parts: dict[str, list[Path]] = {}
+            return _by_image_sets(folder / 'ImageSets/Main', place, files)
+    parts = {}
     for role, inner in _part_folders(folder).items():
         found = _xml_files(inner)
         if found:
@@ -133,16 +141,21 @@ def _xml_files(folder: Path) -> dict[str, list[Path]]:
     return parts if 'train' in parts else {}
 
 
-def _by_image_sets(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
+def _xml_below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob('*') if path.suffix.lower() == '.xml' and not path.name.startswith('.'))
+
+
+def _by_image_sets(folder: Path, place: Path, files: list[Path]) -> dict[str, list[Path]]:
     lists = {role: [folder / f'{name}.txt' for name in names] for role, names in PARTS.items()}
     parts = {}
     for role, texts in lists.items():
         text = next(filter(Path.is_file, texts), None)
         if text:
             lines = filter(None, map(str.strip, text.read_text(encoding='utf-8-sig').splitlines()))
-            # A name may have spaces. A list of one class has a number after each name.
+            # A name may have spaces or a folder. A list of one class has a number after each name.
             stems = {name for line in lines for name in (line, line.split()[0])}
-            parts[role] = [file for file in files if file.stem in stems]
+            names = ((file, file.relative_to(place).with_suffix('').as_posix()) for file in files)
+            parts[role] = [file for file, name in names if file.stem in stems or name in stems]
     return parts if parts.get('train') else {'train': files}
 
 

@@ -39,12 +39,18 @@ def read_voc(files: dict[str, list[Path]], source: str) -> dict[str, LabeledSet]
             else:
                 named.add(picture)
                 _read_objects(found, path, tree, picture, first)
-        for pictures in folders.values() if role == 'train' else ():
-            for picture in sorted({*pictures.values()} - named):
-                stem = os.path.splitext(os.path.basename(picture))[0]
-                if not (files[role][0].parent / f'{stem}.xml').exists():  # otherwise it is of another part
-                    found.note('pictures without an xml file: left out', os.path.basename(picture))
+        if role == 'train':
+            _note_pictures_without_xml(found, files[role][0], named)
     return sets
+
+
+def _note_pictures_without_xml(found: LabeledSet, xml: Path, named: set[str]) -> None:
+    # The xml file of a picture may be of another part.
+    stems = {file.stem for file in _home(xml).rglob('*') if file.suffix.lower() == '.xml'}
+    for folder in sorted({os.path.dirname(picture) for picture in named}):
+        for picture in sorted({*_pictures_in(Path(folder)).values()} - named):
+            if Path(picture).stem not in stems:
+                found.note('pictures without an xml file: left out', os.path.basename(picture))
 
 
 def _trees(paths: list[Path]) -> Iterator[tuple[Path, ElementTree.Element | None, str]]:
@@ -83,8 +89,17 @@ def _picture_of(path: Path, tree: ElementTree.Element, folders: dict[Path, dict[
 
 
 def picture_folders(xml: Path) -> list[Path]:
-    beside = xml.parent.parent
-    return [xml.parent, *(beside / name for name in ('JPEGImages', 'images', 'Images', 'imgs')), beside]
+    """The pictures of Annotations/a/b.xml may be in JPEGImages/a or in JPEGImages, for example."""
+    folders, home = [xml.parent], _home(xml)
+    for root, inner in ((xml.parent.parent, Path()), (home.parent, xml.parent.relative_to(home))):
+        places = [root / name for name in ('JPEGImages', 'images', 'Images', 'imgs')]
+        folders += [*(place / inner for place in places), *places, root / inner, root]
+    return list(dict.fromkeys(folders))
+
+
+def _home(xml: Path) -> Path:
+    """The folder of all xml files."""
+    return next((folder for folder in xml.parents if folder.name.lower() == 'annotations'), xml.parent)
 
 
 def _pictures_in(folder: Path) -> dict[str, str]:

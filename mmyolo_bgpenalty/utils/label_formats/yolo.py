@@ -8,11 +8,13 @@ from typing import Any
 
 import yaml
 
+from mmyolo_bgpenalty.utils.arguments import is_meant
 from mmyolo_bgpenalty.utils.files import reason
 from mmyolo_bgpenalty.utils.image_files import image_paths
 from mmyolo_bgpenalty.utils.label_formats.labeled_set import Box, LabeledSet, Picture, check_names
 
 KIND = 'YOLO txt'
+NO_LABEL_FOLDERS = 'folders in which no picture has a label file. Looked in'
 NO_TXT = 'pictures without a label file, taken as pictures without objects'
 NO_LABELS = ('classes.txt', 'notes.txt')  # files of annotation tools beside the labels
 
@@ -37,19 +39,25 @@ def read_yolo(file: Path) -> dict[str, LabeledSet]:
     names = _names(file, data['names'])
     sets = {}
     for role, keys in (('train', ('train',)), ('val', ('val', 'valid', 'validation'))):
+        path = data.get('path')
         entries: Any = next((data[key] for key in keys if data.get(key)), [])
         found = LabeledSet(KIND, str(file), names)
         folders = []
         for entry in entries if isinstance(entries, list) else [entries]:
-            place = _existing(file, data.get('path'), str(entry))
+            place = _existing(_bases(file, path), str(entry))
             if place is None:
                 found.note(f'paths of `{role}` that do not exist', str(entry))
             else:
                 folders.append(place)
+                if path and not _existing(_bases(file, path)[:-1], str(entry)):
+                    found.note(f'wrong `path`, not used: `{role}` is in {file.parent}', str(path))
         if not folders and (entries or role == 'train'):
             hint = '. If you remove `val`, some training pictures are set aside' if role == 'val' else ''
-            where = f'an existing folder of pictures in {file.parent}'
-            raise ValueError(f'{file}: Expected `{role}` to be {where}, but got {entries}{hint}')
+            bases = [base for base in dict.fromkeys(map(os.path.abspath, _bases(file, path))) if os.path.isdir(base)]
+            first = entries[0] if isinstance(entries, list) and entries else entries
+            meant = next(filter(None, (is_meant(os.path.join(base, str(first))) for base in bases if first)), '')
+            where = f'an existing folder of pictures in {" or ".join(bases)}'
+            raise ValueError(f'{file}: Expected `{role}` to be {where}, but got {entries}{meant or hint}')
         _read_pictures(found, folders, keypoints='kpt_shape' in data)
         if found.boxes or found.notes:
             sets[role] = found
@@ -79,10 +87,14 @@ def _names(file: Path, names: Any) -> list[str]:
     return check_names(str(file), [str(name) for name in names])
 
 
-def _existing(file: Path, path: Any, entry: str) -> Path | None:
+def _bases(file: Path, path: Any) -> list[Path]:
+    """The folders in which the paths of a data.yaml may begin."""
+    return [*([file.parent / str(path), Path(str(path))] if path else []), file.parent]
+
+
+def _existing(bases: list[Path], entry: str) -> Path | None:
     entry = entry.replace('\\', '/')
-    bases = [file.parent / str(path), Path(str(path))] if path else []
-    for base in (*bases, file.parent):
+    for base in bases:
         for name in (entry, entry.removeprefix('../')):
             place = os.path.abspath(base / name)  # label_file looks for '/images/' in it
             if os.path.exists(place):
@@ -93,6 +105,7 @@ def _existing(file: Path, path: Any, entry: str) -> Path | None:
 def _read_pictures(found: LabeledSet, places: list[Path], keypoints: bool = False) -> None:
     used: set[str] = set()
     label_folders: set[str] = set()
+    labeled: dict[str, int] = {}  # folder of label files -> number of pictures that have one
     for place in places:
         for path in image_paths(place) if place.is_dir() else _listed(place):
             label = label_file(path)
@@ -104,10 +117,13 @@ def _read_pictures(found: LabeledSet, places: list[Path], keypoints: bool = Fals
             picture = found.add_picture(path)
             if picture is None:
                 continue
+            labeled[os.path.dirname(label)] = labeled.get(os.path.dirname(label), 0) + os.path.isfile(label)
             if os.path.isfile(label):
                 _read_boxes(found, picture, label, keypoints)
             else:
                 found.note(NO_TXT, os.path.basename(path))
+    for folder in sorted(folder for folder, number in labeled.items() if not number):
+        found.note(NO_LABEL_FOLDERS, folder + is_meant(folder) * (not os.path.isdir(folder)))
     for folder in sorted(filter(os.path.isdir, label_folders)):
         for name in sorted(os.listdir(folder)):
             label = os.path.join(folder, name)

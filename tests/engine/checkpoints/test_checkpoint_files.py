@@ -251,6 +251,21 @@ def test_a_malicious_pickle_of_the_web_is_refused(tmp_path, monkeypatch):
     assert loaders == {'mmengine.runner.checkpoint'}
 
 
+def test_a_broken_download_is_not_kept(tmp_path, monkeypatch):
+    file = saved(tmp_path / 'good.pth', dict(weight=torch.ones(2)))
+    whole, url = Path(file).read_bytes(), 'https://example.com/good.pth'
+    sent = [whole[: len(whole) // 2], b'<html>log in</html>', whole]
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    monkeypatch.setattr(
+        torch.hub, 'download_url_to_file', lambda url, place, progress: Path(place).write_bytes(sent.pop(0))
+    )
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=f'{url}: .*so the next run downloads it again$'):
+            read_checkpoint(url)
+    assert read_checkpoint(url)['weight'].tolist() == read_checkpoint(url)['weight'].tolist() == [1, 1]
+    assert not sent
+
+
 # Which checkpoint a run is resumed from
 
 NAMES = ('epoch_1', 'epoch_2', 'epoch_2_iter_17', 'epoch_10')

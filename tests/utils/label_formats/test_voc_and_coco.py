@@ -230,3 +230,53 @@ def test_a_coco_json_that_states_no_size(tmp_path):
         image.update(width=0, height=0)
     file.write_text(json.dumps(coco))
     assert len(read_labeled(file)['train'].boxes) == 5
+
+
+def test_sub_folders_of_annotations(tmp_path):
+    """The pictures are in the same sub-folder, or in one folder."""
+    root = make_voc(tmp_path, FIVE)
+    (root / 'Annotations/one/two').mkdir(parents=True)
+    for name in ('a', 'c d', 'e'):
+        (root / f'Annotations/{name}.xml').rename(root / f'Annotations/one/two/{name}.xml')
+    (root / 'JPEGImages/one/two').mkdir(parents=True)
+    (root / 'JPEGImages/c d.png').rename(root / 'JPEGImages/one/two/c d.png')
+    for file in (root / 'Annotations').glob('*.xml'):
+        file.unlink()
+    for folder in (root, root / 'Annotations'):
+        found = read_labeled(folder)['train']
+        assert sorted(by_name(found)) == ['a.jpg', 'c d.png', 'e.png'] and all(found.boxes.values())
+        assert found.notes == {'pictures without an xml file: left out': ['B.JPG', 'é.jpeg']}
+    (root / 'ImageSets/Main').mkdir(parents=True)
+    (root / 'ImageSets/Main/train.txt').write_text('one/two/a\n')
+    assert list(by_name(read_labeled(root)['train'])) == ['a.jpg']
+
+
+def test_parts_as_sub_folders_of_annotations(tmp_path):
+    root = make_voc(tmp_path, FIVE)
+    for part, names in (('train', ('a', 'B', 'é')), ('val', ('c d', 'e'))):
+        (root / 'Annotations' / part).mkdir()
+        for name in names:
+            (root / f'Annotations/{name}.xml').rename(root / f'Annotations/{part}/{name}.xml')
+    sets = read_labeled(root)
+    assert {role: len(found.boxes) for role, found in sets.items()} == {'train': 3, 'val': 2}
+    assert not sets['train'].notes and not sets['val'].notes
+
+
+@pytest.mark.parametrize('used', [(3,), (1,), (1, 3), ()])
+def test_two_coco_categories_with_the_same_name(tmp_path, used):
+    """Roboflow's category of the group may have the name of a class."""
+    file = make_coco(tmp_path, FIVE)
+    coco = json.loads(file.read_text())
+    coco['categories'] = [dict(id=1, name='cell'), dict(id=3, name='cell'), dict(id=4, name='x')]
+    for number, annotation in enumerate(coco['annotations']):
+        annotation['category_id'] = used[number % len(used)] if used else 4
+    file.write_text(json.dumps(coco))
+    if len(used) > 1:
+        message = "Expected each class once, but the categories 1 and 3 have boxes and the same name 'cell'"
+        with pytest.raises(ValueError, match=f'labels.json: {message}. Rename'):
+            read_labeled(file)
+        return
+    found = read_labeled(file)['train']
+    assert found.classes == ['cell', 'x']
+    assert {name for boxes in by_name(found).values() for name, *_ in boxes} == {'cell' if used else 'x'}
+    assert found.notes == {'categories without boxes that have the name of another one: left out': ['cell']}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mmyolo_bgpenalty.cli.data.project_sets import read_sets
 from mmyolo_bgpenalty.utils.label_formats.read import NoLabels, read_labeled
 from tests.helpers.labels import NAMES, SIZE, bright_box, make_yolo, save_picture, yolo_line
 
@@ -165,7 +166,8 @@ def test_names_in_classes_txt(yaml):
             'names: [a, b]\ntrain: images/trian',
             'but got images/trian',
         ),
-        ('names: [a, b]\ntrain: images/train\nval: images/vaal', 'but got images/vaal. If you remove `val`, some'),
+        ('names: [a, b]\ntrain: images/train\nval: images/vaal', '/images/val meant?'),
+        ('names: [a, b]\ntrain: images/train\nval: images/xyz', 'but got images/xyz. If you remove `val`, some'),
         ('names: [a', 'is not valid YAML'),
     ],
 )
@@ -199,3 +201,27 @@ def test_names_that_yaml_takes_for_truth_values(yaml):
 def test_a_picture_that_two_paths_name_is_read_once(yaml):
     yaml.write_text(f'names: {list(NAMES)}\ntrain: [images/train, images]\n', encoding='utf-8')
     assert len(boxes_of(read_labeled(yaml)['train'], 'C.JPG')) == 1
+
+
+@pytest.mark.parametrize('path', ['/content/datasets/cells', 'labels'])
+def test_a_wrong_path_in_a_yaml_is_named(yaml, path):
+    yaml.write_text(f'names: {list(NAMES)}\npath: {path}\ntrain: images/train\nval: images/val\n', encoding='utf-8')
+    for role, found in read_labeled(yaml).items():
+        assert found.notes == {f'wrong `path`, not used: `{role}` is in {yaml.parent}': [path]}
+    yaml.write_text(f'names: {list(NAMES)}\npath: {path}\ntrain: images/trian\n', encoding='utf-8')
+    with pytest.raises(ValueError, match=f'in .*, but got images/trian; is {yaml.parent}/images/train meant'):
+        read_labeled(yaml)
+
+
+def test_a_missing_folder_of_labels_is_named(yaml):
+    root = yaml.parent
+    (root / 'labels/val').rename(root / 'labels/vall')
+    found = read_labeled(yaml)
+    folder = f'{root}/labels/val; is {root}/labels/vall meant?'
+    assert found['val'].notes['folders in which no picture has a label file. Looked in'] == [folder]
+    assert not found['train'].notes
+    with pytest.raises(ValueError, match=r'got none\. Looked for their label files in .*/labels/val; is'):
+        read_sets(yaml, None, [], [], None)
+    shutil.rmtree(root / 'labels')
+    with pytest.raises(ValueError, match='boxes to train on.* none. Looked for their label files in .*train'):
+        read_sets(yaml, None, [], [], None)
