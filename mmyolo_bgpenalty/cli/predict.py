@@ -26,7 +26,7 @@ from rich.progress import track
 from mmyolo_bgpenalty.cli.run import InputCheck, InputError, command, config_parser, new_folder, read_config
 from mmyolo_bgpenalty.deploy.predictor import PictureLoader, Predictor, rgb
 from mmyolo_bgpenalty.deploy.sources import Picture, Source, open_source
-from mmyolo_bgpenalty.evaluation.drawing import PictureFolder, draw_boxes, predicted_boxes
+from mmyolo_bgpenalty.evaluation.drawing import PictureFolder, class_legend, draw_boxes, predicted_boxes
 from mmyolo_bgpenalty.evaluation.matching import Detections
 from mmyolo_bgpenalty.utils.arguments import fraction, is_meant
 from mmyolo_bgpenalty.utils.files import NAMED, printable, write_whole
@@ -137,7 +137,9 @@ class Outputs:
         """Write what belongs to one picture."""
         self.pictures += 1
         self.counts.update(found.labels.tolist())
-        drawn = draw_boxes(rgb(image), predicted_boxes(found, self.classes))
+        # All pictures of a video must have the same size, so they have no title.
+        legend = () if self._is_video else class_legend(found, self.classes)
+        drawn = draw_boxes(rgb(image), predicted_boxes(found, self.classes), legend=legend)
         if self._video is None or not self._video.write(drawn):
             self._drawn.write(name, drawn)
         if not self.labels:

@@ -1,4 +1,4 @@
-"""Draw sheets of unlabeled images: a row has the weak and the strong view of an image. Needs only matplotlib and NumPy.
+"""Draw sheets of unlabeled images: a row has the weak and the strong view of an image.
 
 Shapes: H rows and W columns of pixels. Boxes are x1, y1, x2, y2 in pixels of their view.
 """
@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import Normal, Stroke, withStroke
 from matplotlib.text import Text
+
+from mmyolo_bgpenalty.evaluation.drawing import free_place
 
 DPI = 100
 WIDEST, NARROWEST = 6.5, 4.0  # width of a view in inches, if two views are side by side
@@ -136,7 +138,7 @@ def _write_texts(axes: Axes, view: View, scale: float) -> None:
                 else:
                     label.set(size=FONT - 2, color=kind.colour, path_effects=[withStroke(linewidth=2, foreground='k')])
                 extent = _extent(label)
-                place = _free_place(box, extent, np.array(axes.bbox.size), kind.above, taken)
+                place = free_place(box, extent, np.array(axes.bbox.size), kind.above, taken)
                 # Among many boxes, wide texts would hide the picture.
                 too_wide = crowded and text != texts[-1] and extent[0] > box[2] - box[0]
                 if place is not None and not too_wide:
@@ -144,23 +146,6 @@ def _write_texts(axes: Axes, view: View, scale: float) -> None:
                     taken.append(place)
                     break
                 label.remove()
-
-
-def _free_place(
-    box: np.ndarray, extent: np.ndarray, panel: np.ndarray, above: bool, taken: Sequence[np.ndarray]
-) -> np.ndarray | None:
-    """The corners of a text of this extent, (width, height), at an edge of ``box``, or None if there is no room."""
-    (x1, y1), (x2, y2) = np.clip(box.reshape(2, 2), 0, panel).tolist()
-    w, h = extent.tolist()
-    over, under = [(x1, y1 - h), (x2 - w, y1 - h)], [(x1, y2), (x2 - w, y2)]
-    beside, inside = [(x2, y1), (x1 - w, y1)], [(x1, y1), (x2 - w, y1), (x1, y2 - h), (x2 - w, y2 - h)]
-    for x, y in [*(over + under if above else under + over), *beside, *inside]:
-        start = np.array([np.clip(x, 0, max(panel[0] - w, 0)), y])
-        end = start + extent
-        fits = 0 <= y <= panel[1] - h
-        if fits and not any((start < other[2:]).all() and (other[:2] < end).all() for other in taken):
-            return np.concatenate([start, end])
-    return None
 
 
 def _extent(text: Text) -> np.ndarray:

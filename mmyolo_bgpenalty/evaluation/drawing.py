@@ -19,6 +19,7 @@ HIT, FALSE, MISSED, IGNORED, WHITE = '#00e676', '#ff5a5a', '#ffea00', '#bdbdbd',
 # The colours of matplotlib without its greys: first the strong ones, then the light ones.
 PALETTE = [to_hex(colormaps['tab20'](i)) for i in (*range(0, 20, 2), *range(1, 20, 2)) if i not in (14, 15)]
 SMALLEST = 640  # smaller pictures are enlarged, so that their text can be read
+MOST_COVERED = 0.12  # share of a picture that texts may cover
 
 
 class DrawnBox(NamedTuple):
@@ -26,15 +27,25 @@ class DrawnBox(NamedTuple):
     text: str
     colour: str
     dashed: bool = False
+    short: str = ''  # the text in a picture with many boxes
 
 
 Title = Sequence[tuple[str, str]]  # texts and their colours
 
 
 def predicted_boxes(found: Detections, classes: Sequence[str]) -> list[DrawnBox]:
-    """Boxes with class and score, in a colour for each class."""
+    """Boxes with class and score, in a colour for each class. Without room for the classes they have only scores."""
     rows = zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist())
-    return [DrawnBox(b, f'{classes[k]} {score:.2f}', PALETTE[k % len(PALETTE)]) for b, score, k in rows]
+    return [DrawnBox(b, f'{classes[k]} {score:.2f}', _colour(k), short=f'{score:.2f}') for b, score, k in rows]
+
+
+def class_legend(found: Detections, classes: Sequence[str]) -> Title:
+    """The classes of the detections in the colours of ``predicted_boxes``."""
+    return [(classes[k], _colour(k)) for k in np.unique(found.labels).tolist()]
+
+
+def _colour(k: int) -> str:
+    return PALETTE[k % len(PALETTE)]
 
 
 def judged_boxes(
@@ -55,13 +66,16 @@ def judged_boxes(
     return drawn, [(f'{hits} hit', HIT), (f'{wrong} false', FALSE), (f'{len(missed)} missed', MISSED)]
 
 
-def draw_boxes(image: np.ndarray, boxes: Sequence[DrawnBox], title: Title = ()) -> np.ndarray:
+def draw_boxes(image: np.ndarray, boxes: Sequence[DrawnBox], title: Title = (), legend: Title = ()) -> np.ndarray:
     """A copy of a picture with boxes and, above the picture, a title.
 
-    A picture that is smaller than 640 pixels is enlarged by a whole number.
+    A picture that is smaller than 640 pixels is enlarged by a whole number. Texts do not overlap. If one has no room,
+    or if they would hide more than 12 % of the picture, the boxes have their short texts. If these would hide as much,
+    the boxes have no text.
 
     Args:
         image: (H, W, 3) in RGB or (H, W), with values from 0 to 255.
+        legend: what the short texts do not say. It follows the title of a picture with short texts.
 
     Returns:
         (H', W', 3), RGB, uint8.
@@ -76,10 +90,15 @@ def draw_boxes(image: np.ndarray, boxes: Sequence[DrawnBox], title: Title = ()) 
     for (x, y, w, h), entry in placed:
         corners = np.clip([x, y, x + w, y + h], 0, np.tile(picture.size, 2) - 1).tolist()
         _outline(draw, corners, entry, width)
-    for (x, y, _, h), entry in placed:
-        if entry.text:
-            # Missed objects have their text below the box, so that the text of a detection does not hide it.
-            _label(draw, (x, y + h if entry.dashed else y), entry, font, picture.size)
+    labels, area = _place_texts(placed, [entry.text for entry in boxes], font, picture.size)
+    if None in labels.values() or area > MOST_COVERED:
+        title = [*title, *legend]
+        labels, area = _place_texts(placed, [entry.short for entry in boxes], font, picture.size)
+        labels = labels if area <= MOST_COVERED else {}
+    for (number, text), place in labels.items():
+        if place:
+            draw.rectangle(place, boxes[number].colour + 'c0')
+            draw.text((place[0] + 2, (place[1] + place[3]) / 2), text, 'black', font, anchor='lm')
     return np.asarray(_with_title(picture, title, font) if title else picture)
 
 
@@ -98,15 +117,48 @@ def _outline(draw: ImageDraw.ImageDraw, corners: Sequence[float], entry: DrawnBo
             draw.line((x, start, x, min(start + dash, y2)), entry.colour, width)
 
 
-def _label(draw: ImageDraw.ImageDraw, place: tuple, entry: DrawnBox, font, size: tuple[int, int]) -> None:
-    """The text above ``place``, or below it for a dashed box. It stays inside the picture."""
-    text = printable(entry.text)
-    width, height = font.getlength(text) + 4, font.size + 4
-    x = min(max(place[0], 0), max(size[0] - width, 0))
-    y = place[1] if entry.dashed else place[1] - height
-    y = min(max(y, 0), size[1] - height)
-    draw.rectangle((x, y, x + width, y + height), entry.colour + 'c0')
-    draw.text((x + 2, y + height / 2), text, 'black', font, anchor='lm')
+def _place_texts(placed: Sequence[tuple], texts: Sequence[str], font, size: tuple[int, int]) -> tuple[dict, float]:
+    """Number of the box and its text -> left, top, right and bottom of the text, or None if it has no room.
+
+    Also returns the share of the picture that the texts cover.
+    """
+    taken: list[np.ndarray] = []
+    found: dict[tuple[int, str], list[float] | None] = {}
+    for number, ((box, entry), text) in enumerate(zip(placed, map(printable, texts))):
+        if text:
+            extent, corners = np.array([font.getlength(text) + 4, font.size + 4]), np.append(box[:2], box[:2] + box[2:])
+            # Missed objects have their text below the box, because a detection has it above.
+            place = free_place(corners, extent, np.array(size), not entry.dashed, taken)
+            found[number, text] = None if place is None else place.tolist()
+            taken += [] if place is None else [place]
+    covered = sum((right - left) * (bottom - top) for left, top, right, bottom in taken)
+    return found, covered / (size[0] * size[1])
+
+
+def free_place(
+    box: np.ndarray, extent: np.ndarray, panel: np.ndarray, above: bool, taken: Sequence[np.ndarray]
+) -> np.ndarray | None:
+    """The place of a text at an edge of ``box`` where it overlaps no other text, or None if there is no room.
+
+    Args:
+        box: left, top, right and bottom.
+        extent: width and height of the text.
+        panel: width and height of the picture.
+        above: whether a place above the box is better than a place below it.
+        taken: left, top, right and bottom of the other texts.
+    """
+    (x1, y1), (x2, y2) = np.clip(box.reshape(2, 2), 0, panel).tolist()
+    w, h = extent.tolist()
+    over, under = [(x1, y1 - h), (x2 - w, y1 - h)], [(x1, y2), (x2 - w, y2)]
+    beside, inside = [(x2, y1), (x1 - w, y1)], [(x1, y1), (x2 - w, y1), (x1, y2 - h), (x2 - w, y2 - h)]
+    others = np.reshape(taken, (-1, 4))
+    for x, y in [*(over + under if above else under + over), *beside, *inside]:
+        start = np.array([np.clip(x, 0, max(panel[0] - w, 0)), y])
+        end = start + extent
+        overlap = (start < others[:, 2:]).all(axis=1) & (others[:, :2] < end).all(axis=1)
+        if 0 <= y <= panel[1] - h and not overlap.any():
+            return np.concatenate([start, end])
+    return None
 
 
 def _with_title(picture: Image.Image, title: Title, font) -> Image.Image:

@@ -48,6 +48,7 @@ def write_plots(
     """
     names = [entry['name'] for entry in report['classes']]
     overview = f'{matches.images} images, {matches.num_gt.sum()} objects, IoU {iou_thr:g}'
+    overview += '' if matches.tp.any() else ', no detection hits an object'
     figures = {
         'precision_recall': precision_recall_plot(matches, report, score_thr),
         'confidence': confidence_plot(matches, report, score_thr),
@@ -56,7 +57,7 @@ def write_plots(
     files = []
     for name, figure in figures.items():
         title = f'{overview}, confidence {score_thr:g}' if name == 'confusion_matrix' else overview
-        figure.suptitle(title, size=11, x=0.01, ha='left')
+        figure.suptitle(title, size=11)
         content = io.BytesIO()
         figure.savefig(content, format='png', bbox_inches='tight')
         files.append((Path(folder) / f'{name}.png', content.getvalue()))
@@ -89,7 +90,11 @@ def precision_recall_plot(matches: Matches, report: dict, score_thr: float) -> F
 
 
 def confidence_plot(matches: Matches, report: dict, score_thr: float) -> Figure:
-    """Precision, recall and F1 over confidence. Each line ends where its class has no detection."""
+    """Precision, recall and F1 over confidence. Each line ends where its class has no detection.
+
+    From there on the class counts as 0 in the means, as in the report. COCO's AP counts a class without a detection
+    as 0, too.
+    """
     figure, panels = _panels(3)
     curves = confidence_curves(matches, CONFIDENCES)
     present = [k for k, entry in enumerate(report['classes']) if entry['objects']]
@@ -98,9 +103,9 @@ def confidence_plot(matches: Matches, report: dict, score_thr: float) -> Figure:
         for k, line in _class_lines(report):
             axes.plot(CONFIDENCES, values[k], **line)
         if present:
-            # As in the report, a class without a detection counts as 0.
             mean = np.where(found, np.nan_to_num(values[present]).mean(axis=0), np.nan)
-            axes.plot(CONFIDENCES, mean, label='mean', **MEAN)
+            ended = np.isnan(values[present][:, found]).any()
+            axes.plot(CONFIDENCES, mean, label='mean; 0 for a class whose line has ended' if ended else 'mean', **MEAN)
         for mark in _marks(report, score_thr):
             axes.axvline(mark.confidence, color='black', linestyle=mark.linestyle, label=mark.name)
         axes.set(xlabel='confidence', ylabel=name)
@@ -152,10 +157,10 @@ def _class_lines(report: dict) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _marks(report: dict, score_thr: float) -> list[Mark]:
-    """``score_thr``, and the confidence of the best F1 if there are detections."""
+    """``score_thr``, and the confidence of the best F1 if there is a hit."""
     best = report['metrics']['best_confidence']
     marks = [Mark(score_thr, f'confidence {score_thr:g}', f'_at_{score_thr:g}', 'o', 70, ':')]
-    if any(entry['detections'] for entry in report['classes']):
+    if report['metrics']['f1']:
         marks.append(Mark(best, f'best F1, confidence {best:.3f}', '', '*', 200, '--'))
     return marks
 

@@ -12,6 +12,7 @@ from mmyolo_bgpenalty.evaluation.drawing import (
     MISSED,
     DrawnBox,
     PictureFolder,
+    class_legend,
     draw_boxes,
     judged_boxes,
     predicted_boxes,
@@ -92,3 +93,42 @@ def test_the_names_of_the_files_follow_the_sources_and_are_unique(tmp_path):
     assert written == {f'{file}.jpg' for file in files}
     for shade, file in enumerate(files):
         assert abs(np.asarray(Image.open(tmp_path / 'new' / f'{file}.jpg')).mean() - 30 * shade) < 3
+
+
+def many(number, side=640):
+    """Boxes of 30 pixels in rows, with long and short texts, and the number of pixels of a text."""
+    places = [(40 * (k % 16) + 5.0, 40 * (k // 16) + 20.0) for k in range(number)]
+    entries = [DrawnBox([x, y, 30, 15], 'junction box 0.90', HIT, short='0.90') for x, y in places]
+    drawn = draw_boxes(np.zeros((side, side, 3), np.uint8), entries, [('title', 'white')], [('junction box', HIT)])
+    texts = (drawn[-side:] > 0).any(axis=-1).mean()
+    outlines = (draw_boxes(np.zeros((side, side)), [entry._replace(text='') for entry in entries]) > 0).any(-1).mean()
+    title = draw_boxes(np.zeros((side, side)), [], [('title', 'white')])[:-side]
+    return texts - outlines, (drawn[:-side] != title).any()
+
+
+def test_texts_do_not_hide_a_picture_with_many_boxes():
+    """First they have the classes and scores, then only scores and a legend, then only the legend."""
+    few, with_legend = many(2)
+    assert 0.005 < few < 0.12 and not with_legend
+    scores, with_legend = many(60)
+    assert 0.03 < scores < 0.12 and with_legend
+    nothing, with_legend = many(240)
+    assert nothing == 0 and with_legend
+
+
+def test_texts_do_not_hide_each_other():
+    """Two boxes on the same place."""
+    texts = [DrawnBox([100, 100, 200, 50], text, colour) for text, colour in (('first', HIT), ('second', FALSE))]
+    both = draw_boxes(np.zeros((640, 640)), texts)
+    for entry in texts:
+        alone = draw_boxes(np.zeros((640, 640)), [entry._replace(box=[100, 300, 200, 50])])
+        plate = tuple(0.75 * value for value in to_rgb(entry.colour))
+        hidden = 1 - near(both, plate).sum() / near(alone, plate).sum()
+        assert hidden < 0.1
+
+
+def test_the_legend_has_the_colours_of_the_boxes():
+    found = Detections(np.zeros((3, 4)), np.full(3, 0.5), np.array([1, 1, 0]))
+    assert dict(class_legend(found, NAMES)) == {
+        entry.text.split()[0]: entry.colour for entry in predicted_boxes(found, NAMES)
+    }

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from mmyolo_bgpenalty.evaluation.confusion import confusion_matrix
@@ -66,11 +67,31 @@ def test_precision_recall_and_f1_over_confidence():
     panels = confidence_plot(matches, report, 0.25).axes
     assert [axes.get_ylabel() for axes in panels] == ['precision', 'recall', 'F1']
     for axes, name in zip(panels, ('precision', 'recall', 'f1')):
-        mean = lines(axes)['mean'].get_ydata()
+        mean = lines(axes)['mean; 0 for a class whose line has ended'].get_ydata()
         assert mean[CONFIDENCES.tolist().index(0.25)] == pytest.approx(report['metrics'][f'{name}_at_0.25'])
         assert np.isnan(mean[CONFIDENCES > 0.9]).all() and not np.isnan(mean[CONFIDENCES <= 0.9]).any()
         confidences = [line.get_xdata()[0] for label, line in lines(axes).items() if 'confidence' in label]
         assert confidences == [0.25, report['metrics']['best_confidence']]
+
+
+def test_without_a_hit_there_is_no_best_f1(tmp_path):
+    missed = [(found._replace(boxes=found.boxes + 500), truth) for found, truth in IMAGES]
+    matches, report, confusion = evaluated(missed)
+    for plot in (precision_recall_plot, confidence_plot):
+        figure = plot(matches, report, 0.25)
+        assert not any('best F1' in text.get_text() for text in figure.legends[0].get_texts())
+    write_plots(tmp_path, matches, report, confusion, 0.5, 0.25)
+
+
+@pytest.mark.parametrize('boxes, heading', [(0, 'IoU 0.5'), (500, 'IoU 0.5, no detection hits an object')])
+def test_the_heading_is_in_the_middle(boxes, heading, monkeypatch, tmp_path):
+    figures = []
+    monkeypatch.setattr(Figure, 'savefig', lambda figure, *_, **__: figures.append(figure))
+    drawn = [(found._replace(boxes=found.boxes + boxes), truth) for found, truth in IMAGES]
+    write_plots(tmp_path, *evaluated(drawn), 0.5, 0.25)
+    for figure, end in zip(figures, ('', '', ', confidence 0.25')):
+        assert figure.get_suptitle() == f'2 images, 4 objects, {heading}{end}'
+        assert figure._suptitle.get_position()[0] == 0.5
 
 
 def test_the_confusion_matrix_has_numbers_and_shares():

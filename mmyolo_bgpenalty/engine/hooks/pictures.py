@@ -34,12 +34,15 @@ from mmyolo_bgpenalty.utils.files import printable, write_whole
 from mmyolo_bgpenalty.utils.geometry import picture_frame, priors_on_image
 
 MAX_BACKGROUND, MAX_UNSURE = 5, 20  # boxes of an image
+MAX_BATCHES = 20  # that a sheet may take its images from
 PENALTY = 'the penalty lowers it'
 
 
 @HOOKS.register_module()
 class PseudoLabelPicturesHook(Hook):
-    """Draws unlabeled images from the batch of every ``interval``-th iteration, after burn-in.
+    """Draws unlabeled images every ``interval`` iterations, after burn-in.
+
+    If more than a quarter of them are known to be empty, images of the next batches, up to 20, replace these.
 
     The weak and the strong view are side by side, with the pseudo-labels (class, score). If the unlabeled set has
     boxes, the true boxes are shown, and pseudo-labels that fit no true box (IoU >= 0.5, same class) look different.
@@ -72,13 +75,15 @@ class PseudoLabelPicturesHook(Hook):
             raise ValueError(f'Expected `interval` to be > 0, or -1 for no sheets, but got {interval!r}')
         self.interval = interval
         self.max_images = whole_number('max_images', max_images)
+        self._rows: list[tuple[tuple[View, View], bool]] = []  # of the next sheet, and whether the image is empty
+        self._batches = 0  # that the rows are from
         self._places: dict[str, int] | None = None  # image path -> index in the unlabeled set. None: not read yet
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         model = unwrapped(runner.model)
         if isinstance(model, SemiYOLODetector):
             every = -1 if self.interval == -1 else iterations_of('interval', self.interval, runner.max_iters)
-            model.keep_latest = is_main_process() and self.every_n_train_iters(runner, every)
+            model.keep_latest = is_main_process() and (self.every_n_train_iters(runner, every) or self._batches > 0)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         model = unwrapped(runner.model)
@@ -87,25 +92,42 @@ class PseudoLabelPicturesHook(Hook):
         batch, model.latest = model.latest, None
         step = runner.iter + 1
         try:
-            sheet = self._sheet(model, batch, runner.train_dataloader.dataset, _when(runner, batch_idx))
+            complete = self._add_rows(model, batch, runner.train_dataloader.dataset)
+            if not complete and step < runner.max_iters:
+                return
+            names = dict(enumerate(map(printable, class_names(runner.train_dataloader.dataset))))
+            title = _when(runner, batch_idx), _state(model, batch, names)
+            rows, self._rows, self._batches = [row for row, _ in self._rows], [], 0
+            sheet = pixels_of(draw_sheet(rows, title, legend_of(model)))
             path = Path(runner.log_dir) / 'vis_data' / 'vis_image' / f'pseudo_labels_{step}.png'
             write_whole(path, cv2.imencode('.png', sheet[..., ::-1])[1].tobytes())
             # MLflow makes a file of this name, so the name needs an extension.
             files = any(isinstance(one, MLflowVisBackend) for one in runner.visualizer._vis_backends.values())
             runner.visualizer.add_image(path.name if files else 'pseudo_labels', sheet, step)
         except Exception as error:  # a full disk must not end the training
+            self._rows, self._batches = [], 0
             runner.logger.warning(f'PseudoLabelPicturesHook could not draw: {type(error).__name__}: {error}')
 
+    def _add_rows(self, model: SemiYOLODetector, batch: UnlabeledBatch, dataset) -> bool:
+        """Add the images of a batch. Returns whether the sheet has enough images that are not known to be empty."""
+        self._batches += 1
+        found = [*self._rows, *self._new_rows(model, batch, dataset)]
+        number = min(self.max_images, len(batch.strong))
+        others, empty = ([row for row in found if row[1] is known] for known in (False, True))
+        least = number - min(len(empty), (number + 1) // 4)
+        self._rows = [*others[:least], *empty, *others[least:]][:number]
+        return len(others) >= least or self._batches >= MAX_BATCHES
+
     @torch.no_grad()
-    def _sheet(self, model: SemiYOLODetector, batch: UnlabeledBatch, dataset, when: str) -> np.ndarray:
-        """(H, W, 3), RGB, uint8."""
+    def _new_rows(self, model: SemiYOLODetector, batch: UnlabeledBatch, dataset) -> list:
         head: Any = model.student.bbox_head
         preprocessor = model.data_preprocessor.data_preprocessor
         names, rows = dict(enumerate(map(printable, class_names(dataset)))), []
-        for i in range(min(self.max_images, len(batch.strong))):
+        known = [is_known_empty(sample) for sample in batch.strong_samples]
+        for i in sorted(range(len(known)), key=known.__getitem__)[: self.max_images]:
             weak, strong = batch.weak_samples[i], batch.strong_samples[i]
             truth = self._truth(weak, dataset)
-            empty, name = is_known_empty(strong), _short(Path(weak.metainfo.get('img_path', f'image {i}')).name, 32)
+            empty, name = known[i], _short(Path(weak.metainfo.get('img_path', f'image {i}')).name, 32)
             left = f'{name}: {"known to show no object" if empty else "weak view, the teacher labels it"}'
             right = f'Strong view: {"everything is background" if empty else "the student learns it"}'
             boxes = _labels(strong, names, truth)
@@ -116,14 +138,12 @@ class PseudoLabelPicturesHook(Hook):
             if hasattr(head, 'background_predictions'):
                 boxes['background'] = _background(head, i)
             padding = _padding(strong, batch.strong.shape[-2:])
-            rows.append(
-                (
-                    View(left, _pixels(batch.weak[i], preprocessor), _labels(weak, names, truth)),
-                    View(right, _pixels(batch.strong[i], preprocessor), boxes, padding),
-                )
+            views = (
+                View(left, _pixels(batch.weak[i], preprocessor), _labels(weak, names, truth)),
+                View(right, _pixels(batch.strong[i], preprocessor), boxes, padding),
             )
-        figure = draw_sheet(rows, (when, _state(model, batch, names)), legend_of(model))
-        return pixels_of(figure)
+            rows.append((views, empty))
+        return rows
 
     def _truth(self, sample: DetDataSample, dataset) -> np.ndarray | None:
         """(M, 6), see ``true_boxes``. None: the truth is not known."""

@@ -196,6 +196,30 @@ def test_a_batch_without_pseudo_boxes_has_no_loss(runner, monkeypatch):
     assert state.startswith('no pseudo-box in this batch, so its unlabeled images have no loss, threshold')
 
 
+@pytest.mark.parametrize('last', [False, True])
+def test_most_images_of_a_sheet_are_not_known_to_be_empty(runner, monkeypatch, last):
+    """All but every fourth batch have only images that are known to be empty."""
+    monkeypatch.setattr(pictures, 'draw_sheet', drawing := Mock(side_effect=draw_sheet))
+    hook, model, latest = PseudoLabelPicturesHook(interval=72), runner.model.module, runner.model.module.latest
+    for runner.iter in range(71, 100):
+        hook.before_train_iter(runner, 0)
+        if not model.keep_latest:
+            break
+        others = runner.iter % 4 == 2
+        parts = [[part[0 if others and i < 2 else 2] for i in range(3)] for part in (latest[1], latest[3])]
+        model.latest = latest._replace(weak_samples=parts[0], strong_samples=parts[1])
+        runner.max_iters = 73 if last else 195
+        hook.after_train_iter(runner, 0)
+        if runner.iter == 71 or (runner.iter == 72 and not last):
+            assert not drawing.called
+        if last and runner.iter == 72:
+            break
+    rows = drawing.call_args.args[0]
+    empty = ['known to show no object' in weak.title for weak, _ in rows]
+    assert drawing.call_count == 1 and not runner.logger.warning.called
+    assert (empty, runner.iter) == (([True] * 3, 72) if last else ([False, False, True], 75))
+
+
 def test_thresholds_are_named_if_there_is_room(runner, monkeypatch):
     runner.model.module.class_thresholds = SimpleNamespace(current=torch.tensor([0.61, 0.123]))
     latest = runner.model.module.latest
