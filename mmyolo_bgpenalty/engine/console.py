@@ -200,7 +200,7 @@ def show_as_text(logger: logging.Logger) -> None:
     logger.addFilter(_as_text)
     for handler in logger.handlers:
         stream = getattr(handler, 'stream', None)
-        if isinstance(stream, io.TextIOWrapper):
+        if isinstance(stream, io.TextIOWrapper) and not stream.closed:
             encoding = 'utf-8' if isinstance(handler, logging.FileHandler) else stream.encoding
             stream.reconfigure(encoding=encoding, errors=SPELLED)
 
