@@ -101,7 +101,9 @@ def runner(tmp_path, monkeypatch):
     parts = [Unlabeled([[]]), Unlabeled([[]] * 3)]
     loader = Mock(__len__=lambda self: 10, dataset=SimpleNamespace(metainfo=Unlabeled.metainfo, datasets=parts))
     model = SimpleNamespace(module=model)
-    return Mock(model=model, iter=71, max_iters=195, epoch=7, log_dir=str(tmp_path), train_dataloader=loader)
+    visualizer = Mock(_vis_backends={})
+    progress = dict(iter=71, max_iters=195, epoch=7)
+    return Mock(model=model, log_dir=str(tmp_path), train_dataloader=loader, visualizer=visualizer, **progress)
 
 
 def drawn(runner, monkeypatch, **options):
