@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mmyolo_bgpenalty.utils import files
 from mmyolo_bgpenalty.utils.files import lock_folder, read_json, unlock_folders, write_together, write_whole
 
 
@@ -116,14 +117,14 @@ def test_a_full_disk_is_named_with_the_path(file):
     assert not file.exists()
 
 
-LOCK = (
-    'import os, sys; from mmyolo_bgpenalty.utils.files import lock_folder as lock; lock(sys.argv[1]); print("locked")'
-)
+FOLDER = Path(files.__file__).parent
+# Without the import of the whole package, which takes seconds.
+LOCK = 'import os, sys; from files import lock_folder as lock; lock(sys.argv[1]); print("locked")'
 
 
 def locking(folder, then='0'):
     """Start a process that locks a folder and executes a line."""
-    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=FOLDER)
     return subprocess.Popen([sys.executable, '-u', '-c', f'{LOCK}; {then}', str(folder)], text=True, **pipes)
 
 

@@ -120,10 +120,8 @@ def test_trainings_save_and_end_before_the_command_ends(stage, number, jobs):
 
 
 def test_two_ablations_do_not_share_a_folder(stage, capsys):
-    code = (
-        'import sys; from mmyolo_bgpenalty.utils.files import *; lock_folder(sys.argv[1]); input(print(1, flush=True))'
-    )
-    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    code = 'import sys, files; files.lock_folder(sys.argv[1]); input(print(flush=True))'
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT / 'mmyolo_bgpenalty/utils')
     with subprocess.Popen([sys.executable, '-c', code, str(stage.work)], **pipes) as other:
         other.stdout.readline()
         assert stage('--seeds', '0') == 2
