@@ -5,20 +5,21 @@ Exit code 0: no errors, possibly warnings. 1: errors. 2: the config cannot be re
 
 import contextlib
 import io
+import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mmyolo_bgpenalty.cli.dry_run import FirstPass, dry_run
-from mmyolo_bgpenalty.cli.run import InputCheck, command, config_parser, in_users_code, read_config
+from mmyolo_bgpenalty.cli.dry_run import FirstPass, dry_run, errors_at_start
+from mmyolo_bgpenalty.cli.run import InputCheck, command, config_parser, in_users_code, lines_of, read_config
 from mmyolo_bgpenalty.config_check.check import check_config
-from mmyolo_bgpenalty.config_check.findings import Finding, first_of
+from mmyolo_bgpenalty.config_check.findings import Finding, error, first_of
 from mmyolo_bgpenalty.config_check.settings.plan import run_plan
-from mmyolo_bgpenalty.utils.files import printable_lines
 
 COLOURS = dict(error='bold red', warning='yellow')
 
@@ -28,32 +29,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = config_parser(__doc__)
     parser.add_argument('--step', action='store_true', help='run one forward and backward pass on the first batch')
     args = parser.parse_args(argv)
-    with InputCheck():
-        cfg = read_config(args.config, args.cfg_options)
-    console = Console(highlight=False, soft_wrap=True)
-    plan, findings = run_plan(cfg), check_config(cfg)
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)  # `try_out` hides what others print
+    with InputCheck() as check:
+        cfg = check.cfg = read_config(args.config, args.cfg_options)
+        plan, findings = run_plan(cfg), check_config(cfg)
     if plan is not None:
         console.print(Text(f'Plan: {plan}'))
+    if not any(finding.level == 'error' for finding in findings):
+        findings += try_out(cfg, errors_at_start)
     if args.step:
         if any(finding.level == 'error' for finding in findings):
             console.print('The errors below must be corrected before --step can run.')
         else:
-            findings += take_step(console, cfg)
+            findings += try_out(cfg, partial(take_step, console))
     show_findings(console, args.config, findings)
     return int(any(finding.level == 'error' for finding in findings))
 
 
-def take_step(console: Console, cfg: Config) -> list[Finding]:
-    """Run one pass and show its results. An exception becomes a finding."""
+def try_out(cfg: Config, trial: Callable[[Config], list[Finding]]) -> list[Finding]:
+    """The findings of a trial. An exception becomes a finding."""
+    if not all(cfg.get(name) for name in ('train_dataloader', 'train_cfg', 'optim_wrapper')):
+        return []
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # hides what MMEngine and the datasets print
-            first = dry_run(cfg)
+            return trial(cfg)
     except Exception as problem:
         if in_users_code(problem):
             traceback.print_exc()
-        frame = traceback.extract_tb(problem.__traceback__)[-1]
-        what = printable_lines(f'{type(problem).__name__}: {problem} ({frame.filename}:{frame.lineno})')
-        return [Finding('error', 'the first step', what, 'see the message')]
+        where, _, what = lines_of(problem, cfg).partition(': ')
+        if where.partition('.')[0] not in cfg:
+            where, what = 'the start of training', lines_of(problem, cfg)
+        return [error(where, what, 'correct this setting')]
+
+
+def take_step(console: Console, cfg: Config) -> list[Finding]:
+    """Run one pass and show its results."""
+    first = dry_run(cfg)
     show_pass(console, first)
     return [
         Finding('error', 'the first step', f'{name} is not finite', 'check the loss weights, `load_from` and the data')

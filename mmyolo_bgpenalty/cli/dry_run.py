@@ -5,6 +5,7 @@ import math
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -15,6 +16,9 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmyolo_bgpenalty.cli.run import build_runner
+from mmyolo_bgpenalty.config_check.check import start_findings
+from mmyolo_bgpenalty.config_check.files.built import load_first_images
+from mmyolo_bgpenalty.config_check.findings import Finding
 from mmyolo_bgpenalty.engine.checkpoints.start_weights import check_start
 from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook
 from mmyolo_bgpenalty.engine.hooks.mean_teacher import BurnInMeanTeacherHook
@@ -58,14 +62,47 @@ def dry_run(cfg: Config) -> FirstPass:
     The model starts as in training: with initial weights, or with the weights of ``load_from``.
     """
     cfg = copy.deepcopy(cfg)
+    cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
+    cfg.train_dataloader.pop('prefetch_factor', None)
+    with _unlogged_runner(cfg) as runner:
+        return _first_pass(runner)
+
+
+def errors_at_start(cfg: Config) -> list[Finding]:
+    """Build all parts that training needs, and return the errors with which it would stop before its first iteration.
+
+    Raises:
+        Exception: a part cannot be built, or the first image of a dataset cannot be loaded.
+    """
+    with _unlogged_runner(cfg) as runner:
+        visualizer = cfg.get('visualizer')
+        if isinstance(visualizer, dict):
+            visualizer = dict(visualizer, name=f'{runner.experiment_name}_visualizer')
+        runner.build_visualizer(visualizer)
+        # The order is that of Runner.train.
+        runner._train_loop = runner.build_train_loop(runner._train_loop)
+        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
+        if runner.param_schedulers is not None:
+            runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
+        if runner._val_loop is not None:
+            runner._val_loop = runner.build_val_loop(runner._val_loop)
+        errors = [finding for finding in start_findings(runner) if finding.level == 'error']
+        if not errors:
+            load_first_images(runner)
+        return errors
+
+
+@contextmanager
+def _unlogged_runner(cfg: Config) -> Iterator[Runner]:
+    """A Runner of a copy of the config that works in a temporary folder."""
+    cfg = copy.deepcopy(cfg)
     name = f'dry_run_{uuid.uuid4().hex}'  # MMEngine makes one visualizer and one logger per name
     cfg.merge_from_dict(dict(experiment_name=name, log_level='ERROR', launcher='none', resume=False))
     cfg.visualizer = dict(type='Visualizer', name=name)
-    cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
-    cfg.train_dataloader.pop('prefetch_factor', None)
     with tempfile.TemporaryDirectory() as folder:
         cfg.work_dir = folder
-        return _first_pass(build_runner(cfg))
+        yield build_runner(cfg)
 
 
 def _first_pass(runner: Runner) -> FirstPass:

@@ -9,13 +9,16 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmyolo_bgpenalty.config_check.check import check_config
 from mmyolo_bgpenalty.config_check.overrides import check_overrides
+from mmyolo_bgpenalty.config_check.settings.culprit import explain, message_of
 from mmyolo_bgpenalty.engine.console import SPELLED, CommandRunner, quiet_libraries
 from mmyolo_bgpenalty.utils.arguments import Parser, is_meant
 from mmyolo_bgpenalty.utils.files import printable_lines, unlock_folders
@@ -58,28 +61,32 @@ def command(main: Callable) -> Callable[[Sequence[str] | None], int]:
 
 
 class InputCheck(Hook):
-    """``with InputCheck():`` turns a ValueError, OSError or ImportError of the block into an InputError.
+    """``with InputCheck():`` turns an error of the block into an InputError.
 
-    Errors from the user's own code stay as they are. The check is also a hook of the Runner. After the start of
-    training or testing all errors stay as they are, because the input has been read.
+    Errors from the user's own code stay as they are. The check is also a hook of the Runner. After the first iteration
+    of training or testing all errors stay as they are, because all settings have been used.
+
+    Attributes:
+        cfg: the config, once it has been read. With it, an error in a part names the setting.
     """
 
     priority = 'LOWEST'
     over = False
+    cfg: Config | None = None
 
-    def before_train(self, runner) -> None:
+    def after_train_iter(self, *args, **kwargs) -> None:
         self.over = True
 
-    def before_test(self, runner) -> None:
+    def after_test_iter(self, *args, **kwargs) -> None:
         self.over = True
 
     def __enter__(self) -> 'InputCheck':
         return self
 
     def __exit__(self, kind, error, tb) -> None:
-        if isinstance(error, (ValueError, OSError, ImportError)) and not isinstance(error, InputError):
+        if isinstance(error, Exception) and not isinstance(error, InputError):
             if not self.over and not in_users_code(error):
-                raise InputError(_line(error)) from error
+                raise InputError(lines_of(error, self.cfg)) from error
 
 
 def in_users_code(error: BaseException | None) -> bool:
@@ -96,13 +103,22 @@ def in_users_code(error: BaseException | None) -> bool:
     return False
 
 
-def _line(error: Exception) -> str:
-    """The message. If a library raised the error, the line has its type and place, too, except for an OSError."""
-    message = str(error).strip() or type(error).__name__
+def lines_of(error: Exception, cfg: Config | None = None) -> str:
+    """What is wrong, in one line: the mistakes that ``check`` finds in the settings, or else the error."""
     frame, number = list(traceback.walk_tb(error.__traceback__))[-1]
-    if isinstance(error, OSError) or frame.f_globals.get('__name__', '').startswith('mmyolo_bgpenalty.'):
-        return message
-    return f'{type(error).__name__}: {" ".join(message.split())} ({frame.f_code.co_filename}:{number})'
+    place, ours = f'({frame.f_code.co_filename}:{number})', 'mmyolo_bgpenalty.'
+    if frame.f_globals.get('__name__', '').startswith(f'{ours}config_check.') or isinstance(error, OSError):
+        return str(error).strip()
+    if cfg is not None:
+        errors = [str(finding) for finding in check_config(cfg, data=False) if finding.level == 'error']
+        if errors:
+            return '\n'.join(errors)
+        line = explain(error, cfg.to_dict())
+        if line != message_of(error):
+            return line
+    if isinstance(error, ValueError) and frame.f_globals.get('__name__', '').startswith(ours) and str(error).strip():
+        return str(error).strip()
+    return f'{message_of(error)} {place}'
 
 
 def config_parser(description: str | None, what: str = CONFIG_HELP) -> argparse.ArgumentParser:
@@ -143,12 +159,33 @@ def read_config(file: str, options: Mapping) -> Config:
         if in_users_code(error):
             raise
         raise InputError(_why_unreadable(file, error)) from error
-    check_overrides(cfg.to_dict(), options)
+    plain = cfg.to_dict()  # a config of the new style has classes as `type`; here they become dotted names
+    if Config._is_lazy_import(file):
+        cfg = Config(plain, cfg_text=cfg.text, filename=cfg.filename)
+    check_overrides(plain, options)
     try:
-        cfg.merge_from_dict(dict(options))
+        cfg.merge_from_dict({name: _replacing(plain, name, value) for name, value in options.items()})
     except (KeyError, TypeError, IndexError) as error:
         raise InputError(f'--cfg-options {" ".join(options)}: {error.args[0]}') from error
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(name)
+        if isinstance(loader, dict) and loader.get('num_workers') == 0:
+            loader.update(persistent_workers=False)  # torch refuses it without workers
+            loader.pop('prefetch_factor', None)
     return cfg
+
+
+def _replacing(cfg: Mapping, name: str, value: Any) -> Any:
+    """The value of an override. A dict with another ``type`` replaces the old part, and is not merged into it."""
+    old: Any = cfg
+    for key in name.split('.'):
+        if not isinstance(old, Mapping) or key not in old:
+            return value
+        old = old[key]
+    if not isinstance(value, Mapping):
+        return value
+    same = isinstance(old, Mapping) and value.get('type', old.get('type')) == old.get('type')
+    return value if same else {**value, '_delete_': True}
 
 
 def _broken_file(error: SyntaxError) -> str | None:

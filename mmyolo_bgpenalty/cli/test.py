@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     with InputCheck() as check:
         fraction('--show-score', args.show_score)
-        cfg = read_config(args.config, args.cfg_options)
+        cfg = check.cfg = read_config(args.config, args.cfg_options)
         if not os.path.isfile(args.checkpoint):
             raise FileNotFoundError(f'no such checkpoint: {args.checkpoint}{is_meant(args.checkpoint)}')
         for key in ('test_dataloader', 'test_cfg', 'test_evaluator'):

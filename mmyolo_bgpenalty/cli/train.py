@@ -231,7 +231,7 @@ def _images(runner: Runner) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with InputCheck() as check:
-        cfg = load_config(args)
+        cfg = check.cfg = load_config(args)
         if args.launcher == 'none':
             lock_folder(cfg.work_dir)  # before the runner writes there
         if args.launcher == 'pytorch' and get_device() == 'cpu':

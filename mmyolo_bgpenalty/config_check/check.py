@@ -33,10 +33,7 @@ def check_at_start(runner: Runner) -> None:
         ValueError: lists the errors.
         Exception: the first image of a dataset cannot be loaded.
     """
-    parts = ConfigParts(runner.cfg, runner.hooks, epoch_length=_epoch_length(runner))
-    findings = run_checks((*WIRING, *length.CHECKS, labels.check_json), parts)
-    findings += run_checks([built.check_built_sets], runner)
-    findings = [finding for finding in findings if not _of_test(finding)]
+    findings = start_findings(runner)
     for finding in findings:
         if finding.level == 'warning':
             print_log(str(finding), logger='current', level=logging.WARNING)
@@ -44,6 +41,14 @@ def check_at_start(runner: Runner) -> None:
     if errors:
         raise ValueError('Expected a config without mistakes, but found:\n' + '\n'.join(errors))
     built.load_first_images(runner)
+
+
+def start_findings(runner: Runner) -> list[Finding]:
+    """The mistakes in the config and the datasets of a Runner, apart from those of testing."""
+    parts = ConfigParts(runner.cfg, runner.hooks, epoch_length=_epoch_length(runner))
+    findings = run_checks((*WIRING, *length.CHECKS, labels.check_json), parts)
+    findings += run_checks([built.check_built_sets], runner)
+    return [finding for finding in findings if not _of_test(finding)]
 
 
 def _epoch_length(runner: Runner) -> int | None:

@@ -151,8 +151,9 @@ class ConfigParts:
         self.cfg: Mapping = cfg.to_dict() if hasattr(cfg, 'to_dict') else cfg
         self.filename, self.text = (str(getattr(cfg, name, None) or '') for name in ('filename', 'text'))
         self.scope = self.cfg.get('default_scope')
-        paths = [f'default_hooks.{key}' for key in self.cfg.get('default_hooks') or {}]
-        paths += [f'custom_hooks.{place}' for place in range(len(self.cfg.get('custom_hooks') or []))]
+        named, listed = self.cfg.get('default_hooks'), self.cfg.get('custom_hooks')
+        paths = [f'default_hooks.{key}' for key in named] if isinstance(named, Mapping) else []
+        paths += [f'custom_hooks.{i}' for i in range(len(listed))] if isinstance(listed, (list, tuple)) else []
         self.hooks = [hook for hook in (self.part(path, 'HOOKS') for path in paths) if hook.kind]
         known = {hook.kind for hook in self.hooks}
         for hook in hooks:

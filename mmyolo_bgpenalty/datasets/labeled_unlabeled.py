@@ -1,9 +1,11 @@
 """LabeledUnlabeledDataset: labeled and unlabeled images as one dataset."""
 
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import torch
-from mmengine.dataset import BaseDataset, ConcatDataset
+from mmengine.dataset import BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmyolo.registry import DATASETS
 
 from mmyolo_bgpenalty.datasets.coco import read_checked
@@ -12,6 +14,8 @@ from mmyolo_bgpenalty.datasets.samplers import seeded_by
 from mmyolo_bgpenalty.datasets.unreadable_images import ReadableImages, loads_as_usual
 from mmyolo_bgpenalty.utils.files import printable, read_json
 
+WRAPPERS = (ClassBalancedDataset, RepeatDataset)
+
 
 @DATASETS.register_module()
 class LabeledUnlabeledDataset(ConcatDataset):
@@ -19,6 +23,8 @@ class LabeledUnlabeledDataset(ConcatDataset):
 
     Like ``CheckedCocoDataset``, it refuses a json with mistakes. ``ReadableImages`` loads the images and replaces
     unreadable ones, unless the class of a dataset has its own way to load images.
+
+    Each may be wrapped: in a ClassBalancedDataset, a RepeatDataset or a ConcatDataset.
 
     Args:
         labeled: config of the labeled images.
@@ -36,44 +42,42 @@ class LabeledUnlabeledDataset(ConcatDataset):
         if known_empty is not None and (not isinstance(known_empty, str) or not known_empty):
             raise ValueError(f'Expected `known_empty` to be the path of a text file, but got {known_empty!r}')
         self.known_empty = known_empty
-        members = [DATASETS.build(dict(member, lazy_init=True)) for member in (labeled, unlabeled)]
+        members = [DATASETS.build(_lazy(member)) for member in (labeled, unlabeled)]
         # The metainfo comes from the labeled set. The unlabeled set, for example a folder of images, may lack keys.
         kwargs.setdefault('ignore_keys', [key for key in members[0].metainfo if key not in members[1].metainfo])
-        super().__init__(members, **kwargs)
+        # ConcatDataset compares the metainfo, but refuses wrappers.
+        lazy_init = kwargs.pop('lazy_init', False)
+        super().__init__([next(leaves_of(member)) for member in members], lazy_init=True, **kwargs)
+        self.datasets = members
+        if not lazy_init:
+            self.full_init()
 
     def full_init(self) -> None:
         if self._fully_initialized:
             return
-        for name, dataset in zip(('labeled', 'unlabeled'), self.datasets):
-            read_checked(dataset)
-            dataset.data_list = None  # full_init sets it
-            try:
-                dataset.full_init()
-                if not len(dataset):
-                    raise ValueError('it has no image')
-            except ValueError as error:
-                # MMEngine cannot serialise an empty list. Its error does not name the file.
-                none = dataset.data_list == [] and f'Expected images in {dataset.ann_file}, but none is left'
-                raise ValueError(f'`{name}` set: {none or error}') from error
-            if loads_as_usual(dataset):
-                dataset.first_readable = ReadableImages(dataset)
+        for name, member in zip(('labeled', 'unlabeled'), self.datasets):
+            for dataset in leaves_of(member):
+                _load(name, dataset)
+            member.full_init()
         if self.known_empty is not None:
             self._mark_empty(self.datasets[1], self.known_empty)
         super().full_init()
         labeled = self.datasets[0]
         instances = [one for i in range(len(labeled)) for one in labeled.get_data_info(i)['instances']]
         if all(one['ignore_flag'] for one in instances):
-            found = [category['name'] for category in read_json(labeled.ann_file).get('categories', [])]
+            file = ', '.join(leaf.ann_file for leaf in leaves_of(labeled))
+            named = read_json(next(leaves_of(labeled)).ann_file).get('categories', [])
+            found = [category['name'] for category in named]
             crowds = f' and {len(instances)} crowds (`iscrowd` is 1)' if instances else ''
             raise ValueError(
-                f'Expected boxes of the classes {list(labeled.metainfo["classes"])} in {labeled.ann_file}, but it '
+                f'Expected boxes of the classes {list(labeled.metainfo["classes"])} in {file}, but it '
                 f'has none{crowds}; its categories are {found}'
             )
 
     def _mark_empty(self, dataset: BaseDataset, known_empty: str) -> None:
         readable = getattr(dataset, 'first_readable', None)
         if readable is None or dataset.test_mode:
-            why = 'is in test_mode' if readable else 'loads images in its own way'
+            why = 'is in test_mode' if readable else 'is a wrapper, or loads images in its own way'
             raise ValueError(f'Expected no `known_empty`, because {type(dataset).__name__} {why}')
         file, folder = os.path.join(dataset.data_root or '', known_empty), dataset.data_prefix.get('img') or ''
         infos = map(dataset.get_data_info, range(len(dataset)))
@@ -93,16 +97,62 @@ class LabeledUnlabeledDataset(ConcatDataset):
     @property
     def pipeline(self):
         """The pipeline of the labeled images. PipelineSwitchHook of MMDetection sets it."""
-        return self.datasets[0].pipeline
+        return next(leaves_of(self.datasets[0])).pipeline
 
     @pipeline.setter
     def pipeline(self, pipeline) -> None:
-        self.datasets[0].pipeline = pipeline
+        for dataset in leaves_of(self.datasets[0]):
+            dataset.pipeline = pipeline
 
     def __getitem__(self, idx: int) -> dict:
-        member, place = self._get_ori_dataset_idx(idx)
-        dataset = self.datasets[member]
+        dataset, place = _leaf_at(self, int(idx))
         with seeded_by(idx):
             if loads_as_usual(dataset) and not dataset.test_mode:
                 return dataset.first_readable(place, dataset.pipeline.transforms)
             return dataset[place]
+
+
+def leaves_of(dataset) -> Iterator:
+    """The datasets that read files, in the wrappers of MMEngine."""
+    if isinstance(dataset, ConcatDataset):
+        for member in dataset.datasets:
+            yield from leaves_of(member)
+    elif isinstance(dataset, WRAPPERS):
+        yield from leaves_of(dataset.dataset)
+    else:
+        yield dataset
+
+
+def _leaf_at(dataset, place: int) -> tuple[Any, int]:
+    """The dataset that reads image ``place``, and the index of the image there."""
+    while isinstance(dataset, (ConcatDataset, *WRAPPERS)):
+        found = dataset._get_ori_dataset_idx(place)
+        member, place = found if isinstance(found, tuple) else (None, found)
+        dataset = dataset.dataset if member is None else dataset.datasets[member]
+    return dataset, place
+
+
+def _lazy(cfg: dict) -> dict:
+    """The config of a dataset that reads no file when it is built."""
+    cfg = dict(cfg, lazy_init=True)
+    if isinstance(cfg.get('dataset'), dict):
+        cfg['dataset'] = _lazy(cfg['dataset'])
+    if isinstance(cfg.get('datasets'), (list, tuple)):
+        cfg['datasets'] = [_lazy(member) for member in cfg['datasets']]
+    return cfg
+
+
+def _load(name: str, dataset: BaseDataset) -> None:
+    """Read the files of a dataset. ``name``: the set to which it belongs."""
+    read_checked(dataset)
+    dataset.data_list = None  # full_init sets it
+    try:
+        dataset.full_init()
+        if not len(dataset):
+            raise ValueError('it has no image')
+    except ValueError as error:
+        # MMEngine cannot serialise an empty list. Its error does not name the file.
+        none = dataset.data_list == [] and f'Expected images in {dataset.ann_file}, but none is left'
+        raise ValueError(f'`{name}` set: {none or error}') from error
+    if loads_as_usual(dataset):
+        dataset.first_readable = ReadableImages(dataset)

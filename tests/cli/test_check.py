@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mmyolo_bgpenalty.cli import check
+from mmyolo_bgpenalty.cli import check, train
 from tests.helpers.tiny import ROOT, SEMI, load, make_set
 
 ASSIGNER = 'model.detector.train_cfg.assigner.num_classes'
@@ -61,7 +61,7 @@ def test_the_step_is_shown_and_leaves_nothing(config, tmp_path):
     'option, parts',
     [
         ('model.detector.bbox_head.loss_bbox.loss_weight=1e39', ['sup_loss_bbox is not finite']),
-        ('model.detector.backbone.arch=P9', ['error: the first step', 'P9', 'errors: 1,']),
+        ('model.detector.backbone.arch=P9', ['error: model.detector.backbone.arch', "got 'P9', exp", 'errors: 1,']),
     ],
 )
 def test_a_step_that_goes_wrong_is_an_error(config, capsys, monkeypatch, option, parts):
@@ -69,6 +69,26 @@ def test_a_step_that_goes_wrong_is_an_error(config, capsys, monkeypatch, option,
     assert call(config, '--step', '--cfg-options', option) == 1
     shown = capsys.readouterr()
     assert all(part in shown.out for part in parts) and 'Traceback' not in shown.err
+
+
+@pytest.mark.parametrize(
+    'option, where',
+    [
+        # Only building the parts shows these mistakes.
+        ('visualizer.type=Nix', 'visualizer.type'),
+        ('train_dataloader.num_workers=-1', 'train_dataloader.num_workers'),
+        ('param_scheduler.0.type=NixLR', 'param_scheduler.0.type'),
+        ('val_evaluator.metric=nix', 'val_evaluator.metric'),
+    ],
+)
+def test_what_stops_training_at_its_start_is_an_error(config, tmp_path, capfd, monkeypatch, option, where):
+    monkeypatch.setattr(logging, 'raiseExceptions', False)
+    assert call(config, '--cfg-options', option) == 1
+    shown = capfd.readouterr().out
+    assert f'error: {where}\n' in shown and 'errors: 1,' in shown
+    finding = shown.partition(f'error: {where}\n')[2].splitlines()[0].strip()
+    assert train.main([str(config), '--work-dir', str(tmp_path), '--cfg-options', option]) == 2
+    assert capfd.readouterr().err.splitlines()[-1].endswith(f': {where}: {finding}')
 
 
 def test_a_mistake_in_the_users_own_code_shows_its_traceback(config, capsys, monkeypatch):

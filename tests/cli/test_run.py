@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.optim import build_optim_wrapper
+from torch import nn
 from torch.utils.data import DataLoader
 
 from mmyolo_bgpenalty.cli.run import InputCheck, InputError, build_runner, command, config_parser, read_config
@@ -68,12 +71,28 @@ def test_an_error_of_the_users_own_code_is_unchanged(monkeypatch):
     assert type(caught.value) is ValueError
 
 
-@pytest.mark.parametrize('event', ['before_train', 'before_test'])
-def test_after_the_start_no_error_becomes_an_input_error(event, tmp_path):
+@pytest.mark.parametrize('event', ['after_train_iter', 'after_test_iter'])
+def test_after_the_first_iteration_no_error_becomes_an_input_error(event, tmp_path):
     with pytest.raises(ValueError) as caught, InputCheck() as check:
-        getattr(check, event)(None)
+        getattr(check, event)(None, 0)
         read_json(tmp_path / 'none.json')
     assert type(caught.value) is ValueError
+
+
+@pytest.mark.parametrize(
+    'entry, line',
+    [
+        # The first is found by `check`, too, which does not build the part.
+        (dict(type='SGD', lr=1.0, momentun=0.9), 'optim_wrapper.optimizer.momentun: SGD takes no `momentun`'),
+        (dict(type='SGD', lr=1.0, momentum=-2.5), r'optim_wrapper.optimizer.momentum: .*-2.5'),
+    ],
+)
+def test_an_error_of_a_part_names_its_setting(entry, line):
+    """Errors of any kind."""
+    cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper', optimizer=entry)))
+    with pytest.raises(InputError, match=f'^{line}'), InputCheck() as check:
+        check.cfg = cfg
+        build_optim_wrapper(nn.Linear(1, 1), cfg.optim_wrapper)
 
 
 # Configs
@@ -169,6 +188,31 @@ def test_a_bad_override_gives_an_error_of_one_line(config, options, part):
         args = config_parser('').parse_args([file, '--cfg-options', *options])
         read_config(args.config, args.cfg_options)
     assert part in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_workers_that_stay_need_workers(config):
+    text = 'a_dataloader = dict(num_workers=2, persistent_workers=True, prefetch_factor=4)'
+    file = config(text.replace('a_', 'val_') + '\n' + text.replace('a_', 'train_'))
+    cfg = read_config(file, {'train_dataloader.num_workers': 0})
+    assert cfg.train_dataloader == dict(num_workers=0, persistent_workers=False)
+    assert cfg.val_dataloader.persistent_workers and cfg.val_dataloader.prefetch_factor == 4
+
+
+def test_a_config_of_the_new_style_has_names_as_types(config):
+    text = 'from mmengine.optim import OptimWrapper\nfrom torch.optim import SGD\n'
+    file = config(f'{text}optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=SGD, lr=1.0))')
+    cfg = read_config(file, {'optim_wrapper.optimizer.lr': 0.5})
+    assert cfg.optim_wrapper.optimizer == dict(type='torch.optim.SGD', lr=0.5)
+    assert set(cfg) == {'optim_wrapper'} and cfg.filename == file
+    wrapper = build_optim_wrapper(nn.Linear(1, 1), cfg.optim_wrapper)
+    assert wrapper.optimizer.param_groups[0]['lr'] == 0.5
+
+
+def test_a_dict_with_another_type_replaces_the_part(config):
+    file = config("resume = False\nvisualizer = dict(type='A', x=1, y=2)")
+    assert read_config(file, {'visualizer': dict(type='B', z=3)}).visualizer == dict(type='B', z=3)
+    assert read_config(file, {'visualizer': dict(type='A', x=3)}).visualizer == dict(type='A', x=3, y=2)
+    assert read_config(file, {'visualizer.y': dict(type='B')}).visualizer.y == dict(type='B')
 
 
 # Warnings

@@ -1,6 +1,7 @@
 """Labeled and unlabeled images as one dataset."""
 
 import json
+import shutil
 
 import mmcv
 import pytest
@@ -8,6 +9,8 @@ from mmdet.registry import DATASETS
 from mmengine.registry import init_default_scope
 
 from mmyolo_bgpenalty import RecordedLetterResize
+from mmyolo_bgpenalty.datasets.labeled_unlabeled import leaves_of
+from mmyolo_bgpenalty.datasets.samplers import SeededIndex
 from tests.helpers.tiny import SEMI, load
 
 
@@ -86,3 +89,38 @@ def test_both_views_come_from_one_decoded_image(cfg, monkeypatch):
         inputs = dataset[index]['inputs']
         assert {branch for branch, image in inputs.items() if image is not None} == branches
         assert calls == ['imfrombytes', 'transform']
+
+
+def wrapped(kind, inner):
+    options = dict(RepeatDataset=dict(times=3), ClassBalancedDataset=dict(oversample_thr=0.9))
+    if kind == 'ConcatDataset':
+        return dict(type=kind, datasets=[inner, dict(inner, indices=3)])
+    return dict(type=kind, dataset=inner, **options[kind])
+
+
+@pytest.mark.parametrize('kind', ['RepeatDataset', 'ClassBalancedDataset', 'ConcatDataset'])
+def test_wrappers_give_the_images_of_their_datasets(cfg, kind):
+    node = cfg.train_dataloader.dataset
+    plain = DATASETS.build(node)
+    node.labeled, node.unlabeled = wrapped(kind, node.labeled), wrapped('RepeatDataset', node.unlabeled)
+    dataset = DATASETS.build(node)
+    labeled, unlabeled = dataset.datasets
+    assert len(labeled) == dict(RepeatDataset=18, ConcatDataset=9).get(kind, len(labeled)) > 6
+    assert len(unlabeled) == 30 and len(dataset) == len(labeled) + 30
+    last = plain[SeededIndex(15, 7)]['inputs']['unsup_student']
+    assert dataset[SeededIndex(len(dataset) - 1, 7)]['inputs']['unsup_student'].equal(last)
+    first = plain[SeededIndex(0, 7)]['inputs']['sup']
+    assert dataset[SeededIndex(0, 7)]['inputs']['sup'].equal(first)
+    dataset.pipeline = plain.datasets[1].pipeline
+    assert all(leaf.pipeline is dataset.pipeline for leaf in leaves_of(labeled))
+
+
+def test_an_unreadable_image_in_a_wrapper_is_replaced(cfg, data, tmp_path):
+    shutil.copytree(data, tmp_path / 'set')
+    (tmp_path / 'set/images/unlabeled_000.png').write_bytes(b'no picture')
+    node = cfg.train_dataloader.dataset
+    node.unlabeled.data_root = f'{tmp_path}/set/'
+    node.unlabeled = wrapped('ConcatDataset', node.unlabeled)
+    dataset = DATASETS.build(node)
+    assert dataset[6]['data_samples']['unsup_student'].img_path.endswith('unlabeled_001.png')
+    assert 'unlabeled_000.png' in next(leaves_of(dataset.datasets[1])).first_readable.summary()

@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from mmyolo_bgpenalty.config_check.files.images import LOOKED_AT, ImageSet, image_findings, spread
 from mmyolo_bgpenalty.config_check.files.pictures import Loader, loader_of
 from mmyolo_bgpenalty.config_check.findings import Findings, error
+from mmyolo_bgpenalty.datasets.labeled_unlabeled import leaves_of
 from mmyolo_bgpenalty.datasets.samplers import SeededIndex, seeded_by
 
 ROLES = ('labeled', 'unlabeled')
@@ -49,10 +50,11 @@ def built_sets(runner: Runner) -> Iterator[tuple[str, str, Any]]:
     where, dataset = 'train_dataloader.dataset', runner.train_dataloader.dataset
     members = getattr(dataset, 'datasets', None)
     if members is None:
-        yield 'train', where, dataset
+        yield from (('train', where, leaf) for leaf in leaves_of(dataset))
     else:
         names = ROLES if len(members) == 2 else [f'datasets.{i}' for i in range(len(members))]
-        yield from ((name, f'{where}.{name}', member) for name, member in zip(names, members))
+        for name, member in zip(names, members):
+            yield from ((name, f'{where}.{name}', leaf) for leaf in leaves_of(member))
     val = getattr(getattr(runner.val_loop, 'dataloader', None), 'dataset', None)
     yield 'val', 'val_dataloader.dataset', val
 

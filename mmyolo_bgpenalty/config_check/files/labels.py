@@ -44,7 +44,9 @@ def _categories(dataset: Dataset, coco: dict, classes: list[str], as_in_training
         meant = similar(lacking[0], [category['name'] for category in coco['categories']])
         if meant:
             instead = f'is {meant} meant? Otherwise {instead}'
-        yield warning(where, f'{dataset.ann_file} lacks {first_of(lacking)}', instead)
+        # An evaluator needs each class. Training does not.
+        level = error if dataset.role in ('val', 'test') else warning
+        yield level(where, f'{dataset.ann_file} lacks {first_of(lacking)}', instead)
 
 
 def _boxes_by_class(dataset: Dataset, coco: dict, classes: list[str], given: bool, train: bool) -> Findings:

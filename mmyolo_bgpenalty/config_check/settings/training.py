@@ -10,6 +10,7 @@ from mmyolo_bgpenalty.config_check.parts import ConfigParts, Part, kind_of
 from mmyolo_bgpenalty.engine.settings import settings_in
 
 STAYS_IN_EPOCH_0 = 'counts epochs, but IterBasedTrainLoop stays in epoch 0: later epochs never come'
+LEAST = dict(max_epochs=1, max_iters=1, val_interval=1, val_begin=0)  # of the entries of a train loop
 
 
 def check_teacher(parts: ConfigParts) -> Findings:
@@ -91,6 +92,12 @@ def check_pseudo_labels(parts: ConfigParts) -> Findings:
 
 
 def check_loop(parts: ConfigParts) -> Findings:
+    loop = parts.get('train_cfg') or {}
+    for name, least in LEAST.items() if parts.by_epoch is not None else ():  # another class may take other values
+        value = loop.get(name, least)
+        if type(value) is not int or value < least:
+            what = f'{value!r}, expected a whole number >= {least}'
+            yield error(f'train_cfg.{name}', f'got {what}', 'write such a number, without quotes')
     sampler, epochs = parts.sampler, parts.get('train_cfg.max_epochs')
     if parts.by_epoch and {'InfiniteSampler', 'MultiSourceSampler'} & sampler.names:
         instead = "write type='DefaultSampler' and a LabeledUnlabeledBatchSampler, or use an IterBasedTrainLoop"

@@ -16,6 +16,7 @@ from mmyolo.registry import HOOKS
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mmyolo_bgpenalty.datasets.labeled_unlabeled import leaves_of
 from mmyolo_bgpenalty.utils.arguments import whole_number
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 from mmyolo_bgpenalty.utils.files import write_whole
@@ -240,7 +241,7 @@ class NonFiniteGuardHook(Hook):
             self._skipped and f'{self._skipped} iterations whose losses or gradients were not finite',
             self._overflows and f'{self._overflows} updates whose fp16 gradients overflowed',
         ]
-        for one in getattr(dataset, 'datasets', [dataset]):
+        for one in leaves_of(dataset):
             if getattr(one, 'first_readable', None) is not None:
                 parts.append(one.first_readable.summary())
         if any(parts):

@@ -82,6 +82,10 @@ MISTAKES = {
         *(E, CATEGORIES, 'has the order square, bar. MMDetection numbers labels in that order'),
     ),
     'last class missing': (edited('labeled', without('bar')), W, CATEGORIES, 'lacks bar'),
+    'last class missing in validation': (
+        edited('val', without('bar')),
+        *(E, f'{VAL}.metainfo.classes', 'val.json lacks bar'),
+    ),
     'json of another order': (
         edited('val', lambda coco: coco['categories'].reverse()),
         *(E, f'{VAL}.metainfo.classes', 'has the order bar, disc, square'),
