@@ -87,6 +87,7 @@ def errors_at_start(cfg: Config) -> list[Finding]:
             runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
         if runner._val_loop is not None:
             runner._val_loop = runner.build_val_loop(runner._val_loop)
+        runner.call_hook('before_run')
         errors = [finding for finding in start_findings(runner) if finding.level == 'error']
         if not errors:
             load_first_images(runner)

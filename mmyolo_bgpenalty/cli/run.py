@@ -4,8 +4,10 @@ import argparse
 import functools
 import io
 import os
+import re
 import shlex
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +30,8 @@ from mmyolo_bgpenalty.utils.shipped_configs import config
 LIBRARIES = {'mmyolo_bgpenalty', 'mmengine', 'mmcv', 'mmdet', 'mmyolo', *sys.stdlib_module_names}
 LIBRARIES |= {'torch', 'torchvision', 'numpy', 'scipy', 'cv2', 'PIL', 'pycocotools', 'addict', 'yaml'}
 LIBRARIES |= {'onnx', 'onnxruntime', 'globox', 'rich', 'matplotlib'}
+FOLDERS = tuple(sysconfig.get_path(name) for name in ('stdlib', 'purelib', 'platlib'))  # of these packages
+FOLDERS += (str(Path(__file__).parents[1]),)
 CONFIG_HELP = 'config file, or name of a shipped config'
 
 
@@ -98,6 +102,10 @@ def in_users_code(error: BaseException | None) -> bool:
         # The code of a config has no module name, so it counts as the user's.
         names = [frame.f_globals.get('__name__', '') for frame, _ in traceback.walk_tb(error.__traceback__)]
         if any(name.partition('.')[0] not in LIBRARIES for name in names[1:]):
+            return True
+        # The error of a worker process has the traceback as a text.
+        files = re.findall(r'^  File "(.+?)", line', str(error), re.M) if 'Original Traceback' in str(error) else []
+        if not all(file.startswith(FOLDERS) for file in files):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -77,7 +77,8 @@ class LabeledUnlabeledDataset(ConcatDataset):
     def _mark_empty(self, dataset: BaseDataset, known_empty: str) -> None:
         readable = getattr(dataset, 'first_readable', None)
         if readable is None or dataset.test_mode:
-            why = 'is in test_mode' if readable else 'is a wrapper, or loads images in its own way'
+            wrapped = next(leaves_of(dataset)) is not dataset
+            why = 'is in test_mode' if readable else 'is a wrapper' if wrapped else 'loads images in its own way'
             raise ValueError(f'Expected no `known_empty`, because {type(dataset).__name__} {why}')
         file, folder = os.path.join(dataset.data_root or '', known_empty), dataset.data_prefix.get('img') or ''
         infos = map(dataset.get_data_info, range(len(dataset)))

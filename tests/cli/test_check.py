@@ -91,6 +91,11 @@ def test_what_stops_training_at_its_start_is_an_error(config, tmp_path, capfd, m
     assert capfd.readouterr().err.splitlines()[-1].endswith(f': {where}: {finding}')
 
 
+def test_a_value_that_a_hook_refuses_is_an_error(config, capsys):
+    assert call(config, '--cfg-options', 'lambda_bg=abc') == 1
+    assert "`lambda_bg` to be a finite number >= 0, but got 'abc'" in capsys.readouterr().out
+
+
 def test_a_mistake_in_the_users_own_code_shows_its_traceback(config, capsys, monkeypatch):
     monkeypatch.setattr(check, 'dry_run', lambda cfg: [int(text) for text in sorted('x')])
     assert call(config, '--step') == 1

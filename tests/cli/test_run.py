@@ -95,6 +95,19 @@ def test_an_error_of_a_part_names_its_setting(entry, line):
         build_optim_wrapper(nn.Linear(1, 1), cfg.optim_wrapper)
 
 
+class Spoilt(list):
+    def __getitem__(self, index):
+        raise ValueError('mine')
+
+
+def test_the_code_of_a_worker_process_is_told_from_that_of_libraries():
+    loaders = [DataLoader(Spoilt([1]), num_workers=1), DataLoader([None], num_workers=1)]
+    for loader, kind in zip(loaders, (ValueError, InputError)):
+        with pytest.raises(kind) as caught, InputCheck():
+            next(iter(loader))
+        assert type(caught.value) is kind
+
+
 # Configs
 
 
