@@ -95,9 +95,9 @@ def check_loop(parts: ConfigParts) -> Findings:
     loop = parts.get('train_cfg') or {}
     for name, least in LEAST.items() if parts.by_epoch is not None else ():  # another class may take other values
         value = loop.get(name, least)
-        if type(value) is not int or value < least:
-            what = f'{value!r}, expected a whole number >= {least}'
-            yield error(f'train_cfg.{name}', f'got {what}', 'write such a number, without quotes')
+        if isinstance(value, (int, float)) and value < least:  # check_values reports values of other kinds
+            what = f'got {value}, expected a whole number >= {least}'
+            yield error(f'train_cfg.{name}', what, 'write such a number')
     sampler, epochs = parts.sampler, parts.get('train_cfg.max_epochs')
     if parts.by_epoch and {'InfiniteSampler', 'MultiSourceSampler'} & sampler.names:
         instead = "write type='DefaultSampler' and a LabeledUnlabeledBatchSampler, or use an IterBasedTrainLoop"
