@@ -56,6 +56,7 @@ def start(work_dir, function, *args):
 def _quietly(work_dir, function, *args):
     gc.freeze()  # so that garbage collections skip the objects of pytest
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for a test run in the background
     Path(work_dir).mkdir(parents=True, exist_ok=True)
     sys.stdout = sys.stderr = open(Path(work_dir, 'output.txt'), 'a', buffering=1)
     os.dup2(sys.stdout.fileno(), 1)

@@ -31,12 +31,13 @@ from mmyolo_bgpenalty.engine.train_loop import ResumableTrainLoop
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 from mmyolo_bgpenalty.utils.files import write_whole
 
+SIGNALS = {signal.SIGINT: 'Ctrl-C', signal.SIGTERM: 'SIGTERM'}
 POSITION = ('batch', 'batches', 'validated', 'random_states')  # what `resume` of a checkpoint holds
 
 
 @HOOKS.register_module()
 class ResumableCheckpointHook(CheckpointHook):
-    """A CheckpointHook that loses no finished checkpoint, saves on SIGTERM, and makes resuming exact.
+    """A CheckpointHook that loses no finished checkpoint, saves on Ctrl-C and SIGTERM, and makes resuming exact.
 
     - A checkpoint is written under a temporary name. When it is complete it is renamed, and checkpoints beyond
       ``max_keep_ckpts`` are removed.
@@ -45,10 +46,11 @@ class ResumableCheckpointHook(CheckpointHook):
     - ``RunFolder`` locks the folder. No file of another run is replaced or removed.
     - It stores the place within the epoch, whether a validation is due, and the random states of every process.
       ``ResumableTrainLoop`` continues there.
-    - On SIGTERM to any process, the run finishes the iteration, and accumulated gradients get their update. In
-      validation a run with one process finishes the batch, and a run with several finishes the validation. Then the run
-      writes a checkpoint, and every process ends with exit code 143. With ``by_epoch`` the file within an epoch is
-      ``epoch_<epochs done>_iter_<iterations>.pth``. A second SIGTERM ends the process at once.
+    - On Ctrl-C (SIGINT) or SIGTERM to any process, the run finishes the iteration, and accumulated gradients get their
+      update. In validation a run with one process finishes the batch, and a run with several finishes the validation.
+      Then the run writes a checkpoint. With ``by_epoch`` the file within an epoch is
+      ``epoch_<epochs done>_iter_<iterations>.pth``. After SIGTERM every process ends with exit code 143, after Ctrl-C
+      with KeyboardInterrupt. The same signal a second time ends the process at once.
     - ``check_start`` checks ``load_from``. ``resume=True`` without ``load_from`` takes the latest checkpoint. If no run
       can be resumed from it, the one before is taken, with a warning.
 
@@ -71,7 +73,7 @@ class ResumableCheckpointHook(CheckpointHook):
         self._batch, self._validated = 0, True
         self._resumed: dict | None = None  # `resume` of the checkpoint that the run continues from
         self._position: dict | None = None  # `resume` of the checkpoint that is being written
-        self._terminated = self._stopping = False
+        self._signal, self._stopping = 0, False  # number of the first signal
         self._run_folder = RunFolder(self)
         self._untried: str | None = None  # the latest checkpoint, until an iteration shows that it is good
         self._good: str | None = None  # the latest checkpoint that is known to be good
@@ -139,10 +141,13 @@ class ResumableCheckpointHook(CheckpointHook):
                 loader.worker_init_fn = partial(_init_worker, loader.worker_init_fn)
         if self._resumed is not None:
             self._restore(runner, **{name: self._resumed[name] for name in POSITION})
-        self._terminated = False
+        self._signal = 0
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
-            signal.signal(signal.SIGTERM, self._on_sigterm)
+            # Shells let a job in the background ignore Ctrl-C.
+            previous = {number: signal.getsignal(number) for number in SIGNALS}
+            self._previous = {number: handler for number, handler in previous.items() if handler != signal.SIG_IGN}
+            for number in self._previous:
+                signal.signal(number, self._on_signal)
 
     def _restore(self, runner: Runner, batch: int, batches: int, validated: bool, random_states: list[dict]) -> None:
         loop = runner.train_loop
@@ -246,16 +251,23 @@ class ResumableCheckpointHook(CheckpointHook):
         super()._save_best_checkpoint(runner, metrics)
         self.file_backend.remove_now()
 
-    def _on_sigterm(self, number, frame) -> None:
-        self._terminated = True
-        signal.signal(signal.SIGTERM, self._previous)
+    def _on_signal(self, number: int, frame) -> None:
+        self._signal = self._signal or number
+        self._put_back(number)
+        if number == signal.SIGINT and is_main_process():
+            # Not print: the signal may have interrupted one.
+            os.write(2, b'\nCtrl-C: the run saves a checkpoint after this iteration. Press again to stop at once.\n')
+
+    def _put_back(self, number: int) -> None:
+        signal.signal(number, self._previous[number] or signal.SIG_DFL)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         self._try(runner)  # before the weights of this iteration are saved
         self._batch, self._validated = batch_idx + 1, True
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
-        if self._any_terminated() and runner.optim_wrapper.should_update():
-            self._stop(runner, runner.iter + 1)
+        number = self._any_signal()
+        if number and runner.optim_wrapper.should_update():
+            self._stop(runner, runner.iter + 1, number)
 
     def after_train_epoch(self, runner: Runner) -> None:
         self._batch, self._validated = 0, False
@@ -273,22 +285,24 @@ class ResumableCheckpointHook(CheckpointHook):
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         # Several processes may have different numbers of batches. They stop after validation.
-        if self._terminated and get_world_size() == 1:
+        if self._signal and get_world_size() == 1:
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):  # it validates with averaged weights; put the trained ones back
                     hook.after_val_epoch(runner)
-            self._stop(runner, runner.iter)
+            self._stop(runner, runner.iter, self._signal)
 
     def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
         self._validated = True
         super().after_val_epoch(runner, metrics)
-        if self._any_terminated():
-            self._stop(runner, runner.iter)
+        number = self._any_signal()
+        if number:
+            self._stop(runner, runner.iter, number)
 
     def after_train(self, runner: Runner) -> None:
-        self._terminated = False
+        self._signal = 0
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._previous)
+            for number in self._previous:
+                self._put_back(number)
         if not self._stopping:
             self._try(runner)
         super().after_train(runner)
@@ -296,25 +310,27 @@ class ResumableCheckpointHook(CheckpointHook):
     def after_run(self, runner: Runner) -> None:
         self._run_folder.after_run(runner)
 
-    def _any_terminated(self) -> bool:
-        """Whether any process got SIGTERM. All processes must call this the same number of times."""
-        terminated = torch.tensor(float(self._terminated))
-        all_reduce(terminated, 'max')
-        return bool(terminated)
+    def _any_signal(self) -> int:
+        """The number of a signal that any process got, or 0. All processes must call this the same number of times."""
+        number = torch.tensor(float(self._signal))
+        all_reduce(number, 'max')
+        return int(number)
 
-    def _stop(self, runner: Runner, iteration: int) -> None:
+    def _stop(self, runner: Runner, iteration: int, number: int) -> None:
         step: int | str = runner.epoch if self.by_epoch else iteration
         if self.by_epoch and self._batch:
             step = f'{runner.epoch}_iter_{iteration}'
         self._stopping, self._untried = True, None
         self._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=iteration))
         saved = f'Saved {self._untried}; --resume continues from it' if self._untried else self._good_checkpoint()
-        runner.logger.warning(f'Stopped by SIGTERM. {saved}')
+        runner.logger.warning(f'Stopped by {SIGNALS[number]}. {saved}')
         barrier()  # otherwise a launcher may end a process that is still saving
         self.published_keys = None  # only a finished run publishes its checkpoint
         runner.call_hook('after_train')
         runner.call_hook('after_run')
-        raise SystemExit(128 + signal.SIGTERM)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
 
 
 class _RemovesLater:
@@ -347,9 +363,10 @@ def _numbers(path: Path) -> tuple[int, ...]:
 
 
 def _init_worker(inner: Callable[[int], None] | None, worker: int) -> None:
-    """Let SIGTERM end a worker only if its parent sends it. Schedulers send SIGTERM to all processes."""
+    """Let no Ctrl-C end a worker, and SIGTERM only if its parent sends it. Both may go to all processes."""
     if inner is not None:
         inner(worker)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, 'sigwaitinfo'):  # not on macOS and Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()

@@ -147,20 +147,21 @@ def test_the_compared_values_differ_between_iterations(whole):
     assert content['optimizer']['state'] and content['resume']['random_states'][0]['torch'].any()
 
 
-def test_sigterm_saves_and_the_run_goes_on_exactly(data, whole, tmp_path):
-    """One run is stopped four times. The workers get the signal too, as from a job scheduler such as Slurm."""
+def test_a_signal_saves_and_the_run_goes_on_exactly(data, whole, tmp_path):
+    """One run is stopped four times. The workers get the signal too, as from a terminal or a scheduler like Slurm."""
+    term, ctrl_c = (signal.SIGTERM, 128 + signal.SIGTERM, 'SIGTERM'), (signal.SIGINT, 1, 'Ctrl-C')
     first = True
-    for stage, iteration, workers, name in (
-        ('before_train_iter', 2, 0, 'epoch_0_iter_3'),  # burn-in
-        ('after_train_iter', 4, 0, 'epoch_0_iter_5'),  # the end of burn-in
-        ('before_train_iter', 7, 2, 'epoch_1_iter_8'),  # warm-up
-        ('after_val_iter', 10, 0, 'epoch_2'),  # a validation
+    for (number, code, named), stage, iteration, workers, name in (
+        (ctrl_c, 'before_train_iter', 2, 2, 'epoch_0_iter_3'),  # burn-in
+        (term, 'after_train_iter', 4, 0, 'epoch_0_iter_5'),  # the end of burn-in
+        (term, 'before_train_iter', 7, 2, 'epoch_1_iter_8'),  # warm-up
+        (ctrl_c, 'after_val_iter', 10, 0, 'epoch_2'),  # a validation
     ):
         changes = dict(train_dataloader__num_workers=workers, train_dataloader__persistent_workers=workers > 0)
         cfg = semi(data, tmp_path, resume=not first, **changes)
-        assert run(cfg, Signal(signal.SIGTERM, stage, iteration, group=True)) == 128 + signal.SIGTERM
+        assert run(cfg, Signal(number, stage, iteration, group=True)) == code
         assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / f'{name}.pth')
-        assert f'Stopped by SIGTERM. Saved {tmp_path}/{name}.pth' in (tmp_path / 'output.txt').read_text()
+        assert f'Stopped by {named}. Saved {tmp_path}/{name}.pth' in (tmp_path / 'output.txt').read_text()
         if first:
             os.link(tmp_path / 'last_checkpoint', tmp_path / 'pointer')
         first = False
