@@ -177,8 +177,8 @@ def _how_to_train_longer(runner: Runner) -> str:
     by_iter = isinstance(runner.train_loop, IterBasedTrainLoop)
     unit, length = ('iterations', runner.max_iters) if by_iter else ('epochs', runner.max_epochs)
     return (
-        f'This run is finished: all {length:,} {unit} are done. To train longer, add to this command, for example: '
-        f'--cfg-options train_cfg.max_{"iters" if by_iter else "epochs"}={2 * length}'
+        f'This run is finished: all {length:,} {unit} are done, and its learning rate is at its end. To train longer, '
+        f'start a new run without --resume, in another --work-dir. `load_from` can name the last checkpoint'
     )
 
 

@@ -157,7 +157,7 @@ def test_a_folder_of_unlabeled_images(root, cfg, monkeypatch, only_finding):
     what = f'1 of the 11 images looked at cannot be read: {pool}/broken.jpg'
     only_finding(check_config(cfg), W, UNLABELED, what)
 
-    def refuse(folder):
+    def refuse(folder, *options):
         raise PermissionError(13, 'Permission denied', folder)
 
     monkeypatch.setattr(images, 'image_names', refuse)
