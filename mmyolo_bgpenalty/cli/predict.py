@@ -6,7 +6,7 @@ In a semi-supervised config the teacher predicts, in any other config the detect
 - pictures/: the pictures with boxes, as JPEG. A video becomes one video with boxes instead.
 - predictions.json, with --labels coco: a COCO set with scores. File names are relative to the folder of the pictures.
 - labels/ and data.yaml, with --labels yolo: a text file for each picture, in the format of Ultralytics.
-- images/: the pictures without boxes. With --labels yolo these are links. With --labels they are the frames of a video.
+- images/, with --labels: links to the pictures, or the frames of a video. `init` takes these, not the drawn ones.
 """
 
 import argparse
@@ -152,7 +152,7 @@ class Outputs:
             write_whole(self.folder / 'labels' / yolo_file(name), yolo_labels(labeled, self.save_conf))
         if self._is_video:
             write_whole(self.folder / 'images' / name, cv2.imencode('.jpg', image)[1].tobytes())
-        elif 'yolo' in self.labels:
+        else:
             link(self._home / name, self.folder / 'images' / name)
 
     def close(self) -> None:

@@ -232,7 +232,7 @@ def work_dir_of(args: argparse.Namespace, cfg: Config) -> str:
     return args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', name)
 
 
-def new_folder(option: str, path: str) -> Path:
+def new_folder(option: str, path: str | Path) -> Path:
     """Make a folder that a command fills.
 
     Raises:

@@ -83,10 +83,12 @@ class ReadableImages:
             results['known_empty'] = bool(self.known_empty[place])
         if isinstance(self.dataset, (SkipUnreadable, BatchShapePolicyDataset)):  # for transforms that join images
             results['dataset'] = self.dataset
-        path, size = results.get('img_path'), (results.get('height'), results.get('width'))
-        has_boxes = bool(results.get('instances'))
+        path = results.get('img_path')
+        # Only boxes need the size that the json file states.
+        stated = bool(results.get('instances')) and None not in (results.get('height'), results.get('width'))
+        size = (results['height'], results['width']) if stated else ()
         fault = '' if self.examined[place] else _file_fault(path)
-        if not (fault or self.examined[place]) and has_boxes and None not in size:
+        if stated and not (fault or self.examined[place]):
             stored = image_size(path)
             if stored and sorted(stored) != sorted(size):  # else EXIF may turn it
                 fault = size_fault(stored[::-1], size)
@@ -106,7 +108,7 @@ class ReadableImages:
                 return self._report(place, fault or _file_fault(path) or text, lasting)
             if results is None:
                 return self._report(place, fault or _file_fault(path) or 'its loader returned nothing')
-        if not fault and has_boxes and None not in size and 'img' in results:
+        if stated and not fault and 'img' in results:
             fault = size_fault(np.shape(results['img'])[:2], size)
         self.examined[place] = not fault
         return self._report(place, fault) if fault else (results, '')

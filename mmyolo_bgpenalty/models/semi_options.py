@@ -121,6 +121,6 @@ def _checked_test_cfg(given: Mapping) -> ConfigDict:
     nms = test_cfg.nms
     if not isinstance(nms, Mapping) or 'iou_threshold' not in nms:
         raise ValueError(f'Expected `{where}.nms` to be a dict with `type` and `iou_threshold`, but got {nms!r}')
-    fraction(f'{where}.nms.iou_threshold', nms.iou_threshold)
+    fraction(f'{where}.nms.iou_threshold', nms['iou_threshold'])
     flag(f'{where}.nms.class_agnostic', nms.get('class_agnostic', False))
     return test_cfg

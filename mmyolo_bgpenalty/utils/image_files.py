@@ -15,15 +15,19 @@ from PIL import Image
 
 from mmyolo_bgpenalty.utils.files import NAMED, printable, reason
 
-EXTENSIONS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.png', '.bmp', '.tif', '.tiff', '.webp')
-EXTENSIONS += ('.pbm', '.pgm', '.ppm', '.pnm')
 # Formats that not every build of OpenCV has. Most builds that read one also write it.
-_BUILT_IN = dict(avif=('.avif',), gif=('.gif',), jp2=('.jp2', '.j2k', '.j2c', '.jpc', '.jpf', '.jpx'))
-EXTENSIONS += sum((names for kind, names in _BUILT_IN.items() if cv2.haveImageWriter(f'.{kind}')), ())
+_BUILT_IN = dict(avif=['.avif'], gif=['.gif'], jp2=['.jp2', '.j2k', '.j2c', '.jpc', '.jpf', '.jpx'])
+EXTENSIONS = (
+    *('.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.png', '.bmp', '.tif', '.tiff', '.webp'),
+    *('.pbm', '.pgm', '.ppm', '.pnm'),
+    *(name for kind, names in _BUILT_IN.items() if cv2.haveImageWriter(f'.{kind}') for name in names),
+)
 _SUFFIXES = tuple(extension.encode() for extension in EXTENSIONS)
 # Files beside images that nobody takes for an image.
-_NO_IMAGES = ('.txt', '.json', '.xml', '.csv', '.tsv', '.yaml', '.yml', '.md', '.cache', '.npy', '.npz', '.zip', '.db')
-_NO_IMAGES += ('.ini', '.html', '.pdf', '.py', '.log')
+_NO_IMAGES = (
+    *('.txt', '.json', '.xml', '.csv', '.tsv', '.yaml', '.yml', '.md', '.cache', '.npy', '.npz', '.zip', '.db'),
+    *('.ini', '.html', '.pdf', '.py', '.log'),
+)
 
 
 def list_images(folder: str, left_out: Counter | None = None) -> tuple[np.ndarray, np.ndarray]:

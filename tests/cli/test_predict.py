@@ -60,6 +60,13 @@ def files(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file())
 
 
+def test_init_reads_the_pictures_without_drawn_boxes(run, tmp_path):
+    write_square(tmp_path / 'set/x.jpg', *SQUARES['b/x.png'])
+    assert run('set', '--out', 'new', '--labels', 'coco')[0] == 0
+    (picture,) = read_labeled(tmp_path / 'new')['train'].boxes
+    assert Path(picture.path).resolve() == tmp_path / 'set/x.jpg' and (tmp_path / 'new/pictures/x.jpg').exists()
+
+
 def test_a_folder_gives_pictures_and_both_kinds_of_labels(run, pictures, tmp_path):
     code, out, err = run('set', '--out', 'new', '--labels', 'coco', 'yolo')
     assert code == 0 and '3 pictures with 2 boxes (score >= 0.25): square 0, disc 1, bar 1' in out

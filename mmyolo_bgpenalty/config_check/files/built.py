@@ -26,8 +26,7 @@ def check_built_sets(runner: Runner) -> Findings:
         if not hasattr(dataset, 'get_data_info'):
             continue
         if role != 'val':
-            infos = map(dataset.get_data_info, range(len(dataset)))
-            has_objects.append(any(map(_has_objects, infos)))
+            has_objects.append(any(_has_objects(dataset.get_data_info(index)) for index in range(len(dataset))))
         if not getattr(dataset, 'backend_args', None):
             infos = [dataset.get_data_info(index) for index in spread(range(len(dataset)), LOOKED_AT)]
             infos = [info for info in infos if info.get('img_path')]

@@ -45,7 +45,7 @@ def read_header(path: str, loader: Loader) -> Header | None:
                 bits = file.read(25)[24]
         size = (height, width)
         if orientation >= 5 and loader.turns:  # OpenCV's version decides for other formats
-            size = (width, height) if kind in ('JPEG', 'MPO') else cv2.imread(path).shape[:2]
+            size = (width, height) if kind in ('JPEG', 'MPO') else cv2.imread(path).shape[:2]  # type: ignore[union-attr]
         return Header(size, orientation if loader.turns else 1, bits)
     except Exception:  # Pillow raises errors of many types. Another check reports files that cannot be read.
         return None
@@ -56,5 +56,5 @@ def lost_levels(path: str) -> str:
     stored = cv2.imread(path, cv2.IMREAD_UNCHANGED)
     if stored is None or stored.dtype != np.uint16:
         return ''
-    before, after = (len(np.unique(values)) for values in (stored, stored >> 8))
+    before, after = (len(np.unique(values)) for values in (stored, stored // 256))
     return f'{path}: {after} of {before} grey levels' if after <= FEW_LEVELS and before > 2 * after else ''

@@ -28,12 +28,14 @@ def check_values(parts: ConfigParts) -> Findings:
     """Values that do not fit the annotations of their arguments."""
     for path, node, registry in typed_parts(parts):
         kind = class_of(node, registry, parts.scope)
-        ours = getattr(kind, '__module__', '').startswith('mmyolo_bgpenalty')
-        expected = {} if kind is None else annotations_of(kind)
+        if kind is None:
+            continue
+        expected = annotations_of(kind)
         for name, value in node.items():
             if name not in expected or fits(value, expected[name]):
                 continue
             texts = [*_texts(expected[name])]
+            ours = kind.__module__.startswith('mmyolo_bgpenalty')
             if ours or (isinstance(value, str) and set(texts) <= {*NUMBERS.values(), 'None'}):
                 what = f'{value!r}, but {kind.__name__} expects {" or ".join(texts)}'
                 yield error(f'{path}.{name}', what, f'write {" or ".join(texts)}')
@@ -119,8 +121,10 @@ RANGES = dict(
     weight_decay=Range('a number >= 0', lambda value: value >= 0, True),
     lr=Range('a number >= 0', lambda value: value >= 0, True),
 )
-READ = ('model', 'optim_wrapper', 'default_hooks', 'custom_hooks')
-READ += tuple(f'{name}_dataloader' for name in ('train', 'val', 'test'))
+READ = (
+    *('model', 'optim_wrapper', 'default_hooks', 'custom_hooks'),
+    *('train_dataloader', 'val_dataloader', 'test_dataloader'),
+)
 
 
 def check_ranges(parts: ConfigParts) -> Findings:
@@ -135,7 +139,7 @@ def _out_of_range(node: Any, path: str) -> Findings:
     for key, value in node.items() if isinstance(node, Mapping) else enumerate(node or ()):
         if isinstance(value, (Mapping, list, tuple)):
             yield from _out_of_range(value, f'{path}.{key}')
-        allowed = RANGES.get(key)
+        allowed = RANGES.get(str(key))
         values = value if isinstance(value, (list, tuple)) else [value]
         if allowed and not all(_is_in(one, allowed) for one in values):
             yield error(f'{path}.{key}', f'{value!r}; expected {allowed.text}', f'write {allowed.text}')

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def wrong_field(content: Mapping, optimizer: bool) -> str | None:
         ('meta.seed', 'a whole number', lambda: type(content['meta'].get('seed', 0)) in (int, type(None))),
     ]
     for name in ('log_scalars', 'runtime_info', 'resumed_keys'):
-        checks.append((f'message_hub.{name}', 'a dict', lambda name=name: isinstance(hub[name], Mapping)))
+        checks.append((f'message_hub.{name}', 'a dict', partial(_has_dict, hub, name)))
     if optimizer:
         checks.append(('optimizer', 'the state of an optimizer', lambda: _is_optimizer(content['optimizer'])))
     if position is not None:
@@ -58,6 +59,10 @@ def wrong_field(content: Mapping, optimizer: bool) -> str | None:
         if not right:
             return f'Expected `{name}` to be {expected}, but got {_shown(content, name)}'
     return None
+
+
+def _has_dict(hub: Mapping, name: str) -> bool:
+    return isinstance(hub[name], Mapping)
 
 
 def _is_count(value: Any) -> bool:

@@ -31,7 +31,7 @@ from mmyolo_bgpenalty.engine.train_loop import ResumableTrainLoop
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 from mmyolo_bgpenalty.utils.files import write_whole
 
-SIGNALS = {signal.SIGINT: 'Ctrl-C', signal.SIGTERM: 'SIGTERM'}
+SIGNALS: dict[int, str] = {signal.SIGINT: 'Ctrl-C', signal.SIGTERM: 'SIGTERM'}
 POSITION = ('batch', 'batches', 'validated', 'random_states')  # what `resume` of a checkpoint holds
 
 
@@ -145,7 +145,9 @@ class ResumableCheckpointHook(CheckpointHook):
         if threading.current_thread() is threading.main_thread():
             # Shells let a job in the background ignore Ctrl-C.
             previous = {number: signal.getsignal(number) for number in SIGNALS}
-            self._previous = {number: handler for number, handler in previous.items() if handler != signal.SIG_IGN}
+            self._previous: dict[int, Any] = {
+                number: handler for number, handler in previous.items() if handler != signal.SIG_IGN
+            }
             for number in self._previous:
                 signal.signal(number, self._on_signal)
 
@@ -340,7 +342,8 @@ class _RemovesLater:
     """
 
     def __init__(self, backend, folder: RunFolder):
-        self._backend, self._folder, self._outdated = backend, folder, []
+        self._backend, self._folder = backend, folder
+        self._outdated: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
