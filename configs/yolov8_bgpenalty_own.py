@@ -26,5 +26,8 @@ interval = max(1, _base_.max_epochs // 10)
 train_cfg = dict(val_interval=interval)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = [dict(_base_.param_scheduler[0], length=1 / 24), _base_.param_scheduler[1]]
-default_hooks = dict(checkpoint=dict(interval=interval), last_epochs=dict(type='LastEpochsPipelineHook', share=0.1))
+default_hooks = dict(
+    checkpoint=dict(interval=interval, save_best='coco/bbox_mAP'),
+    last_epochs=dict(type='LastEpochsPipelineHook', share=0.1),
+)
 custom_hooks = [dict(_base_.custom_hooks[0], momentum=0.004, gamma=100)]

@@ -26,4 +26,6 @@ train_cfg = dict(val_interval=interval)
 # Chosen for a start from COCO weights (docs/experiments.md)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = [dict(_base_.warmup, length=1 / 24), _base_.cosine]
-default_hooks = dict(checkpoint=dict(interval=interval), mean_teacher=dict(momentum_warmup=1 / 12))
+default_hooks = dict(
+    checkpoint=dict(interval=interval, save_best='teacher/coco/bbox_mAP'), mean_teacher=dict(momentum_warmup=1 / 12)
+)
