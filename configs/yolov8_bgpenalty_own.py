@@ -22,12 +22,9 @@ model = dict(
 )
 pipeline = [*_base_.load, _base_.canvas, _base_.mixup, _base_.colour, _base_.flip, _base_.pack]
 train_dataloader = dict(dataset=dict(pipeline=pipeline))
-interval = max(1, _base_.max_epochs // 10)
-train_cfg = dict(val_interval=interval)
+train_cfg = dict(val_interval=max(1, _base_.max_epochs // 10))
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = [dict(_base_.param_scheduler[0], length=1 / 24), _base_.param_scheduler[1]]
-default_hooks = dict(
-    checkpoint=dict(interval=interval, save_best='coco/bbox_mAP'),
-    last_epochs=dict(type='LastEpochsPipelineHook', share=0.1),
-)
+saves = dict(interval=train_cfg['val_interval'], save_best='coco/bbox_mAP')
+default_hooks = dict(checkpoint=saves, last_epochs=dict(type='LastEpochsPipelineHook', share=0.1))
 custom_hooks = [dict(_base_.custom_hooks[0], momentum=0.004, gamma=100)]

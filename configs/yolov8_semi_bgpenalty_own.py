@@ -21,11 +21,9 @@ model = dict(
         train_cfg=dict(assigner=dict(num_classes=num_classes)),
     )
 )
-interval = max(1, _base_.max_epochs // 10)
-train_cfg = dict(val_interval=interval)
+train_cfg = dict(val_interval=max(1, _base_.max_epochs // 10))
 # Chosen for a start from COCO weights (docs/experiments.md)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = [dict(_base_.warmup, length=1 / 24), _base_.cosine]
-default_hooks = dict(
-    checkpoint=dict(interval=interval, save_best='teacher/coco/bbox_mAP'), mean_teacher=dict(momentum_warmup=1 / 12)
-)
+saves = dict(interval=train_cfg['val_interval'], save_best='teacher/coco/bbox_mAP')
+default_hooks = dict(checkpoint=saves, mean_teacher=dict(momentum_warmup=1 / 12))

@@ -32,13 +32,16 @@ class LabeledUnlabeledDataset(ConcatDataset):
         known_empty: a text file that names unlabeled images known to show no object, one on each line. Its path is
             relative to the ``data_root`` of the unlabeled set. The names are relative to ``data_prefix['img']``.
             'a/b/' stands for all images in that folder. ``results['known_empty']`` becomes True or False.
+        lazy_init, **kwargs: as for ConcatDataset.
 
     Raises:
         ValueError: one of the sets is empty; no labeled image has a box of the classes, crowds apart; ``known_empty``
             cannot be read, names an image that is not in the set, or names an image with boxes.
     """
 
-    def __init__(self, labeled: dict, unlabeled: dict, known_empty: str | None = None, **kwargs):
+    def __init__(
+        self, labeled: dict, unlabeled: dict, known_empty: str | None = None, lazy_init: bool = False, **kwargs
+    ):
         if known_empty is not None and (not isinstance(known_empty, str) or not known_empty):
             raise ValueError(f'Expected `known_empty` to be the path of a text file, but got {known_empty!r}')
         self.known_empty = known_empty
@@ -46,7 +49,6 @@ class LabeledUnlabeledDataset(ConcatDataset):
         # The metainfo comes from the labeled set. The unlabeled set, for example a folder of images, may lack keys.
         kwargs.setdefault('ignore_keys', [key for key in members[0].metainfo if key not in members[1].metainfo])
         # ConcatDataset compares the metainfo, but refuses wrappers.
-        lazy_init = kwargs.pop('lazy_init', False)
         super().__init__([next(leaves_of(member)) for member in members], lazy_init=True, **kwargs)
         self.datasets = members
         if not lazy_init:

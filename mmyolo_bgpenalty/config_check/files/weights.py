@@ -17,7 +17,7 @@ def check_load_from(parts: ConfigParts) -> Findings:
     try:
         _, weights = read_weights(path)
     except (CheckpointError, OSError) as problem:
-        what = f'{path}: {reason(problem)}' if isinstance(problem, OSError) else str(problem)
+        what = f'{path}: {reason(problem)}' if getattr(problem, 'errno', None) else str(problem)
         yield error('load_from', what, 'write the path of a checkpoint file')
         return
     width = parts.get(f'{parts.detector.path}.backbone.widen_factor', 1.0)

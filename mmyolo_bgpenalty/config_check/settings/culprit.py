@@ -25,7 +25,7 @@ def explain(error: BaseException, cfg: Mapping) -> str:
     if found is None:
         return message
     path, node = found
-    unknown = re.match(r'\S* ?(\S+) is not in the (\S+) registry', message)
+    unknown = re.match(r'\S* ?(\S+) is not in the (.+?) registry', message)
     if unknown and kind_of(node) == unknown[1].rpartition('.')[2]:
         names = next((_names(frame.f_locals['registry']) for frame in frames if 'registry' in frame.f_locals), [])
         meant = similar(kind_of(node), names)
@@ -81,7 +81,8 @@ def _part_in(frame: FrameType, cfg: Mapping) -> tuple[str, Mapping] | None:
 
 
 def _within(node: Mapping, value: Mapping) -> bool:
-    return all(key in value and value[key] == entry for key, entry in node.items())
+    # `check` gives the visualizer a name of its own.
+    return all(key == 'name' or (key in value and value[key] == entry) for key, entry in node.items())
 
 
 def _nodes(node: Any, path: str) -> Iterator[tuple[str, Mapping]]:

@@ -8,6 +8,7 @@ Annotations of other packages are less exact, so there only a text in place of a
 import collections.abc
 import functools
 import inspect
+import os
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral, Real
@@ -76,7 +77,7 @@ def fits(value: Any, kind: Any) -> bool:
         number = Integral if origin is int else Real
         return isinstance(value, number) and not isinstance(value, bool) and value == value
     if origin is str:
-        return isinstance(value, str)
+        return isinstance(value, (str, os.PathLike))
     if origin in LISTS:
         is_list = isinstance(value, (list, tuple))
         return is_list and all(fits(entry, inner[0]) for entry in value if inner and len({*inner} - {...}) == 1)

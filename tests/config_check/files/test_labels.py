@@ -165,7 +165,7 @@ def test_a_folder_of_unlabeled_images(root, cfg, monkeypatch, only_finding):
 
 
 LOAD_FROM = {
-    'no file': (lambda file: None, E, 'No such file or directory'),
+    'no file': (lambda file: None, E, 'no such file'),
     'no checkpoint': (lambda file: file.write_text('model = 1'), E, "it is a text file, which starts with 'model = 1'"),
     'no weights': (lambda file: torch.save([1], file), E, 'expected a `state_dict` of tensors, but got none'),
     'other size': (
