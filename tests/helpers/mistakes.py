@@ -49,7 +49,7 @@ def tiny_config(folder: Path) -> Config:
     """Semi-supervised, for two epochs of the tiny set."""
     lengths = dict(burn_in=1, lambda_bg_warmup=1, train_cfg__max_epochs=2, default_hooks__pictures__interval=-1)
     cfg = load('yolov8_semi_bgpenalty.py', make_set(folder / 'set'), folder / 'work', **lengths)
-    del cfg['work_dir']
+    cfg.pop('work_dir')
     cfg.visualizer.pop('name')
     return Config({name: cfg[name] for name in cfg if name in LIVE_NAMES})
 
