@@ -120,8 +120,13 @@ class Report(Hook):
             f'  device: {get_device()}{processes}',
             f'  plan: {RunPlan(len(runner.train_dataloader), burn_in, runner.max_iters)}',
             f'  work dir: {shown(runner.work_dir)}',
-            *([f'  continues after iteration {runner.iter:,}'] if runner.iter else []),
+            *self._start_of(runner),
         ]
+
+    def _start_of(self, runner: Runner) -> list[str]:
+        if runner.iter:
+            return [f'  continues after iteration {runner.iter:,}']
+        return ['  there is no checkpoint to resume from: starts at the beginning'] if self.args.resume else []
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         best = best_checkpoint(runner)

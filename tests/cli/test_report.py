@@ -156,7 +156,8 @@ def test_iterations_without_validation_on_labels_only(run):
         train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=4),
         default_hooks__checkpoint=dict(_delete_=True, type='ResumableCheckpointHook', interval=2, by_epoch=False),
     )
-    done = run('report_iterations', SUPERVISED, validate=False, **options)
+    done = run('report_iterations', SUPERVISED, '--resume', validate=False, **options)
+    assert '  there is no checkpoint to resume from: starts at the beginning\n' in done.text
     assert '  images: 6\n' in done.text and 'iterations; burn-in 60; total 4\n' in done.text
     end = done.text.partition('Training is finished: 4 iterations, ')[2]
     assert '  last checkpoint: work/iter_4.pth\n' in end and 'best' not in end
