@@ -366,7 +366,7 @@ def _numbers(path: Path) -> tuple[int, ...]:
 
 
 def _init_worker(inner: Callable[[int], None] | None, worker: int) -> None:
-    """Let no Ctrl-C end a worker, and SIGTERM only if its parent sends it. Both may go to all processes."""
+    """Ctrl-C ends no worker. SIGTERM ends it only if its parent sends it. Both signals may go to all processes."""
     if inner is not None:
         inner(worker)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
