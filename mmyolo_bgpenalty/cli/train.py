@@ -34,7 +34,7 @@ from mmyolo_bgpenalty.engine.hooks.checkpoint import ResumableCheckpointHook
 from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook
 from mmyolo_bgpenalty.evaluation.table import class_table, headline
 from mmyolo_bgpenalty.utils.arguments import is_meant
-from mmyolo_bgpenalty.utils.distributed import destroy_processes, init_cpu_processes
+from mmyolo_bgpenalty.utils.distributed import destroy_processes, init_cpu_processes, sync_batch_norm_on_cpu
 from mmyolo_bgpenalty.utils.files import lock_folder
 
 BETTER = 0.02  # in mAP; smaller differences are chance
@@ -243,6 +243,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             init_cpu_processes(cfg)
         setup_cache_size_limit_of_dynamo()
         runner = build_runner(cfg)
+        if get_device() == 'cpu':
+            sync_batch_norm_on_cpu(runner.model)
         runner.register_hook(check)
         if not any(isinstance(hook, ResumableCheckpointHook) for hook in runner.hooks):
             # ResumableCheckpointHook would check the checkpoint itself.

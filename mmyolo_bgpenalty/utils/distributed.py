@@ -8,26 +8,23 @@ import torch
 from mmengine.dist import all_reduce
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce as all_reduce_with_gradient
 
 
 def init_cpu_processes(cfg) -> None:
     """Connect the processes of torchrun through gloo, and change a config so that it trains on CPUs.
 
-    Otherwise MMEngine would select a GPU for each process and for the model wrapper, and MMYOLO's detectors would use
-    SyncBatchNorm, which needs GPUs.
+    Otherwise MMEngine would select a GPU for each process and for the model wrapper.
 
     Args:
-        cfg: MMEngine's Config. This function sets ``model_wrapper_cfg``, and ``use_syncbn`` of a YOLODetector. It reads
-            the timeout in seconds from ``env_cfg.dist_cfg.timeout``.
+        cfg: MMEngine's Config. This function sets ``model_wrapper_cfg``. It reads the timeout in seconds from
+            ``env_cfg.dist_cfg.timeout``.
 
     Raises:
-        ValueError: ``sync_bn`` is set.
+        ValueError: ``sync_bn`` is 'mmcv', which needs GPUs.
     """
-    if cfg.get('sync_bn'):
-        raise ValueError(f'Expected no `sync_bn` on a CPU, because SyncBatchNorm needs GPUs, but got {cfg.sync_bn!r}')
-    detector = cfg.model.get('detector', cfg.model)
-    if str(detector.get('type')).endswith('YOLODetector'):
-        detector.use_syncbn = False
+    if cfg.get('sync_bn') not in (None, 'torch'):
+        raise ValueError(f"Expected `sync_bn` to be 'torch' on a CPU, but got {cfg.sync_bn!r}")
     timeout = ((cfg.get('env_cfg') or {}).get('dist_cfg') or {}).get('timeout')
     torch.distributed.init_process_group('gloo', timeout=None if timeout is None else timedelta(seconds=timeout))
     # MMEngine's defaults, without a device.
@@ -37,6 +34,37 @@ def init_cpu_processes(cfg) -> None:
         find_unused_parameters=cfg.get('find_unused_parameters', False),
     )
     cfg.model_wrapper_cfg = dict(cfg.get('model_wrapper_cfg') or wrapper, device_ids=None)
+
+
+class CpuSyncBatchNorm(nn.SyncBatchNorm):
+    """Batch normalization with mean and variance of the batches of all processes, as torch's SyncBatchNorm on GPUs.
+
+    With the sums over all processes of the values x of a channel, and their number n: mean = Σx / n and
+    var = Σ(x − mean)² / n. ``running_var`` follows var · n / (n − 1). All processes must call it in the same order. It
+    needs ``momentum`` and running statistics, as all detectors have.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        x = input.to(torch.promote_types(input.dtype, torch.float32)).transpose(0, 1).flatten(1)  # a row a channel
+        total = all_reduce_with_gradient(torch.cat([x.sum(1), x.new_tensor([x.shape[1]])]))
+        mean, number = total[:-1] / total[-1], total[-1].detach()
+        x = x - mean[:, None]
+        var = all_reduce_with_gradient(x.square().sum(1)) / number
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+            self.running_var.lerp_((var * number / (number - 1)).to(self.running_var), self.momentum)
+        x = x * (self.weight * (var + self.eps).rsqrt())[:, None] + self.bias[:, None]
+        return x.unflatten(1, (input.shape[0], *input.shape[2:])).transpose(0, 1).to(input.dtype)
+
+
+def sync_batch_norm_on_cpu(model: nn.Module) -> None:
+    """Turn the SyncBatchNorm layers of MMYOLO and MMEngine, which need GPUs, into :class:`CpuSyncBatchNorm`."""
+    for layer in model.modules():
+        if type(layer) is nn.SyncBatchNorm:
+            layer.__class__ = CpuSyncBatchNorm
 
 
 def destroy_processes() -> None:
