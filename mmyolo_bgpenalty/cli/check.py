@@ -58,7 +58,7 @@ def try_out(cfg: Config, trial: Callable[[Config], list[Finding]]) -> list[Findi
             traceback.print_exc()
         where, _, what = lines_of(problem, cfg).partition(': ')
         if where.partition('.')[0] not in cfg:
-            where, what = 'the start of training', lines_of(problem, cfg)
+            return [error('the start of training', lines_of(problem, cfg), 'training would stop with this error')]
         return [error(where, what, 'correct this setting')]
 
 

@@ -112,7 +112,7 @@ def in_users_code(error: BaseException | None) -> bool:
 
 
 def lines_of(error: Exception, cfg: Config | None = None) -> str:
-    """What is wrong, in one line: the mistakes that ``check`` finds in the settings, or else the error."""
+    """What is wrong: the mistakes that ``check`` finds in the settings, one a line, or else the error in one line."""
     frame, number = list(traceback.walk_tb(error.__traceback__))[-1]
     place, ours = f'({frame.f_code.co_filename}:{number})', 'mmyolo_bgpenalty.'
     if frame.f_globals.get('__name__', '').startswith(f'{ours}config_check.') or isinstance(error, OSError):
@@ -178,7 +178,7 @@ def read_config(file: str, options: Mapping) -> Config:
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loader = cfg.get(name)
         if isinstance(loader, dict) and loader.get('num_workers') == 0:
-            loader.update(persistent_workers=False)  # torch refuses it without workers
+            loader.update(persistent_workers=False)  # torch refuses True without workers
             loader.pop('prefetch_factor', None)
     return cfg
 

@@ -197,7 +197,7 @@ def _judgement(rows: Rows) -> list[str]:
     for role, values in list(rows.items())[:1]:
         lines.append(f'    {role}: {", ".join(f"{name} {value:.3f}" for name, value in values.items())}')
     if _found_nothing(rows):
-        lines.append('    no model has found an object in validation: train longer')
+        lines.append(f'    the {next(iter(rows))} has found no object in validation: train longer')
     teacher, student = (rows.get(role, {}).get('mAP', 0.0) for role in ('teacher', 'student'))
     if student - teacher > BETTER:
         lines.append(

@@ -24,7 +24,7 @@ class LabeledUnlabeledDataset(ConcatDataset):
     Like ``CheckedCocoDataset``, it refuses a json with mistakes. ``ReadableImages`` loads the images and replaces
     unreadable ones, unless the class of a dataset has its own way to load images.
 
-    Each may be wrapped: in a ClassBalancedDataset, a RepeatDataset or a ConcatDataset.
+    Each of the two datasets may be wrapped in a ClassBalancedDataset, a RepeatDataset or a ConcatDataset.
 
     Args:
         labeled: config of the labeled images.
@@ -35,8 +35,8 @@ class LabeledUnlabeledDataset(ConcatDataset):
         lazy_init, **kwargs: as for ConcatDataset.
 
     Raises:
-        ValueError: one of the sets is empty; no labeled image has a box of the classes, crowds apart; ``known_empty``
-            cannot be read, names an image that is not in the set, or names an image with boxes.
+        ValueError: one of the sets is empty; all boxes of the classes in the labeled images are crowds, or there are
+            none; ``known_empty`` cannot be read, names an image that is not in the set, or names an image with boxes.
     """
 
     def __init__(

@@ -72,7 +72,7 @@ def _pictures(folder: str, names: list[str], load: Callable[[str], np.ndarray]) 
 
 
 def _frames(video: cv2.VideoCapture, stem: str, total: int) -> Iterator[Picture]:
-    """The frames of a video. OpenCV skips damaged frames in some formats, so these are missing at the end."""
+    """The frames of a video. If OpenCV skips damaged frames, the last numbers up to ``total`` have no image."""
     for number in count(1):
         read, frame = video.read()
         if not read and number > total:

@@ -125,7 +125,7 @@ def short_line(text: str) -> str:
 
     - LoggerHook's line of a training iteration: ``Epoch(train)  [3][20/60]  eta 0:05:00  loss 3.2 (sup 2.1, unsup 1.1)
       λ_bg 0.2``. 'sup' is the sum of ``sup_loss_cls``, ``sup_loss_bbox`` …. Without such a branch each loss is a part.
-      More than 5 parts are left out.
+      If there are more than 5 parts, none is shown.
     - CheckpointHook's line of a new best checkpoint.
     """
     head = re.match(r'(Epoch|Iter)\(train\) [\[\]/ \d]+\]', text)
@@ -195,7 +195,7 @@ def _is_of_use(record: logging.LogRecord) -> bool:
 def show_as_text(logger: logging.Logger) -> None:
     """Let the records of a logger show names from files as text, see ``printable_lines``, in any encoding.
 
-    Log files become UTF-8. A console shows what its encoding lacks in ASCII, see ``spelled``.
+    Log files become UTF-8. On a console, ASCII replaces the characters that its encoding lacks, see ``spelled``.
     """
     logger.addFilter(_as_text)
     for handler in logger.handlers:
@@ -211,7 +211,7 @@ def _as_text(record: logging.LogRecord) -> bool:
 
 
 def spelled(error: UnicodeError) -> tuple[str, int]:
-    """An error handler of encoding: λ becomes 'lambda', and other characters become escapes such as ``\\u2713``."""
+    """An error handler of encoding: λ becomes 'lambda', ≥ becomes '>=', and others become escapes like ``\\u2713``."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]

@@ -130,8 +130,8 @@ class PrecisionRecallMetric(CocoMetric):
                 raise ValueError(f'{file}: the boxes of {printable(image["file_name"])} do not fit, because {fault}')
         if len(loaded) < len(stated) and not self._warned:
             self._warned = True
-            what = f'{len(loaded)} of the {len(stated)} images in {file}'
-            print_log(f'Evaluated are {what}: the data loader gives no others', logger='current', level=logging.WARNING)
+            what = f'The metrics are of {len(loaded)} of the {len(stated)} images in {file}'
+            print_log(f'{what}: the data loader gives no others', logger='current', level=logging.WARNING)
 
     def _coco_figures(self, results: list) -> dict[str, float]:
         """The figures of CocoMetric."""

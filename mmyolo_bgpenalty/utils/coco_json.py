@@ -98,7 +98,7 @@ def with_own_ids(coco: Mapping, images: Mapping[Any, int]) -> dict:
 
     For example, both take the annotation id 0 for "no match". In the copy all ids are whole numbers from 1 on:
     annotations and categories are numbered in the order of the file. ``iscrowd`` is 0 or 1. It is 1 also for
-    annotations with ``ignore``, since pycocotools overwrites this field.
+    annotations with ``ignore``, since pycocotools overwrites ``ignore``.
 
     Args:
         coco: a set as ``read_coco`` returns it, with the fields for training.

@@ -83,7 +83,7 @@ def read_json(path):
 
 
 def lock_folder(folder: str | Path) -> None:
-    """Lock a folder, which is made if it is missing, for this process until ``unlock_folders`` or its end.
+    """Lock a folder for this process, until ``unlock_folders`` or the end of the process. Make it if it is missing.
 
     The operating system frees the lock if the process is killed, and child processes do not inherit it. A process may
     lock a folder again. A file system without locks, and Windows, let every process pass.
@@ -128,14 +128,14 @@ def unlock_folders() -> None:
 def printable(text) -> str:
     """A text in one line, without effect on a terminal, for names from files.
 
-    Escaped are line breaks and other control characters, marks that reverse the direction of the text, and lone
-    surrogates, which names of files have where a byte is not valid UTF-8.
+    It escapes line breaks and other control characters, marks that reverse the direction of the text, and lone
+    surrogates. A file name has lone surrogates where a byte is not valid UTF-8.
     """
     return _UNSAFE.sub(_escaped, str(text))
 
 
 def printable_lines(text) -> str:
-    """``printable`` for a text of several lines, with tabs. It escapes a line break before a line like a log record."""
+    """``printable``, but tabs and line breaks stay. A line break before what looks like a log record is escaped."""
     lines = _RECORD_STARTS.sub(_escaped, str(text)).split('\n')
     return '\n'.join('\t'.join(map(printable, line.split('\t'))) for line in lines)
 

@@ -132,7 +132,7 @@ def test_images_that_the_loader_does_not_give_do_not_count(tmp_path, monkeypatch
     result = evaluate(tmp_path, coco, perfect(coco, slice(1, 2)))
     assert result['coco/bbox_mAP'] == result['pr/recall'] == 1 and result['pr/fp_per_image'] == 0
     ((text, options),) = lines
-    assert text == f'Evaluated are 1 of the 3 images in {tmp_path}/set.json: the data loader gives no others'
+    assert text == f'The metrics are of 1 of the 3 images in {tmp_path}/set.json: the data loader gives no others'
     assert options['level'] == logging.WARNING
 
 

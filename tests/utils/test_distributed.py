@@ -189,7 +189,7 @@ GROUP_NORM = {
 
 @pytest.fixture(scope='module')
 def two(data, tmp_path_factory):
-    """Two processes with group normalization. With batch normalization, rounding errors grow tenfold in 2 iterations."""
+    """Two processes with group normalization: with batch normalization rounding errors grow tenfold in 2 iterations."""
     folder = make_config(data, tmp_path_factory.mktemp('two') / 'a', train_dataloader__batch_size=2, **GROUP_NORM)
     done = dist_train(folder, 'config.py', '2', PORT=free_port())
     assert done.returncode == 0, done.stderr[-3000:]

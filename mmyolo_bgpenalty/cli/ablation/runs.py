@@ -14,7 +14,7 @@ from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import CheckpointError
 from mmyolo_bgpenalty.utils.files import read_json, write_whole
 
 COMMAND = (sys.executable, '-m', 'mmyolo_bgpenalty')
-# Executes a command that Linux sends SIGTERM (15) when its parent ends, also if the parent is killed.
+# Executes a command. Linux sends it SIGTERM (15) when its parent ends, also if the parent is killed.
 ENDS_WITH_PARENT = 'import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])'
 
 

@@ -20,7 +20,7 @@ FORMS = {
 
 
 def objects_of(coco: dict) -> Iterator[dict]:
-    """The annotations that training and evaluation take for objects."""
+    """The annotations that training takes for objects: no crowds, and no boxes that MMDetection drops."""
     sizes = _sizes(coco)
     return (one for one in coco['annotations'] if not is_crowd(one) and not _is_dropped(one, sizes[one['image_id']]))
 
@@ -43,7 +43,7 @@ def box_findings(dataset: Dataset, coco: dict) -> Findings:
         instead = 'correct the boxes, or the sizes of the images'
         forms = [name for name, form in FORMS.items() if all(_fits(form, one, sizes) for one in annotations)]
         if forms:
-            instead = f'write x, y, width, height: all boxes fit if they hold {forms[0]}'
+            instead = f'write x, y, width, height. All boxes are inside their images if read as {forms[0]}'
         yield warning(where, what, instead)
     repeated = list(_repeated(annotations))
     if repeated:

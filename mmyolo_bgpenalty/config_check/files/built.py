@@ -45,7 +45,7 @@ def check_built_sets(runner: Runner) -> Findings:
 
 
 def built_sets(runner: Runner) -> Iterator[tuple[str, str, Any]]:
-    """Role, place in the config and dataset: the members of the training set, and the validation set."""
+    """Yield the role, the place in the config, and the dataset, of each training set and of the validation set."""
     where, dataset = 'train_dataloader.dataset', runner.train_dataloader.dataset
     members = getattr(dataset, 'datasets', None)
     if members is None:

@@ -15,7 +15,7 @@ from mmyolo_bgpenalty.utils.files import NAMED
 from mmyolo_bgpenalty.utils.image_files import image_fault, image_names, not_read, size_fault
 
 LOOKED_AT = 20_000  # at most this many images of a set are checked
-OPENED = 500  # at most this many of them are opened, if the dataset can do without an image
+OPENED = 500  # at most this many of them are opened, if the dataset skips unreadable images
 DEEP = 5  # at most this many 16-bit images of a set are decoded
 REMOTE = re.compile(r'[\w.+:-]+://')
 NOT_TURNED = "color_type='color_ignore_orientation' in every LoadImageFromFile"
@@ -120,16 +120,16 @@ def image_faults(one: ImageSet) -> Findings:
         deep = [path for path, header in known.items() if header.bits > 8]
         lost = [text for text in map(lost_levels, spread(deep, DEEP)) if text] if one.loader.eight_bits else []
         if lost:
-            what = f'LoadImageFromFile keeps 8 of the 16 bits of {len(deep)} images. Of {lost[0]} are left'
+            what = f'LoadImageFromFile keeps 8 of the 16 bits of {len(deep)} images. In {lost[0]} are left'
             yield warning(one.where, what, 'scale their values to 8 bits, and save them again')
 
 
 def _size_faults(one: ImageSet, headers: Mapping[str, Header]) -> Findings:
-    """Images whose boxes may be meant for the picture before its EXIF orientation turns it."""
+    """Images with boxes whose size is not the one in the json file, or that EXIF turns without changing it."""
     boxed = {path: header for path, header in headers.items() if path in one.sizes}
     faults = {path: size_fault(header.size, one.sizes[path]) for path, header in boxed.items()}
     faults = {path: fault for path, fault in faults.items() if fault}
-    instead = f'correct the json file. If the boxes fit the pictures as EXIF does not turn them, write {NOT_TURNED}'
+    instead = f'correct the json file. If the boxes fit the pictures before EXIF turns them, write {NOT_TURNED}'
     yield from _unusable(one, len(headers), 'have another size than in the json file', faults, instead)
     turned = {path: header for path, header in boxed.items() if header.orientation > 1 and path not in faults}
     unclear = [path for path, header in turned.items() if header.orientation < 5 or len(set(header.size)) == 1]

@@ -57,4 +57,4 @@ def lost_levels(path: str) -> str:
     if stored is None or stored.dtype != np.uint16:
         return ''
     before, after = (len(np.unique(values)) for values in (stored, stored // 256))
-    return f'{path}: {after} of {before} grey levels' if after <= FEW_LEVELS and before > 2 * after else ''
+    return f'{path}, {after} of {before} grey levels' if after <= FEW_LEVELS and before > 2 * after else ''

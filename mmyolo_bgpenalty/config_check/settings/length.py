@@ -68,7 +68,7 @@ def check_run(parts: ConfigParts) -> Findings:
 
 
 def least_momentum(iterations: int, interval: int = 1) -> float:
-    """The teacher averages about interval / momentum iterations. This should be at most a third of them all."""
+    """The smallest momentum for a run: the teacher averages about interval / momentum iterations, at most a third."""
     return math.ceil(3000 * interval / iterations) / 1000
 
 

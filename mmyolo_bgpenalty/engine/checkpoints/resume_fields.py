@@ -1,4 +1,4 @@
-"""The fields of a checkpoint that a run continues from: random states, and a check of all kinds."""
+"""The fields of a checkpoint that a run continues from: random states, and a check of the types of the fields."""
 
 import random
 from collections.abc import Callable, Mapping

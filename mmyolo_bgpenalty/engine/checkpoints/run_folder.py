@@ -18,8 +18,8 @@ class RunFolder(Hook):
 
     - Only one process trains in a folder, see ``lock_folder``.
     - A checkpoint names files that a CheckpointHook would remove later: the best checkpoint, and those beyond
-      ``max_keep_ckpts``. If the run continues from a checkpoint in its own folder, these names stay, as names in this
-      folder. Otherwise they belong to another run. They are forgotten, with the best score.
+      ``max_keep_ckpts``. If the run continues from a checkpoint in its own folder, these names stay, and their paths
+      become paths in this folder. Otherwise they belong to another run. They are forgotten, with the best score.
     - If a run begins in a folder that has checkpoints, these move to ``before_<time>`` in the folder.
 
     The hook does nothing in a folder that is no local one.

@@ -366,7 +366,7 @@ def _numbers(path: Path) -> tuple[int, ...]:
 
 
 def _init_worker(inner: Callable[[int], None] | None, worker: int) -> None:
-    """Ctrl-C ends no worker. SIGTERM ends it only if its parent sends it. Both signals may go to all processes."""
+    """Let a worker ignore Ctrl-C, and a SIGTERM that is not from its parent. Both may go to all processes."""
     if inner is not None:
         inner(worker)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

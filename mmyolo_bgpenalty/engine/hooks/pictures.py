@@ -42,7 +42,7 @@ PENALTY = 'the penalty lowers it'
 class PseudoLabelPicturesHook(Hook):
     """Draws unlabeled images every ``interval`` iterations, after burn-in.
 
-    If more than a quarter of them are known to be empty, images of the next batches, up to 20, replace these.
+    At most about a quarter of the images on a sheet are known to be empty, unless 20 batches have too few others.
 
     The weak and the strong view are side by side, with the pseudo-labels (class, score). If the unlabeled set has
     boxes, the true boxes are shown, and pseudo-labels that fit no true box (IoU >= 0.5, same class) look different.
@@ -109,7 +109,7 @@ class PseudoLabelPicturesHook(Hook):
             runner.logger.warning(f'PseudoLabelPicturesHook could not draw: {type(error).__name__}: {error}')
 
     def _add_rows(self, model: SemiYOLODetector, batch: UnlabeledBatch, dataset) -> bool:
-        """Add the images of a batch. Returns whether the sheet has enough images that are not known to be empty."""
+        """Add a batch. Returns whether enough images are not known to be empty, or ``MAX_BATCHES`` batches are in."""
         self._batches += 1
         found = [*self._rows, *self._new_rows(model, batch, dataset)]
         number = min(self.max_images, len(batch.strong))

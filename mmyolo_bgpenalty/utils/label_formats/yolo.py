@@ -14,7 +14,7 @@ from mmyolo_bgpenalty.utils.image_files import image_paths
 from mmyolo_bgpenalty.utils.label_formats.labeled_set import Box, LabeledSet, Picture, check_names
 
 KIND = 'YOLO txt'
-NO_LABEL_FOLDERS = 'folders in which no picture has a label file. Looked in'
+NO_LABEL_FOLDERS = 'label folders without a file for any picture'
 NO_TXT = 'pictures without a label file, taken as pictures without objects'
 NO_LABELS = ('classes.txt', 'notes.txt')  # files of annotation tools beside the labels
 

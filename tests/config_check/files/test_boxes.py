@@ -69,8 +69,8 @@ def test_a_mistake_in_boxes(root, tiny, tmp_path, mistake):
 @pytest.mark.parametrize(
     'form, hint',
     [
-        (lambda x, y, w, h: [x, y, x + w, y + h], 'if they hold x1, y1, x2, y2'),
-        (lambda x, y, w, h: [x + w / 2, y + h / 2, w, h], 'if they hold centre x, centre y, width, height'),
+        (lambda x, y, w, h: [x, y, x + w, y + h], 'if read as x1, y1, x2, y2'),
+        (lambda x, y, w, h: [x + w / 2, y + h / 2, w, h], 'if read as centre x, centre y, width, height'),
         (lambda x, y, w, h: [1.2 * x, 1.2 * y, 1.2 * w, 1.2 * h], 'correct the boxes, or the sizes of the images'),
     ],
 )

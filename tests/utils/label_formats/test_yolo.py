@@ -218,7 +218,7 @@ def test_a_missing_folder_of_labels_is_named(yaml):
     (root / 'labels/val').rename(root / 'labels/vall')
     found = read_labeled(yaml)
     folder = f'{root}/labels/val; is {root}/labels/vall meant?'
-    assert found['val'].notes['folders in which no picture has a label file. Looked in'] == [folder]
+    assert found['val'].notes['label folders without a file for any picture'] == [folder]
     assert not found['train'].notes
     with pytest.raises(ValueError, match=r'got none\. Looked for their label files in .*/labels/val; is'):
         read_sets(yaml, None, [], [], None)
