@@ -17,7 +17,7 @@ from torch import nn
 
 from mmyolo_bgpenalty.cli.run import build_runner
 from mmyolo_bgpenalty.config_check.check import start_findings
-from mmyolo_bgpenalty.config_check.files.built import load_first_images
+from mmyolo_bgpenalty.config_check.files.built import try_first_images
 from mmyolo_bgpenalty.config_check.findings import Finding
 from mmyolo_bgpenalty.engine.checkpoints.start_weights import check_start
 from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook
@@ -72,7 +72,7 @@ def errors_at_start(cfg: Config) -> list[Finding]:
     """Build all parts that training needs, and return the errors with which it would stop before its first iteration.
 
     Raises:
-        Exception: a part cannot be built, or the first image of a dataset cannot be loaded.
+        Exception: a part cannot be built, or the first image of a dataset cannot be loaded or predicted.
     """
     with _unlogged_runner(cfg) as runner:
         visualizer = cfg.get('visualizer')
@@ -90,7 +90,7 @@ def errors_at_start(cfg: Config) -> list[Finding]:
         runner.call_hook('before_run')
         errors = [finding for finding in start_findings(runner) if finding.level == 'error']
         if not errors:
-            load_first_images(runner)
+            try_first_images(runner)
         return errors
 
 

@@ -31,7 +31,7 @@ def check_at_start(runner: Runner) -> None:
 
     Raises:
         ValueError: lists the errors.
-        Exception: the first image of a dataset cannot be loaded.
+        Exception: the first image of a dataset cannot be loaded or predicted.
     """
     findings = start_findings(runner)
     for finding in findings:
@@ -40,7 +40,7 @@ def check_at_start(runner: Runner) -> None:
     errors = [str(finding) for finding in findings if finding.level == 'error']
     if errors:
         raise ValueError('Expected a config without mistakes, but found:\n' + '\n'.join(errors))
-    built.load_first_images(runner)
+    built.try_first_images(runner)
 
 
 def start_findings(runner: Runner) -> list[Finding]:

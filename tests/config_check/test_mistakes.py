@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.helpers.mistakes import ending, mistakes, tiny_config
+from tests.helpers.mistakes import changed, ending, mistakes, tiny_config
 
 
 @pytest.fixture(scope='module')
@@ -16,3 +16,15 @@ def test_a_mistake_ends_in_a_line_or_in_a_training(tiny, tmp_path, turn):
     end, said = ending(cfg, tmp_path)
     assert end in ('a line', 'trains'), f'{mistake}: {end}\n{said}'
     assert 'Traceback' not in said
+
+
+@pytest.mark.parametrize(
+    'path, value, got',
+    [
+        ('model.detector.neck.widen_factor', 0.5, 'to have 768 channels, but got 96'),
+        ('model.detector.test_cfg.nms.type', dict(a='b'), "'ConfigDict' object is not callable"),
+    ],
+)
+def test_what_stops_the_first_validation_is_found_at_the_start(tiny, tmp_path, path, value, got):
+    end, said = ending(changed(tiny.to_dict(), path, value), tmp_path)
+    assert end == 'a line' and 'the first validation image' in said and got in said

@@ -62,20 +62,20 @@ def mistakes(cfg: Config, number: int, seed: int = 0) -> Iterator[tuple[Mistake,
         kind = KINDS[turn % len(KINDS)]
         if kind == 'contradictory':
             path, value = rng.choice(list(CONTRADICTIONS.items()))
-            yield Mistake(kind, path, value), _changed(plain, path, value)
+            yield Mistake(kind, path, value), changed(plain, path, value)
             continue
         fitting = [(path, value) for path, value in entries if _can(kind, path, value)]
         path, value = rng.choice(fitting)
         if kind != 'misspelt':
             wrong = _wrong(rng, kind, value)
-            yield Mistake(kind, path, wrong), _changed(plain, path, wrong)
+            yield Mistake(kind, path, wrong), changed(plain, path, wrong)
         elif path.endswith('.type') and rng.random() < 0.5:
             wrong = _misspelt(rng, value)
-            yield Mistake(kind, path, wrong), _changed(plain, path, wrong)
+            yield Mistake(kind, path, wrong), changed(plain, path, wrong)
         else:
             parent, _, key = path.rpartition('.')
             where = f'{parent}.{_misspelt(rng, key)}'
-            yield Mistake(kind, where, value), _changed(_changed(plain, path, None, remove=True), where, value)
+            yield Mistake(kind, where, value), changed(changed(plain, path, None, remove=True), where, value)
 
 
 SECTIONS = ('model', 'train_dataloader', 'val_dataloader', 'val_evaluator', 'train_cfg', 'optim_wrapper')
@@ -112,7 +112,7 @@ def _wrong(rng: random.Random, kind: str, value: Any) -> Any:
     return rng.choice([7, [7.5], dict(a='b')] if isinstance(value, str) else [7, 'abc'])
 
 
-def _changed(cfg: dict, path: str, value: Any, remove: bool = False) -> dict:
+def changed(cfg: dict, path: str, value: Any, remove: bool = False) -> dict:
     cfg = copy.deepcopy(cfg)
     *parents, last = path.split('.')
     node: Any = cfg

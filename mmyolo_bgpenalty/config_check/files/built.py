@@ -4,15 +4,19 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import BaseDataset
 from mmengine.runner import Runner
+from torch import nn
 
 from mmyolo_bgpenalty.config_check.files.images import LOOKED_AT, ImageSet, image_findings, spread
 from mmyolo_bgpenalty.config_check.files.pictures import Loader, loader_of
 from mmyolo_bgpenalty.config_check.findings import Findings, error
+from mmyolo_bgpenalty.config_check.settings.culprit import message_of
 from mmyolo_bgpenalty.datasets.labeled_unlabeled import leaves_of
 from mmyolo_bgpenalty.datasets.samplers import SeededIndex, seeded_by
+from mmyolo_bgpenalty.utils.distributed import unwrapped
 
 ROLES = ('labeled', 'unlabeled')
 
@@ -58,12 +62,17 @@ def built_sets(runner: Runner) -> Iterator[tuple[str, str, Any]]:
     yield 'val', 'val_dataloader.dataset', val
 
 
-def load_first_images(runner: Runner) -> None:
-    """Load the first image of each dataset by its pipeline. Else a mistake in it may be met after burn-in or later.
+def try_first_images(runner: Runner) -> None:
+    """Load the first image of each dataset, and predict that of validation.
 
-    The random generators and the pipeline stay as they are.
+    Otherwise a mistake in a pipeline or in the model may be met after burn-in, or at the first validation. The random
+    generators, the pipelines and the modes of the model stay as they are.
+
+    Raises:
+        ValueError: the model cannot predict the image.
+        Exception: an image cannot be loaded.
     """
-    for _, _, dataset in built_sets(runner):
+    for role, _, dataset in built_sets(runner):
         if not isinstance(dataset, BaseDataset):
             continue
         dataset = copy.copy(dataset)
@@ -72,7 +81,23 @@ def load_first_images(runner: Runner) -> None:
             if hasattr(dataset, 'first_readable') and not dataset.test_mode:  # as LabeledUnlabeledDataset does
                 dataset.first_readable(0, dataset.pipeline.transforms)
             else:
-                dataset[0]
+                image = dataset[0]
+                if role == 'val':
+                    _predict(unwrapped(runner.model), runner.val_dataloader.collate_fn([image]))
+
+
+def _predict(model: nn.Module, batch: Any) -> None:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            model.test_step(batch)
+    except Exception as problem:
+        what = message_of(problem)
+        raise ValueError(f'Expected the model to predict the first validation image, but got {what}') from problem
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def _has_objects(info: dict) -> bool:
