@@ -103,6 +103,7 @@ class Report(Hook):
         # The best checkpoint and its metrics. Without one, the metrics of the last validation.
         self._best = ''
         self._metrics: dict = {}
+        self._latest: dict = {}  # the metrics of the last validation
 
     def before_train(self, runner: Runner) -> None:
         self._start, self._first = time.monotonic(), runner.iter
@@ -129,9 +130,9 @@ class Report(Hook):
         return ['  there is no checkpoint to resume from: starts at the beginning'] if self.args.resume else []
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        best = best_checkpoint(runner)
+        best, self._latest = best_checkpoint(runner), dict(metrics or {})
         if best != self._best or not best:
-            self._best, self._metrics = best, dict(metrics or {})
+            self._best, self._metrics = best, self._latest
 
     def end(self, runner: Runner) -> None:
         """Log the classes, the summary of a finished run, and the next commands."""
@@ -143,6 +144,8 @@ class Report(Hook):
         lines = [f'  best checkpoint: {shown(best)}'] if best else ['  last validation:'] if rows else []
         lines += _judgement(rows)
         lines += [f'  last checkpoint: {shown(last)}'] if last else []
+        if last and self._latest is not self._metrics:
+            lines += _values(headline(self._latest, evaluated_model(runner)))
         if runner.iter > self._first:
             took = timedelta(seconds=round(time.monotonic() - self._start))
             lines.insert(0, f'Training is finished: {runner.iter:,} iterations, {took} in this run.')
@@ -191,11 +194,18 @@ def _found_nothing(rows: Rows) -> bool:
     return any(values.get('mAP') == 0 for values in list(rows.values())[:1])
 
 
+def _values(rows: Rows) -> list[str]:
+    """The values of the first model, which is the teacher of a semi-supervised run."""
+    lines = [
+        f'    {role}: {", ".join(f"{name} {value:.3f}" for name, value in values.items())}'
+        for role, values in rows.items()
+    ]
+    return lines[:1]
+
+
 def _judgement(rows: Rows) -> list[str]:
-    """The values of the first model, which is the teacher of a semi-supervised run, and what they mean."""
-    lines = []
-    for role, values in list(rows.items())[:1]:
-        lines.append(f'    {role}: {", ".join(f"{name} {value:.3f}" for name, value in values.items())}')
+    """The values of the first model, and what they mean."""
+    lines = _values(rows)
     if _found_nothing(rows):
         lines.append(f'    the {next(iter(rows))} has found no object in validation: train longer')
     teacher, student = (rows.get(role, {}).get('mAP', 0.0) for role in ('teacher', 'student'))

@@ -86,7 +86,7 @@ def test_the_end_names_the_best_and_the_last_checkpoint_with_its_figures(semi):
     [best] = (semi.folder / 'work').glob('best_*.pth')
     assert f'  best checkpoint: work/{best.name}\n    teacher: mAP 0.000' in end
     assert '    the teacher has found no object in validation: train longer\n' in end
-    assert '  last checkpoint: work/epoch_2.pth\n' in end
+    assert '  last checkpoint: work/epoch_2.pth\n    teacher: mAP 0.000' in end
     [log] = (semi.folder / 'work').glob('*/*.log')
     assert f'  log: {log.relative_to(semi.folder)}\n' in end and 'What to run next:' in log.read_text()
 
