@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmyolo_bgpenalty.cli.run import InputCheck, InputError, command, config_parser, read_config
+from mmyolo_bgpenalty.config_check.evaluation import check_evaluator_files
+from mmyolo_bgpenalty.config_check.findings import run_checks
+from mmyolo_bgpenalty.config_check.parts import ConfigParts
 from mmyolo_bgpenalty.deploy.onnx_graph import export_onnx, input_shape
 from mmyolo_bgpenalty.deploy.plain_detector import checkpoint_bytes, export_detector
 from mmyolo_bgpenalty.utils.files import write_together
@@ -39,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if export.role == 'detector':
         print(f'{args.config} is supervised and has no teacher, so the detector was exported')
     print(f'{folder / name}.pth with {name}.py: its predictions equal those of the {export.role} to the bit')
+    for finding in run_checks([check_evaluator_files], ConfigParts(export.cfg)):
+        print(f'{name}.py: {finding.where}: {finding.what}')
     if args.onnx:
         found = ', '.join(f'{key} {value:.1e}' for key, value in differences.items())
         print(f'{folder / name}.onnx: uint8 images (batch, 3, {shape[0]}, {shape[1]}) in BGR -> boxes (xyxy, pixels)')

@@ -47,9 +47,10 @@ class LabeledUnlabeledDataset(ConcatDataset):
         self.known_empty = known_empty
         members = [DATASETS.build(_lazy(member)) for member in (labeled, unlabeled)]
         # The metainfo comes from the labeled set. The unlabeled set, for example a folder of images, may lack keys.
-        kwargs.setdefault('ignore_keys', [key for key in members[0].metainfo if key not in members[1].metainfo])
+        first = [next(leaves_of(member)) for member in members]
+        kwargs.setdefault('ignore_keys', [key for key in first[0].metainfo if key not in first[1].metainfo])
         # ConcatDataset compares the metainfo, but refuses wrappers.
-        super().__init__([next(leaves_of(member)) for member in members], lazy_init=True, **kwargs)
+        super().__init__(first, lazy_init=True, **kwargs)
         self.datasets = members
         if not lazy_init:
             self.full_init()
@@ -64,17 +65,7 @@ class LabeledUnlabeledDataset(ConcatDataset):
         if self.known_empty is not None:
             self._mark_empty(self.datasets[1], self.known_empty)
         super().full_init()
-        labeled = self.datasets[0]
-        instances = [one for i in range(len(labeled)) for one in labeled.get_data_info(i)['instances']]
-        if all(one['ignore_flag'] for one in instances):
-            file = ', '.join(leaf.ann_file for leaf in leaves_of(labeled))
-            named = read_json(next(leaves_of(labeled)).ann_file).get('categories', [])
-            found = [category['name'] for category in named]
-            crowds = f' and {len(instances)} crowds (`iscrowd` is 1)' if instances else ''
-            raise ValueError(
-                f'Expected boxes of the classes {list(labeled.metainfo["classes"])} in {file}, but it '
-                f'has none{crowds}; its categories are {found}'
-            )
+        _check_has_objects([*leaves_of(self.datasets[0])])
 
     def _mark_empty(self, dataset: BaseDataset, known_empty: str) -> None:
         readable = getattr(dataset, 'first_readable', None)
@@ -113,6 +104,20 @@ class LabeledUnlabeledDataset(ConcatDataset):
             if loads_as_usual(dataset) and not dataset.test_mode:
                 return dataset.first_readable(place, dataset.pipeline.transforms)
             return dataset[place]
+
+
+def _check_has_objects(labeled: list[BaseDataset]) -> None:
+    crowds = 0
+    for info in (dataset.get_data_info(i) for dataset in labeled for i in range(len(dataset))):
+        if not all(one.get('ignore_flag') for one in info['instances']):
+            return
+        crowds += len(info['instances'])
+    files = ', '.join(dataset.ann_file for dataset in labeled)
+    found = [category['name'] for category in read_json(labeled[0].ann_file).get('categories', [])]
+    raise ValueError(
+        f'Expected boxes of the classes {list(labeled[0].metainfo["classes"])} in {files}, but it has none'
+        f'{f" and {crowds} crowds (`iscrowd` is 1)" * bool(crowds)}; its categories are {found}'
+    )
 
 
 def leaves_of(dataset) -> Iterator:

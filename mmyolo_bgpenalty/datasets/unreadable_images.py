@@ -1,6 +1,7 @@
 """In training, another image replaces an image that cannot be read."""
 
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 
@@ -13,7 +14,7 @@ from mmengine.logging import print_log
 from mmyolo.datasets.yolov5_coco import BatchShapePolicyDataset
 
 from mmyolo_bgpenalty.utils.files import NAMED, printable
-from mmyolo_bgpenalty.utils.image_files import NO_FILE, TOO_LARGE, image_fault, image_size, size_fault
+from mmyolo_bgpenalty.utils.image_files import MOST_PIXELS, NO_FILE, TOO_LARGE, image_fault, image_size, size_fault
 
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
@@ -26,7 +27,7 @@ class ReadableImages:
     * A transform raises an error or returns None before ``results['img']`` is set. But an error of a transform
       that comes before LoadImageFromFile reaches the caller.
     * The file is not a regular file (for example, a pipe), or is a truncated JPEG (OpenCV before 5 decodes a part), or
-      its header states too many pixels, see ``image_size``.
+      its header states too many pixels, see ``image_fault``.
     * The image has boxes, and its size differs from the size in its annotation.
 
     An unreadable image is logged once for all worker processes and is not tried again, unless the system failed
@@ -87,8 +88,10 @@ class ReadableImages:
         # Only boxes need the size that the json file states.
         stated = bool(results.get('instances')) and None not in (results.get('height'), results.get('width'))
         size = (results['height'], results['width']) if stated else ()
-        fault = '' if self.examined[place] else _file_fault(path)
-        if stated and not (fault or self.examined[place]):
+        # Another loader may load another size than the file has.
+        known = stated and any(type(transform) is LoadImageFromFile for transform in transforms)
+        fault = '' if self.examined[place] else _file_fault(path, math.inf if known else MOST_PIXELS)
+        if known and not (fault or self.examined[place]):
             stored = image_size(path)
             if stored and sorted(stored) != sorted(size):  # else EXIF may turn it
                 fault = size_fault(stored[::-1], size)
@@ -123,9 +126,9 @@ class ReadableImages:
         return None, fault
 
 
-def _file_fault(path: str | None) -> str:
+def _file_fault(path: str | None, most_pixels: float = MOST_PIXELS) -> str:
     """The fault of a local file. '' if it has none, or if there is no local file with this path."""
-    return image_fault(path) if path and os.path.exists(path) else ''
+    return image_fault(path, most_pixels=most_pixels) if path and os.path.exists(path) else ''
 
 
 def loads_as_usual(dataset) -> bool:

@@ -43,7 +43,8 @@ def open_source(path: str, load: Callable[[str], np.ndarray]) -> Source:
             raise ValueError(f'{path}: expected pictures ({", ".join(EXTENSIONS)}), but found none')
         return Source(_pictures(path, names, load), names, len(names), None)
     if not os.path.isfile(path):
-        raise ValueError(f'{path}: no such file or folder{is_meant(path)}')
+        fault = 'not a regular file' if os.path.exists(path) else f'no such file or folder{is_meant(path)}'
+        raise ValueError(f'{path}: {fault}')
     if path.lower().endswith(EXTENSIONS) and not path.lower().endswith('.gif'):  # a GIF may be a video
         folder, name = os.path.split(path)
         return Source(_pictures(folder, [name], load), [name], 1, None)
@@ -72,10 +73,19 @@ def _pictures(folder: str, names: list[str], load: Callable[[str], np.ndarray]) 
 
 
 def _frames(video: cv2.VideoCapture, stem: str, total: int) -> Iterator[Picture]:
-    """The frames of a video. If OpenCV skips damaged frames, the last numbers up to ``total`` have no image."""
+    """The frames of a video. In some formats OpenCV only estimates ``total``; in others it skips damaged frames."""
+    lost = 0
     for number in count(1):
         read, frame = video.read()
-        if not read and number > total:
+        if read:
+            for damaged in range(number - lost, number):
+                yield Picture(f'{stem}_{damaged:06}.jpg', None, 'a damaged frame')
+            lost = 0
+            yield Picture(f'{stem}_{number:06}.jpg', frame)
+        elif number > total:
             break
-        yield Picture(f'{stem}_{number:06}.jpg', frame if read else None, '' if read else 'a damaged or missing frame')
+        else:
+            lost += 1
     video.release()
+    if lost:
+        yield Picture(stem, None, f'{lost} frames fewer than the {total} that OpenCV expects')

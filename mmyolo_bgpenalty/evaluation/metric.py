@@ -102,6 +102,7 @@ class PrecisionRecallMetric(CocoMetric):
         if self._coco_api is None:  # no `ann_file`
             with TemporaryDirectory() as folder:
                 self._coco_api = COCO(self.gt_to_coco_json([gt for gt, _ in results], f'{folder}/set'))
+            self._coco_api.dataset.setdefault('annotations', [])  # MMDetection writes none without objects
         self._check_images([gt for gt, _ in results])
         numbers = self._precision_recall(results)
         if not self.coco:

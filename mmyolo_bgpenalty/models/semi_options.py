@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
+from mmcv.ops import batched_nms
 from mmengine.config import ConfigDict
 
 from mmyolo_bgpenalty.models.thresholds import Thresholds, build_thresholds
@@ -119,8 +121,14 @@ def _checked_test_cfg(given: Mapping) -> ConfigDict:
     for name in ('nms_pre', 'max_per_img'):
         whole_number(f'{where}.{name}', test_cfg[name])
     nms = test_cfg.nms
-    if not isinstance(nms, Mapping) or 'iou_threshold' not in nms:
+    if not isinstance(nms, Mapping):
         raise ValueError(f'Expected `{where}.nms` to be a dict with `type` and `iou_threshold`, but got {nms!r}')
-    fraction(f'{where}.nms.iou_threshold', nms['iou_threshold'])
+    if 'iou_threshold' in nms:
+        fraction(f'{where}.nms.iou_threshold', nms['iou_threshold'])
     flag(f'{where}.nms.class_agnostic', nms.get('class_agnostic', False))
+    try:  # the teacher calls it for the first time after burn-in
+        batched_nms(torch.zeros(1, 4), torch.ones(1), torch.zeros(1, dtype=torch.long), ConfigDict(nms))
+    except Exception as error:  # a wrong name or argument
+        expected = f'Expected `{where}.nms` to be a config for batched_nms of MMCV'
+        raise ValueError(f'{expected}, but got {dict(nms)!r}: {error}') from None
     return test_cfg

@@ -72,6 +72,8 @@ def similar_file(name: str, names: Collection[str]) -> str | None:
 
 def is_meant(path) -> str:
     """'; is <an existing path> meant?' for a path that does not exist, or '' if no existing path is similar."""
+    if os.path.lexists(path):  # a link to a missing file, for example
+        return ''
     found = Path(Path(path).anchor)
     for part in Path(path).relative_to(found).parts:
         if not (found / part).exists():

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mmyolo_bgpenalty.utils.arguments import whole_number
+from mmyolo_bgpenalty.utils.coco_json import is_crowd
 
 
 def percent_name(percent) -> str:
@@ -69,7 +70,7 @@ def objects(coco: dict) -> tuple[np.ndarray, np.ndarray]:
     for annotation in coco['annotations']:
         area = annotation.get('area')
         no_area = isinstance(area, (int, float)) and area <= 0
-        if not (annotation.get('iscrowd') or annotation.get('ignore') or no_area or min(annotation['bbox'][2:]) < 1):
+        if not (is_crowd(annotation) or no_area or min(annotation['bbox'][2:]) < 1):
             image_of.append(images[annotation['image_id']])
             class_of.append(classes[annotation['category_id']])
     return np.array(image_of, dtype=np.int64), np.array(class_of, dtype=np.int64)

@@ -4,9 +4,9 @@ import array
 import os
 import re
 import stat
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -109,14 +109,17 @@ def image_paths(folder) -> list[str]:
 
 NO_FILE = 'not a regular file'  # for example, a folder or a pipe
 TOO_LARGE = 'too large'  # its pixels could fill the memory
+MOST_PIXELS = 2**28  # of an image whose size no json file states: 0.8 GB as 8-bit RGB
+_ORIENTATION = 0x0112  # tag of EXIF
 
 
-def image_fault(path, look_inside: bool = True) -> str:
+def image_fault(path, look_inside: bool = True, most_pixels: float = MOST_PIXELS) -> str:
     """Why an image file cannot be read or is incomplete; '' if no fault is found.
 
     Args:
         path: a local file.
         look_inside: also read the file, which takes longer.
+        most_pixels: an image with more of them counts as too large, with ``look_inside``.
     """
     try:
         status = os.stat(path)
@@ -131,9 +134,9 @@ def image_fault(path, look_inside: bool = True) -> str:
                     return 'truncated JPEG'
                 if head == _PNG_STARTS and not _has_png_end(file, status.st_size):
                     return 'truncated PNG'
-            image_size(path)
-    except Image.DecompressionBombError as error:
-        return f'{TOO_LARGE}: {str(error).partition(",")[0]}. Cut it into tiles'
+            width, height = image_size(path) or (0, 0)
+            if width * height > most_pixels:
+                return f'{TOO_LARGE}: {width} x {height} pixels. Cut it into tiles'
     except (OSError, ValueError) as error:
         return reason(error)
     return ''
@@ -147,19 +150,30 @@ def size_fault(loaded: Sequence[float], stated: Sequence[float]) -> str:
     return fault + '; its EXIF orientation may rotate it' * (tuple(loaded) == tuple(stated)[::-1])
 
 
-def image_size(path) -> tuple[int, int] | None:
-    """Width and height in the header of a local file, before EXIF turns the image. None: Pillow cannot read it.
-
-    Raises:
-        PIL.Image.DecompressionBombError: the image has more than 2 * ``PIL.Image.MAX_IMAGE_PIXELS`` pixels.
-    """
+@contextmanager
+def opened_header(path) -> Iterator[Image.Image]:
+    """A Pillow image, to read its header. Its size may be any: ``image_fault`` has a limit, in place of Pillow's."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # Pillow warns of half as many pixels
-            with Image.open(path) as image:
-                return image.size
-    except Image.DecompressionBombError:
-        raise
+        image = Image.open(path)
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+    with image:
+        yield image
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8. ``image.getexif()`` also takes XMP data, which OpenCV ignores."""
+    exif = Image.Exif()
+    exif.load(image.info.get('exif') or b'')
+    return exif.get(_ORIENTATION, 1)
+
+
+def image_size(path) -> tuple[int, int] | None:
+    """Width and height in the header of a local file, before EXIF turns the image. None: Pillow cannot read it."""
+    try:
+        with opened_header(path) as image:
+            return image.size
     except Exception:  # Pillow's readers raise many kinds of errors. OpenCV may still read the file
         return None
 

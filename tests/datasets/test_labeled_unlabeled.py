@@ -6,6 +6,7 @@ import shutil
 import mmcv
 import pytest
 from mmdet.registry import DATASETS
+from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
 
 from mmyolo_bgpenalty import RecordedLetterResize
@@ -113,6 +114,35 @@ def test_wrappers_give_the_images_of_their_datasets(cfg, kind):
     assert dataset[SeededIndex(0, 7)]['inputs']['sup'].equal(first)
     dataset.pipeline = plain.datasets[1].pipeline
     assert all(leaf.pipeline is dataset.pipeline for leaf in leaves_of(labeled))
+
+
+def test_a_wrapped_set_is_searched_for_objects_only_to_the_first(cfg, monkeypatch):
+    node, looked = cfg.train_dataloader.dataset, []
+    get = BaseDataset.get_data_info
+    monkeypatch.setattr(BaseDataset, 'get_data_info', lambda self, i: looked.append(i) or get(self, i))
+    node.labeled = dict(type='RepeatDataset', dataset=node.labeled, times=1000)
+    DATASETS.build(node)
+    assert len(looked) <= 6
+
+
+def test_a_wrapped_set_without_objects_is_named(cfg, data, tmp_path):
+    content = json.loads((data / 'labeled.json').read_text())
+    for annotation in content['annotations']:
+        annotation['iscrowd'] = 1
+    (tmp_path / 'crowds.json').write_text(json.dumps(content))
+    node = cfg.train_dataloader.dataset
+    node.labeled.ann_file = str(tmp_path / 'crowds.json')
+    node.labeled = dict(type='RepeatDataset', dataset=node.labeled, times=2)
+    crowds = len(content['annotations'])
+    with pytest.raises(ValueError, match=f'in .*crowds.json, but it has none and {crowds} crowds'):
+        DATASETS.build(node)
+
+
+def test_sets_in_mmdetections_concat_dataset_may_have_other_palettes(cfg):
+    node = cfg.train_dataloader.dataset
+    palette = dict(metainfo=dict(node.labeled.metainfo, palette=[(0, 0, 9)] * 3))
+    node.labeled = dict(type='mmdet.ConcatDataset', datasets=[node.labeled, dict(node.labeled, **palette)])
+    assert len(DATASETS.build(node).datasets[0]) == 12
 
 
 def test_an_unreadable_image_in_a_wrapper_is_replaced(cfg, data, tmp_path):

@@ -77,7 +77,7 @@ def test_a_truncated_jpeg_that_opencv_decodes_is_skipped(root, warnings, monkeyp
 
 def test_a_file_is_examined_only_before_its_first_load(root, monkeypatch):
     dataset, examined = pair(root), []
-    monkeypatch.setattr(unreadable_images, 'image_fault', lambda path: examined.append(path) or '')
+    monkeypatch.setattr(unreadable_images, 'image_fault', lambda path, most_pixels: examined.append(path) or '')
     for _ in range(2):
         for place in range(len(dataset)):
             dataset[place]
@@ -103,7 +103,19 @@ def test_an_image_of_another_size_is_not_decoded(root, warnings, monkeypatch):
         'labeled_000.png cannot be read and is skipped (it is 12000 x 12000, but its annotation says 80 x 64)'
         in warnings[0]
     )
-    assert 'unlabeled_000.png cannot be read and is skipped (too large: Image size (400000000 pixels)' in warnings[1]
+    assert 'unlabeled_000.png cannot be read and is skipped (too large: 20000 x 20000 pixels' in warnings[1]
+
+
+class LoadHalf(mmcv.transforms.LoadImageFromFile):
+    def transform(self, results):
+        results = super().transform(results)
+        return dict(results, img=results['img'][::2, ::2])
+
+
+def test_a_loader_of_another_class_may_load_another_size(root, warnings):
+    edit(root, 'labeled', lambda coco: [image.update(width=40, height=32) for image in coco['images']])
+    dataset = pair(root, pipeline=[LoadHalf(), dict(PACK, meta_keys=('img_path',))])
+    assert Path(dataset[0]['data_samples'].img_path).name == 'labeled_000.png' and warnings == []
 
 
 def test_sizes_do_not_matter_without_boxes(root, warnings):

@@ -1,5 +1,6 @@
 import copy
 import io
+import json
 import os
 import subprocess
 import sys
@@ -208,6 +209,15 @@ def test_unequal_predictions_are_refused(semi, monkeypatch):
     monkeypatch.setattr(plain_detector, 'plain_config', other)
     with pytest.raises(ValueError, match='expected equal predictions'):
         export_detector(Config.fromfile(semi.config), semi.checkpoint)
+
+
+def test_a_json_that_mmdetections_metric_does_not_take_is_named(semi, data, tmp_path, run_tool):
+    coco = json.loads((data / 'val.json').read_text())
+    coco['annotations'][0]['id'] = 0
+    (tmp_path / 'val.json').write_text(json.dumps(coco))
+    files = [f'{where}.ann_file={tmp_path / "val.json"}' for where in ('test_dataloader.dataset', 'test_evaluator')]
+    code, out, _ = run_tool(semi.config, semi.checkpoint, '--out', tmp_path / 'out', '--cfg-options', *files)
+    assert code == 0 and 'epoch_7_teacher.py: test_evaluator.type: the annotation 0 of' in out
 
 
 def test_bad_input_gives_an_error_of_one_line_and_no_files(semi, data, tmp_path, run_tool):

@@ -53,6 +53,16 @@ def evaluate(tmp_path, coco, samples, **kwargs):
     return evaluator.evaluate(len(samples))
 
 
+def test_without_json_and_objects():
+    """MMDetection then writes a set without the key `annotations`."""
+    evaluator = Evaluator([PrecisionRecallMetric(coco=True)])
+    evaluator.dataset_meta = dict(classes=CLASSES)
+    found = dict(bboxes=torch.tensor([[1.0, 1, 9, 9]]), scores=torch.tensor([0.9]), labels=torch.tensor([0]))
+    evaluator.metrics[0].process({}, [dict(img_id=0, ori_shape=(64, 80), pred_instances=found, instances=[])])
+    result = evaluator.evaluate(1)
+    assert result['coco/bbox_mAP'] == -1 and result['pr/fp_per_image'] == 1
+
+
 def fields(**values):
     return lambda coco: [annotation.update(values) for annotation in coco['annotations']]
 

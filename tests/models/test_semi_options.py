@@ -5,6 +5,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmyolo.registry import MODELS
 
+from mmyolo_bgpenalty.models.semi_options import SemiTrainOptions
 from tests.helpers.semi import build
 from tests.helpers.tiny import CONFIGS, SEMI, SMALL
 
@@ -34,6 +35,8 @@ from tests.helpers.tiny import CONFIGS, SEMI, SMALL
         (dict(pseudo_test_cfg=dict(nms=None)), 'pseudo_test_cfg.nms` to be a dict with `type`.*None'),
         (dict(pseudo_test_cfg=dict(nms=dict(iou_threshold=60))), r'nms.iou_threshold` to be in \[0, 1\], but got 60'),
         (dict(pseudo_test_cfg=dict(nms=dict(iou_threshold=0.6, class_agnostic='no'))), "nms.class_agnostic`.*'no'"),
+        (dict(pseudo_test_cfg=dict(nms=dict(type='nmss', iou_threshold=0.6))), "nms` to be a config .*'nmss'"),
+        (dict(pseudo_test_cfg=dict(nms=dict(type='nms', iou_threshold=0.6, iou=3))), "nms` to be a config .*'iou'"),
         (dict(teacher_flips='horizontal'), "`semi_train_cfg.teacher_flips` to be a list, but got 'horizontal'"),
         (dict(min_pseudo_bbox_wh=(1, -3)), '`semi_train_cfg.min_pseudo_bbox_wh`.*-3'),
         (dict(min_pseudo_bbox_wh=3), '`semi_train_cfg.min_pseudo_bbox_wh` to be two numbers, but got 3'),
@@ -42,6 +45,11 @@ from tests.helpers.tiny import CONFIGS, SEMI, SMALL
 def test_bad_config_is_refused(bad, message):
     with pytest.raises(ValueError, match=message):
         build(**bad)
+
+
+@pytest.mark.parametrize('nms', [dict(type='nms', iou_thr=0.6), dict(type='soft_nms', min_score=0.1)])
+def test_every_nms_of_mmcv_is_accepted(nms):
+    assert SemiTrainOptions.from_cfg(dict(pseudo_test_cfg=dict(nms=nms))).pseudo_test_cfg.nms == nms
 
 
 def test_bad_predict_on_is_refused():

@@ -64,6 +64,11 @@ def test_a_mistyped_path(path, meant, tmp_path, monkeypatch):
         assert is_meant(tmp_path / path) == f'; is {tmp_path / meant} meant?'
 
 
+def test_a_link_to_nothing_means_no_other_file(tmp_path):
+    (tmp_path / 'a.json').symlink_to('gone.json')
+    assert is_meant(tmp_path / 'a.json') == ''
+
+
 def test_a_mistyped_config(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'mine.py').touch()

@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mmyolo_bgpenalty.cli.data.leaf_config import leaf_config
+from mmyolo_bgpenalty.cli.data.leaf_config import leaf_config, median_side
 from mmyolo_bgpenalty.cli.data.plan import BATCH, ITERATIONS, Plan, make_plan
 from mmyolo_bgpenalty.cli.data.project_sets import ProjectSets, as_coco, common_folder, read_sets
 from mmyolo_bgpenalty.cli.data.training_time import training_time
@@ -112,10 +112,9 @@ def write_project(args: argparse.Namespace, sets: ProjectSets, plan: Plan, scale
     config, train, val, unlabeled, empty = _files_of(args.project)
     folder = common_folder(sets)
     weights = str(args.weights.absolute()) if args.weights else None
+    semi, empties, side = bool(sets.unlabeled), bool(sets.empty), median_side(sets.train, scale)
     content: dict[Path, str | bytes] = {
-        config: leaf_config(
-            sets.classes, args.model, scale, folder, weights, plan, bool(sets.unlabeled), bool(sets.empty)
-        )
+        config: leaf_config(sets.classes, args.model, scale, folder, weights, plan, semi, empties, side)
     }
     for path, boxes in ((train, sets.train), (val, sets.val), (unlabeled, sets.unlabeled)):
         if boxes:

@@ -1,9 +1,12 @@
 """The text of a project's config."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import sqrt
+from statistics import median
 
 from mmyolo_bgpenalty.cli.data.plan import Plan
 from mmyolo_bgpenalty.config_check.settings.length import least_momentum
+from mmyolo_bgpenalty.utils.label_formats.labeled_set import Box, Picture
 
 HEAD = """\
 # Made by `python -m mmyolo_bgpenalty init`, and yours to edit. Lengths are in epochs of {epoch} iterations.
@@ -37,6 +40,11 @@ MOMENTUM = 0.004  # of the shipped config
 SHORT = """\
 default_hooks = dict(mean_teacher=dict(momentum={momentum}))  # so that the teacher follows the student in a short run
 """
+SMALL_SIDE = 32  # pixels of the input; measured in docs/experiments.md with median sides of 18 and 51 pixels
+SMALL = """\
+# The boxes are small (median side: {side:.0f} pixels of the input), so the places of pseudo-boxes are not learned.
+model = dict(semi_train_cfg=dict(unsup_loss_weights=dict(loss_bbox=0.0, loss_dfl=0.0)))
+"""
 EMPTY = "    dataset=dict(known_empty='annotations/empty.txt'),  # names of unlabeled pictures without any object\n"
 
 
@@ -49,8 +57,12 @@ def leaf_config(
     plan: Plan,
     unlabeled: bool,
     empty: bool,
+    side: float,
 ) -> str:
-    """The config of a project. ``images`` is the folder of all pictures, ``weights`` a file."""
+    """The config of a project.
+
+    ``images`` is the folder of all pictures, ``weights`` a file, ``side`` the ``median_side`` of the boxes.
+    """
     values = dict(
         base='yolov8_semi_bgpenalty_own.py' if unlabeled else 'yolov8_bgpenalty_own.py',
         classes=tuple(classes),
@@ -61,9 +73,23 @@ def leaf_config(
         no_weights='' if weights else '  # a file with COCO weights, such as yolov8s.pt of Ultralytics, helps a lot',
         before='on labeled pictures only, without the penalty' if unlabeled else 'without the penalty',
         empty=EMPTY if empty else '',
+        side=side,
         momentum=min(least_momentum(plan.iterations), 1),
         **vars(plan),
     )
-    parts = HEAD, UNLABELED if unlabeled else '', TAIL, SEMI_LOADER if unlabeled else LOADER
-    text = ''.join(parts).format(**values)
-    return text + SHORT.format(**values) if unlabeled and values['momentum'] > MOMENTUM else text
+    parts = [HEAD, TAIL, LOADER]
+    if unlabeled:
+        parts = [HEAD, UNLABELED, TAIL, SEMI_LOADER]
+        parts += [SMALL] if side < SMALL_SIDE else []
+        parts += [SHORT] if values['momentum'] > MOMENTUM else []
+    return ''.join(parts).format(**values)
+
+
+def median_side(boxes: Mapping[Picture, Sequence[Box]], scale: tuple[int, int]) -> float:
+    """Median of √(width · height) of boxes, in pixels of the input. ``scale`` is the width and height of the input."""
+    return median(
+        min(scale[0] / picture.width, scale[1] / picture.height) * sqrt(box.width * box.height)
+        for picture, found in boxes.items()
+        for box in found
+        if not box.ignored
+    )

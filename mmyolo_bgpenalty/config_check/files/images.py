@@ -1,5 +1,6 @@
 """Checks of images: files that cannot be read, sizes, grey levels, and images that two sets share."""
 
+import math
 import os
 import os.path as osp
 import re
@@ -12,7 +13,7 @@ from mmyolo_bgpenalty.config_check.files.pictures import Header, Loader, loader_
 from mmyolo_bgpenalty.config_check.findings import Findings, error, first_of, warning
 from mmyolo_bgpenalty.config_check.parts import ConfigParts, Dataset, class_of
 from mmyolo_bgpenalty.utils.files import NAMED
-from mmyolo_bgpenalty.utils.image_files import image_fault, image_names, not_read, size_fault
+from mmyolo_bgpenalty.utils.image_files import MOST_PIXELS, image_fault, image_names, not_read, size_fault
 
 LOOKED_AT = 20_000  # at most this many images of a set are checked
 OPENED = 500  # at most this many of them are opened, if the dataset skips unreadable images
@@ -106,7 +107,8 @@ def image_faults(one: ImageSet) -> Findings:
     paths = [path for path in spread(one.paths, LOOKED_AT) if not REMOTE.match(path)]
     opened = spread(paths, OPENED) if one.skips else paths
     look_inside = set(opened)
-    found = [(path, image_fault(path, look_inside=path in look_inside)) for path in paths]
+    limits = {path: math.inf if path in one.sizes else MOST_PIXELS for path in paths}
+    found = [(path, image_fault(path, path in look_inside, limits[path])) for path in paths]
     faults = {path: fault for path, fault in found if fault}
     instead = 'restore them, or correct data_root and data_prefix=dict(img=…)'
     if any('://' in path for path in faults):

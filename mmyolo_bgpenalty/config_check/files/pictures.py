@@ -5,9 +5,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
-from PIL import Image
 
-ORIENTATION, BITS = 0x0112, 258  # tags of EXIF and TIFF
+from mmyolo_bgpenalty.utils.image_files import opened_header, orientation_of
+
+BITS = 258  # tag of TIFF
 FEW_LEVELS = 32
 
 
@@ -34,11 +35,8 @@ def loader_of(kind: type | None, color_type: str = 'color', imdecode_backend: st
 def read_header(path: str, loader: Loader) -> Header | None:
     """The header of a picture. None if Pillow cannot read it."""
     try:
-        with Image.open(path) as picture:
-            exif = Image.Exif()
-            exif.load(picture.info.get('exif') or b'')
-            orientation = exif.get(ORIENTATION, 1)
-            (width, height), kind = picture.size, picture.format
+        with opened_header(path) as picture:
+            (width, height), orientation, kind = picture.size, orientation_of(picture), picture.format
             bits = 16 if picture.mode.startswith('I;16') else max(getattr(picture, 'tag_v2', {}).get(BITS, (8,)))
         if kind == 'PNG':
             with open(path, 'rb') as file:

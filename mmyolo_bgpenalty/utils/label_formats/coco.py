@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmyolo_bgpenalty.utils.coco_json import read_coco
+from mmyolo_bgpenalty.utils.coco_json import is_crowd, read_coco
 from mmyolo_bgpenalty.utils.label_formats.labeled_set import Box, LabeledSet, Picture
 
 KIND = 'COCO json'
@@ -32,7 +32,7 @@ def read_coco_set(file: Path) -> LabeledSet:
     for annotation in coco['annotations']:
         picture, stated = pictures[annotation['image_id']]
         if isinstance(picture, Picture):
-            ignored = bool(annotation.get('iscrowd') or annotation.get('ignore'))
+            ignored = is_crowd(annotation)
             x, y, width, height = annotation['bbox']
             box = Box(names[annotation['category_id']], x, y, width, height, ignored)
             found.add_box(picture, box, os.path.basename(picture.path), stated)

@@ -4,11 +4,7 @@ import os
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from PIL import Image
-
-from mmyolo_bgpenalty.utils.image_files import image_fault
-
-ORIENTATION = 0x0112  # tag of EXIF
+from mmyolo_bgpenalty.utils.image_files import image_fault, opened_header, orientation_of
 
 
 class Picture(NamedTuple):
@@ -104,10 +100,8 @@ def read_picture(path: str) -> Picture:
     if fault:
         raise ValueError(fault)
     try:
-        with Image.open(path) as image:
-            exif = Image.Exif()  # image.getexif() also takes XMP data, which OpenCV ignores
-            exif.load(image.info.get('exif') or b'')
-            (width, height), orientation = image.size, exif.get(ORIENTATION, 1)
+        with opened_header(path) as image:
+            (width, height), orientation = image.size, orientation_of(image)
     except Exception as error:  # Pillow's readers raise many kinds for broken files
         raise ValueError('no picture, or a broken header') from error
     if orientation in (5, 6, 7, 8):

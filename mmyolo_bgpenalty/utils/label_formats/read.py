@@ -142,7 +142,9 @@ def _xml_files(folder: Path) -> dict[str, list[Path]]:
 
 
 def _xml_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob('*') if path.suffix.lower() == '.xml' and not path.name.startswith('.'))
+    files = (path for path in folder.rglob('*') if path.suffix.lower() == '.xml')
+    # Such as .ipynb_checkpoints
+    return sorted(path for path in files if not any(part[0] == '.' for part in path.relative_to(folder).parts))
 
 
 def _by_image_sets(folder: Path, place: Path, files: list[Path]) -> dict[str, list[Path]]:

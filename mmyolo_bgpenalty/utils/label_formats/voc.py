@@ -36,6 +36,8 @@ def read_voc(files: dict[str, list[Path]], source: str) -> dict[str, LabeledSet]
             picture = _picture_of(path, tree, folders)
             if picture is None:
                 found.note('label files without a picture', path.name)
+            elif picture in named:
+                found.note('label files of a picture that has another one: left out', path.name)
             else:
                 named.add(picture)
                 _read_objects(found, path, tree, picture, first)

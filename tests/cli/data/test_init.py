@@ -10,9 +10,11 @@ from mmengine.config import Config
 
 from mmyolo_bgpenalty.cli.data import init
 from mmyolo_bgpenalty.cli.data.init import main
+from mmyolo_bgpenalty.cli.data.leaf_config import median_side
 from mmyolo_bgpenalty.cli.train import main as train
 from mmyolo_bgpenalty.config_check.check import check_config
 from mmyolo_bgpenalty.utils.coco_json import read_coco
+from mmyolo_bgpenalty.utils.label_formats.labeled_set import Box, Picture
 from tests.helpers.labels import NAMES, make_coco, make_voc, make_yolo, save_picture
 
 SMALL = ('--model', 'n', '--size', 64)
@@ -269,3 +271,24 @@ def test_the_teacher_follows_the_student_in_a_short_run(run, tmp_path, iteration
     assert bool(found) == ('a good detector needs 1,000 or more' in out) == (iterations < 1000)
     assert (cfg.default_hooks.mean_teacher.momentum == 0.004) == (iterations >= 750)
     assert cfg.default_hooks.mean_teacher.momentum_warmup == 1 / 12
+
+
+@pytest.mark.parametrize('size, small', [(64, True), (640, False)])
+def test_places_of_small_pseudo_boxes_are_not_learned(run, tmp_path, size, small):
+    """The same boxes are small or large, as the pictures are resized."""
+    make_voc(tmp_path / 'voc', TEN)
+    save_picture(tmp_path / 'more/a.jpg')
+    run('cells', '--labeled', 'voc', '--unlabeled', 'more', '--model', 'n', '--size', size)
+    weights = project(tmp_path)[0].model.semi_train_cfg.unsup_loss_weights
+    expected = dict(loss_bg=0.0, loss_bbox=0.0, loss_dfl=0.0) if small else dict(loss_bg=0.0)
+    assert weights == expected
+    assert ('median side' in (tmp_path / 'cells/cells.py').read_text()) == small
+
+
+def test_the_median_side_of_boxes():
+    """Pictures of 100 x 50 and 50 x 200 pixels become 200 x 100 and 50 x 200. The ignored box does not count."""
+    boxes = {
+        Picture('a', 100, 50, 1): [Box('x', 0, 0, 10, 40), Box('x', 0, 0, 90, 40, True)],
+        Picture('b', 50, 200, 1): [Box('x', 0, 0, 3, 12), Box('x', 0, 0, 20, 5)],
+    }
+    assert median_side(boxes, (200, 200)) == 10

@@ -251,6 +251,21 @@ def test_sub_folders_of_annotations(tmp_path):
     assert list(by_name(read_labeled(root)['train'])) == ['a.jpg']
 
 
+def test_a_picture_counts_once(tmp_path):
+    """Jupyter's copies of files are not read. Of two files of one picture the second is noted."""
+    root = make_voc(tmp_path, FIVE)
+    boxes = by_name(read_labeled(root)['train'])
+    (root / 'Annotations/one').mkdir()
+    for file in (root / 'Annotations').glob('*.xml'):
+        file.rename(root / 'Annotations/one' / file.name)
+    for copy in ('one/.ipynb_checkpoints/a-checkpoint.xml', 'two/a.xml'):
+        (root / 'Annotations' / copy).parent.mkdir()
+        shutil.copy(root / 'Annotations/one/a.xml', root / 'Annotations' / copy)
+    found = read_labeled(root)['train']
+    assert by_name(found) == boxes
+    assert found.notes == {'label files of a picture that has another one: left out': ['a.xml']}
+
+
 def test_parts_as_sub_folders_of_annotations(tmp_path):
     root = make_voc(tmp_path, FIVE)
     for part, names in (('train', ('a', 'B', 'é')), ('val', ('c d', 'e'))):
