@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import combinations, zip_longest
 
 from mmyolo_bgpenalty.config_check.findings import Findings, error, first_of, warning
-from mmyolo_bgpenalty.config_check.parts import ConfigParts, class_of, kind_of
+from mmyolo_bgpenalty.config_check.parts import ConfigParts, class_of, kind_of, names_of
 
 COCO_KEYS = re.compile(r'(bbox|segm)_mAP(_50|_75|_s|_m|_l)?$|AR|.*_precision$')
 PREFIXES = dict(CocoMetric='coco', PrecisionRecallMetric='pr')
@@ -51,7 +51,7 @@ def check_class_names(parts: ConfigParts) -> Findings:
         meta = dataset.node.get('metainfo') or {}
         for key in ('classes', 'CLASSES'):
             names = meta.get(key) if isinstance(meta, Mapping) else None
-            if isinstance(names, str) and not osp.isfile(names):
+            if isinstance(names, str) and '://' not in names and not osp.isfile(names):
                 what = f'{names!r} is a text and no list of names, so its letters would be classes'
                 yield error(f'{dataset.path}.metainfo.{key}', what, f'write ({names!r},), with the comma')
 
@@ -102,18 +102,20 @@ def check_evaluator_files(parts: ConfigParts) -> Findings:
     """An evaluator must read the json file of its dataset, or another json file with the same images."""
     for name, datasets in (('val', parts.val), ('test', parts.test)):
         files = [dataset.ann_file for dataset in datasets]
-        ours = {file: _images(parts, file) for file in files if file.endswith('.json')}
-        for one, other in combinations(ours, 2):
+        ours = {dataset.ann_file: _images(parts.coco_of(dataset)) for dataset in datasets}
+        evaluators = parts.entries(f'{name}_evaluator')
+        by_ids = any('CocoMetric' in names_of(node, 'METRICS', parts.scope) for _, node in evaluators)
+        for one, other in combinations(ours, 2) if by_ids else ():
             common = ours[one].keys() & ours[other].keys()
             if common:
                 what = f'{one} and {other} both have the image id {min(common, key=str)!r}: predictions are mixed up'
                 yield error(f'{name}_dataloader.dataset', what, 'give all images different ids')
         expected = {image: file for images in ours.values() for image, file in images.items()}
-        for where, node in parts.entries(f'{name}_evaluator'):
+        for where, node in evaluators:
             theirs = node.get('ann_file')
-            if not theirs or not files or not all(map(ours.get, files)):
+            if not theirs or not files or not all(ours.values()):
                 continue
-            found = expected if [*map(osp.realpath, files)] == [osp.realpath(theirs)] else _images(parts, theirs)
+            found = expected if [*map(osp.realpath, files)] == [osp.realpath(theirs)] else _images(parts.coco(theirs))
             if found and found != expected:
                 reads = f'the dataset reads {files[0]}' if len(files) == 1 else f'the datasets read {first_of(files)}'
                 instead = f'write {files[0]}' if len(files) == 1 else 'write a json file with the images of all sets'
@@ -121,24 +123,24 @@ def check_evaluator_files(parts: ConfigParts) -> Findings:
             yield from _ids(parts, where, node)
 
 
-def _images(parts: ConfigParts, file: str) -> dict:
-    """The file names of the images of a json file by their ids. {} if it cannot be read."""
-    coco = parts.coco(file)
-    return {image['id']: osp.basename(image['file_name']) for image in coco['images']} if isinstance(coco, dict) else {}
+def _images(coco: dict | ValueError | None) -> dict:
+    """The names of the images by their ids, without folders and extensions. {} if the json file cannot be read."""
+    images = coco['images'] if isinstance(coco, dict) else ()
+    return {image['id']: osp.splitext(osp.basename(image['file_name']))[0] for image in images}
 
 
 def _ids(parts: ConfigParts, where: str, node: Mapping) -> Findings:
     """CocoMetric of MMDetection needs ids that PrecisionRecallMetric does not need."""
-    coco = parts.coco(node['ann_file'])
-    if kind_of(node) == 'CocoMetric':
-        for annotation in coco['annotations'] if isinstance(coco, dict) else ():
-            if not isinstance(annotation['id'], int) or annotation['id'] == 0 or annotation.get('iscrowd') is None:
-                what = (
-                    f'the annotation {annotation["id"]!r} of {node["ann_file"]} is lost: CocoMetric needs `iscrowd`, '
-                )
-                what += 'and ids that are whole numbers and not 0'
-                yield warning(f'{where}.type', what, "write type='PrecisionRecallMetric', coco=True")
-                return
+    coco, names = parts.coco(node['ann_file']), names_of(node, 'METRICS', parts.scope)
+    if 'CocoMetric' not in names or 'PrecisionRecallMetric' in names or not isinstance(coco, dict):
+        return
+    fatal = [one for one in coco['annotations'] if one.get('iscrowd') is None or isinstance(one['id'], str)]
+    lost = [one for one in coco['annotations'] if not isinstance(one['id'], int) or one['id'] == 0]
+    if fatal or lost:
+        what = f'the annotation {(fatal or lost)[0]["id"]!r} of {node["ann_file"]} '
+        what += 'cannot be evaluated' if fatal else 'is lost'
+        what += ': CocoMetric needs `iscrowd`, and ids that are whole numbers and not 0'
+        yield (error if fatal else warning)(f'{where}.type', what, "write type='PrecisionRecallMetric', coco=True")
 
 
 CHECKS = (check_class_names, check_classes, check_validation, check_evaluator_files)

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import mmyolo.registry
+from mmdet.datasets.api_wrappers import COCO
 from mmengine.fileio import list_from_file
 
 from mmyolo_bgpenalty.engine.schedule import DEFAULT_PLAN
 from mmyolo_bgpenalty.engine.settings import HOOK_SETTINGS, settings_in
 from mmyolo_bgpenalty.utils.coco_json import read_coco
+
+READERS = ('mmdet.datasets.coco', 'mmyolo_bgpenalty.')  # the modules whose datasets read COCO json files
 
 
 def kind_of(node) -> str:
@@ -26,7 +29,7 @@ def kind_of(node) -> str:
 
 
 def class_of(node, registry: str, scope: str | None = None) -> type | None:
-    """The class of a part, from the registry of MMYOLO or MMDetection. None if it is unknown."""
+    """The class of a part, from the registry of MMYOLO or MMDetection. None if it is unknown or a function."""
     kind = node.get('type') if isinstance(node, Mapping) else None
     if not isinstance(kind, str):
         return kind if isinstance(kind, type) else None
@@ -34,7 +37,7 @@ def class_of(node, registry: str, scope: str | None = None) -> type | None:
     for name in [*(f'{scope}.{kind}' for scope in scopes), kind]:
         found = getattr(mmyolo.registry, registry).get(name)
         if found is not None:
-            return found
+            return found if isinstance(found, type) else None
     return None
 
 
@@ -221,13 +224,19 @@ class ConfigParts:
         if found is None:
             found = getattr(class_of(dataset.node, 'DATASETS', self.scope), 'METAINFO', {}).get('classes')
         if isinstance(found, str):
-            return list_from_file(found) if osp.isfile(found) else [found]
+            # A remote file is not read.
+            return None if '://' in found else list_from_file(found) if osp.isfile(found) else [found]
         return list(found) if found else None
 
     def coco_of(self, dataset: Dataset) -> dict | ValueError | None:
-        """The content of the json file of a dataset, or the error. None if it is no local json or is not made yet."""
-        file = dataset.ann_file
-        return self.coco(file) if file.endswith('.json') and dataset.is_local(file) else None
+        """The content of the json file of a dataset, or the error.
+
+        None if the class reads another format, or if the file is no local json or is not made yet.
+        """
+        file, kind = dataset.ann_file, class_of(dataset.node, 'DATASETS', self.scope)
+        load = getattr(kind, 'load_data_list', None)
+        reads = getattr(kind, 'COCOAPI', None) is COCO and getattr(load, '__module__', '').startswith(READERS)
+        return self.coco(file) if reads and file.endswith('.json') and dataset.is_local(file) else None
 
     @property
     def by_epoch(self) -> bool | None:

@@ -4,7 +4,9 @@ import copy
 import importlib.util
 import logging
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from types import SimpleNamespace
 
 import pytest
@@ -175,6 +177,29 @@ def test_other_datasets_and_samplers_cause_no_finding(runner, monkeypatch, logge
     dataset = labeled if members is None else SimpleNamespace(datasets=[SimpleNamespace()] * members)
     sampler = SimpleNamespace(group2size_per_source=[{1: 1}, {1: 2}])
     monkeypatch.setattr(runner.train_loop, 'dataloader', SimpleNamespace(dataset=dataset, sampler=sampler))
+    check_at_start(runner)
+    assert logged == []
+
+
+def test_two_sets_of_one_kind_are_not_called_labeled_and_unlabeled(runner, monkeypatch, logged):
+    labeled = runner.train_dataloader.dataset.datasets[0]
+    dataset = SimpleNamespace(datasets=[labeled, labeled])
+    monkeypatch.setattr(runner.train_loop, 'dataloader', SimpleNamespace(dataset=dataset, sampler=None))
+    check_at_start(runner)
+    (line,) = logged
+    assert line.startswith(f'{TRAIN}.datasets.1: 6 images are also in {TRAIN}.datasets.0')
+    assert line.split(': ')[-1].startswith('they count twice')
+
+
+@pytest.mark.parametrize('case', ['a lock', 'an index with a size'])
+def test_what_only_the_run_itself_can_load_is_left_alone(runner, monkeypatch, logged, case):
+    dataset = runner.val_loop.dataloader.dataset
+    if case == 'a lock':  # cannot be copied
+        step = partial(lambda lock, results: results, Lock())
+        monkeypatch.setattr(dataset.pipeline, 'transforms', [step, *dataset.pipeline.transforms])
+    else:  # its own sampler gives it
+        own = type('Own', (type(dataset),), dict(__getitem__=lambda self, index: self.prepare_data(index[0])))
+        monkeypatch.setattr(dataset, '__class__', own)
     check_at_start(runner)
     assert logged == []
 

@@ -2,6 +2,7 @@ import json
 import shutil
 
 import pytest
+from mmdet.evaluation import CocoMetric
 
 from mmyolo_bgpenalty.config_check.check import check_config
 from tests.helpers.changes import DELETED, change, edit
@@ -10,6 +11,7 @@ from tests.helpers.tiny import CLASSES
 HEAD, ASSIGNER = 'model.detector.bbox_head.head_module.num_classes', 'model.detector.train_cfg.assigner.num_classes'
 BEST, VAL = 'default_hooks.checkpoint.save_best', 'val_dataloader.dataset'
 E, W = 'error', 'warning'
+COCO = dict(type='mmdet.CocoMetric')
 MISTAKES = {
     'head too small': ({HEAD: 2, ASSIGNER: 2}, E, HEAD, 'the head has 2 classes'),
     'head too large': ({HEAD: 80, ASSIGNER: 80}, E, HEAD, 'has 3: square, disc, bar. The first prediction of another'),
@@ -74,8 +76,10 @@ def test_an_evaluator_that_reads_another_file(cfg, data, tmp_path, only_finding)
 
 def test_other_images_with_the_same_ids(cfg, data, tmp_path, only_finding):
     shutil.copytree(data, tmp_path / 'set')
-    edit(tmp_path / 'set', 'val', lambda coco: [image.update(file_name=f'b{image["id"]}') for image in coco['images']])
     cfg.val_evaluator.ann_file = str(tmp_path / 'set' / 'val.json')
+    edit(tmp_path / 'set', 'val', lambda coco: [one.update(file_name=one['file_name'][:-3]) for one in coco['images']])
+    assert check_config(cfg) == []  # only the format of the files differs
+    edit(tmp_path / 'set', 'val', lambda coco: [image.update(file_name=f'b{image["id"]}') for image in coco['images']])
     only_finding(check_config(cfg), E, 'val_evaluator.ann_file', 'which has other images')
 
 
@@ -110,19 +114,47 @@ def test_two_validation_sets(cfg, data, tmp_path):
     assert [finding for finding in check_config(cfg) if finding.level == 'error'] == []
 
 
-@pytest.mark.parametrize('values', [dict(id=0), dict(id=0.5), dict(iscrowd=None)])
-def test_cocometric_of_mmdetection_loses_annotations(cfg, data, tmp_path, values, only_finding):
+@pytest.mark.parametrize(
+    'evaluator',
+    [
+        dict(type='mmdet.VOCMetric'),
+        dict(type='mmdet.MultiDatasetsEvaluator', metrics=[COCO, COCO], dataset_prefixes=['a', 'b']),
+    ],
+)
+def test_evaluators_that_do_not_join_sets_by_ids(cfg, evaluator):
+    one = cfg.val_dataloader.dataset
+    cfg.val_dataloader.dataset = dict(type='ConcatDataset', datasets=[one, dict(one, ann_file='labeled.json')])
+    cfg.val_evaluator, cfg.test_dataloader = evaluator, cfg.val_dataloader
+    assert check_config(cfg, data=False) == []
+
+
+class OwnMetric(CocoMetric):
+    pass
+
+
+@pytest.mark.parametrize('kind', ['mmdet.CocoMetric', OwnMetric])
+@pytest.mark.parametrize(
+    'values, level, harm',
+    [
+        ([dict(id=0)], W, 'is lost'),
+        ([dict(id=0.5)], W, 'is lost'),
+        ([dict(id='a')], E, 'cannot be evaluated'),
+        ([dict(id=0), dict(iscrowd=None)], E, 'cannot be evaluated'),
+    ],
+)
+def test_annotations_that_cocometric_of_mmdetection_cannot_read(
+    cfg, data, tmp_path, kind, values, level, harm, only_finding
+):
+    def spoil(coco):
+        coco['annotations'] = [one | change for one, change in zip(coco['annotations'], values)]
+
     root = shutil.copytree(data, tmp_path / 'set')
-    edit(
-        root,
-        'val',
-        lambda coco: (coco['annotations'].__delitem__(slice(1, None)), coco['annotations'][0].update(values)),
-    )
+    edit(root, 'val', spoil)
     file = str(root / 'val.json')
     cfg.val_dataloader.dataset.ann_file = cfg.val_evaluator.ann_file = file
     assert check_config(cfg) == []
-    cfg.val_evaluator = dict(type='mmdet.CocoMetric', ann_file=file)
-    only_finding(check_config(cfg), W, 'val_evaluator.type', 'is lost: CocoMetric needs `iscrowd`')
+    cfg.val_evaluator = dict(type=kind, ann_file=file)
+    only_finding(check_config(cfg), level, 'val_evaluator.type', f'{harm}: CocoMetric needs `iscrowd`')
 
 
 @pytest.mark.parametrize('path', ['train_dataloader.dataset.labeled', 'val_dataloader.dataset'])
@@ -136,5 +168,6 @@ def test_a_text_in_place_of_class_names(cfg, path):
 
 def test_a_file_of_class_names(cfg, tmp_path):
     (tmp_path / 'classes.txt').write_text('\n'.join(CLASSES))
-    change(cfg, {'train_dataloader.dataset.labeled.metainfo.classes': str(tmp_path / 'classes.txt')})
-    assert check_config(cfg) == []
+    for file in (tmp_path / 'classes.txt', 'https://localhost/classes.txt'):
+        change(cfg, {'train_dataloader.dataset.labeled.metainfo.classes': str(file)})
+        assert check_config(cfg) == []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.helpers.mistakes import changed, ending, mistakes, tiny_config
+from tests.helpers.mistakes import Mistake, changed, ending, judged, mistakes, tiny_config
 
 
 @pytest.fixture(scope='module')
@@ -14,8 +14,16 @@ def tiny(tmp_path_factory):
 def test_a_mistake_ends_in_a_line_or_in_a_training(tiny, tmp_path, turn):
     mistake, cfg = list(mistakes(tiny, turn + 1, seed=0))[turn]
     end, said = ending(cfg, tmp_path)
-    assert end in ('a line', 'trains'), f'{mistake}: {end}\n{said}'
+    assert judged(mistake, end) in ('a line', 'trains'), f'{mistake}: {end}\n{said}'
     assert 'Traceback' not in said
+
+
+@pytest.mark.parametrize(
+    'where, trains', [('model.detector.test_cfg.scre_thr', False), ('default_hooks.lamda_bg', True)]
+)
+def test_a_training_that_ignores_a_misspelt_entry_is_a_fault(where, trains):
+    assert (judged(Mistake('misspelt', where, 1), 'trains') == 'trains') == trains
+    assert judged(Mistake('misspelt', where, 1), 'a line') == 'a line'
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """Random single mistakes in a config, and how the commands end with them.
 
-``python -m tests.helpers.mistakes 200`` tries 200 and prints those that end in a traceback.
+``python -m tests.helpers.mistakes 200`` tries 200 and prints how each ends.
 """
 
 import contextlib
 import copy
 import io
 import random
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -34,6 +35,9 @@ CONTRADICTIONS = {
     'default_hooks.checkpoint.save_best': 'coco/nothing',
     'train_cfg.type': 'IterBasedTrainLoop',
 }
+
+
+FREE = ('default_hooks', 'custom_keys')  # their keys are names that a user may choose
 
 
 class Mistake(NamedTuple):
@@ -129,7 +133,8 @@ def changed(cfg: dict, path: str, value: Any, remove: bool = False) -> dict:
 def ending(cfg: dict, folder: Path) -> tuple[str, str]:
     """How ``check`` and then ``train`` end, and the last lines. 'a line' or 'trains', or a fault of the commands."""
     file = folder / 'mine.py'
-    file.write_text(''.join(f'{name} = {value!r}\n' for name, value in cfg.items()).replace('-inf', "float('-inf')"))
+    text = ''.join(f'{name} = {value!r}\n' for name, value in cfg.items())
+    file.write_text(re.sub(r'(?<=[ \[(])-inf\b', "float('-inf')", text))
     checked, said = _call(check, str(file))
     options = [str(file), '--work-dir', str(folder / 'run'), '--cfg-options', f'visualizer.name={folder}']
     if not isinstance(checked, int):
@@ -140,6 +145,12 @@ def ending(cfg: dict, folder: Path) -> tuple[str, str]:
     if trained == 0:
         return 'trains', log
     return ('train: a line, but no error of check' if trained == 2 else 'train: traceback'), log
+
+
+def judged(mistake: Mistake, end: str) -> str:
+    """``end``, but a training with a misspelt entry is a fault: nothing reads the entry."""
+    ignored = mistake.kind == 'misspelt' and mistake.where.split('.')[-2] not in FREE
+    return 'trains, and nothing reads the entry' if ignored and end == 'trains' else end
 
 
 def _call(command, *arguments: str) -> tuple[int | str, str]:
@@ -160,6 +171,7 @@ def main(number: int, seed: int = 0) -> None:
             folder = Path(place, str(turn))
             folder.mkdir()
             end, said = ending(cfg, folder)
+            end = judged(mistake, end)
             ends[end] += 1
             print(f'{turn} {mistake}: {end}', flush=True)
             if end != 'trains':

@@ -14,8 +14,9 @@ from mmyolo_bgpenalty.config_check.files.images import LOOKED_AT, ImageSet, imag
 from mmyolo_bgpenalty.config_check.files.pictures import Loader, loader_of
 from mmyolo_bgpenalty.config_check.findings import Findings, error
 from mmyolo_bgpenalty.config_check.settings.culprit import message_of
-from mmyolo_bgpenalty.datasets.labeled_unlabeled import leaves_of
+from mmyolo_bgpenalty.datasets.labeled_unlabeled import LabeledUnlabeledDataset, leaves_of
 from mmyolo_bgpenalty.datasets.samplers import SeededIndex, seeded_by
+from mmyolo_bgpenalty.datasets.unreadable_images import loads_as_usual
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 
 ROLES = ('labeled', 'unlabeled')
@@ -39,9 +40,8 @@ def check_built_sets(runner: Runner) -> Findings:
                 for info in infos
                 if info.get('instances') and {'height', 'width'} <= info.keys()
             }
-            skips = hasattr(dataset, 'first_readable') and not dataset.test_mode
             paths = [info['img_path'] for info in infos]
-            sets.append(ImageSet(role, place, paths, skips, sizes, _loader(dataset)))
+            sets.append(ImageSet(role, place, paths, _skips(dataset), sizes, _loader(dataset)))
     if has_objects and not any(has_objects):
         what = 'none of its images has a box of its classes that counts as an object'
         yield error(where, what, 'see `ann_file`, `metainfo.classes`, and `iscrowd` in the json file')
@@ -49,21 +49,22 @@ def check_built_sets(runner: Runner) -> Findings:
 
 
 def built_sets(runner: Runner) -> Iterator[tuple[str, str, Any]]:
-    """Yield the role, the place in the config, and the dataset, of each training set and of the validation set."""
+    """Yield the role, the place in the config, and the dataset, of each set that training and validation read."""
     where, dataset = 'train_dataloader.dataset', runner.train_dataloader.dataset
     members = getattr(dataset, 'datasets', None)
     if members is None:
         yield from (('train', where, leaf) for leaf in leaves_of(dataset))
     else:
-        names = ROLES if len(members) == 2 else [f'datasets.{i}' for i in range(len(members))]
+        both = isinstance(dataset, LabeledUnlabeledDataset)
+        names = ROLES if both else [f'datasets.{i}' for i in range(len(members))]
         for name, member in zip(names, members):
             yield from ((name, f'{where}.{name}', leaf) for leaf in leaves_of(member))
     val = getattr(getattr(runner.val_loop, 'dataloader', None), 'dataset', None)
-    yield 'val', 'val_dataloader.dataset', val
+    yield from (('val', 'val_dataloader.dataset', leaf) for leaf in leaves_of(val))
 
 
 def try_first_images(runner: Runner) -> None:
-    """Load the first image of each dataset, and predict that of validation.
+    """Load the first image of each dataset that loads as MMEngine or MMYOLO does, and predict that of validation.
 
     Otherwise a mistake in a pipeline or in the model may be met after burn-in, or at the first validation. The random
     generators, the pipelines and the modes of the model stay as they are.
@@ -73,12 +74,16 @@ def try_first_images(runner: Runner) -> None:
         Exception: an image cannot be loaded.
     """
     for role, _, dataset in built_sets(runner):
-        if not isinstance(dataset, BaseDataset):
+        usual = isinstance(dataset, BaseDataset) and (hasattr(dataset, 'first_readable') or loads_as_usual(dataset))
+        if not usual:  # its own sampler may give something else than an index
             continue
         dataset = copy.copy(dataset)
-        dataset.pipeline = copy.deepcopy(dataset.pipeline)
+        try:
+            dataset.pipeline = copy.deepcopy(dataset.pipeline)
+        except Exception:  # a transform holds what cannot be copied, such as a lock
+            continue
         with seeded_by(SeededIndex(0, 0)):
-            if hasattr(dataset, 'first_readable') and not dataset.test_mode:  # as LabeledUnlabeledDataset does
+            if _skips(dataset):  # as LabeledUnlabeledDataset does
                 dataset.first_readable(0, dataset.pipeline.transforms)
             else:
                 image = dataset[0]
@@ -98,6 +103,11 @@ def _predict(model: nn.Module, batch: Any) -> None:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def _skips(dataset: Any) -> bool:
+    """Whether a dataset takes another image in place of one that cannot be read."""
+    return hasattr(dataset, 'first_readable') and not dataset.test_mode
 
 
 def _has_objects(info: dict) -> bool:

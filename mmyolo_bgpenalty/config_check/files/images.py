@@ -50,7 +50,8 @@ def check_images(parts: ConfigParts) -> Findings:
         if left_out:
             what = f'{dataset.folder}: {not_read(left_out)}'
             yield warning(f'{dataset.path}.data_prefix', what, 'convert them, for example to PNG, if they are images')
-        skips = not dataset.node.get('test_mode') and (both or 'SkipUnreadable' in dataset.names)
+        skipping = 'SkipUnreadable' in dataset.names or (both and dataset in parts.train)
+        skips = skipping and not dataset.node.get('test_mode')
         sizes = dict(_stated_sizes(parts, dataset))
         sets.append(ImageSet(dataset.role, dataset.path, paths, skips, sizes, _loader(parts, dataset)))
     yield from image_findings(sets)
@@ -96,7 +97,7 @@ def image_findings(sets: Sequence[ImageSet]) -> Findings:
             harm = 'they count twice'
             if other.role == 'unlabeled':
                 harm = 'the teacher labels labeled images'
-            elif other.role in ('val', 'test'):
+            elif other.role in ('val', 'test') and one.role != other.role:
                 harm = 'the model is evaluated on images that it was trained on'
             what = f'{len(common)} images are also in {one.where}, such as {min(common)}: {harm}'
             yield warning(other.where, what, 'remove them from one of the sets')

@@ -106,8 +106,11 @@ def _entry(node: Mapping, message: str) -> str | None:
         if re.search(rf'\b{re.escape(str(key))}\b', message):
             return key
     for key in keys:
-        if not isinstance(node[key], (Mapping, bool)) and re.search(
-            rf'(?<![\w.-]){re.escape(str(node[key]))}(?!\w)', message
+        # An empty text is in each message, and None is a common word.
+        if (
+            not isinstance(node[key], (Mapping, bool))
+            and node[key] not in ('', None)
+            and re.search(rf'(?<![\w.-]){re.escape(str(node[key]))}(?!\w)', message)
         ):
             return key
     for name, kind in KINDS.items():

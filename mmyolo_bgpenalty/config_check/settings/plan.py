@@ -79,7 +79,7 @@ def _images(parts: ConfigParts, dataset: Dataset) -> int | None:
     if 'ImageFolderDataset' in dataset.names and dataset.is_local(dataset.folder):
         return len(list_images(dataset.folder)[1])
     coco = parts.coco_of(dataset)
-    if 'CocoDataset' not in dataset.names or not isinstance(coco, dict):
+    if not isinstance(coco, dict):
         return None
     return len(_kept(coco, dataset.node.get('filter_cfg') or {}, parts.classes_of(dataset) or []))
 

@@ -95,7 +95,9 @@ def check_loop(parts: ConfigParts) -> Findings:
     loop = parts.get('train_cfg') or {}
     for name, least in LEAST.items() if parts.by_epoch is not None else ():  # another class may take other values
         value = loop.get(name, least)
-        if isinstance(value, (int, float)) and value < least:  # check_values reports values of other kinds
+        unused = name.startswith('val') and not parts.get('val_dataloader')
+        # check_values reports values of other kinds
+        if isinstance(value, (int, float)) and value < least and not unused:
             what = f'got {value}, expected a whole number >= {least}'
             yield error(f'train_cfg.{name}', what, 'write such a number')
     sampler, epochs = parts.sampler, parts.get('train_cfg.max_epochs')

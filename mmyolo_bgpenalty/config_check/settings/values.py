@@ -1,14 +1,16 @@
 """Values of a wrong kind or out of range.
 
 A class states in the annotations of its arguments what it expects, or by the kinds of their defaults. Nothing else
-stops a text in place of a switch: 'False' counts as true. Classes of this package get values of the stated kinds only.
-Annotations of other packages are less exact, so there only a text in place of a number or a switch is a mistake.
+stops a text in place of a switch: 'False' counts as true. Arguments that this package states get values of the stated
+kinds only. Annotations of other packages are less exact, so there only a text in place of a number or a switch is a
+mistake. If only a default tells the kind, only a text that spells a number or a switch is one.
 """
 
 import collections.abc
 import functools
 import inspect
 import os
+import re
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral, Real
@@ -23,6 +25,20 @@ from mmyolo_bgpenalty.engine.settings import SETTINGS
 NUMBERS = {bool: 'True or False', int: 'a whole number', float: 'a number'}
 SIMPLE = {**NUMBERS, str: 'a text', NoneType: 'None'}
 LISTS = (collections.abc.Sequence, collections.abc.Iterable, list, tuple)
+SPELLED = re.compile(r'true|false|yes|no|on|off|none|[-+]?[\d.]+(e[-+]?\d+)?', re.IGNORECASE)
+
+
+class Stated(NamedTuple):
+    """What an argument expects.
+
+    ``optional``: the default is None, so None is right. ``ours``: this package states it. ``annotated``: not only by a
+    default.
+    """
+
+    kind: Any
+    optional: bool
+    ours: bool
+    annotated: bool
 
 
 def check_values(parts: ConfigParts) -> Findings:
@@ -33,34 +49,35 @@ def check_values(parts: ConfigParts) -> Findings:
             continue
         expected = annotations_of(kind)
         for name, value in node.items():
-            if name not in expected or fits(value, expected[name]):
+            stated = expected.get(name)
+            if stated is None or (value is None and stated.optional) or fits(value, stated.kind):
                 continue
-            texts = [*_texts(expected[name])]
-            ours = kind.__module__.startswith('mmyolo_bgpenalty')
-            if ours or (isinstance(value, str) and set(texts) <= {*NUMBERS.values(), 'None'}):
+            texts = [*_texts(stated.kind)]
+            for_number = isinstance(value, str) and set(texts) <= {*NUMBERS.values(), 'None'}
+            if stated.ours or (for_number and (stated.annotated or SPELLED.fullmatch(value.strip()))):
                 what = f'{value!r}, but {kind.__name__} expects {" or ".join(texts)}'
                 yield error(f'{path}.{name}', what, f'write {" or ".join(texts)}')
 
 
 @functools.cache
-def annotations_of(kind: type) -> dict[str, Any]:
+def annotations_of(kind: type) -> dict[str, Stated]:
     """The kinds of the arguments of a class and of the base classes that get its further arguments."""
-    found: dict[str, Any] = {}
+    found: dict[str, Stated] = {}
     for base in kind.__mro__:
         init = vars(base).get('__init__')
         if not inspect.isfunction(init):
             continue
         try:
             hints = typing.get_type_hints(init)
-        except (NameError, TypeError, AttributeError):  # an annotation that only a type checker can read
+        except (NameError, TypeError, AttributeError, SyntaxError):  # only a type checker or a person can read it
             hints = {}
+        ours = base.__module__.startswith('mmyolo_bgpenalty')
         parameters = inspect.signature(init).parameters.values()
         for one in parameters:
             default = type(one.default) if type(one.default) in (bool, str) else float
             known = hints.get(one.name, default if type(one.default) in SIMPLE.keys() - {NoneType} else None)
             if known is not None and one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY):
-                # An argument with the default None may be None, whatever its annotation says.
-                found.setdefault(one.name, known | None if one.default is None and isinstance(known, type) else known)
+                found.setdefault(one.name, Stated(known, one.default is None, ours, one.name in hints))
         if not any(one.kind == one.VAR_KEYWORD for one in parameters):
             break
     return found
@@ -113,7 +130,7 @@ COUNT = Range('a whole number >= 1', lambda value: value >= 1 and value == int(v
 RANGES = dict(
     score_thr=SHARE,
     iou_threshold=SHARE,
-    max_norm=ABOVE_0,
+    max_norm=ABOVE_0._replace(optional=True),  # torch refuses None in clip_grad, nn.Embedding takes it
     clip_value=ABOVE_0,
     batch_size=COUNT,
     accumulative_counts=COUNT,
@@ -142,7 +159,8 @@ def _out_of_range(node: Any, path: str) -> Findings:
             yield from _out_of_range(value, f'{path}.{key}')
         allowed = RANGES.get(str(key))
         values = value if isinstance(value, (list, tuple)) else [value]
-        if allowed and not all(_is_in(one, allowed) for one in values):
+        # Elsewhere a dict may have such a name: `paramwise_cfg.custom_keys` holds names of modules.
+        if allowed and not isinstance(value, Mapping) and not all(_is_in(one, allowed) for one in values):
             yield error(f'{path}.{key}', f'{value!r}; expected {allowed.text}', f'write {allowed.text}')
 
 

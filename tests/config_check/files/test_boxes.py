@@ -45,9 +45,14 @@ MISTAKES = {
     'all crowds in validation': (
         'val',
         every(lambda *box: dict(iscrowd=1)),
-        *(E, 'are crowds (`iscrowd` or `ignore` is 1), or are dropped, so nothing can be evaluated'),
+        *(E, 'are crowds (`iscrowd` or `ignore` is 1), or are dropped, so recall and AP cannot be computed'),
     ),
-    'no boxes in validation': ('val', lambda coco: coco['annotations'].clear(), E, 'so nothing can be evaluated'),
+    'no boxes in validation': (
+        'val',
+        lambda coco: coco['annotations'].clear(),
+        E,
+        'so recall and AP cannot be computed',
+    ),
     'a class of crowds': ('labeled', of_class(3, iscrowd=1), W, 'no box of bar that counts'),
     'a class of area 0': ('labeled', of_class(3, iscrowd=1, area=0), W, 'no box of bar that counts'),
     'corners': ('labeled', every(lambda x, y, w, h: dict(bbox=[x, y, x + w, y + h])), W, 'of 8 boxes of '),

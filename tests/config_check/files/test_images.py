@@ -90,6 +90,27 @@ def test_a_mistake_in_images(root, tiny, tmp_path, mistake, only_finding):
     only_finding(check_config(tiny(SEMI, root, tmp_path / 'work')), *expected)
 
 
+def join(cfg):
+    """Join the validation set with itself."""
+    one = cfg.val_dataloader.dataset
+    cfg.val_dataloader.dataset = dict(type='ConcatDataset', datasets=[one, one])
+    cfg.test_dataloader = cfg.val_dataloader
+
+
+def test_images_in_two_validation_sets_count_twice(root, tiny, tmp_path, only_finding):
+    cfg = tiny(SEMI, root, tmp_path / 'work')
+    join(cfg)
+    only_finding(check_config(cfg), W, f'{VAL}.datasets.1', 'val_000.png: they count twice')
+
+
+def test_only_training_skips_images(root, tiny, tmp_path, only_finding):
+    """Even if a validation set lacks ``test_mode``."""
+    cfg = tiny(SEMI, root, tmp_path / 'work')
+    change(cfg, {f'{VAL}.test_mode': False})
+    (root / 'images/val_001.png').unlink()
+    only_finding(check_config(cfg), E, VAL, '1 of the 4 images looked at cannot be read')
+
+
 @pytest.mark.parametrize('bits', ['all', 'none'])
 def test_pictures_that_fit(root, tiny, tmp_path, bits):
     """All 16 bits are used, or the loader does not turn the pictures."""
@@ -104,11 +125,16 @@ def test_pictures_that_fit(root, tiny, tmp_path, bits):
 
 AT_START = {
     'val turned': (lambda root: turn(root, 'val', 6), {}, 'val_dataloader.dataset: 4 of the 4 .* another size'),
+    'val of two sets turned': (
+        lambda root: turn(root, 'val', 6),
+        join,
+        'val_dataloader.dataset: 4 of the 4 .* another size',
+    ),
     'unlabeled turned': (lambda root: turn(root, 'unlabeled', 6), {}, 'unlabeled: 10 of the 10 .* another size'),
     'urls': (lambda root: edit(root, 'unlabeled', name_urls), {}, 'unlabeled: 10 of the 10 .* cannot be read'),
     'val of crowds': (
         lambda root: edit(root, 'val', lambda coco: [one.update(iscrowd=1) for one in coco['annotations']]),
-        *({}, 'val_dataloader.dataset.ann_file: .* so nothing can be evaluated'),
+        *({}, 'val_dataloader.dataset.ann_file: .* so recall and AP cannot be computed'),
     ),
     'wrong pipeline': (
         lambda root: None,

@@ -3,10 +3,13 @@ import shutil
 import cv2
 import pytest
 import torch
+from mmdet.datasets import CocoDataset
 
 from mmyolo_bgpenalty.config_check.check import check_config
-from mmyolo_bgpenalty.config_check.files import images
-from tests.helpers.changes import edit
+from mmyolo_bgpenalty.config_check.files import images, labels
+from mmyolo_bgpenalty.config_check.findings import run_checks
+from mmyolo_bgpenalty.config_check.parts import ConfigParts
+from tests.helpers.changes import DELETED, change, edit
 from tests.helpers.tiny import SEMI
 
 LABELED, UNLABELED = 'train_dataloader.dataset.labeled', 'train_dataloader.dataset.unlabeled'
@@ -120,6 +123,53 @@ def test_a_mistake_in_a_file(root, cfg, mistake, only_finding):
     change, *expected = MISTAKES[mistake]
     change(root)
     only_finding(check_config(cfg), *expected)
+
+
+def without_boxes(coco):
+    coco['annotations'].clear()
+
+
+@pytest.mark.parametrize('name, path', [('labeled', LABELED), ('val', VAL)])
+@pytest.mark.parametrize('removed', [without_boxes, without('bar')])
+def test_the_sets_of_a_loader_are_judged_together(root, cfg, name, path, removed):
+    """Empty images, or images that show fewer classes, beside others."""
+    shutil.copy(root / f'{name}.json', root / 'more.json')
+    edit(root, 'more', removed)
+    one = ConfigParts(cfg).get(path)
+    change(cfg, {path: dict(type='ConcatDataset', datasets=[one, dict(one, ann_file='more.json')])})
+    assert run_checks(labels.CHECKS, ConfigParts(cfg)) == []
+
+
+class OwnFormat(CocoDataset):
+    def load_data_list(self):
+        return []
+
+
+@pytest.mark.parametrize(
+    'kind', ['mmdet.BaseDetDataset', 'mmdet.CocoPanopticDataset', 'mmdet.LVISV1Dataset', OwnFormat]
+)
+def test_a_json_file_of_another_format_is_not_judged(root, cfg, kind):
+    edit(root, 'labeled', lambda coco: coco.pop('images'))
+    change(cfg, {f'{LABELED}.type': kind})
+    assert run_checks(labels.CHECKS, ConfigParts(cfg)) == []
+
+
+VOC, WRITES = dict(type='mmdet.VOCMetric'), dict(type='mmdet.CocoMetric')
+
+
+@pytest.mark.parametrize(
+    'removed, changes, levels',
+    [
+        (without('bar'), {'val_evaluator': VOC}, [W]),
+        (without('bar'), {'val_evaluator': WRITES}, [W]),
+        (without_boxes, {'default_hooks.checkpoint.save_best': DELETED}, [W]),
+        (without_boxes, {'val_evaluator.format_only': True}, []),
+    ],
+)
+def test_what_validation_does_not_need_is_no_error(root, cfg, removed, changes, levels):
+    edit(root, 'val', removed)
+    change(cfg, changes)
+    assert [finding.level for finding in run_checks(labels.CHECKS, ConfigParts(cfg))] == levels
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,12 @@ class Horn:
         self.mute = mute and PARTS.build(mute)
 
 
+@PARTS.register_module()
+class Door:
+    def __init__(self, **arguments):
+        raise RuntimeError('something broke: None of the doors is open')
+
+
 def caught(cfg, path='part'):
     """The error of building a part, and a config in which the part has a place."""
     with pytest.raises(Exception) as caught:
@@ -40,6 +46,7 @@ def caught(cfg, path='part'):
         (dict(type='Horn', pitch=1, valves=[3]), r'part.valves: got \[3\], expected another value: TypeError'),
         (dict(type='Horn', pitch=0), r'part.pitch: got 0, .*AssertionError: assert'),
         (dict(type='Horn', pitch=1, mute=dict(type='Horn', pitch='low')), "part.mute.pitch: got 'low', .*"),
+        (dict(type='Door', root='', mode=None, size=3), 'part: RuntimeError: something broke'),
         (dict(type='Horn'), "part: TypeError: .*missing 1 required positional argument: 'pitch'"),
     ],
 )

@@ -100,6 +100,11 @@ def test_a_supervised_config_without_a_schedule_of_lambda(supervised, only_findi
     only_finding(check_config(supervised), W, 'default_hooks', 'λ is 1 from the first iteration')
 
 
+def test_an_interval_without_validation_is_not_read(cfg):
+    change(cfg, {'train_cfg.val_interval': 0, 'val_dataloader': None, 'val_evaluator': None, 'val_cfg': None})
+    assert check_config(cfg) == []
+
+
 def test_a_schedule_to_the_end_of_training_is_not_cut_off(cfg):
     cfg.param_scheduler[1].end = INF
     assert check_config(cfg) == []

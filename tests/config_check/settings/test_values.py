@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 
 import pytest
+from mmyolo.registry import MODELS
 
 from mmyolo_bgpenalty.config_check.check import check_config
+from mmyolo_bgpenalty.config_check.findings import run_checks
+from mmyolo_bgpenalty.config_check.parts import ConfigParts
+from mmyolo_bgpenalty.config_check.settings import arguments, values
 from mmyolo_bgpenalty.config_check.settings.values import fits
-from tests.helpers.changes import change
+from tests.helpers.changes import Before, change
 
 HEAD, SEMI_CFG, TRAIN, HOOKS = 'model.detector.bbox_head', 'model.semi_train_cfg', 'train_dataloader', 'default_hooks'
 UNLABELED = f'{TRAIN}.dataset.unlabeled.pipeline'
@@ -50,6 +54,50 @@ def test_a_value_that_is_not_what_it_says(cfg, path, value, expected):
     change(cfg, {path: value})
     found = [one for one in check_config(cfg, data=False) if one.where.startswith(path) and expected in one.what]
     assert [one.level for one in found] == ['error']
+
+
+class Usual:
+    """As timm and many others write it: a default tells only a part of the kinds."""
+
+    def __init__(self, pretrained=False, level=20, max_norm=None):
+        pass
+
+
+class Documented:
+    def __init__(self, every: 'a whole number' = 3):  # noqa: F722
+        pass
+
+
+@MODELS.register_module(name='backbone_of_a_test')
+def backbone(depth=3):
+    """A registry may hold functions."""
+
+
+BACKBONE, LABELED = 'model.detector.backbone', f'{TRAIN}.dataset.labeled.pipeline'
+NECK = dict(type='mmdet.PAFPN', in_channels=[1], out_channels=1, num_outs=5)
+RIGHT = [
+    # classes of this package pass on what MMYOLO or MMDetection takes, which is more than their annotations say
+    (f'{LABELED}.2.pad_val', 114),
+    (f'{LABELED}.3.border_val', (114.0, 114.0, 114.0)),
+    (f'{LABELED}.3.min_bbox_size', 1.5),
+    (f'{LABELED}.3', Before(dict(type='RecordedMosaic', use_cached=True, pre_transform=None))),
+    ('model.data_preprocessor.data_preprocessor.mean', None),
+    # a default is no statement
+    ('model.detector.neck', dict(NECK, add_extra_convs='on_output')),
+    (BACKBONE, dict(type=Usual, pretrained='x.pth', level='INFO', max_norm=None)),
+    # what stopped the checks
+    (BACKBONE, dict(type=Documented, every='3 epochs')),
+    (BACKBONE, dict(type='backbone_of_a_test', depth=4)),
+    # other meanings of the names in RANGES
+    ('optim_wrapper.paramwise_cfg', dict(custom_keys=dict(momentum=dict(lr_mult=0.1), prob=dict(lr_mult=0.1)))),
+    ('model.detector.test_cfg.score_thr', dict(high=0.6, low=0.1)),
+]
+
+
+@pytest.mark.parametrize('path, value', RIGHT)
+def test_a_value_that_a_class_takes(cfg, path, value):
+    change(cfg, {path: value})
+    assert run_checks((*arguments.CHECKS, *values.CHECKS), ConfigParts(cfg)) == []
 
 
 @pytest.mark.parametrize(
