@@ -134,6 +134,16 @@ def datasets_in(node, path: str, role: str, scope: str | None = None, outer: tup
         yield Dataset(path, node, names_of(node, 'DATASETS', scope), role, list(transforms))
 
 
+def dicts_in(node: Any, path: str = '') -> Iterator[tuple[str, Mapping]]:
+    """All dicts below a dict or a list, with their dotted paths."""
+    for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+        here = f'{path}.{key}' if path else str(key)
+        if isinstance(value, Mapping):
+            yield here, value
+        if isinstance(value, (Mapping, list, tuple)):
+            yield from dicts_in(value, here)
+
+
 def coco_or_error(file: str) -> dict | ValueError:
     """The content of a COCO json file, or the error that says why it cannot be read."""
     try:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import BaseDataset
+from mmengine.model import BaseModel
 from mmengine.runner import Runner
-from torch import nn
 
 from mmyolo_bgpenalty.config_check.files.images import LOOKED_AT, ImageSet, image_findings, spread
 from mmyolo_bgpenalty.config_check.files.pictures import Loader, loader_of
@@ -91,7 +91,7 @@ def try_first_images(runner: Runner) -> None:
                     _predict(unwrapped(runner.model), runner.val_dataloader.collate_fn([image]))
 
 
-def _predict(model: nn.Module, batch: Any) -> None:
+def _predict(model: BaseModel, batch: Any) -> None:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -8,11 +8,12 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
+from mmengine.hooks import CheckpointHook
 from torch.utils.data import DataLoader
 
 from mmyolo_bgpenalty.config_check.findings import Findings, error, first_of
 from mmyolo_bgpenalty.config_check.overrides import similar
-from mmyolo_bgpenalty.config_check.parts import ConfigParts, class_of, transforms_in
+from mmyolo_bgpenalty.config_check.parts import ConfigParts, class_of, dicts_in, transforms_in
 from mmyolo_bgpenalty.models.losses import BackgroundPenaltyOptions
 from mmyolo_bgpenalty.models.semi_options import LOSSES, PSEUDO_TEST_CFG, SemiTrainOptions
 from mmyolo_bgpenalty.models.thresholds import TYPES
@@ -23,6 +24,17 @@ TAKEN_OUT = dict(
     PARAM_SCHEDULERS={'convert_to_iter_based'},
     MODELS={'bg_cls_weight'},
     OPTIMIZERS={'batch_size_per_gpu'},
+)
+# Dicts whose readers ignore other keys, or fail late. A user's own code may read more, so only a key that is similar to
+# one of these is a mistake.
+READ = ('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'optim_wrapper', 'env_cfg')
+LOOSE = dict(
+    env_cfg=('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
+    semi_test_cfg=('predict_on', 'forward_on', 'extract_feat_on'),
+    nms=('iou_threshold', 'class_agnostic', 'split_thr', 'max_num', 'score_threshold', 'min_score'),
+    clip_grad=('max_norm', 'norm_type', 'clip_value', 'error_if_nonfinite'),
+    filter_cfg=('filter_empty_gt', 'min_size'),
+    metainfo=('classes', 'palette'),
 )
 Typed = tuple[str, Mapping, str]  # path, content, registry
 
@@ -60,6 +72,27 @@ def check_options(parts: ConfigParts) -> Findings:
         of_the_detector = frozenset(['num_classes', 'per_image', 'score_thr'])
         names = (arguments_of(kind) or frozenset()) - of_the_detector
         yield from _unknown(f'{semi}.class_thresholds', thresholds['type'], set(thresholds) - {'type'}, names)
+
+
+def check_loose_dicts(parts: ConfigParts) -> Findings:
+    """Misspelt keys that no class refuses."""
+    for path, node in dicts_in({name: parts.get(name) for name in READ}):
+        yield from _misspelt(path, node, LOOSE.get(path.rpartition('.')[2], ()))
+    test_cfg = f'{parts.detector.path}.test_cfg'
+    if 'YOLODetector' in parts.detector.names:  # other detectors read other keys
+        yield from _misspelt(test_cfg, parts.get(test_cfg) or {}, PSEUDO_TEST_CFG)
+    for hook in parts.hooks_of('CheckpointHook'):  # it fails at other arguments when it writes a checkpoint
+        kind = class_of(hook.node, 'HOOKS', parts.scope)
+        if kind and parts.get(hook.path):  # else it is a hook of the Runner
+            own = inspect.signature(kind).parameters
+            yield from _misspelt(hook.path, hook.node, {*inspect.signature(CheckpointHook).parameters, *own})
+
+
+def _misspelt(path: str, node: Mapping, known: Collection[str]) -> Findings:
+    for name in map(str, node):
+        meant = None if name in known else similar(name, known, 0.8)
+        if meant and meant not in node:
+            yield error(f'{path}.{name}', f'nothing reads `{name}`', f'write `{meant}`')
 
 
 def _unknown(path: str, owner: str, names: Collection, known: Collection[str]) -> Findings:
@@ -147,4 +180,4 @@ def _is(node: ast.expr, text: str) -> bool:
     return ast.unparse(node) == text
 
 
-CHECKS = (check_arguments, check_options)
+CHECKS = (check_arguments, check_options, check_loose_dicts)

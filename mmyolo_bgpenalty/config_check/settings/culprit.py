@@ -4,12 +4,11 @@ import re
 import traceback
 from collections.abc import Iterator, Mapping
 from types import FrameType
-from typing import Any
 
 from mmengine.registry import Registry
 
 from mmyolo_bgpenalty.config_check.overrides import similar
-from mmyolo_bgpenalty.config_check.parts import kind_of
+from mmyolo_bgpenalty.config_check.parts import dicts_in, kind_of
 from mmyolo_bgpenalty.utils.files import printable
 
 BUILDERS = ('mmengine.registry.', 'mmengine.runner.', 'mmengine.optim.', 'mmengine.dataset.')
@@ -67,7 +66,7 @@ def _part_in(frame: FrameType, cfg: Mapping) -> tuple[str, Mapping] | None:
     if not frame.f_globals.get('__name__', '').startswith(BUILDERS):
         return None
     built = [value for value in frame.f_locals.values() if isinstance(value, Mapping) and value]
-    nodes = [(path, node) for path, node in _nodes(cfg, '') if node]
+    nodes = [(path, node) for path, node in dicts_in(cfg) if node]
     for value in built:
         for path, node in nodes:
             if node == value:
@@ -83,15 +82,6 @@ def _part_in(frame: FrameType, cfg: Mapping) -> tuple[str, Mapping] | None:
 def _within(node: Mapping, value: Mapping) -> bool:
     # `check` gives the visualizer a name of its own.
     return all(key == 'name' or (key in value and value[key] == entry) for key, entry in node.items())
-
-
-def _nodes(node: Any, path: str) -> Iterator[tuple[str, Mapping]]:
-    for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
-        here = f'{path}.{key}' if path else str(key)
-        if isinstance(value, Mapping):
-            yield here, value
-        if isinstance(value, (Mapping, list, tuple)):
-            yield from _nodes(value, here)
 
 
 def _names(registry: Registry) -> list[str]:

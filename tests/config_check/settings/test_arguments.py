@@ -12,7 +12,7 @@ from mmyolo.datasets import YOLOv5CocoDataset
 from mmyolo_bgpenalty import BgPenaltyYOLOv8Head, BurnInMeanTeacherHook, LabeledUnlabeledDataset, WarmupLR
 from mmyolo_bgpenalty.config_check.check import check_config
 from mmyolo_bgpenalty.config_check.settings.arguments import arguments_of
-from tests.helpers.changes import change
+from tests.helpers.changes import DELETED, change
 from tests.helpers.tiny import CONFIGS, load
 
 HEAD, SEMI_CFG = 'model.detector.bbox_head', 'model.semi_train_cfg'
@@ -54,6 +54,25 @@ def test_a_misspelt_entry_is_found_and_the_right_name_is_given(cfg, path, only_f
     name = path.rpartition('.')[2]
     only_finding(findings, 'error', path, f'takes no `{name}`')
     assert findings[0].instead == f'write `{MISSPELT[path]}`'
+
+
+@pytest.mark.parametrize(
+    'path, right',
+    [
+        ('env_cfg.cudnn_bechmark', 'cudnn_benchmark'),
+        ('model.semi_test_cfg.predit_on', 'predict_on'),
+        ('model.detector.test_cfg.score_tr', 'score_thr'),
+        ('model.detector.test_cfg.nms.iou_treshold', 'iou_threshold'),
+        ('optim_wrapper.clip_grad.maxnorm', 'max_norm'),
+        ('val_dataloader.dataset.filter_cfg.filter_empty', 'filter_empty_gt'),
+        (f'{TRAIN}.dataset.unlabeled.metainfo.clases', 'classes'),
+        ('default_hooks.checkpoint.save_est', 'save_best'),
+    ],
+)
+def test_a_misspelt_key_that_no_class_refuses(cfg, path, right):
+    change(cfg, {f'{path.rpartition(".")[0]}.{right}': DELETED, path: 1})
+    found = [finding for finding in check_config(cfg, data=False) if finding.where == path]
+    assert [(finding.level, finding.instead) for finding in found] == [('error', f'write `{right}`')]
 
 
 def test_without_a_similar_name_the_known_names_are_listed(cfg):
@@ -122,4 +141,4 @@ def test_no_false_alarm(name):
     package, _, path = name.partition('/')
     file = Path(importlib.util.find_spec(package).origin).parent / path if path else CONFIGS / name
     found = check_config(Config.fromfile(file), data=False)
-    assert [finding for finding in found if 'takes no' in finding.what] == []
+    assert [finding for finding in found if 'takes no' in finding.what or 'nothing reads' in finding.what] == []
