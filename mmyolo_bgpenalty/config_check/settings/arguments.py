@@ -30,6 +30,7 @@ TAKEN_OUT = dict(
 READ = ('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'optim_wrapper', 'env_cfg')
 LOOSE = dict(
     env_cfg=('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
+    dist_cfg=('backend', 'timeout', 'init_backend'),
     semi_test_cfg=('predict_on', 'forward_on', 'extract_feat_on'),
     nms=('iou_threshold', 'class_agnostic', 'split_thr', 'max_num', 'score_threshold', 'min_score'),
     clip_grad=('max_norm', 'norm_type', 'clip_value', 'error_if_nonfinite'),

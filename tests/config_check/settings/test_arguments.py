@@ -60,6 +60,7 @@ def test_a_misspelt_entry_is_found_and_the_right_name_is_given(cfg, path, only_f
     'path, right',
     [
         ('env_cfg.cudnn_bechmark', 'cudnn_benchmark'),
+        ('env_cfg.dist_cfg.bckend', 'backend'),
         ('model.semi_test_cfg.predit_on', 'predict_on'),
         ('model.detector.test_cfg.score_tr', 'score_thr'),
         ('model.detector.test_cfg.nms.iou_treshold', 'iou_threshold'),
