@@ -159,6 +159,10 @@ def read_config(file: str, options: Mapping) -> Config:
             file = config(file)
         except FileNotFoundError as error:
             raise InputError(f'{file}: no such file{is_meant(file) or f", and {error}"}') from None
+    if os.path.isdir(file):
+        project = os.path.join(file, f'{os.path.basename(os.path.abspath(file))}.py')  # as `init` makes it
+        meant = f'; is {project} meant?' if os.path.isfile(project) else ''
+        raise InputError(f'{file}: expected a config file, but this is a folder{meant}')
     try:
         cfg = Config.fromfile(file)
     except SyntaxError as error:

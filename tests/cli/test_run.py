@@ -203,6 +203,15 @@ def test_a_bad_override_gives_an_error_of_one_line(config, options, part):
     assert part in str(caught.value) and '\n' not in str(caught.value)
 
 
+def test_a_folder_is_no_config(tmp_path):
+    (tmp_path / 'cells').mkdir()
+    with pytest.raises(InputError, match='cells: expected a config file, but this is a folder$'):
+        read_config(f'{tmp_path}/cells', {})
+    (tmp_path / 'cells/cells.py').touch()
+    with pytest.raises(InputError, match=f'a folder; is {tmp_path}/cells/cells.py meant.$'):
+        read_config(f'{tmp_path}/cells/', {})
+
+
 def test_workers_that_stay_need_workers(config):
     text = 'a_dataloader = dict(num_workers=2, persistent_workers=True, prefetch_factor=4)'
     file = config(text.replace('a_', 'val_') + '\n' + text.replace('a_', 'train_'))
