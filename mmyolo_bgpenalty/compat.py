@@ -1,5 +1,6 @@
 """Check versions, import MMYOLO, let torch load MMEngine's checkpoints, and let Ctrl-C end commands quietly."""
 
+import contextlib
 import re
 import sys
 from importlib import import_module, metadata
@@ -45,8 +46,9 @@ def end_quietly_on_ctrl_c() -> None:
     package = Path(__file__).resolve().parent
     tools = package.parent / 'tools', package / '.mim/tools'
     # Python imports a package before its __main__.py, and argv[0] is '-m' until then.
-    if (sys.argv[0] == '-m' and package.name in sys.orig_argv) or Path(sys.argv[0]).resolve().parent in tools:
-        sys.excepthook = _without_interrupts
+    with contextlib.suppress(IndexError, OSError):  # no argv, or the current folder is deleted
+        if (sys.argv[0] == '-m' and package.name in sys.orig_argv) or Path(sys.argv[0]).resolve().parent in tools:
+            sys.excepthook = _without_interrupts
 
 
 def _without_interrupts(kind, error, tb) -> None:

@@ -74,7 +74,7 @@ def errors_at_start(cfg: Config) -> list[Finding]:
     Raises:
         Exception: a part cannot be built, or the first image of a dataset cannot be loaded or predicted.
     """
-    with _unlogged_runner(cfg) as runner:
+    with _unlogged_runner(cfg, resume=bool(cfg.get('resume') and cfg.get('load_from'))) as runner:
         visualizer = cfg.get('visualizer')
         if isinstance(visualizer, dict):
             visualizer = dict(visualizer, name=f'{runner.experiment_name}_visualizer')
@@ -88,6 +88,7 @@ def errors_at_start(cfg: Config) -> list[Finding]:
         if runner._val_loop is not None:
             runner._val_loop = runner.build_val_loop(runner._val_loop)
         runner.call_hook('before_run')
+        check_start(runner, optimizer=False)  # if no ResumableCheckpointHook has checked `load_from`
         errors = [finding for finding in start_findings(runner) if finding.level == 'error']
         if not errors:
             try_first_images(runner)
@@ -95,11 +96,11 @@ def errors_at_start(cfg: Config) -> list[Finding]:
 
 
 @contextmanager
-def _unlogged_runner(cfg: Config) -> Iterator[Runner]:
+def _unlogged_runner(cfg: Config, resume: bool = False) -> Iterator[Runner]:
     """A Runner of a copy of the config that works in a temporary folder."""
     cfg = copy.deepcopy(cfg)
     name = f'dry_run_{uuid.uuid4().hex}'  # MMEngine makes one visualizer and one logger per name
-    cfg.merge_from_dict(dict(experiment_name=name, log_level='ERROR', launcher='none', resume=False))
+    cfg.merge_from_dict(dict(experiment_name=name, log_level='ERROR', launcher='none', resume=resume))
     cfg.visualizer = dict(type='Visualizer', name=name)
     with tempfile.TemporaryDirectory() as folder:
         cfg.work_dir = folder

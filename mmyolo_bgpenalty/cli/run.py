@@ -4,6 +4,7 @@ import argparse
 import functools
 import io
 import os
+import os.path as osp
 import re
 import shlex
 import sys
@@ -13,6 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import mmcv
+import mmdet
+import mmengine
+import mmyolo
 from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
@@ -21,17 +26,16 @@ from mmengine.runner import Runner
 from mmyolo_bgpenalty.config_check.check import check_config
 from mmyolo_bgpenalty.config_check.overrides import check_overrides
 from mmyolo_bgpenalty.config_check.settings.culprit import explain, message_of
+from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import CheckpointError
 from mmyolo_bgpenalty.engine.console import SPELLED, CommandRunner, quiet_libraries
 from mmyolo_bgpenalty.utils.arguments import Parser, is_meant
 from mmyolo_bgpenalty.utils.files import printable_lines, unlock_folders
 from mmyolo_bgpenalty.utils.shipped_configs import config
 
-# Code outside these packages counts as the user's own.
-LIBRARIES = {'mmyolo_bgpenalty', 'mmengine', 'mmcv', 'mmdet', 'mmyolo', *sys.stdlib_module_names}
-LIBRARIES |= {'torch', 'torchvision', 'numpy', 'scipy', 'cv2', 'PIL', 'pycocotools', 'addict', 'yaml'}
-LIBRARIES |= {'onnx', 'onnxruntime', 'globox', 'rich', 'matplotlib'}
-FOLDERS = tuple(sysconfig.get_path(name) for name in ('stdlib', 'purelib', 'platlib'))  # of these packages
-FOLDERS += (str(Path(__file__).parents[1]),)
+# Code outside these folders and of installed packages counts as the user's own. MMDetection may be a checkout.
+FOLDERS = (sysconfig.get_path('stdlib'), *(osp.dirname(one.__file__) for one in (mmcv, mmdet, mmengine, mmyolo)))
+FOLDERS = tuple(f'{folder}{os.sep}' for folder in (*FOLDERS, Path(__file__).parents[1]))
+INSTALLED = {'site-packages', 'dist-packages'}
 CONFIG_HELP = 'config file, or name of a shipped config'
 
 
@@ -99,23 +103,31 @@ def in_users_code(error: BaseException | None) -> bool:
     The function that catches the error does not count.
     """
     while error is not None:
-        # The code of a config has no module name, so it counts as the user's.
-        names = [frame.f_globals.get('__name__', '') for frame, _ in traceback.walk_tb(error.__traceback__)]
-        if any(name.partition('.')[0] not in LIBRARIES for name in names[1:]):
-            return True
+        for frame, _ in [*traceback.walk_tb(error.__traceback__)][1:]:
+            # The path of compiled and generated code is not that of its module.
+            file = frame.f_globals.get('__file__') or frame.f_code.co_filename
+            if not _is_of_library(file, frame.f_globals.get('__name__', '')):
+                return True
         # The error of a worker process has the traceback as a text.
         files = re.findall(r'^  File "(.+?)", line', str(error), re.M) if 'Original Traceback' in str(error) else []
-        if not all(file.startswith(FOLDERS) for file in files):
+        if not all(map(_is_of_library, files)):
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _is_of_library(file: str, module: str = '') -> bool:
+    """Whether code is not the user's own. The code of a config has no file, so it is the user's own."""
+    standard = file.startswith('<frozen ') or module.partition('.')[0] in sys.stdlib_module_names
+    return standard or file.startswith(FOLDERS) or bool(INSTALLED & set(Path(file).parts))
 
 
 def lines_of(error: Exception, cfg: Config | None = None) -> str:
     """What is wrong: the mistakes that ``check`` finds in the settings, one a line, or else the error in one line."""
     frame, number = list(traceback.walk_tb(error.__traceback__))[-1]
     place, ours = f'({frame.f_code.co_filename}:{number})', 'mmyolo_bgpenalty.'
-    if frame.f_globals.get('__name__', '').startswith(f'{ours}config_check.') or isinstance(error, OSError):
+    complete = isinstance(error, (OSError, CheckpointError))  # these name their file
+    if complete or frame.f_globals.get('__name__', '').startswith(f'{ours}config_check.'):
         return str(error).strip()
     if cfg is not None:
         errors = [str(finding) for finding in check_config(cfg, data=False) if finding.level == 'error']

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import get_world_size
 from mmengine.hooks import CheckpointHook, Hook
+from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmyolo_bgpenalty.cli.run import (
@@ -65,7 +66,8 @@ def load_config(args: argparse.Namespace) -> Config:
         use_amp(cfg.optim_wrapper)
     if args.resume == 'auto':
         # Without a checkpoint the run starts anew, from its weights.
-        cfg.resume = bool(os.path.isdir(cfg.work_dir) and any(Path(cfg.work_dir).glob('*.pth')))
+        steps = (file for file in Path(cfg.work_dir).glob('*[0-9].pth') if not file.name.startswith('best_'))
+        cfg.resume = os.path.isfile(latest_checkpoint(cfg.work_dir)) or any(steps)
         cfg.load_from = None if cfg.resume else cfg.get('load_from')
     elif args.resume:
         cfg.resume, cfg.load_from = True, args.resume
@@ -108,7 +110,10 @@ class Report(Hook):
     def before_train(self, runner: Runner) -> None:
         self._start, self._first = time.monotonic(), runner.iter
         self._best = best_checkpoint(runner)  # of an earlier run that is resumed: its metrics are unknown
-        lines = self._plan(runner) if runner.iter < runner.max_iters else [_how_to_train_longer(runner)]
+        loop = runner.train_loop
+        by_iter = isinstance(loop, IterBasedTrainLoop)
+        done = loop.iter >= loop.max_iters if by_iter else loop.epoch >= loop.max_epochs
+        lines = [_how_to_train_longer(runner)] if done else self._plan(runner)
         runner.logger.info('\n'.join(lines))
 
     def _plan(self, runner: Runner) -> list[str]:
@@ -167,6 +172,9 @@ class Report(Hook):
 
     def stopped(self, runner: Runner, how: str) -> None:
         """Log how to continue a run that was stopped."""
+        if not isinstance(runner.optim_wrapper, OptimWrapper):  # the data are read before it is built
+            runner.logger.info(f'{how} before the first iteration.')
+            return
         # The loop counts an iteration after its hooks. A hook may have saved it, or stopped the run.
         done = max(runner.iter, runner.optim_wrapper.inner_count)
         lines, latest = [f'{how} after iteration {done:,} of {runner.max_iters:,}.'], latest_checkpoint(runner.work_dir)

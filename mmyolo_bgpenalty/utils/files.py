@@ -94,9 +94,9 @@ def lock_folder(folder: str | Path) -> None:
     """
     folder = Path(folder).resolve()
     key = (os.getpid(), folder)  # a forked process inherits `_held`, but no lock
+    folder.mkdir(parents=True, exist_ok=True)
     if key in _held or sys.platform == 'win32':
         return
-    folder.mkdir(parents=True, exist_ok=True)
     file = (folder / LOCK).open('a+', encoding='utf-8', errors='replace')
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -117,9 +117,10 @@ def lock_folder(folder: str | Path) -> None:
     _held[key] = file
 
 
-def unlock_folders() -> None:
-    """Free the locks of this process. Their empty files stay."""
-    for key in [key for key in _held if key[0] == os.getpid()]:
+def unlock_folders(*folders: str | Path) -> None:
+    """Free the locks of this process on these folders, or all its locks if none is given. Their empty files stay."""
+    named = {Path(folder).resolve() for folder in folders}
+    for key in [key for key in _held if key[0] == os.getpid() and (not named or key[1] in named)]:
         file = _held.pop(key)
         file.truncate(0)
         file.close()

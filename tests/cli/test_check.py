@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from mmyolo_bgpenalty.cli import check, train
 from tests.helpers.tiny import ROOT, SEMI, load, make_set
@@ -79,16 +80,19 @@ def test_a_step_that_goes_wrong_is_an_error(config, capsys, monkeypatch, option,
         ('train_dataloader.num_workers=-1', 'train_dataloader.num_workers'),
         ('param_scheduler.0.type=NixLR', 'param_scheduler.0.type'),
         ('val_evaluator.metric=nix', 'val_evaluator.metric'),
+        ('load_from=FOREIGN', 'the start of training'),
     ],
 )
 def test_what_stops_training_at_its_start_is_an_error(config, tmp_path, capfd, monkeypatch, option, where):
     monkeypatch.setattr(logging, 'raiseExceptions', False)
+    torch.save(dict(state_dict={'backbone.stem.conv.weight': torch.zeros(2, 3, 9, 9)}), tmp_path / 'foreign.pth')
+    option = option.replace('FOREIGN', str(tmp_path / 'foreign.pth'))
     assert call(config, '--cfg-options', option) == 1
     shown = capfd.readouterr().out
     assert f'error: {where}\n' in shown and 'errors: 1,' in shown
     finding = shown.partition(f'error: {where}\n')[2].splitlines()[0].strip()
     assert train.main([str(config), '--work-dir', str(tmp_path), '--cfg-options', option]) == 2
-    assert capfd.readouterr().err.splitlines()[-1].endswith(f': {where}: {finding}')
+    assert capfd.readouterr().err.splitlines()[-1].endswith(f': {finding}' if ' ' in where else f': {where}: {finding}')
 
 
 def test_a_value_that_a_hook_refuses_is_an_error(config, capsys):

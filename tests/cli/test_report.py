@@ -132,6 +132,14 @@ def end_of(monkeypatch, tmp_path):
     return end
 
 
+def test_a_run_that_is_stopped_while_it_reads_data():
+    """Its optimizer is not built yet."""
+    lines = []
+    runner = SimpleNamespace(optim_wrapper=dict(type='OptimWrapper'), logger=SimpleNamespace(info=lines.append))
+    Report(train_command.parse_args(['tiny.py'])).stopped(runner, 'Stopped by Ctrl-C')
+    assert lines == ['Stopped by Ctrl-C before the first iteration.']
+
+
 @pytest.mark.parametrize('value, expected', [(0.0, 'last.pth'), (0.001, 'best.pth')])
 def test_a_model_that_finds_nothing_is_not_the_best(value, expected, end_of):
     text = end_of({'coco/bbox_mAP': value, 'pr/fp_per_image_at_0.25': 3.0})

@@ -1,12 +1,14 @@
 """How the commands read a config, and which errors they report in one line."""
 
 import logging
+import os
 import sys
 import traceback
 import warnings
 from functools import partial
 from pathlib import Path
 
+import mmdet
 import pytest
 import torch
 from mmengine.config import Config
@@ -15,7 +17,17 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmyolo_bgpenalty.cli.run import InputCheck, InputError, build_runner, command, config_parser, read_config
+import mmyolo_bgpenalty
+from mmyolo_bgpenalty.cli.run import (
+    InputCheck,
+    InputError,
+    _is_of_library,
+    build_runner,
+    command,
+    config_parser,
+    read_config,
+)
+from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import CheckpointError
 from mmyolo_bgpenalty.utils.files import read_json
 from tests.helpers.tiny import SEMI, load, make_set
 
@@ -69,6 +81,30 @@ def test_an_error_of_the_users_own_code_is_unchanged(monkeypatch):
     with pytest.raises(ValueError, match='is not valid json: mine') as caught, InputCheck():
         read_json(__file__)
     assert type(caught.value) is ValueError
+
+
+@pytest.mark.parametrize(
+    'file, own',
+    [
+        ('/home/me/mine.py', True),
+        ('', True),  # a config
+        (f'{os.path.dirname(mmyolo_bgpenalty.__file__)}_mine/a.py', True),
+        (mmyolo_bgpenalty.__file__, False),
+        (mmdet.__file__, False),
+        (os.__file__, False),
+        ('/usr/lib/python3/dist-packages/mlflow/a.py', False),
+        ('<frozen importlib._bootstrap>', False),
+    ],
+)
+def test_code_is_the_users_own_or_of_a_library(file, own):
+    assert _is_of_library(file) != own
+
+
+def test_a_checkpoint_error_is_not_hidden_by_a_mistake_in_a_setting():
+    cfg = Config(dict(default_hooks=dict(checkpoint=dict(type='CheckpointHook', save_best='coco/nothing'))))
+    with pytest.raises(InputError, match='^a.pth: is torn$'), InputCheck() as check:
+        check.cfg = cfg
+        raise CheckpointError('a.pth: is torn')
 
 
 @pytest.mark.parametrize('event', ['after_train_iter', 'after_test_iter'])

@@ -168,6 +168,14 @@ def test_resume_without_a_checkpoint_starts_from_the_weights(config, tmp_path):
     cfg = train_command.load_config(train_command.parse_args([str(config), *options]))
     assert (cfg.resume, cfg.load_from) == (False, str(weights))
     (tmp_path / 'work').mkdir()
+    for name in ('yolov8s', 'epoch_1_teacher', 'best_x_epoch_1'):
+        (tmp_path / f'work/{name}.pth').touch()
+    cfg = train_command.load_config(train_command.parse_args([str(config), *options]))
+    assert (cfg.resume, cfg.load_from) == (False, str(weights))
+    (tmp_path / 'work/last_checkpoint').write_text(str(weights))  # with `out_dir` it names a file elsewhere
+    cfg = train_command.load_config(train_command.parse_args([str(config), *options]))
+    assert (cfg.resume, cfg.load_from) == (True, None)
+    (tmp_path / 'work/last_checkpoint').unlink()
     (tmp_path / 'work/epoch_1.pth').touch()
     cfg = train_command.load_config(train_command.parse_args([str(config), *options]))
     assert (cfg.resume, cfg.load_from) == (True, None)

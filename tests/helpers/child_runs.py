@@ -30,7 +30,9 @@ class Signal(Hook):
             # Another process sends it, because the workers would end at a SIGTERM from their parent.
             subprocess.run(['kill', f'-{int(self.number)}', '--', f'-{os.getpgid(0)}'])
         else:
-            signal.raise_signal(self.number)  # at once, in this thread
+            # At once, in this thread. A scheduler and the parent process may both send SIGTERM.
+            for _ in range(2 if self.number == signal.SIGTERM else 1):
+                signal.raise_signal(self.number)
 
 
 class SmallFilesOnly(Hook):

@@ -16,7 +16,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mmyolo_bgpenalty.cli.ablation.does_it_help import Comparison, does_it_help
@@ -92,17 +92,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 @contextmanager
 def _stopping_at_signals(runs: Sequence[Run]) -> Iterator[None]:
     """Turn the first Ctrl-C, SIGTERM or SIGHUP into a SystemExit, after the runs were told to stop."""
-    numbers = (signal.SIGINT, signal.SIGTERM, getattr(signal, 'SIGHUP', signal.SIGTERM))
+    numbers = {signal.SIGINT, signal.SIGTERM, getattr(signal, 'SIGHUP', signal.SIGTERM)}
 
     def stop(number: int, frame) -> None:
         for one, handler in before.items():
             signal.signal(one, handler)  # a second signal ends this process at once
         for run in runs:
             run.stop()
-        print('Stopped: waiting until the running trainings have saved. The same command continues them', flush=True)
+        text = b'Stopped: waiting until the running trainings have saved. The same command continues them\n'
+        with suppress(OSError):  # the terminal may be closed. Not print: the signal may have interrupted one
+            os.write(1, text)
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, stop) for number in numbers}
+    # nohup ignores SIGHUP, and shells let a job in the background ignore Ctrl-C.
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}
+    before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, stop)
     try:
         yield
     finally:

@@ -52,7 +52,7 @@ class Run:
 
     @property
     def begun(self) -> bool:
-        return bool(latest_checkpoint(self.folder))
+        return (self.folder / 'last_checkpoint').exists()
 
     @property
     def last_name(self) -> str | None:

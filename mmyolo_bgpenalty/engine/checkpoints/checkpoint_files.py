@@ -18,7 +18,7 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, hub, load, nn
 
 from mmyolo_bgpenalty.compat import allow_checkpoint_types, safe_loading
-from mmyolo_bgpenalty.engine.checkpoints.file_kinds import ForeignFileError, check_kind
+from mmyolo_bgpenalty.engine.checkpoints.file_kinds import BrokenFileError, ForeignFileError, check_kind
 from mmyolo_bgpenalty.engine.checkpoints.resume_fields import wrong_field
 from mmyolo_bgpenalty.engine.checkpoints.ultralytics_weights import is_ultralytics, read_ultralytics
 from mmyolo_bgpenalty.utils.arguments import is_meant
@@ -56,7 +56,7 @@ def read_checkpoint(path: str) -> Any:
         if isinstance(error, (OSError, ImportError)) or ('://' in path and isinstance(error, KeyError)):
             raise
         hint = ''
-        if path.startswith(_WEB):
+        if isinstance(error, BrokenFileError) and path.startswith(_WEB):
             hint = '. The download is removed, so the next run downloads it again'
         elif '://' in path:
             hint = f'. If the download was broken, delete it from {_downloads()}'
@@ -74,7 +74,7 @@ def _read_download(file: str) -> Any:
     """Read a downloaded file. A broken one is removed, because it would be taken for the download ever after."""
     try:
         return _read_file(file)
-    except Exception:
+    except BrokenFileError:
         Path(file).unlink(missing_ok=True)
         raise
 

@@ -8,11 +8,12 @@ import cv2
 
 EXPECTED = 'Give a checkpoint of MMYOLO or of this package (.pth), or a YOLOv8 detector of Ultralytics (.pt)'
 AGAIN = 'Download or copy it again'
+NOT_IT = 'The download went wrong: get the file itself'
 # The first bytes of a file, what it is, and what to do.
 HEADS = [
     (rb'$', 'it is empty', AGAIN),
     (rb'version https://git-lfs', 'it is only a pointer of Git LFS, not the file itself', 'Run `git lfs pull`'),
-    (rb'(?i)\s*<(!doctype html|html)', 'it is a web page (HTML)', 'The download went wrong: get the file itself'),
+    (rb'(?i)\s*<(!doctype html|html)', 'it is a web page (HTML)', NOT_IT),
     (rb'.{7}\0\{\s*"', 'it is a safetensors file', EXPECTED),
     (rb'\x08.[\x12:]', 'it is an ONNX file, which cannot be trained', 'Give the checkpoint that it was exported from'),
     (
@@ -28,6 +29,10 @@ class ForeignFileError(ValueError):
     """A file is no checkpoint that MMEngine can load. The message says what the file is and what to do."""
 
 
+class BrokenFileError(ForeignFileError):
+    """A file is empty, damaged or not what was downloaded. Another download may be right."""
+
+
 def check_kind(file: str) -> None:
     """Raise a ForeignFileError if a file is of a known kind that is no torch checkpoint.
 
@@ -38,7 +43,8 @@ def check_kind(file: str) -> None:
         head = opened.read(512)
     for pattern, what, instead in HEADS:
         if re.match(pattern, head, re.DOTALL):
-            raise ForeignFileError(f'{what}. {instead}')
+            kind = BrokenFileError if instead in (AGAIN, NOT_IT) else ForeignFileError
+            raise kind(f'{what}. {instead}')
     if head.startswith(b'PK'):
         _check_zip(file)
     elif cv2.haveImageReader(file):
@@ -58,11 +64,11 @@ def torch_pickle(file: str) -> bytes:
 
 def _check_zip(file: str) -> None:
     if not zipfile.is_zipfile(file):
-        raise ForeignFileError(f'its end is missing. {AGAIN}')
+        raise BrokenFileError(f'its end is missing. {AGAIN}')
     with zipfile.ZipFile(file) as archive:
         names, damaged = archive.namelist(), archive.testzip()
     if damaged:
-        raise ForeignFileError(f'it is damaged: {damaged} in it does not match its checksum. {AGAIN}')
+        raise BrokenFileError(f'it is damaged: {damaged} in it does not match its checksum. {AGAIN}')
     if any(name.endswith('/constants.pkl') for name in names):
         raise ForeignFileError(
             'it is a TorchScript model, which cannot be trained. Give the checkpoint that it was exported from'

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from mmengine.runner import Runner
 
 from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import latest_checkpoint
 from mmyolo_bgpenalty.utils.files import lock_folder, unlock_folders
+
+STEP = re.compile(r'\d+(?:_iter_\d+)?')
 
 
 class RunFolder(Hook):
@@ -34,7 +37,7 @@ class RunFolder(Hook):
         # The numbers of a step: epochs, iterations, or both.
         parts = re.split(r'\{[^}]*\}', checkpoints.filename_tmpl)
         self._template = checkpoints.filename_tmpl
-        self._name = re.compile(r'(best_[^/\\]+_)?' + r'\d+(?:_iter_\d+)?'.join(map(re.escape, parts)))
+        self._name = re.compile(r'(best_[^/\\]+_)?' + STEP.pattern.join(map(re.escape, parts)))
         self._out_dir = checkpoints.out_dir
         self.continues = False  # from a checkpoint in its own folder
 
@@ -43,6 +46,16 @@ class RunFolder(Hook):
         if not self._out_dir or self._out_dir == runner.work_dir:
             return runner.work_dir
         return os.path.join(self._out_dir, os.path.basename(runner.work_dir.rstrip(os.sep)))
+
+    def name(self, step: int | str) -> str:
+        """The file name of a step: 3, or '3_iter_17' within an epoch."""
+        first, *rest = str(step).split('_iter_')
+        return re.sub(r'\{[^}]*\}', lambda part: '_iter_'.join([part[0].format(int(first)), *rest]), self._template)
+
+    def is_step(self, name: str) -> bool:
+        """Whether the hook may have given a checkpoint of a step this name. The best checkpoint has another one."""
+        found = self._name.fullmatch(name)
+        return bool(found) and not found[1]
 
     def owns(self, name: str) -> bool:
         """Whether the hook may have given a file this name."""
@@ -70,7 +83,7 @@ class RunFolder(Hook):
     def _own(self, runner: Runner, value: Any) -> Any:
         """The part of a value that names files of this run, or None."""
         if isinstance(value, (list, tuple)):
-            return [step for step in value if isinstance(step, (int, str)) and self.owns(self._template.format(step))]
+            return [step for step in value if type(step) in (int, str) and STEP.fullmatch(str(step))]
         name = os.path.basename(value) if isinstance(value, str) else ''
         return os.path.join(self.path(runner), name) if self.owns(name) else None
 
@@ -90,13 +103,13 @@ class RunFolder(Hook):
             return
         aside = folder / f'before_{runner.timestamp}'
         aside.mkdir(exist_ok=True)
-        for file in [*files, folder / 'last_checkpoint']:
+        for file in [*files, Path(runner.work_dir, 'last_checkpoint')]:  # `out_dir` may be on another disk
             if file.exists():
-                file.rename(aside / file.name)
+                shutil.move(file, aside / file.name)
         runner.logger.warning(
             f'{folder} had {len(files)} checkpoints of another training. They are in {aside} now. To continue that '
             'training, stop this one, and start it with --resume and the path of one of them'
         )
 
     def after_run(self, runner: Runner) -> None:
-        unlock_folders()
+        unlock_folders(runner.work_dir, self.path(runner))

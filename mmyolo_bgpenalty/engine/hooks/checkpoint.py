@@ -4,7 +4,8 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from mmyolo_bgpenalty.engine.train_loop import ResumableTrainLoop
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 from mmyolo_bgpenalty.utils.files import write_whole
 
+REPEATED = 5  # seconds. A scheduler and the parent process may both send SIGTERM for one stop
 SIGNALS: dict[int, str] = {signal.SIGINT: 'Ctrl-C', signal.SIGTERM: 'SIGTERM'}
 POSITION = ('batch', 'batches', 'validated', 'random_states')  # what `resume` of a checkpoint holds
 
@@ -42,7 +44,8 @@ class ResumableCheckpointHook(CheckpointHook):
     - A checkpoint is written under a temporary name. When it is complete it is renamed, and checkpoints beyond
       ``max_keep_ckpts`` are removed.
     - Weights that are NaN or infinite are not saved. A checkpoint is known to be good when the next iteration has
-      finite losses and gradients, or when training ends. The last good one is kept in addition to ``max_keep_ckpts``.
+      finite losses and gradients (with NonFiniteGuardHook), or when training ends. The last good one is kept in
+      addition to ``max_keep_ckpts``.
     - ``RunFolder`` locks the folder. No file of another run is replaced or removed.
     - It stores the place within the epoch, whether a validation is due, and the random states of every process.
       ``ResumableTrainLoop`` continues there.
@@ -50,7 +53,7 @@ class ResumableCheckpointHook(CheckpointHook):
       update. In validation a run with one process finishes the batch, and a run with several finishes the validation.
       Then the run writes a checkpoint. With ``by_epoch`` the file within an epoch is
       ``epoch_<epochs done>_iter_<iterations>.pth``. After SIGTERM every process ends with exit code 143, after Ctrl-C
-      with KeyboardInterrupt. The same signal a second time ends the process at once.
+      with KeyboardInterrupt. A second Ctrl-C, or SIGTERM again after 5 seconds, ends the process at once.
     - ``check_start`` checks ``load_from``. ``resume=True`` without ``load_from`` takes the latest checkpoint. If no run
       can be resumed from it, the one before is taken, with a warning.
 
@@ -73,7 +76,7 @@ class ResumableCheckpointHook(CheckpointHook):
         self._batch, self._validated = 0, True
         self._resumed: dict | None = None  # `resume` of the checkpoint that the run continues from
         self._position: dict | None = None  # `resume` of the checkpoint that is being written
-        self._signal, self._stopping = 0, False  # number of the first signal
+        self._signal, self._since, self._stopping = 0, 0.0, False  # number and time of the first signal
         self._run_folder = RunFolder(self)
         self._untried: str | None = None  # the latest checkpoint, until an iteration shows that it is good
         self._good: str | None = None  # the latest checkpoint that is known to be good
@@ -88,7 +91,7 @@ class ResumableCheckpointHook(CheckpointHook):
     def _choose_latest(self, runner: Runner) -> None:
         """Write the path of the latest good checkpoint into ``last_checkpoint``, from which MMEngine resumes."""
         pointer, folder = Path(runner.work_dir, 'last_checkpoint'), Path(self._run_folder.path(runner))
-        files = [file for file in folder.glob(self.filename_tmpl.format('*')) if self._run_folder.owns(file.name)]
+        files = [file for file in folder.glob('*') if self._run_folder.is_step(file.name)]
         files.sort(key=_numbers, reverse=True)
         named = latest_checkpoint(runner.work_dir)
         # The folder may have been copied or moved, so the file in this folder goes first.
@@ -179,7 +182,7 @@ class ResumableCheckpointHook(CheckpointHook):
 
     def _save_checkpoint_with_step(self, runner: Runner, step, meta: dict) -> None:
         fault = self._fault(runner)
-        name = self.filename_tmpl.format(step)
+        name = self._run_folder.name(step)
         if fault:
             runner.logger.error(f'{name} is not saved: {fault}. {self._good_checkpoint()}')
             return
@@ -216,13 +219,18 @@ class ResumableCheckpointHook(CheckpointHook):
         """Remove the checkpoints beyond ``max_keep_ckpts``, but not the last good one."""
         if self.max_keep_ckpts > 0:
             for step in self.keep_ckpt_ids[: -self.max_keep_ckpts]:
-                path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))
+                path = self.file_backend.join_path(self.out_dir, self._run_folder.name(step))
                 if path != self._good:
                     self.keep_ckpt_ids.remove(step)
                     if is_main_process() and self.file_backend.isfile(path):
                         self.file_backend.remove(path)
             runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
-        self.file_backend.remove_now()
+        self._remove_now()
+
+    def _remove_now(self) -> None:
+        best = [getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()]
+        # A `filename_tmpl` without a number gives all checkpoints one name.
+        self.file_backend.remove_now({self.last_ckpt, *best})
 
     def _fault(self, runner: Runner) -> str:
         """How many weights are NaN or infinite, in any process. '' if all are finite."""
@@ -251,14 +259,20 @@ class ResumableCheckpointHook(CheckpointHook):
             runner.logger.error(f'This model cannot be the best one: {fault}')
             return
         super()._save_best_checkpoint(runner, metrics)
-        self.file_backend.remove_now()
+        self._remove_now()
 
     def _on_signal(self, number: int, frame) -> None:
-        self._signal = self._signal or number
-        self._put_back(number)
-        if number == signal.SIGINT and is_main_process():
-            # Not print: the signal may have interrupted one.
-            os.write(2, b'\nCtrl-C: the run saves a checkpoint after this iteration. Press again to stop at once.\n')
+        if not self._signal:
+            self._signal, self._since = number, time.monotonic()
+        if number == signal.SIGINT:
+            self._put_back(number)
+            if is_main_process():
+                # Not print: the signal may have interrupted one.
+                text = b'\nCtrl-C: the run saves a checkpoint after this iteration. Press again to stop at once.\n'
+                os.write(2, text)
+        elif time.monotonic() - self._since > REPEATED:
+            self._put_back(number)
+            signal.raise_signal(number)
 
     def _put_back(self, number: int) -> None:
         signal.signal(number, self._previous[number] or signal.SIG_DFL)
@@ -355,9 +369,11 @@ class _RemovesLater:
     def isdir(self, path: str) -> bool:
         return False
 
-    def remove_now(self) -> None:
+    def remove_now(self, kept: Collection[str | None]) -> None:
         while self._outdated:
-            self._backend.remove(self._outdated.pop())
+            path = self._outdated.pop()
+            if path not in kept:
+                self._backend.remove(path)
 
 
 def _numbers(path: Path) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from mmyolo_bgpenalty.cli.ablation.ablate import _stopping_at_signals
 from mmyolo_bgpenalty.cli.ablation.plan import plan_runs, read_variants
 from tests.helpers.ablations import CONFIG, VARIANTS, Stage
 from tests.helpers.child_runs import ended, start
@@ -117,6 +118,25 @@ def test_trainings_save_and_end_before_the_command_ends(stage, number, jobs):
     assert 'waiting until the running trainings have saved' in (stage.folder / 'output.txt').read_text()
     assert len([*stage.work.glob('*/*/begun')]) == len([*stage.work.glob('*/*/saved')]) == jobs
     assert not any(file.name == 'result.json' for file in stage.work.glob('*/*/*'))
+
+
+def test_an_ignored_signal_stays_ignored():
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with _stopping_at_signals([]):
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_whose_pointer_is_empty_has_begun(stage, capsys):
+    folder = stage.work / 'lambda_0/seed_0'
+    folder.mkdir(parents=True)
+    (folder / 'last_checkpoint').touch()
+    assert stage('--seeds', '0', '--dry-run') == 0
+    assert 'λ=0, seed 0: to be continued' in capsys.readouterr().out
 
 
 def test_two_ablations_do_not_share_a_folder(stage, capsys):

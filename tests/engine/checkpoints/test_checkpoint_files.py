@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import threading
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -264,6 +265,17 @@ def test_a_broken_download_is_not_kept(tmp_path, monkeypatch):
             read_checkpoint(url)
     assert read_checkpoint(url)['weight'].tolist() == read_checkpoint(url)['weight'].tolist() == [1, 1]
     assert not sent
+
+
+def test_a_download_that_safe_loading_refuses_stays(tmp_path, monkeypatch):
+    """It may be another program's: the folder is that of torch.hub."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    file = tmp_path / 'hub/checkpoints/good.pth'
+    file.parent.mkdir(parents=True)
+    torch.save(dict(state_dict=dict(w=torch.ones(1)), time=timedelta(1)), file)
+    with pytest.raises(CheckpointError, match='timedelta, which safe loading refuses$'):
+        read_checkpoint('https://example.com/good.pth')
+    assert file.exists()
 
 
 # Which checkpoint a run is resumed from

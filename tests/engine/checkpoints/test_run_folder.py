@@ -55,6 +55,21 @@ def test_other_names_in_a_checkpoint_are_forgotten(runner, tmp_path, name):
     assert left == dict(keep_ckpt_ids=[1])
 
 
+@pytest.mark.parametrize(
+    'template, names',
+    [
+        ('epoch_{}.pth', ['epoch_3.pth', 'epoch_3_iter_17.pth']),
+        ('run_{:04d}.pth', ['run_0003.pth', 'run_0003_iter_17.pth']),
+        ('latest.pth', ['latest.pth', 'latest.pth']),
+    ],
+)
+def test_file_names_of_steps(template, names):
+    folder = RunFolder(CheckpointHook(filename_tmpl=template))
+    assert [folder.name(step) for step in (3, '3_iter_17')] == names
+    assert all(folder.is_step(name) and folder.owns(f'best_x_{name}') for name in names)
+    assert not any(folder.is_step(name) for name in (f'best_x_{names[0]}', 'epoch_2_teacher.pth', 'yolov8s.pth'))
+
+
 @pytest.mark.parametrize('hook', [CheckpointHook(), CheckpointHook(by_epoch=False, filename_tmpl='run_{:04d}.pth')])
 def test_checkpoints_of_an_earlier_training_are_set_aside(runner, tmp_path, hook):
     work_dir = tmp_path / 'own'
