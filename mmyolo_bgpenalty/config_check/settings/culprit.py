@@ -33,6 +33,8 @@ def explain(error: BaseException, cfg: Mapping) -> str:
     key = _entry(node, message)
     if key is None:
         return f'{path}: {message}'
+    if isinstance(node[key], Mapping):
+        return f'{path}.{key}: {message}'
     expected = message if 'xpected' in message else f'expected another value: {message}'
     return f'{path}.{key}: got {_shortened(repr(node[key]))}, {expected}'
 
@@ -93,13 +95,14 @@ def _entry(node: Mapping, message: str) -> str | None:
     """The entry that a message names, or whose value it names, or whose kind is the wrong one."""
     keys = [key for key in node if key not in ('type', '_scope_')]
     for key in keys:
-        if re.search(rf'\b{re.escape(str(key))}\b', message):
+        if re.search(rf'(?<![\w/-]){re.escape(str(key))}(?!\.?\w)', message):  # not as the name of a file
             return key
     for key in keys:
-        # An empty text is in each message, and None is a common word.
+        # Many messages have a digit, all an empty text, and None is a common word.
         if (
             not isinstance(node[key], (Mapping, bool))
-            and node[key] not in ('', None)
+            and node[key] is not None
+            and len(str(node[key])) > (not message.startswith('AssertionError'))
             and re.search(rf'(?<![\w.-]){re.escape(str(node[key]))}(?!\w)', message)
         ):
             return key

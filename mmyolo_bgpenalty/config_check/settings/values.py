@@ -125,7 +125,8 @@ class Range(NamedTuple):
 
 SHARE = Range('a number in [0, 1]', lambda value: 0 <= value <= 1)
 ABOVE_0 = Range('a number above 0', lambda value: value > 0)
-COUNT = Range('a whole number >= 1', lambda value: value >= 1 and value == int(value))
+COUNT = Range('a whole number >= 1', lambda value: value >= 1 and value % 1 == 0)
+NUMBER = Range('a number', lambda value: value == value)
 # Entries that other packages read without a check, wherever they are.
 RANGES = dict(
     score_thr=SHARE,
@@ -134,6 +135,8 @@ RANGES = dict(
     clip_value=ABOVE_0,
     batch_size=COUNT,
     accumulative_counts=COUNT,
+    pad_size_divisor=COUNT,
+    pad_val=NUMBER._replace(optional=True),  # also its entries `img` and `seg`
     prob=SHARE._replace(optional=True),
     momentum=SHARE._replace(optional=True),
     weight_decay=Range('a number >= 0', lambda value: value >= 0, True),
@@ -153,11 +156,12 @@ def check_ranges(parts: ConfigParts) -> Findings:
             yield error(name, 'None is no value of this setting', 'write a value, or remove the line')
 
 
-def _out_of_range(node: Any, path: str) -> Findings:
+def _out_of_range(node: Any, path: str, inherited: Range | None = None) -> Findings:
     for key, value in node.items() if isinstance(node, Mapping) else enumerate(node or ()):
+        allowed = RANGES.get(str(key), inherited)
         if isinstance(value, (Mapping, list, tuple)):
-            yield from _out_of_range(value, f'{path}.{key}')
-        allowed = RANGES.get(str(key))
+            inner = allowed if key == 'pad_val' and isinstance(value, Mapping) else None
+            yield from _out_of_range(value, f'{path}.{key}', inner)
         values = value if isinstance(value, (list, tuple)) else [value]
         # Elsewhere a dict may have such a name: `paramwise_cfg.custom_keys` holds names of modules.
         if allowed and not isinstance(value, Mapping) and not all(_is_in(one, allowed) for one in values):

@@ -26,7 +26,13 @@ class Horn:
 @PARTS.register_module()
 class Door:
     def __init__(self, **arguments):
-        raise RuntimeError('something broke: None of the doors is open')
+        raise RuntimeError('something broke: None of the 2 doors in side.json is open')
+
+
+@PARTS.register_module()
+class Bell:
+    def __init__(self, clapper):
+        raise ValueError('Expected `clapper` to ring')
 
 
 def caught(cfg, path='part'):
@@ -46,7 +52,8 @@ def caught(cfg, path='part'):
         (dict(type='Horn', pitch=1, valves=[3]), r'part.valves: got \[3\], expected another value: TypeError'),
         (dict(type='Horn', pitch=0), r'part.pitch: got 0, .*AssertionError: assert'),
         (dict(type='Horn', pitch=1, mute=dict(type='Horn', pitch='low')), "part.mute.pitch: got 'low', .*"),
-        (dict(type='Door', root='', mode=None, size=3), 'part: RuntimeError: something broke'),
+        (dict(type='Door', root='', mode=None, size=2, side=dict(a=1)), 'part: RuntimeError: something broke'),
+        (dict(type='Bell', clapper=dict(a=1)), 'part.clapper: Expected `clapper` to ring$'),
         (dict(type='Horn'), "part: TypeError: .*missing 1 required positional argument: 'pitch'"),
     ],
 )
