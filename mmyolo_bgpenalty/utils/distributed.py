@@ -44,6 +44,11 @@ class CpuSyncBatchNorm(nn.SyncBatchNorm):
     needs ``momentum`` and running statistics, as all detectors have.
     """
 
+    momentum: Any
+    running_mean: Any
+    running_var: Any
+    num_batches_tracked: Any
+
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)

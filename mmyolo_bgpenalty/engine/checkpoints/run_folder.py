@@ -55,7 +55,7 @@ class RunFolder(Hook):
     def is_step(self, name: str) -> bool:
         """Whether the hook may have given a checkpoint of a step this name. The best checkpoint has another one."""
         found = self._name.fullmatch(name)
-        return bool(found) and not found[1]
+        return found is not None and not found[1]
 
     def owns(self, name: str) -> bool:
         """Whether the hook may have given a file this name."""
