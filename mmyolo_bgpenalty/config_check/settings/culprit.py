@@ -65,7 +65,10 @@ def _frames(error: BaseException | None) -> Iterator[FrameType]:
 
 def _part_in(frame: FrameType, cfg: Mapping) -> tuple[str, Mapping] | None:
     """The part that a function of MMEngine builds: the entry of the config that equals one of its variables."""
-    if not frame.f_globals.get('__name__', '').startswith(BUILDERS):
+    module = frame.f_globals.get('__name__', '')
+    # The other functions of the Runner have all parts in their variables.
+    many = module.startswith('mmengine.runner.') and not frame.f_code.co_name.startswith('build')
+    if many or not module.startswith(BUILDERS):
         return None
     built = [value for value in frame.f_locals.values() if isinstance(value, Mapping) and value]
     nodes = [(path, node) for path, node in dicts_in(cfg) if node]

@@ -4,9 +4,11 @@ import re
 
 import pytest
 import torch
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import Registry
+from mmengine.registry import VISUALIZERS, Registry
+from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
 from torch import nn
 
 from mmyolo_bgpenalty.config_check.settings.culprit import explain, message_of
@@ -68,6 +70,19 @@ def test_a_part_that_is_built_with_further_entries_is_found():
     with pytest.raises(TypeError) as caught:
         PARTS.build(ConfigDict(cfg, valves=2))
     assert explain(caught.value, dict(part=cfg)).startswith("part.pitch: got 'high'")
+
+
+@VISUALIZERS.register_module()
+class Offline(Visualizer):
+    def add_config(self, config):
+        raise RuntimeError('the server does not answer')
+
+
+def test_an_error_of_the_runner_itself_names_no_part(tmp_path):
+    cfg = dict(model=dict(type='BaseDataPreprocessor'), visualizer=dict(type='Offline', name='offline'))
+    with pytest.raises(RuntimeError) as caught:
+        Runner(work_dir=str(tmp_path), cfg=Config(cfg), **cfg)
+    assert explain(caught.value, cfg) == 'RuntimeError: the server does not answer'
 
 
 def test_an_optimizer_is_found():
