@@ -135,6 +135,7 @@ RANGES = dict(
     clip_value=ABOVE_0,
     batch_size=COUNT,
     accumulative_counts=COUNT,
+    topk=COUNT,
     pad_size_divisor=COUNT,
     pad_val=NUMBER._replace(optional=True),  # also its entries `img` and `seg`
     prob=SHARE._replace(optional=True),

@@ -43,6 +43,7 @@ WRONG = [
     ('optim_wrapper.accumulative_counts', 0, 'a whole number >= 1'),
     (f'{HOOKS}.mean_teacher.momentum', 4, 'a number in [0, 1]'),
     (f'{TRAIN}.batch_size', 2.5, 'a whole number >= 1'),
+    ('model.detector.train_cfg.assigner.topk', -10, 'a whole number >= 1'),
     (f'{TRAIN}.batch_size', float('inf'), 'a whole number >= 1'),
     (f'{TRAIN}.dataset.unlabeled.pipeline.1.pad_val', dict(img='abc'), 'a number'),
     ('model.data_preprocessor.data_preprocessor.pad_size_divisor', -32, 'a whole number >= 1'),
