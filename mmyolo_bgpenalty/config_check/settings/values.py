@@ -9,6 +9,7 @@ mistake. If only a default tells the kind, only a text that spells a number or a
 import collections.abc
 import functools
 import inspect
+import math
 import os
 import re
 import typing
@@ -126,7 +127,8 @@ class Range(NamedTuple):
 SHARE = Range('a number in [0, 1]', lambda value: 0 <= value <= 1)
 ABOVE_0 = Range('a number above 0', lambda value: value > 0)
 COUNT = Range('a whole number >= 1', lambda value: value >= 1 and value % 1 == 0)
-NUMBER = Range('a number', lambda value: value == value)
+NUMBER = Range('a finite number', math.isfinite)
+NOT_NEGATIVE = Range('a finite number >= 0', lambda value: 0 <= value < math.inf)
 # Entries that other packages read without a check, wherever they are.
 RANGES = dict(
     score_thr=SHARE,
@@ -140,9 +142,14 @@ RANGES = dict(
     pad_val=NUMBER._replace(optional=True),  # also its entries `img` and `seg`
     prob=SHARE._replace(optional=True),
     momentum=SHARE._replace(optional=True),
-    weight_decay=Range('a number >= 0', lambda value: value >= 0, True),
-    lr=Range('a number >= 0', lambda value: value >= 0, True),
+    weight_decay=NOT_NEGATIVE._replace(optional=True),
+    lr=NOT_NEGATIVE._replace(optional=True),
+    loss_weight=NOT_NEGATIVE,
+    std=NOT_NEGATIVE._replace(optional=True),
+    eps=NOT_NEGATIVE,
+    max_aspect_ratio=ABOVE_0,
 )
+SWITCHES = ('persistent_workers', 'pin_memory', 'drop_last')  # of a data loader. torch takes any value for true
 READ = (
     *('model', 'optim_wrapper', 'default_hooks', 'custom_hooks'),
     *('train_dataloader', 'val_dataloader', 'test_dataloader'),
@@ -152,6 +159,10 @@ READ = (
 def check_ranges(parts: ConfigParts) -> Findings:
     for name in READ:
         yield from _out_of_range(parts.get(name), name)
+        if name.endswith('_dataloader'):
+            loader = parts.get(name) or {}
+            for key in (key for key in SWITCHES if key in loader and not isinstance(loader[key], bool)):
+                yield error(f'{name}.{key}', f'{loader[key]!r}; expected True or False', 'write True or False')
     for name in SETTINGS:
         if name in parts.cfg and parts.cfg[name] is None:
             yield error(name, 'None is no value of this setting', 'write a value, or remove the line')

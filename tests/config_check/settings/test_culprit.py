@@ -81,7 +81,7 @@ class Offline(Visualizer):
 def test_an_error_of_the_runner_itself_names_no_part(tmp_path):
     cfg = dict(model=dict(type='BaseDataPreprocessor'), visualizer=dict(type='Offline', name='offline'))
     with pytest.raises(RuntimeError) as caught:
-        Runner(work_dir=str(tmp_path), cfg=Config(cfg), **cfg)
+        Runner(work_dir=str(tmp_path), cfg=Config(cfg), default_scope='mmyolo', **cfg)
     assert explain(caught.value, cfg) == 'RuntimeError: the server does not answer'
 
 
