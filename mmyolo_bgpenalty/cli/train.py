@@ -257,11 +257,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         cfg = check.cfg = load_config(args)
         if args.launcher == 'none':
             lock_folder(cfg.work_dir)  # before the runner writes there
-        if args.launcher == 'pytorch' and get_device() == 'cpu':
-            init_cpu_processes(cfg)
+        sync_bn = args.launcher == 'pytorch' and get_device() == 'cpu' and init_cpu_processes(cfg)
         setup_cache_size_limit_of_dynamo()
         runner = build_runner(cfg)
-        if get_device() == 'cpu':
+        if sync_bn:
             sync_batch_norm_on_cpu(runner.model)
         runner.register_hook(check)
         if not any(isinstance(hook, ResumableCheckpointHook) for hook in runner.hooks):

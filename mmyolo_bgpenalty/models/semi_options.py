@@ -127,7 +127,8 @@ def _checked_test_cfg(given: Mapping) -> ConfigDict:
         fraction(f'{where}.nms.iou_threshold', nms['iou_threshold'])
     flag(f'{where}.nms.class_agnostic', nms.get('class_agnostic', False))
     try:  # the teacher calls it for the first time after burn-in
-        batched_nms(torch.zeros(1, 4), torch.ones(1), torch.zeros(1, dtype=torch.long), ConfigDict(nms))
+        box, score = torch.zeros(1, 4, dtype=torch.float32), torch.ones(1, dtype=torch.float32)
+        batched_nms(box, score, torch.zeros(1, dtype=torch.long), ConfigDict(nms))
     except Exception as error:  # a wrong name or argument
         expected = f'Expected `{where}.nms` to be a config for batched_nms of MMCV'
         raise ValueError(f'{expected}, but got {dict(nms)!r}: {error}') from None

@@ -11,20 +11,29 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce as all_reduce_with_gradient
 
 
-def init_cpu_processes(cfg) -> None:
+def init_cpu_processes(cfg) -> bool:
     """Connect the processes of torchrun through gloo, and change a config so that it trains on CPUs.
 
-    Otherwise MMEngine would select a GPU for each process and for the model wrapper.
+    Otherwise MMEngine would select a GPU for each process and for the model wrapper, and MMYOLO's detectors would use
+    torch's SyncBatchNorm, which needs GPUs.
 
     Args:
-        cfg: MMEngine's Config. This function sets ``model_wrapper_cfg``. It reads the timeout in seconds from
-            ``env_cfg.dist_cfg.timeout``.
+        cfg: MMEngine's Config. This function sets ``model_wrapper_cfg``, removes ``sync_bn``, and sets ``use_syncbn``
+            of a YOLODetector. It reads the timeout in seconds from ``env_cfg.dist_cfg.timeout``.
+
+    Returns:
+        Whether the config asks for synchronized batch normalization: see :func:`sync_batch_norm_on_cpu`.
 
     Raises:
         ValueError: ``sync_bn`` is 'mmcv', which needs GPUs.
     """
-    if cfg.get('sync_bn') not in (None, 'torch'):
-        raise ValueError(f"Expected `sync_bn` to be 'torch' on a CPU, but got {cfg.sync_bn!r}")
+    sync_bn = cfg.pop('sync_bn', None)
+    if sync_bn not in (None, 'torch'):
+        raise ValueError(f"Expected `sync_bn` to be 'torch' on a CPU, but got {sync_bn!r}")
+    detector = cfg.model.get('detector', cfg.model)
+    if str(detector.get('type')).endswith('YOLODetector'):
+        sync_bn = sync_bn or detector.get('use_syncbn', True)  # True is MMYOLO's default
+        detector.use_syncbn = False
     timeout = ((cfg.get('env_cfg') or {}).get('dist_cfg') or {}).get('timeout')
     torch.distributed.init_process_group('gloo', timeout=None if timeout is None else timedelta(seconds=timeout))
     # MMEngine's defaults, without a device.
@@ -34,6 +43,7 @@ def init_cpu_processes(cfg) -> None:
         find_unused_parameters=cfg.get('find_unused_parameters', False),
     )
     cfg.model_wrapper_cfg = dict(cfg.get('model_wrapper_cfg') or wrapper, device_ids=None)
+    return bool(sync_bn)
 
 
 class CpuSyncBatchNorm(nn.SyncBatchNorm):
@@ -50,7 +60,7 @@ class CpuSyncBatchNorm(nn.SyncBatchNorm):
     num_batches_tracked: Any
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training:
+        if not (self.training and torch.distributed.is_initialized()):
             return super().forward(input)
         x = input.to(torch.promote_types(input.dtype, torch.float32)).transpose(0, 1).flatten(1)  # a row a channel
         total = all_reduce_with_gradient(torch.cat([x.sum(1), x.new_tensor([x.shape[1]])]))
@@ -66,9 +76,9 @@ class CpuSyncBatchNorm(nn.SyncBatchNorm):
 
 
 def sync_batch_norm_on_cpu(model: nn.Module) -> None:
-    """Turn the SyncBatchNorm layers of MMYOLO and MMEngine, which need GPUs, into :class:`CpuSyncBatchNorm`."""
+    """Turn the batch normalization layers into :class:`CpuSyncBatchNorm`, after DDP, which refuses them, is made."""
     for layer in model.modules():
-        if type(layer) is nn.SyncBatchNorm:
+        if type(layer) in (nn.BatchNorm2d, nn.SyncBatchNorm):
             layer.__class__ = CpuSyncBatchNorm
 
 

@@ -143,6 +143,7 @@ def make_config(data, folder, **options):
         custom_hooks=[dict(type='ProcessRecorder', folder=str(folder), end=options.pop('end', None))],
         **options,
     )
+    del cfg.default_hooks.check  # it predicts an image, which needs fp32. See process_recorder
     cfg.dump(folder / 'config.py')
     return folder
 
@@ -354,7 +355,6 @@ def normalized(images: slice, synchronized: bool) -> dict[str, torch.Tensor]:
     layer = torch.nn.BatchNorm2d(3, eps=1e-3, momentum=0.03)
     torch.nn.init.normal_(layer.weight, generator=generator)
     if synchronized:
-        layer = torch.nn.SyncBatchNorm.convert_sync_batchnorm(layer)
         sync_batch_norm_on_cpu(layer)
     for _ in range(2):
         x = torch.randn(4, 3, 5, 2, generator=generator) * 2 + 100
@@ -385,3 +385,15 @@ def test_batch_norm_has_the_statistics_of_the_global_batch(tmp_path):
             assert torch.equal(ranks[0][name], ranks[1][name])
             both = ranks[0][name]
         torch.testing.assert_close(both, expected, rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_batch_norm_is_synchronized_as_on_gpus(monkeypatch):
+    """MMYOLO's detectors synchronize by default, others if `sync_bn` is set."""
+    monkeypatch.setattr(torch.distributed, 'init_process_group', lambda *args, **kwargs: None)
+
+    def asks(**options) -> bool:
+        return init_cpu_processes(Config(options))
+
+    assert asks(model=dict(type='YOLODetector')) and not asks(model=dict(type='YOLODetector', use_syncbn=False))
+    assert asks(model=dict(detector=dict(type='mmyolo.YOLODetector'))) and not asks(model=dict(type='FasterRCNN'))
+    assert asks(model=dict(type='FasterRCNN'), sync_bn='torch')
