@@ -88,7 +88,7 @@ def errors_at_start(cfg: Config) -> list[Finding]:
         if runner._val_loop is not None:
             runner._val_loop = runner.build_val_loop(runner._val_loop)
         runner.call_hook('before_run')
-        check_start(runner, optimizer=False)  # if no ResumableCheckpointHook has checked `load_from`
+        check_start(runner, optimizer=False)  # needed if no ResumableCheckpointHook has checked `load_from`
         errors = [finding for finding in start_findings(runner) if finding.level == 'error']
         if not errors:
             try_first_images(runner)

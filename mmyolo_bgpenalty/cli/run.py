@@ -32,7 +32,7 @@ from mmyolo_bgpenalty.utils.arguments import Parser, is_meant
 from mmyolo_bgpenalty.utils.files import printable_lines, unlock_folders
 from mmyolo_bgpenalty.utils.shipped_configs import config
 
-# Code outside these folders and of installed packages counts as the user's own. MMDetection may be a checkout.
+# The user's own code is neither in these folders nor in an installed package. MMDetection may be a checkout.
 FOLDERS = (sysconfig.get_path('stdlib'), *(osp.dirname(one.__file__) for one in (mmcv, mmdet, mmengine, mmyolo)))
 FOLDERS = tuple(f'{folder}{os.sep}' for folder in (*FOLDERS, Path(__file__).parents[1]))
 INSTALLED = {'site-packages', 'dist-packages'}

@@ -115,8 +115,8 @@ def _check_has_objects(labeled: list[BaseDataset]) -> None:
     files = ', '.join(dataset.ann_file for dataset in labeled)
     found = [category['name'] for category in read_json(labeled[0].ann_file).get('categories', [])]
     raise ValueError(
-        f'Expected boxes of the classes {list(labeled[0].metainfo["classes"])} in {files}, but it has none'
-        f'{f" and {crowds} crowds (`iscrowd` is 1)" * bool(crowds)}; its categories are {found}'
+        f'Expected boxes of the classes {list(labeled[0].metainfo["classes"])} in {files}, but found none'
+        f'{f", only {crowds} crowds (`iscrowd` is 1)" * bool(crowds)}; categories of {labeled[0].ann_file}: {found}'
     )
 
 

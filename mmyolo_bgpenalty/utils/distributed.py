@@ -25,7 +25,7 @@ def init_cpu_processes(cfg) -> bool:
         Whether the config asks for synchronized batch normalization: see :func:`sync_batch_norm_on_cpu`.
 
     Raises:
-        ValueError: ``sync_bn`` is 'mmcv', which needs GPUs.
+        ValueError: ``sync_bn`` is set, but not to 'torch'. 'mmcv' needs GPUs.
     """
     sync_bn = cfg.pop('sync_bn', None)
     if sync_bn not in (None, 'torch'):
@@ -49,9 +49,9 @@ def init_cpu_processes(cfg) -> bool:
 class CpuSyncBatchNorm(nn.SyncBatchNorm):
     """Batch normalization with mean and variance of the batches of all processes, as torch's SyncBatchNorm on GPUs.
 
-    With the sums over all processes of the values x of a channel, and their number n: mean = Σx / n and
-    var = Σ(x − mean)² / n. ``running_var`` follows var · n / (n − 1). All processes must call it in the same order. It
-    needs ``momentum`` and running statistics, as all detectors have.
+    For the n values x of a channel in all processes, mean = Σx / n and var = Σ(x − mean)² / n. ``running_var`` follows
+    var · n / (n − 1). All processes must call their layers in the same order. A layer needs ``momentum`` and running
+    statistics, as all detectors have.
     """
 
     momentum: Any
@@ -76,7 +76,7 @@ class CpuSyncBatchNorm(nn.SyncBatchNorm):
 
 
 def sync_batch_norm_on_cpu(model: nn.Module) -> None:
-    """Turn the batch normalization layers into :class:`CpuSyncBatchNorm`, after DDP, which refuses them, is made."""
+    """Turn batch normalization layers into :class:`CpuSyncBatchNorm`. Call it after DDP is made: DDP refuses these."""
     for layer in model.modules():
         if type(layer) in (nn.BatchNorm2d, nn.SyncBatchNorm):
             layer.__class__ = CpuSyncBatchNorm

@@ -134,7 +134,7 @@ def test_a_wrapped_set_without_objects_is_named(cfg, data, tmp_path):
     node.labeled.ann_file = str(tmp_path / 'crowds.json')
     node.labeled = dict(type='RepeatDataset', dataset=node.labeled, times=2)
     crowds = len(content['annotations'])
-    with pytest.raises(ValueError, match=f'in .*crowds.json, but it has none and {crowds} crowds'):
+    with pytest.raises(ValueError, match=f'in .*crowds.json, but found none, only {crowds} crowds'):
         DATASETS.build(node)
 
 

@@ -100,7 +100,7 @@ def _stopping_at_signals(runs: Sequence[Run]) -> Iterator[None]:
         for run in runs:
             run.stop()
         text = b'Stopped: waiting until the running trainings have saved. The same command continues them\n'
-        with suppress(OSError):  # the terminal may be closed. Not print: the signal may have interrupted one
+        with suppress(OSError):  # the terminal may be closed. os.write, as the signal may have interrupted a print
             os.write(1, text)
         raise SystemExit(128 + number)
 

@@ -42,7 +42,7 @@ default_hooks = dict(mean_teacher=dict(momentum={momentum}))  # so that the teac
 """
 SMALL_SIDE = 32  # pixels of the input; measured in docs/experiments.md with median sides of 18 and 51 pixels
 SMALL = """\
-# The boxes are small (median side: {side:.0f} pixels of the input), so the places of pseudo-boxes are not learned.
+# The boxes are small (median side: {side:.0f} pixels of the input), so pseudo-boxes have no box losses, only classes.
 model = dict(semi_train_cfg=dict(unsup_loss_weights=dict(loss_bbox=0.0, loss_dfl=0.0)))
 """
 EMPTY = "    dataset=dict(known_empty='annotations/empty.txt'),  # names of unlabeled pictures without any object\n"

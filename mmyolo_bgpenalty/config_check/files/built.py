@@ -64,7 +64,7 @@ def built_sets(runner: Runner) -> Iterator[tuple[str, str, Any]]:
 
 
 def try_first_images(runner: Runner) -> None:
-    """Load the first image of each dataset that loads as MMEngine or MMYOLO does, and predict that of validation.
+    """Load the first image of each dataset that loads as MMEngine or MMYOLO does. In validation sets, also predict it.
 
     Otherwise a mistake in a pipeline or in the model may be met after burn-in, or at the first validation. The random
     generators, the pipelines and the modes of the model stay as they are.

@@ -128,7 +128,7 @@ def image_faults(one: ImageSet) -> Findings:
 
 
 def _size_faults(one: ImageSet, headers: Mapping[str, Header]) -> Findings:
-    """Images with boxes whose size is not the one in the json file, or that EXIF turns without changing it."""
+    """Finds images that have boxes, and another size than in the json file or an EXIF turn that keeps the size."""
     boxed = {path: header for path, header in headers.items() if path in one.sizes}
     faults = {path: size_fault(header.size, one.sizes[path]) for path, header in boxed.items()}
     faults = {path: fault for path, fault in faults.items() if fault}

@@ -27,7 +27,7 @@ def check_json(parts: ConfigParts) -> Findings:
 
 
 def _objects(parts: ConfigParts, loader: list[Dataset]) -> Counter[str]:
-    """The number of objects of each category in all sets of a loader. 0 is stated too."""
+    """The number of objects of each category in all sets of a loader. A category without objects has the entry 0."""
     counts: Counter[str] = Counter()
     for dataset in (one for one in loader if one.role != 'unlabeled'):
         coco = parts.coco_of(dataset)

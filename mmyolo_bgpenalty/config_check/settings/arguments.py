@@ -25,9 +25,9 @@ TAKEN_OUT = dict(
     MODELS={'bg_cls_weight'},
     OPTIMIZERS={'batch_size_per_gpu'},
 )
-# Dicts whose readers ignore other keys, or fail late. A user's own code may read more, so only a key that is similar to
-# one of these is a mistake.
 READ = ('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'optim_wrapper', 'env_cfg')
+# Dicts in READ, and the keys that are read. Other keys are ignored, or fail late. A user's own code may read more keys,
+# so only a key that is similar to one of these is a mistake.
 LOOSE = dict(
     env_cfg=('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
     dist_cfg=('backend', 'timeout', 'init_backend'),

@@ -101,7 +101,7 @@ def _entry(node: Mapping, message: str) -> str | None:
         if re.search(rf'(?<![\w/-]){re.escape(str(key))}(?!\.?\w)', message):  # not as the name of a file
             return key
     for key in keys:
-        # Many messages have a digit, all an empty text, and None is a common word.
+        # Many messages have a digit, every message contains the empty text, and None is a common word.
         if (
             not isinstance(node[key], (Mapping, bool))
             and node[key] is not None

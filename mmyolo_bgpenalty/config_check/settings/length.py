@@ -68,7 +68,7 @@ def check_run(parts: ConfigParts) -> Findings:
 
 
 def least_momentum(iterations: int, interval: int = 1) -> float:
-    """The smallest momentum for a run: the teacher averages about interval / momentum iterations, at most a third."""
+    """The smallest momentum with which the teacher averages (about interval / momentum) at most a third of the run."""
     return math.ceil(3000 * interval / iterations) / 1000
 
 

@@ -1,9 +1,9 @@
 """Values of a wrong kind or out of range.
 
 A class states in the annotations of its arguments what it expects, or by the kinds of their defaults. Nothing else
-stops a text in place of a switch: 'False' counts as true. Arguments that this package states get values of the stated
-kinds only. Annotations of other packages are less exact, so there only a text in place of a number or a switch is a
-mistake. If only a default tells the kind, only a text that spells a number or a switch is one.
+stops a text in place of a switch: 'False' counts as true. An argument that a class of this package declares must have a
+value of the stated kind. Annotations of other packages are less exact, so there only a text in place of a number or a
+switch is a mistake. If there is only a default, such a text must also spell a number or a switch, as '3' or 'off'.
 """
 
 import collections.abc
@@ -149,7 +149,7 @@ RANGES = dict(
     eps=NOT_NEGATIVE,
     max_aspect_ratio=ABOVE_0,
 )
-SWITCHES = ('persistent_workers', 'pin_memory', 'drop_last')  # of a data loader. torch takes any value for true
+SWITCHES = ('persistent_workers', 'pin_memory', 'drop_last')  # of a data loader. torch takes 'False' for true
 READ = (
     *('model', 'optim_wrapper', 'default_hooks', 'custom_hooks'),
     *('train_dataloader', 'val_dataloader', 'test_dataloader'),

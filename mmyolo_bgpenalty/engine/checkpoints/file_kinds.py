@@ -30,7 +30,7 @@ class ForeignFileError(ValueError):
 
 
 class BrokenFileError(ForeignFileError):
-    """A file is empty, damaged or not what was downloaded. Another download may be right."""
+    """A file is empty, damaged or a web page. A new download may give the right file."""
 
 
 def check_kind(file: str) -> None:

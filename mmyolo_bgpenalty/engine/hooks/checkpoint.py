@@ -267,7 +267,7 @@ class ResumableCheckpointHook(CheckpointHook):
         if number == signal.SIGINT:
             self._put_back(number)
             if is_main_process():
-                # Not print: the signal may have interrupted one.
+                # os.write and not print, because the signal may have interrupted a print.
                 text = b'\nCtrl-C: the run saves a checkpoint after this iteration. Press again to stop at once.\n'
                 os.write(2, text)
         elif time.monotonic() - self._since > REPEATED:

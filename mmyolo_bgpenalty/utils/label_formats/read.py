@@ -143,7 +143,7 @@ def _xml_files(folder: Path) -> dict[str, list[Path]]:
 
 def _xml_below(folder: Path) -> list[Path]:
     files = (path for path in folder.rglob('*') if path.suffix.lower() == '.xml')
-    # Such as .ipynb_checkpoints
+    # Hidden files and folders, such as .ipynb_checkpoints, do not count.
     return sorted(path for path in files if not any(part[0] == '.' for part in path.relative_to(folder).parts))
 
 

@@ -37,7 +37,7 @@ def read_voc(files: dict[str, list[Path]], source: str) -> dict[str, LabeledSet]
             if picture is None:
                 found.note('label files without a picture', path.name)
             elif picture in named:
-                found.note('label files of a picture that has another one: left out', path.name)
+                found.note('label files left out, because their picture has another label file', path.name)
             else:
                 named.add(picture)
                 _read_objects(found, path, tree, picture, first)

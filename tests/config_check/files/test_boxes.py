@@ -104,5 +104,5 @@ def test_boxes_that_are_a_little_too_large_are_fine(root, tiny, tmp_path):
 
 def test_training_on_crowds_alone_is_refused(root):
     edit(root, 'labeled', every(lambda *box: dict(iscrowd=1)))
-    with pytest.raises(ValueError, match=r'labeled.json, but it has none and 8 crowds \(`iscrowd` is 1\)'):
+    with pytest.raises(ValueError, match=r'labeled.json, but found none, only 8 crowds \(`iscrowd` is 1\)'):
         pair(root)

@@ -263,7 +263,7 @@ def test_a_picture_counts_once(tmp_path):
         shutil.copy(root / 'Annotations/one/a.xml', root / 'Annotations' / copy)
     found = read_labeled(root)['train']
     assert by_name(found) == boxes
-    assert found.notes == {'label files of a picture that has another one: left out': ['a.xml']}
+    assert found.notes == {'label files left out, because their picture has another label file': ['a.xml']}
 
 
 def test_parts_as_sub_folders_of_annotations(tmp_path):
