@@ -3,7 +3,8 @@
 A class states in the annotations of its arguments what it expects, or by the kinds of their defaults. Nothing else
 stops a text in place of a switch: 'False' counts as true. An argument that a class of this package declares must have a
 value of the stated kind. Annotations of other packages are less exact, so there only a text in place of a number or a
-switch is a mistake. If there is only a default, such a text must also spell a number or a switch, as '3' or 'off'.
+switch is a mistake, and for transforms also a list or a dict. If there is only a default, it must be a text that spells
+a number or a switch, as '3' or 'off'.
 """
 
 import collections.abc
@@ -54,8 +55,11 @@ def check_values(parts: ConfigParts) -> Findings:
             if stated is None or (value is None and stated.optional) or fits(value, stated.kind):
                 continue
             texts = [*_texts(stated.kind)]
-            for_number = isinstance(value, str) and set(texts) <= {*NUMBERS.values(), 'None'}
-            if stated.ours or (for_number and (stated.annotated or SPELLED.fullmatch(value.strip()))):
+            # Models are tried before the training, and may state a number for what may be a list: YOLOv6's necks.
+            judged = (str, list, dict) if registry == 'TRANSFORMS' else str
+            for_number = isinstance(value, judged) and set(texts) <= {*NUMBERS.values(), 'None'}
+            spelled = isinstance(value, str) and SPELLED.fullmatch(value.strip())
+            if stated.ours or (for_number and (stated.annotated or spelled)):
                 what = f'{value!r}, but {kind.__name__} expects {" or ".join(texts)}'
                 yield error(f'{path}.{name}', what, f'write {" or ".join(texts)}')
 

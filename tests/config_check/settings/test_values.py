@@ -13,7 +13,7 @@ from mmyolo_bgpenalty.config_check.settings.values import fits
 from tests.helpers.changes import Before, change
 
 HEAD, SEMI_CFG, TRAIN, HOOKS = 'model.detector.bbox_head', 'model.semi_train_cfg', 'train_dataloader', 'default_hooks'
-UNLABELED = f'{TRAIN}.dataset.unlabeled.pipeline'
+LABELED, UNLABELED = f'{TRAIN}.dataset.labeled.pipeline', f'{TRAIN}.dataset.unlabeled.pipeline'
 WRONG = [
     # a text in place of a switch or a number
     (f'{HOOKS}.lambda_bg.by_epoch', 'False', 'True or False'),
@@ -26,6 +26,9 @@ WRONG = [
     (f'{TRAIN}.dataset.labeled.test_mode', 'False', 'True or False'),
     (f'{HOOKS}.checkpoint.save_last', 'False', 'True or False'),
     (f'{HOOKS}.logger.interval', '50', 'a whole number'),
+    # a list or a dict in place of a number, which may be seen late: only some images get this transform
+    (f'{LABELED}.3.max_shear_degree', [1, 2], 'a number'),
+    (f'{UNLABELED}.3.unsup_student.0.max_rotate_degree', dict(a=1), 'a number'),
     # None, and values of other kinds
     (f'{HOOKS}.mean_teacher.momentum', None, 'a number'),
     (f'{HOOKS}.last_epochs.share', '0.1', 'a number'),
@@ -80,7 +83,7 @@ def backbone(depth=3):
     """A registry may hold functions."""
 
 
-BACKBONE, LABELED = 'model.detector.backbone', f'{TRAIN}.dataset.labeled.pipeline'
+BACKBONE = 'model.detector.backbone'
 NECK = dict(type='mmdet.PAFPN', in_channels=[1], out_channels=1, num_outs=5)
 RIGHT = [
     # classes of this package pass on what MMYOLO or MMDetection takes, which is more than their annotations say
@@ -92,6 +95,8 @@ RIGHT = [
     # a default is no statement
     ('model.detector.neck', dict(NECK, add_extra_convs='on_output')),
     (BACKBONE, dict(type=Usual, pretrained='x.pth', level='INFO', max_norm=None)),
+    # nor is the annotation of a model
+    ('model.detector.neck', dict(type='YOLOv6RepPAFPN', in_channels=[64, 128, 256], out_channels=[32, 64, 128])),
     # what stopped the checks
     (BACKBONE, dict(type=Documented, every='3 epochs')),
     (BACKBONE, dict(type='backbone_of_a_test', depth=4)),
