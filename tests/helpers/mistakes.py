@@ -97,7 +97,7 @@ def _entries(node: Any, path: str) -> Iterator[tuple[str, Any]]:
 def _can(kind: str, path: str, value: Any) -> bool:
     if kind == 'misspelt':
         key = path.rpartition('.')[2]
-        return len(key) > 3 and not key.isdigit() and (key != 'type' or isinstance(value, str))
+        return len(key) > 3 and not key.isdigit() and (key != 'type' or (isinstance(value, str) and len(value) > 2))
     if kind == 'out of range':
         return type(value) in (int, float)
     return value is not None
