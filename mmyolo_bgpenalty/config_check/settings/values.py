@@ -2,9 +2,11 @@
 
 A class states in the annotations of its arguments what it expects, or by the kinds of their defaults. Nothing else
 stops a text in place of a switch: 'False' counts as true. An argument that a class of this package declares must have a
-value of the stated kind. Annotations of other packages are less exact, so there only a text in place of a number or a
-switch is a mistake, and for transforms also a list or a dict. If there is only a default, it must be a text that spells
-a number or a switch, as '3' or 'off'.
+value of the stated kind. Annotations of other packages are less exact. There these are mistakes:
+
+- a text in place of a number or a switch. If there is only a default, the text must spell one, as '3' or 'off';
+- a text or a dict in place of a list of numbers;
+- in transforms, a list or a dict in place of a number or a switch.
 """
 
 import collections.abc
@@ -58,8 +60,9 @@ def check_values(parts: ConfigParts) -> Findings:
             # Models are tried before the training, and may state a number for what may be a list: YOLOv6's necks.
             judged = (str, list, dict) if registry == 'TRANSFORMS' else str
             for_number = isinstance(value, judged) and set(texts) <= {*NUMBERS.values(), 'None'}
+            for_list = isinstance(value, (str, dict)) and set(texts) <= {'a list of numbers', 'a list of whole numbers'}
             spelled = isinstance(value, str) and SPELLED.fullmatch(value.strip())
-            if stated.ours or (for_number and (stated.annotated or spelled)):
+            if stated.ours or ((for_number or for_list) and (stated.annotated or spelled)):
                 what = f'{value!r}, but {kind.__name__} expects {" or ".join(texts)}'
                 yield error(f'{path}.{name}', what, f'write {" or ".join(texts)}')
 
@@ -152,6 +155,8 @@ RANGES = dict(
     std=NOT_NEGATIVE._replace(optional=True),
     eps=NOT_NEGATIVE,
     max_aspect_ratio=ABOVE_0,
+    strides=ABOVE_0,
+    featmap_strides=ABOVE_0,
 )
 SWITCHES = ('persistent_workers', 'pin_memory', 'drop_last')  # of a data loader. torch takes 'False' for true
 READ = (
@@ -178,10 +183,19 @@ def _out_of_range(node: Any, path: str, inherited: Range | None = None) -> Findi
         if isinstance(value, (Mapping, list, tuple)):
             inner = allowed if key == 'pad_val' and isinstance(value, Mapping) else None
             yield from _out_of_range(value, f'{path}.{key}', inner)
-        values = value if isinstance(value, (list, tuple)) else [value]
+        if not allowed and isinstance(value, float) and not value > -math.inf:
+            yield error(f'{path}.{key}', f'{value!r}; expected {NUMBER.text}', f'write {NUMBER.text}')
         # Elsewhere a dict may have such a name: `paramwise_cfg.custom_keys` holds names of modules.
-        if allowed and not isinstance(value, Mapping) and not all(_is_in(one, allowed) for one in values):
+        if allowed and not isinstance(value, Mapping) and not all(_is_in(one, allowed) for one in _flat(value)):
             yield error(f'{path}.{key}', f'{value!r}; expected {allowed.text}', f'write {allowed.text}')
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _flat(one)
+    else:
+        yield value
 
 
 def _is_in(value: Any, allowed: Range) -> bool:

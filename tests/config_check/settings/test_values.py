@@ -29,6 +29,7 @@ WRONG = [
     # a list or a dict in place of a number, which may be seen late: only some images get this transform
     (f'{LABELED}.3.max_shear_degree', [1, 2], 'a number'),
     (f'{UNLABELED}.3.unsup_student.0.max_rotate_degree', dict(a=1), 'a number'),
+    (f'{LABELED}.3.border', 'abc', 'a list of whole numbers'),
     # None, and values of other kinds
     (f'{HOOKS}.mean_teacher.momentum', None, 'a number'),
     (f'{HOOKS}.last_epochs.share', '0.1', 'a number'),
@@ -54,6 +55,10 @@ WRONG = [
     (f'{TRAIN}.dataset.unlabeled.pipeline.1.pad_val', dict(img='abc'), 'a finite number'),
     ('model.data_preprocessor.data_preprocessor.pad_size_divisor', -32, 'a whole number >= 1'),
     (f'{UNLABELED}.3.unsup_student.1.prob', 15, 'a number in [0, 1]'),
+    (f'{HEAD}.prior_generator.strides', [8, 16, -0.5], 'a number above 0'),
+    (f'{HEAD}.head_module.featmap_strides', [8, 16, 0], 'a number above 0'),
+    ('model.detector.train_cfg.assigner.beta', float('-inf'), 'a finite number'),
+    (f'{TRAIN}.dataset.labeled.metainfo.weight', [1.0, float('nan')], 'a finite number'),
     ('lambda_bg', None, 'None is no value'),
     ('burn_in', None, 'None is no value'),
 ]
@@ -103,6 +108,8 @@ RIGHT = [
     # other meanings of the names in RANGES
     ('optim_wrapper.paramwise_cfg', dict(custom_keys=dict(momentum=dict(lr_mult=0.1), prob=dict(lr_mult=0.1)))),
     ('model.detector.test_cfg.score_thr', dict(high=0.6, low=0.1)),
+    (f'{HEAD}.prior_generator.strides', [(8, 8), (16, 16), (32, 32)]),
+    ('model.detector.test_cfg.regress_ranges', ((-1, 64), (64, float('inf')))),
 ]
 
 
