@@ -14,6 +14,7 @@ from mmyolo.models.task_modules.assigners.utils import yolov6_iou_calculator
 from mmyolo.registry import TASK_UTILS
 from torch import Tensor
 
+from mmyolo_bgpenalty.utils.arguments import non_negative, whole_number
 from mmyolo_bgpenalty.utils.geometry import as_grids, priors_in_boxes
 
 
@@ -33,7 +34,18 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
     A box can only get priors inside it. The alignment metric :math:`s^\alpha u^\beta` is computed for these pairs, not
     for all B · G · N. Here s is the score of the class of the box, and u is the overlap. If metrics
     are equal, it chooses the same priors as the original.
+
+    Args:
+        kwargs: those of BatchTaskAlignedAssigner: ``topk``, a whole number >= 1; ``alpha``, ``beta`` and ``eps``, >= 0.
+
+    Raises:
+        ValueError: one of these is out of range.
     """
+
+    def __init__(self, num_classes: int, topk: int = 13, **kwargs):
+        super().__init__(num_classes, whole_number('topk', topk), **kwargs)
+        for name in ('alpha', 'beta', 'eps'):
+            non_negative(name, getattr(self, name))
 
     @torch.no_grad()
     def forward(self, pred_bboxes, pred_scores, priors, gt_labels, gt_bboxes, pad_bbox_flag) -> dict:

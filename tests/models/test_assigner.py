@@ -1,5 +1,6 @@
 """SparseTaskAlignedAssigner against its reference, BatchTaskAlignedAssigner of MMYOLO."""
 
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -143,3 +144,9 @@ def test_priors_in_boxes_equal_a_naive_search(seed, size, offset, on_grid):
     box, point, counts = priors_in_boxes(as_grids(priors), boxes, valid)
     assert list(zip(box.tolist(), point.tolist())) == expected
     assert counts.tolist() == [sum(i == row for i, _ in expected) for row in range(9)]
+
+
+@pytest.mark.parametrize('name, value', [('topk', 0), ('topk', 2.5), ('alpha', -1.5), ('beta', 1e999), ('eps', 'x')])
+def test_values_out_of_range(name, value):
+    with pytest.raises(ValueError, match=f'Expected `{name}` to be a .* number >= '):
+        SparseTaskAlignedAssigner(num_classes=3, **{name: value})

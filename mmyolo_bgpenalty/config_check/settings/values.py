@@ -158,9 +158,9 @@ RANGES = dict(
     strides=ABOVE_0,
     featmap_strides=ABOVE_0,
 )
-SWITCHES = ('persistent_workers', 'pin_memory', 'drop_last')  # of a data loader. torch takes 'False' for true
+SWITCHES = ('persistent_workers', 'pin_memory', 'drop_last', 'filter_empty_gt')  # 'False' would count as true
 READ = (
-    *('model', 'optim_wrapper', 'default_hooks', 'custom_hooks'),
+    *('model', 'optim_wrapper', 'param_scheduler', 'default_hooks', 'custom_hooks'),
     *('train_dataloader', 'val_dataloader', 'test_dataloader'),
 )
 
@@ -169,9 +169,10 @@ def check_ranges(parts: ConfigParts) -> Findings:
     for name in READ:
         yield from _out_of_range(parts.get(name), name)
         if name.endswith('_dataloader'):
-            loader = parts.get(name) or {}
-            for key in (key for key in SWITCHES if key in loader and not isinstance(loader[key], bool)):
-                yield error(f'{name}.{key}', f'{loader[key]!r}; expected True or False', 'write True or False')
+            for key in ('sampler', 'batch_sampler'):  # torch fails at other values when it loads the first batch
+                value = parts.get(f'{name}.{key}')
+                if value is not None and not isinstance(value, collections.abc.Iterable):
+                    yield error(f'{name}.{key}', f'{value!r}; expected a dict', 'write a dict with a `type`')
     for name in SETTINGS:
         if name in parts.cfg and parts.cfg[name] is None:
             yield error(name, 'None is no value of this setting', 'write a value, or remove the line')
@@ -183,6 +184,8 @@ def _out_of_range(node: Any, path: str, inherited: Range | None = None) -> Findi
         if isinstance(value, (Mapping, list, tuple)):
             inner = allowed if key == 'pad_val' and isinstance(value, Mapping) else None
             yield from _out_of_range(value, f'{path}.{key}', inner)
+        if key in SWITCHES and not isinstance(value, bool):
+            yield error(f'{path}.{key}', f'{value!r}; expected True or False', 'write True or False')
         if not allowed and isinstance(value, float) and not value > -math.inf:
             yield error(f'{path}.{key}', f'{value!r}; expected {NUMBER.text}', f'write {NUMBER.text}')
         # Elsewhere a dict may have such a name: `paramwise_cfg.custom_keys` holds names of modules.

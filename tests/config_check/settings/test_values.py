@@ -59,6 +59,9 @@ WRONG = [
     (f'{HEAD}.head_module.featmap_strides', [8, 16, 0], 'a number above 0'),
     ('model.detector.train_cfg.assigner.beta', float('-inf'), 'a finite number'),
     (f'{TRAIN}.dataset.labeled.metainfo.weight', [1.0, float('nan')], 'a finite number'),
+    ('param_scheduler.1.eta_min', float('-inf'), 'a finite number'),
+    (f'{TRAIN}.dataset.unlabeled.filter_cfg', dict(filter_empty_gt=[1, 2]), 'True or False'),
+    ('val_dataloader.sampler', 7, 'expected a dict'),
     ('lambda_bg', None, 'None is no value'),
     ('burn_in', None, 'None is no value'),
 ]
