@@ -6,7 +6,7 @@ value of the stated kind. Annotations of other packages are less exact. There th
 
 - a text in place of a number or a switch. If there is only a default, the text must spell one, as '3' or 'off';
 - a text or a dict in place of a list of numbers;
-- in transforms, a list or a dict in place of a number or a switch.
+- outside of models, a list or a dict in place of a number or a switch.
 """
 
 import collections.abc
@@ -58,7 +58,7 @@ def check_values(parts: ConfigParts) -> Findings:
                 continue
             texts = [*_texts(stated.kind)]
             # Models are tried before the training, and may state a number for what may be a list: YOLOv6's necks.
-            judged = (str, list, dict) if registry == 'TRANSFORMS' else str
+            judged = str if registry == 'MODELS' else (str, list, dict)
             for_number = isinstance(value, judged) and set(texts) <= {*NUMBERS.values(), 'None'}
             for_list = isinstance(value, (str, dict)) and set(texts) <= {'a list of numbers', 'a list of whole numbers'}
             spelled = isinstance(value, str) and SPELLED.fullmatch(value.strip())
@@ -156,6 +156,8 @@ RANGES = dict(
     eps=NOT_NEGATIVE,
     max_aspect_ratio=ABOVE_0,
     strides=ABOVE_0,
+    deepen_factor=ABOVE_0,
+    widen_factor=ABOVE_0,
     featmap_strides=ABOVE_0,
 )
 SWITCHES = ('persistent_workers', 'pin_memory', 'drop_last', 'filter_empty_gt')  # 'False' would count as true

@@ -30,6 +30,7 @@ WRONG = [
     (f'{LABELED}.3.max_shear_degree', [1, 2], 'a number'),
     (f'{UNLABELED}.3.unsup_student.0.max_rotate_degree', dict(a=1), 'a number'),
     (f'{LABELED}.3.border', 'abc', 'a list of whole numbers'),
+    (f'{HOOKS}.checkpoint.interval', dict(a=1), 'a whole number'),  # met when the first checkpoint is due
     # None, and values of other kinds
     (f'{HOOKS}.mean_teacher.momentum', None, 'a number'),
     (f'{HOOKS}.last_epochs.share', '0.1', 'a number'),
@@ -56,6 +57,7 @@ WRONG = [
     ('model.data_preprocessor.data_preprocessor.pad_size_divisor', -32, 'a whole number >= 1'),
     (f'{UNLABELED}.3.unsup_student.1.prob', 15, 'a number in [0, 1]'),
     (f'{HEAD}.prior_generator.strides', [8, 16, -0.5], 'a number above 0'),
+    ('model.detector.backbone.deepen_factor', -1.33, 'a number above 0'),
     (f'{HEAD}.head_module.featmap_strides', [8, 16, 0], 'a number above 0'),
     ('model.detector.train_cfg.assigner.beta', float('-inf'), 'a finite number'),
     (f'{TRAIN}.dataset.labeled.metainfo.weight', [1.0, float('nan')], 'a finite number'),
