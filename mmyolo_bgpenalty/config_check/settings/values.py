@@ -59,8 +59,9 @@ def check_values(parts: ConfigParts) -> Findings:
             texts = [*_texts(stated.kind)]
             # Models are tried before the training, and may state a number for what may be a list: YOLOv6's necks.
             judged = str if registry == 'MODELS' else (str, list, dict)
-            for_number = isinstance(value, judged) and set(texts) <= {*NUMBERS.values(), 'None'}
-            for_list = isinstance(value, (str, dict)) and set(texts) <= {'a list of numbers', 'a list of whole numbers'}
+            others = {*texts} - {*NUMBERS.values(), 'None'}
+            for_number = isinstance(value, judged) and not others
+            for_list = isinstance(value, (str, dict)) and others <= {'a list of numbers', 'a list of whole numbers'}
             spelled = isinstance(value, str) and SPELLED.fullmatch(value.strip())
             if stated.ours or ((for_number or for_list) and (stated.annotated or spelled)):
                 what = f'{value!r}, but {kind.__name__} expects {" or ".join(texts)}'
@@ -124,11 +125,15 @@ def _texts(kind: Any) -> Iterator[str]:
 
 
 class Range(NamedTuple):
-    """The values of an entry: a text, and a function that says whether a number is one of them."""
+    """The values of an entry: a text, and a function that says whether a number is one of them.
+
+    ``optional``: None is right, too. ``listed``: lists of such numbers are, too.
+    """
 
     text: str
     holds: Callable[[Any], bool]
     optional: bool = False
+    listed: bool = False
 
 
 SHARE = Range('a number in [0, 1]', lambda value: 0 <= value <= 1)
@@ -144,21 +149,21 @@ RANGES = dict(
     clip_value=ABOVE_0,
     batch_size=COUNT,
     accumulative_counts=COUNT,
-    topk=COUNT,
+    topk=COUNT._replace(listed=True),
     pad_size_divisor=COUNT,
-    pad_val=NUMBER._replace(optional=True),  # also its entries `img` and `seg`
-    prob=SHARE._replace(optional=True),
+    pad_val=NUMBER._replace(optional=True, listed=True),  # also its entries `img` and `seg`
+    prob=SHARE._replace(optional=True, listed=True),
     momentum=SHARE._replace(optional=True),
     weight_decay=NOT_NEGATIVE._replace(optional=True),
     lr=NOT_NEGATIVE._replace(optional=True),
     loss_weight=NOT_NEGATIVE,
-    std=NOT_NEGATIVE._replace(optional=True),
+    std=NOT_NEGATIVE._replace(optional=True, listed=True),
     eps=NOT_NEGATIVE,
     max_aspect_ratio=ABOVE_0,
-    strides=ABOVE_0,
+    strides=ABOVE_0._replace(listed=True),
     deepen_factor=ABOVE_0,
     widen_factor=ABOVE_0,
-    featmap_strides=ABOVE_0,
+    featmap_strides=ABOVE_0._replace(listed=True),
 )
 SWITCHES = ('persistent_workers', 'pin_memory', 'drop_last', 'filter_empty_gt')  # 'False' would count as true
 READ = (
@@ -191,19 +196,13 @@ def _out_of_range(node: Any, path: str, inherited: Range | None = None) -> Findi
         if not allowed and isinstance(value, float) and not value > -math.inf:
             yield error(f'{path}.{key}', f'{value!r}; expected {NUMBER.text}', f'write {NUMBER.text}')
         # Elsewhere a dict may have such a name: `paramwise_cfg.custom_keys` holds names of modules.
-        if allowed and not isinstance(value, Mapping) and not all(_is_in(one, allowed) for one in _flat(value)):
+        if allowed and not isinstance(value, Mapping) and not _is_in(value, allowed):
             yield error(f'{path}.{key}', f'{value!r}; expected {allowed.text}', f'write {allowed.text}')
 
 
-def _flat(value: Any) -> Iterator[Any]:
-    if isinstance(value, (list, tuple)):
-        for one in value:
-            yield from _flat(one)
-    else:
-        yield value
-
-
 def _is_in(value: Any, allowed: Range) -> bool:
+    if isinstance(value, (list, tuple)):
+        return allowed.listed and all(_is_in(one, allowed) for one in value)
     if value is None or not isinstance(value, Real) or isinstance(value, bool):
         return value is None and allowed.optional
     return allowed.holds(value)

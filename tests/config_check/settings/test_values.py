@@ -30,6 +30,7 @@ WRONG = [
     (f'{LABELED}.3.max_shear_degree', [1, 2], 'a number'),
     (f'{UNLABELED}.3.unsup_student.0.max_rotate_degree', dict(a=1), 'a number'),
     (f'{LABELED}.3.border', 'abc', 'a list of whole numbers'),
+    (f'{LABELED}.2.scale', 'abc', 'a list of whole numbers'),
     (f'{HOOKS}.checkpoint.interval', dict(a=1), 'a whole number'),  # met when the first checkpoint is due
     # None, and values of other kinds
     (f'{HOOKS}.mean_teacher.momentum', None, 'a number'),
@@ -45,6 +46,7 @@ WRONG = [
     ('optim_wrapper.clip_grad', dict(max_norm=-1), 'a number above 0'),
     ('optim_wrapper.clip_grad', dict(max_norm='10'), 'a number above 0'),
     ('optim_wrapper.optimizer.weight_decay', -0.05, 'a finite number >= 0'),
+    ('optim_wrapper.optimizer.weight_decay', [1, 2], 'a finite number >= 0'),
     (f'{HEAD}.loss_bbox.loss_weight', -8.5, 'a finite number >= 0'),
     ('model.data_preprocessor.data_preprocessor.std', [255.0, -0.5, 255.0], 'a finite number >= 0'),
     ('val_dataloader.persistent_workers', 'False', 'True or False'),
