@@ -149,6 +149,8 @@ RANGES = dict(
     clip_value=ABOVE_0,
     batch_size=COUNT,
     accumulative_counts=COUNT,
+    nms_pre=COUNT,
+    max_per_img=COUNT,
     topk=COUNT._replace(listed=True),
     pad_size_divisor=COUNT,
     pad_val=NUMBER._replace(optional=True, listed=True),  # also its entries `img` and `seg`

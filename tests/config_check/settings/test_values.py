@@ -43,6 +43,8 @@ WRONG = [
     ('model.detector.test_cfg.score_thr', -0.1, 'a number in [0, 1]'),
     ('model.detector.test_cfg.nms.iou_threshold', 7, 'a number in [0, 1]'),
     (f'{SEMI_CFG}.pseudo_test_cfg.nms', dict(type='nms', iou_threshold=None), 'a number in [0, 1]'),
+    ('model.detector.test_cfg.max_per_img', -301, 'a whole number >= 1'),
+    ('model.detector.test_cfg.nms_pre', -30001, 'a whole number >= 1'),
     ('optim_wrapper.clip_grad', dict(max_norm=-1), 'a number above 0'),
     ('optim_wrapper.clip_grad', dict(max_norm='10'), 'a number above 0'),
     ('optim_wrapper.optimizer.weight_decay', -0.05, 'a finite number >= 0'),
