@@ -22,6 +22,7 @@ allow_checkpoint_types()
 from mmyolo_bgpenalty.config_check.hook import ConfigCheckHook  # noqa: E402
 from mmyolo_bgpenalty.datasets.coco import CheckedCocoDataset  # noqa: E402
 from mmyolo_bgpenalty.datasets.collate import bg_penalty_collate, branch_collate  # noqa: E402
+from mmyolo_bgpenalty.datasets.empty_images import EmptyImageDataset  # noqa: E402
 from mmyolo_bgpenalty.datasets.image_folder import ImageFolderDataset  # noqa: E402
 from mmyolo_bgpenalty.datasets.labeled_unlabeled import LabeledUnlabeledDataset  # noqa: E402
 from mmyolo_bgpenalty.datasets.samplers import LabeledUnlabeledBatchSampler, SeededBatchSampler  # noqa: E402
@@ -57,6 +58,7 @@ from mmyolo_bgpenalty.models.data_preprocessors import (  # noqa: E402
     StackingDetDataPreprocessor,
 )
 from mmyolo_bgpenalty.models.dense_detector import DenseSemiYOLODetector  # noqa: E402
+from mmyolo_bgpenalty.models.empty_branch import EmptyImagesYOLODetector  # noqa: E402
 from mmyolo_bgpenalty.models.losses import background_penalty  # noqa: E402
 from mmyolo_bgpenalty.models.semi_detector import SemiYOLODetector  # noqa: E402
 from mmyolo_bgpenalty.models.sparse_yolov8_head import SparseYOLOv8Head  # noqa: E402
@@ -73,6 +75,8 @@ __all__ = [
     'ConfigCheckHook',
     'CpuBf16OptimWrapper',
     'DenseSemiYOLODetector',
+    'EmptyImageDataset',
+    'EmptyImagesYOLODetector',
     'ImageFolderDataset',
     'LabeledUnlabeledBatchSampler',
     'LabeledUnlabeledDataset',

@@ -243,8 +243,8 @@ def shown(path: str) -> str:
 def _images(runner: Runner) -> str:
     dataset = runner.train_dataloader.dataset
     if isinstance(dataset, LabeledUnlabeledDataset):
-        labeled, unlabeled = dataset.datasets
-        text = f'{len(labeled):,} labeled and {len(unlabeled):,} unlabeled'
+        numbers = [f'{len(member):,} {source}' for source, member in zip(dataset.sources, dataset.datasets)]
+        text = ', '.join(numbers[:-1]) + ' and ' * (len(numbers) > 1) + numbers[-1]
     else:
         text = f'{len(dataset):,}'
     return text if runner.val_loop is None else f'{text}, {len(runner.val_dataloader.dataset):,} for validation'

@@ -23,7 +23,7 @@ def check_classes(parts: ConfigParts) -> Findings:
     assigned = parts.get(where)
     if None not in (number, assigned) and number != assigned:
         yield error(where, f'{assigned}, but the head has {number} classes', f'write {number}')
-    labeled = [(one, parts.classes_of(one)) for one in parts.train if one.role != 'unlabeled']
+    labeled = [(one, parts.classes_of(one)) for one in parts.train if one.has_labels]
     train = [(dataset, classes) for dataset, classes in labeled if classes]
     for dataset, classes in train:
         if number is None or len(classes) == number:
@@ -41,7 +41,7 @@ def check_classes(parts: ConfigParts) -> Findings:
         same = next(place for place, (a, b) in enumerate(zip_longest(found, expected)) if a != b)
         ours, theirs = (first_of(names[same:]) or 'nothing' for names in (found, expected))
         what = f'label {same} and later are {ours}, but {first.path} has {theirs}: labels have other names'
-        level = error if moved and dataset.role != 'unlabeled' else warning
+        level = error if moved and dataset.has_labels else warning
         yield level(f'{dataset.path}.metainfo.classes', what, 'write one list in one order for all sets')
 
 

@@ -64,10 +64,19 @@ class Transform(Part):
 
 @dataclass(frozen=True)
 class Dataset(Part):
-    """A dataset that reads files. ``role`` is 'labeled', 'unlabeled', 'train', 'val' or 'test'."""
+    """A dataset that reads files. ``role`` is 'labeled', 'unlabeled', 'empty', 'train', 'val' or 'test'."""
 
     role: str
     transforms: list[Transform]
+
+    @property
+    def pipeline(self) -> str:
+        """The path of its pipeline."""
+        return f'{self.path}{"_" if self.kind == "EmptyImageDataset" else "."}pipeline'
+
+    @property
+    def has_labels(self) -> bool:
+        return self.role not in ('unlabeled', 'empty')
 
     @property
     def ann_file(self) -> str:
@@ -127,6 +136,12 @@ def datasets_in(node, path: str, role: str, scope: str | None = None, outer: tup
     for key, member in members.items():
         named = key if key in ('labeled', 'unlabeled') else role
         yield from datasets_in(member, f'{path}.{key}', named, scope, transforms)
+    if node.get('empty') is not None:
+        labeled = next(datasets_in(node.get('labeled'), f'{path}.labeled', 'labeled', scope), None)
+        own = {key: labeled.node[key] for key in ('data_root', 'data_prefix') if labeled and key in labeled.node}
+        own |= dict(type='EmptyImageDataset', source=node['empty'], pipeline=node.get('empty_pipeline') or [])
+        views = list(transforms_in(own['pipeline'], f'{path}.empty_pipeline', scope))
+        yield Dataset(f'{path}.empty', own, names_of(own, 'DATASETS', scope), 'empty', views)
     if not members and kind_of(node):
         branches = {transform.branch for transform in transforms} - {None}
         if role == 'train' and branches:

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from mmyolo_bgpenalty.config_check.findings import Findings, error, warning
 from mmyolo_bgpenalty.config_check.parts import ConfigParts, Dataset, Transform, class_of, kind_of, transforms_in
 
-BRANCHES = dict(labeled=('sup',), unlabeled=('unsup_teacher', 'unsup_student'))
-ALL_BRANCHES = [name for names in BRANCHES.values() for name in names]
+BRANCHES = dict(labeled=('sup',), unlabeled=('unsup_teacher', 'unsup_student'), empty=('bg',))
 PENALISED = 'padding counts as background and is penalised'
 RECORDED = dict(
     LetterResize='RecordedLetterResize',
@@ -36,19 +35,22 @@ GIVE_THEMSELVES = {'BatchShapePolicyDataset', 'ImageFolderDataset'}
 
 
 def check_branches(parts: ConfigParts) -> Findings:
-    for dataset in parts.train if parts.semi else ():
+    roles = {dataset.role for dataset in parts.train}
+    needed = {'labeled', *(['unlabeled'] if parts.semi else ()), *(['empty'] if 'empty' in roles else ())}
+    every = [name for role, names in BRANCHES.items() if role in needed for name in names]
+    for dataset in parts.train if len(needed) > 1 else ():
         wanted = BRANCHES.get(dataset.role, ())
         views = [transform for transform in dataset.transforms if 'branch_field' in transform.node]
         lacking = [name for name in wanted if not any(name in view.node for view in views)]
         if lacking or not wanted:
-            hint = ', '.join(f'{name}=[…]' for name in wanted or ALL_BRANCHES)
-            what = f'no branch {", ".join(lacking or ALL_BRANCHES)}'
-            yield error(f'{dataset.path}.pipeline', what, f"end it with dict(type='Views', branch_field=[…], {hint})")
+            hint = ', '.join(f'{name}=[…]' for name in wanted or every)
+            what = f'no branch {", ".join(lacking or every)}'
+            yield error(dataset.pipeline, what, f"end it with dict(type='Views', branch_field=[…], {hint})")
             continue
         fields = {name for view in views for name in view.node['branch_field']}
-        if not fields.issuperset(ALL_BRANCHES):
-            what = f'it lacks {[name for name in ALL_BRANCHES if name not in fields]}'
-            yield error(f'{views[0].path}.branch_field', what, f'write {ALL_BRANCHES} in every pipeline')
+        if not fields.issuperset(every):
+            what = f'it lacks {[name for name in every if name not in fields]}'
+            yield error(f'{views[0].path}.branch_field', what, f'write {every} in every pipeline')
 
 
 def check_switch(parts: ConfigParts) -> Findings:
@@ -165,7 +167,7 @@ def _mixing(parts: ConfigParts, dataset: Dataset, transform: Transform) -> Findi
 
 def check_loading(parts: ConfigParts) -> Findings:
     for dataset in parts.train if parts.penalised else ():
-        for transform in dataset.transforms if dataset.role != 'unlabeled' else ():
+        for transform in dataset.transforms if dataset.has_labels else ():
             if transform.kind == 'LoadAnnotations' and _is_of('mmyolo', transform.node, 'TRANSFORMS', parts):
                 what = 'LoadAnnotations of MMYOLO drops crowd boxes, so crowds are penalised as background'
                 yield warning(f'{transform.path}.type', what, "write type='mmdet.LoadAnnotations'")

@@ -13,7 +13,7 @@ SAME_SIZE = {'RandomFlip', 'YOLOv5MixUp', 'RandomErasing', 'CutOut'}
 
 def check_sizes(parts: ConfigParts) -> Findings:
     """Sizes that do not fit into a batch or into the network, and pipelines with different sizes."""
-    pipelines = {f'{dataset.path}.pipeline': dataset.node.get('pipeline') for dataset in parts.datasets}
+    pipelines = {dataset.pipeline: dataset.node.get('pipeline') for dataset in parts.datasets}
     for hook in parts.hooks_of('PipelineSwitchHook'):
         pipelines[f'{hook.path}.switch_pipeline'] = hook.node.get('switch_pipeline')
     found: dict[str, set[tuple[int, int]]] = {}

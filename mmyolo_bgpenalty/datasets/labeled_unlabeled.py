@@ -1,7 +1,7 @@
-"""LabeledUnlabeledDataset: labeled and unlabeled images as one dataset."""
+"""LabeledUnlabeledDataset: labeled, unlabeled and empty images as one dataset."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from mmengine.dataset import BaseDataset, ClassBalancedDataset, ConcatDataset, R
 from mmyolo.registry import DATASETS
 
 from mmyolo_bgpenalty.datasets.coco import read_checked
+from mmyolo_bgpenalty.datasets.empty_images import EmptyImageDataset
 from mmyolo_bgpenalty.datasets.known_empty import places_of, read_names
 from mmyolo_bgpenalty.datasets.samplers import seeded_by
 from mmyolo_bgpenalty.datasets.unreadable_images import ReadableImages, loads_as_usual
@@ -19,36 +20,59 @@ WRAPPERS = (ClassBalancedDataset, RepeatDataset)
 
 @DATASETS.register_module()
 class LabeledUnlabeledDataset(ConcatDataset):
-    """ConcatDataset of two datasets. A child config can change one of them by its key, ``labeled`` or ``unlabeled``.
+    """ConcatDataset of labeled, unlabeled and empty images. A child config can change one of the sets by its key.
 
     Like ``CheckedCocoDataset``, it refuses a json with mistakes. ``ReadableImages`` loads the images and replaces
     unreadable ones, unless the class of a dataset has its own way to load images.
 
-    Each of the two datasets may be wrapped in a ClassBalancedDataset, a RepeatDataset or a ConcatDataset.
+    Each dataset may be wrapped in a ClassBalancedDataset, a RepeatDataset or a ConcatDataset.
 
     Args:
         labeled: config of the labeled images.
-        unlabeled: config of the unlabeled images. Training does not read their boxes.
+        unlabeled: config of the unlabeled images, or None. Training does not read their boxes.
         known_empty: a text file that names unlabeled images known to show no object, one on each line. Its path is
             relative to the ``data_root`` of the unlabeled set. The names are relative to ``data_prefix['img']``.
             'a/b/' stands for all images in that folder. ``results['known_empty']`` becomes True or False.
+        empty: images that are known to show no object, as the ``source`` of ``EmptyImageDataset``. Its paths begin
+            where those of the labeled images begin. None (default): no such images.
+        empty_pipeline: the pipeline of ``empty``.
         lazy_init, **kwargs: as for ConcatDataset.
 
+    Attributes:
+        sources: names of the ``datasets``, in their order: 'labeled', 'unlabeled' and 'empty', without those that are
+            None.
+
     Raises:
-        ValueError: one of the sets is empty; all boxes of the classes in the labeled images are crowds, or there are
-            none; ``known_empty`` cannot be read, names an image that is not in the set, or names an image with boxes.
+        ValueError: one of the sets has no images; all boxes of the classes in the labeled images are crowds, or there
+            are none; ``known_empty`` cannot be read, names an image that is not in the set, or names an image with
+            boxes; ``empty`` cannot be read, or has images with boxes.
     """
 
     def __init__(
-        self, labeled: dict, unlabeled: dict, known_empty: str | None = None, lazy_init: bool = False, **kwargs
+        self,
+        labeled: dict,
+        unlabeled: dict | None = None,
+        known_empty: str | None = None,
+        empty: str | Sequence[str] | None = None,
+        empty_pipeline: Sequence[dict] = (),
+        lazy_init: bool = False,
+        **kwargs,
     ):
         if known_empty is not None and (not isinstance(known_empty, str) or not known_empty):
             raise ValueError(f'Expected `known_empty` to be the path of a text file, but got {known_empty!r}')
+        if known_empty is not None and unlabeled is None:
+            raise ValueError('Expected an `unlabeled` set for `known_empty`, but got None')
         self.known_empty = known_empty
-        members = [DATASETS.build(_lazy(member)) for member in (labeled, unlabeled)]
-        # The metainfo comes from the labeled set. The unlabeled set, for example a folder of images, may lack keys.
+        named = {'labeled': DATASETS.build(_lazy(labeled))}
+        if unlabeled is not None:
+            named['unlabeled'] = DATASETS.build(_lazy(unlabeled))
+        if empty is not None:
+            named['empty'] = _empty_set(empty, empty_pipeline, next(leaves_of(named['labeled'])))
+        self.sources, members = [*named], [*named.values()]
+        # The metainfo comes from the labeled set. The others, for example folders of images, may lack keys.
         first = [next(leaves_of(member)) for member in members]
-        kwargs.setdefault('ignore_keys', [key for key in first[0].metainfo if key not in first[1].metainfo])
+        lacking = [key for key in first[0].metainfo if any(key not in one.metainfo for one in first[1:])]
+        kwargs.setdefault('ignore_keys', lacking)
         # ConcatDataset compares the metainfo, but refuses wrappers.
         super().__init__(first, lazy_init=True, **kwargs)
         self.datasets = members
@@ -58,7 +82,7 @@ class LabeledUnlabeledDataset(ConcatDataset):
     def full_init(self) -> None:
         if self._fully_initialized:
             return
-        for name, member in zip(('labeled', 'unlabeled'), self.datasets):
+        for name, member in zip(self.sources, self.datasets):
             for dataset in leaves_of(member):
                 _load(name, dataset)
             member.full_init()
@@ -104,6 +128,20 @@ class LabeledUnlabeledDataset(ConcatDataset):
             if loads_as_usual(dataset) and not dataset.test_mode:
                 return dataset.first_readable(place, dataset.pipeline.transforms)
             return dataset[place]
+
+
+def _empty_set(empty: str | Sequence[str], pipeline: Sequence[dict], labeled: BaseDataset) -> BaseDataset:
+    try:
+        return EmptyImageDataset(
+            source=empty,
+            data_root=labeled.data_root,
+            data_prefix=dict(img=labeled.data_prefix.get('img') or ''),
+            metainfo=labeled.metainfo,
+            pipeline=[*pipeline],
+            lazy_init=True,
+        )
+    except ValueError as problem:
+        raise ValueError(f'`empty`: {problem}') from None
 
 
 def _check_has_objects(labeled: list[BaseDataset]) -> None:

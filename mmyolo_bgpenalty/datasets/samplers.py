@@ -12,7 +12,9 @@ from mmengine.dataset import DefaultSampler
 from mmyolo.registry import DATA_SAMPLERS
 from torch.utils.data import Sampler
 
-from mmyolo_bgpenalty.utils.arguments import one_of
+from mmyolo_bgpenalty.utils.arguments import one_of, whole_number
+
+SOURCES = ('labeled', 'unlabeled', 'empty')  # in the order of a batch
 
 
 class SeededIndex(int):
@@ -93,38 +95,57 @@ class SeededBatchSampler(Sampler):
 
 @DATA_SAMPLERS.register_module()
 class LabeledUnlabeledBatchSampler(SeededBatchSampler):
-    """Batches of labeled images followed by unlabeled images. An epoch is one pass over one of the two sets.
+    """Batches of labeled images, then unlabeled images, then empty images. An epoch is one pass over a set.
 
     If a set is used up within an epoch, it is used again, in a new order if ``sampler`` shuffles. The order depends
     only on seed and epoch: each process takes its share of every global batch.
 
     Args:
         sampler: a DefaultSampler over a LabeledUnlabeledDataset.
-        batch_size: number of images, labeled plus unlabeled, in a batch of one process.
-        source_ratio: labeled : unlabeled, two whole numbers > 0. ``batch_size`` must be a multiple of their sum.
+        batch_size: number of labeled plus unlabeled images in a batch of one process.
+        source_ratio: labeled : unlabeled, two whole numbers > 0. ``batch_size`` must be a multiple of their sum. It
+            has no effect without unlabeled images.
         epoch_of: 'unlabeled' or 'labeled'. An epoch passes once over this set, rounded up to whole batches.
+        empty_size: number of empty images that are added to a batch of one process. None (default): as many as labeled
+            images. Without empty images it has no effect.
 
     Attributes:
         labeled_only: number of batches at the start of training that have no unlabeled images (burn-in).
     """
 
-    def __init__(self, sampler, batch_size: int, source_ratio: Sequence[int] = (1, 1), epoch_of: str = 'unlabeled'):
+    def __init__(
+        self,
+        sampler,
+        batch_size: int,
+        source_ratio: Sequence[int] = (1, 1),
+        epoch_of: str = 'unlabeled',
+        empty_size: int | None = None,
+    ):
         super().__init__(sampler, batch_size)
         ratio = list(source_ratio)
         if len(ratio) != 2 or not all(isinstance(n, int) and n > 0 for n in ratio):
             raise ValueError(f'Expected `source_ratio` to be two whole numbers > 0, but got {source_ratio!r}')
+        one_of('epoch_of', epoch_of, ('labeled', 'unlabeled'))
+        members = getattr(sampler.dataset, 'datasets', ())
+        sources = list(getattr(sampler.dataset, 'sources', SOURCES[:2]))
+        if len(members) != len(sources):
+            raise ValueError(f'`dataset` must be a LabeledUnlabeledDataset, but is a {type(sampler.dataset).__name__}')
+        if epoch_of not in sources:
+            raise ValueError(f'Expected `epoch_of` to be a set of the dataset, one of {sources}, but got {epoch_of!r}')
+        if 'unlabeled' not in sources:
+            ratio = [1, 0]
         if batch_size % sum(ratio):
             raise ValueError(
                 f'Expected `batch_size` to be a multiple of {sum(ratio)}, the sum of `source_ratio` {ratio}, '
                 f'but got {batch_size}'
             )
-        one_of('epoch_of', epoch_of, ('labeled', 'unlabeled'))
-        if len(getattr(sampler.dataset, 'datasets', ())) != 2:
-            raise ValueError(f'`dataset` must be a LabeledUnlabeledDataset, but is a {type(sampler.dataset).__name__}')
-        self.shares = [batch_size // sum(ratio) * n for n in ratio]
-        self.sizes = [len(dataset) for dataset in sampler.dataset.datasets]
-        source = ('labeled', 'unlabeled').index(epoch_of)
-        self._length = math.ceil(self.sizes[source] / (self.shares[source] * sampler.world_size))
+        shares = dict(zip(SOURCES, (batch_size // sum(ratio) * n for n in ratio)))
+        shares['empty'] = shares['labeled'] if empty_size is None else whole_number('empty_size', empty_size)
+        self.shares = [shares[source] for source in sources]
+        self.sizes = [len(dataset) for dataset in members]
+        place = sources.index(epoch_of)
+        self._length = math.ceil(self.sizes[place] / (self.shares[place] * sampler.world_size))
+        self._sources = sources
         self.labeled_only = 0
 
     def __len__(self) -> int:
@@ -132,16 +153,20 @@ class LabeledUnlabeledBatchSampler(SeededBatchSampler):
 
     def __iter__(self) -> Iterator[list[int]]:
         skipped, self.first_batch = self.first_batch, 0
-        labeled, unlabeled = (self._indices(source, skipped * self.shares[source]) for source in (0, 1))
+        streams = [self._indices(place, skipped * share) for place, share in enumerate(self.shares)]
         first = self.sampler.epoch * self._length
         for batch in range(first + skipped, first + self._length):
             # Unlabeled images are drawn in burn-in too. So their order does not depend on the length of burn-in.
-            indices, rest = list(islice(labeled, self.shares[0])), list(islice(unlabeled, self.shares[1]))
-            yield indices if batch < self.labeled_only else indices + rest
+            parts = [list(islice(stream, share)) for stream, share in zip(streams, self.shares)]
+            kept = (
+                part for name, part in zip(self._sources, parts) if name != 'unlabeled' or batch >= self.labeled_only
+            )
+            yield [index for part in kept for index in part]
 
-    def _indices(self, source: int, skipped: int) -> Iterator[int]:
+    def _indices(self, place: int, skipped: int) -> Iterator[int]:
         """The indices of one set for this process, without end. The first ``skipped`` are left out."""
-        sampler, size, offset = self.sampler, self.sizes[source], sum(self.sizes[:source])
+        sampler, size, offset = self.sampler, self.sizes[place], sum(self.sizes[:place])
+        source = SOURCES.index(self._sources[place])
         rng = np.random.default_rng([sampler.seed, sampler.epoch, source])
 
         def endless():
@@ -149,5 +174,5 @@ class LabeledUnlabeledBatchSampler(SeededBatchSampler):
                 yield from rng.permutation(size) if sampler.shuffle else range(size)
 
         first = skipped * sampler.world_size + sampler.rank
-        for place, index in islice(enumerate(endless()), first, None, sampler.world_size):
-            yield SeededIndex(offset + int(index), _seed_of(sampler.seed, sampler.epoch, source, place))
+        for position, index in islice(enumerate(endless()), first, None, sampler.world_size):
+            yield SeededIndex(offset + int(index), _seed_of(sampler.seed, sampler.epoch, source, position))

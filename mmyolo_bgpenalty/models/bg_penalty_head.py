@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mmyolo_bgpenalty.models.losses import BackgroundPenaltyOptions, background_statistics, penalty_sum
+from mmyolo_bgpenalty.models.sparse_losses import bce_and_max_logits
 from mmyolo_bgpenalty.models.sparse_yolov8_head import LossInputs, SparseYOLOv8Head, ignored_objects
 from mmyolo_bgpenalty.utils.arguments import known_keys, non_negative
 from mmyolo_bgpenalty.utils.geometry import picture_frame, priors_inside, priors_on_image
@@ -25,6 +26,10 @@ class LatestLoss(NamedTuple):
     max_logits: Tensor  # (B, N), max_c z
     background: Tensor  # (B, N), bool, True where the prior is background
     bbox_preds: list[Tensor]  # distances of each level, (B, 4, H, W), in strides
+    positives: Tensor  # scalar, the sum of the assigned scores per image, at least 1
+
+
+EMPTY_NORMALIZERS = ('images', 'positives', 'hard')  # of `loss_without_objects`
 
 
 @MODELS.register_module()
@@ -72,13 +77,52 @@ class BgPenaltyYOLOv8Head(SparseYOLOv8Head):
         if options.pop('region') == 'outside':
             boxes = gt_instances_preprocess(inputs.batch_gt_instances, images)[..., 1:]
             background &= ~priors_inside(self.flatten_priors_train[:, :2], boxes)
-        self.latest = LatestLoss(max_logits.detach(), background, [level.detach() for level in inputs.bbox_preds])
+        positives = (score_sum.detach() / images).clamp(min=1)
+        bbox_preds = [level.detach() for level in inputs.bbox_preds]
+        self.latest = LatestLoss(max_logits.detach(), background, bbox_preds, positives)
         if self.lambda_bg == 0:  # the loss has no graph, so that 0 · NaN reaches no gradient
             return {**losses, 'loss_bg': losses['loss_cls'].new_zeros(())}
         total, number = penalty_sum(max_logits, background, positives=score_sum, **options)
         penalty = self._synced(dict(loss_bg=self.lambda_bg * total / number.clamp(min=1)), number)['loss_bg']
         scale = self.loss_cls.loss_weight * images * get_world_size()
         return {**losses, 'loss_bg': scale * penalty}
+
+    def loss_without_objects(
+        self, cls_scores: list[Tensor], metas: list[dict], normalizer: str, penalty: BackgroundPenaltyOptions
+    ) -> dict[str, Tensor]:
+        r"""Losses of B images without objects, ``loss_cls`` and ``loss_bg``, after a labeled batch.
+
+        .. math:: L_{cls} = \frac{w}{n} \sum_{i, c} \mathrm{softplus}(z_{ic})
+
+        w is the ``loss_weight`` of ``loss_cls``. YOLOv8's classification loss has the same form, and its n is the sum
+        of the assigned scores per image. Here the divisor n per image is by ``normalizer``:
+
+        - 'images': 1;
+        - 'positives': the sum of the assigned scores per image of the latest labeled batch, at least 1. Then a prior
+          weighs as much as a background prior of a labeled image;
+        - 'hard': the number of priors with :math:`\max_c σ(z)` above ``hard_score``, divided by B, at least 1.
+
+        ``loss_bg`` is λ times the penalty with the options ``penalty``, scaled in the same way. With its ``normalizer``
+        'positives' it has the n of that name. ``cls_scores``: logits of each level, (B, C, H, W).
+        """
+        self._update_priors(cls_scores)
+        none = torch.zeros(0, dtype=torch.int64, device=cls_scores[0].device)
+        bce, max_logits = bce_and_max_logits(cls_scores, none, none, none, none.float())
+        images, scale = len(metas), self.loss_cls.loss_weight * len(metas) * get_world_size()
+        positives = max_logits.new_ones(()) if self.latest is None else self.latest.positives
+        numbers = dict(images=max_logits.new_ones(()), positives=positives)
+        if normalizer == 'hard':
+            hard = (max_logits.detach().sigmoid() > penalty.hard_score).sum() / images
+            numbers['hard'] = hard.clamp(min=1)
+        number = numbers[normalizer] * images
+        losses = self._synced(dict(loss_cls=scale * bce / number), number)
+        if self.lambda_bg == 0:
+            return {**losses, 'loss_bg': bce.new_zeros(())}
+        options = asdict(penalty)
+        options.pop('region')  # without boxes both regions are the same
+        background = self._may_be_background(metas, None)
+        total, number = penalty_sum(max_logits, background, positives=positives * images, **options)
+        return losses | self._synced(dict(loss_bg=scale * self.lambda_bg * total / number.clamp(min=1)), number)
 
     def _may_be_background(self, metas: list[dict], ignored) -> Tensor:
         """(B, N), bool: which priors lie neither in padding nor in an ignored box."""
@@ -112,7 +156,7 @@ class BgPenaltyYOLOv8Head(SparseYOLOv8Head):
             are in fp32, and K is at most ``number``.
         """
         assert self.latest is not None
-        max_logits, background, bbox_preds = self.latest
+        max_logits, background, bbox_preds, _ = self.latest
         scores = max_logits[image].float().sigmoid().masked_fill(~background[image], -1)
         scores, places = scores.topk(min(number, int(background[image].sum())))
         distances = torch.cat([level[image].flatten(1) for level in bbox_preds], dim=1).T[places].float()

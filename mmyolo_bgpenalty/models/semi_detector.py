@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmyolo_bgpenalty.datasets.known_empty import is_known_empty
 from mmyolo_bgpenalty.models.bg_penalty_head import BgPenaltyYOLOv8Head
+from mmyolo_bgpenalty.models.empty_branch import EmptyBranch
 from mmyolo_bgpenalty.models.semi_options import SemiTrainOptions
 from mmyolo_bgpenalty.utils.arguments import one_of
 from mmyolo_bgpenalty.utils.distributed import sum_over_processes
@@ -44,9 +45,11 @@ class SemiYOLODetector(SemiBaseDetector):
     An image with ``known_empty`` in its meta has no object. The teacher's boxes there are dropped, and the image does
     not count for ``class_thresholds``. In a batch with such an image, n is at least 1.
 
+    Images of the branch ``bg`` have no objects either. They have losses of their own, see ``EmptyBranch``.
+
     Args:
         detector: config of the student, and of the teacher.
-        semi_train_cfg: see ``SemiTrainOptions``.
+        semi_train_cfg: see ``SemiTrainOptions``. ``bg_branch``: options of ``EmptyBranch``.
         semi_test_cfg: ``predict_on``, 'teacher' (default) or 'student'.
 
     Attributes:
@@ -62,12 +65,20 @@ class SemiYOLODetector(SemiBaseDetector):
 
     semi_train_cfg: SemiTrainOptions
 
-    def __init__(self, detector, semi_train_cfg=None, semi_test_cfg=None, data_preprocessor=None, init_cfg=None):
+    def __init__(
+        self,
+        detector,
+        semi_train_cfg=None,
+        semi_test_cfg=None,
+        data_preprocessor=None,
+        init_cfg=None,
+        bg_branch: dict | None = None,
+    ):
         options = SemiTrainOptions.from_cfg(semi_train_cfg)
         semi_test_cfg = semi_test_cfg or ConfigDict(predict_on='teacher')
         one_of('semi_test_cfg.predict_on', semi_test_cfg.get('predict_on', 'teacher'), ('teacher', 'student'))
         super().__init__(detector, {}, semi_test_cfg, data_preprocessor, init_cfg)
-        self.semi_train_cfg = options
+        self.semi_train_cfg, self.bg_branch = options, EmptyBranch.from_cfg(bg_branch)
         head = self.student.bbox_head
         if isinstance(head, BgPenaltyYOLOv8Head):
             head.sync_avg_factor = options.sync_avg_factor
@@ -87,7 +98,7 @@ class SemiYOLODetector(SemiBaseDetector):
         self.latest: UnlabeledBatch | None = None
 
     def loss(self, multi_batch_inputs: dict[str, Tensor], multi_batch_data_samples: dict[str, list]) -> dict:
-        """Losses ``sup_*`` and, after burn-in, ``unsup_*``.
+        """Losses ``sup_*``, after burn-in also ``unsup_*``, and ``bg_*`` with empty images.
 
         Four entries are only for the log: ``semi/unsup_weight``, ``semi/pseudo_boxes`` (number per image),
         ``semi/pseudo_score`` (mean; 0 without boxes) and ``semi/pseudo_empty`` (fraction of images without boxes).
@@ -95,11 +106,15 @@ class SemiYOLODetector(SemiBaseDetector):
         """
         inputs, samples = multi_batch_inputs, multi_batch_data_samples
         self.pseudo_labels, self.latest = [], None
+        losses = self.loss_by_gt_instances(inputs['sup'], samples['sup'])
+        if 'bg' in inputs:
+            losses |= self.bg_branch.losses(self.student, inputs['bg'], samples['bg'])
         # In burn-in our sampler gives no unlabeled images. Other samplers may give some.
         if self.unsup_ramp == 0 or 'unsup_student' not in inputs:
-            losses = self.loss_by_gt_instances(inputs['sup'], samples['sup'])
             return {**losses, **self._statistics(0.0, [])}
-        losses = super().loss(inputs, samples)
+        found, info = self.get_pseudo_instances(inputs['unsup_teacher'], samples['unsup_teacher'])
+        samples['unsup_student'] = self.project_pseudo_instances(found, samples['unsup_student'])
+        losses |= self.loss_by_pseudo_instances(inputs['unsup_student'], samples['unsup_student'], info)
         if self.keep_latest:
             self.latest = UnlabeledBatch(
                 inputs['unsup_teacher'], self.pseudo_labels, inputs['unsup_student'], samples['unsup_student']

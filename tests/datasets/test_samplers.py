@@ -78,6 +78,41 @@ def test_burn_in_leaves_out_the_unlabeled_part_and_keeps_the_order():
         assert batch == (whole[:2] if number < 3 else whole)
 
 
+def with_empty(labeled, unlabeled, empty, **kwargs):
+    """Batches of a set with empty images. ``unlabeled`` may be None."""
+    sizes = dict(labeled=labeled, unlabeled=unlabeled, empty=empty)
+    dataset = ConcatDataset([range(size) for size in sizes.values() if size is not None])
+    dataset.sources = [name for name, size in sizes.items() if size is not None]
+    return LabeledUnlabeledBatchSampler(DefaultSampler(dataset, True, 3), **{'batch_size': 4, **kwargs})
+
+
+@given(empty=st.integers(1, 30), size=st.integers(1, 5))
+def test_empty_images_are_added_to_each_batch(empty, size):
+    """The other images and their augmentations stay as they are without them."""
+    plain, more = batches(6, 20), with_empty(6, 20, empty, empty_size=size)
+    plain.labeled_only = more.labeled_only = 3
+    assert len(plain) == len(more)
+    seen = []
+    for batch, expected in zip(more, plain):
+        assert [(index, index.seed) for index in batch[:-size]] == [(index, index.seed) for index in expected]
+        seen += [index - 26 for index in batch[-size:]]
+    assert {*seen} <= {*range(empty)} and len({*seen[:empty]}) == min(empty, len(seen))
+
+
+def test_labeled_and_empty_images_alone():
+    found = list(with_empty(6, None, 9, epoch_of='labeled'))
+    assert [[index < 6 for index in batch] for batch in found] == [[True] * 4 + [False] * 4] * 2
+    assert {index for batch in found for index in batch[:4]} == {*range(6)}
+    with pytest.raises(ValueError, match="`epoch_of` to be a set of the dataset, .* but got 'unlabeled'"):
+        with_empty(6, None, 9)
+
+
+def test_a_resumed_epoch_has_the_same_empty_images():
+    whole, resumed = with_empty(6, 20, 9), with_empty(6, 20, 9)
+    resumed.first_batch = 4
+    assert list(resumed) == list(whole)[4:]
+
+
 @pytest.mark.parametrize(
     'bad, message',
     [
@@ -85,6 +120,7 @@ def test_burn_in_leaves_out_the_unlabeled_part_and_keeps_the_order():
         (dict(source_ratio=[1]), '`source_ratio`.*got'),
         (dict(source_ratio=[1, 0]), '`source_ratio`.*got'),
         (dict(epoch_of='all'), "`epoch_of`.*got 'all'"),
+        (dict(empty_size=0), '`empty_size` to be a whole number >= 1, but got 0'),
     ],
 )
 def test_bad_batches_are_refused(bad, message):

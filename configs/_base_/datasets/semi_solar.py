@@ -3,10 +3,11 @@
 _base_ = './solar.py'
 
 unlabeled_ann_file = 'semi_anns/train.1@10-unlabeled.json'
+empty = None  # images that are known to show no object: a folder, a json or text file, or a list of these
 
 # Labeled images are mosaics, and some are mixed (MixUp), as in Ultralytics. In the last tenth of training they are
 # single images. Mosaics help if there are few labels (docs/experiments.md).
-branches = ['sup', 'unsup_teacher', 'unsup_student']
+branches = ['sup', 'unsup_teacher', 'unsup_student', 'bg']
 sup_views = dict(type='Views', branch_field=branches, sup=[_base_.pack])
 sup_pipeline = [*_base_.load, _base_.canvas, _base_.mixup, _base_.colour, _base_.flip, sup_views]
 single_pipeline = [*_base_.load, *_base_.single, _base_.colour, _base_.flip, sup_views]
@@ -21,6 +22,9 @@ unsup_views = dict(
 )
 unsup_pipeline = [*load_unlabeled, _base_.resize, unsup_views]
 
+empty_views = dict(type='Views', branch_field=branches, bg=[_base_.pack])
+empty_pipeline = [*load_unlabeled, *_base_.single, _base_.colour, _base_.flip, empty_views]
+
 train_dataloader = dict(
     _delete_=True,
     batch_size=8,
@@ -31,6 +35,8 @@ train_dataloader = dict(
         type='LabeledUnlabeledDataset',
         labeled=dict(ann_file=_base_.labeled_ann_file, pipeline=sup_pipeline, **_base_.dataset),
         unlabeled=dict(ann_file=unlabeled_ann_file, pipeline=unsup_pipeline, **_base_.dataset),
+        empty=empty,
+        empty_pipeline=empty_pipeline,
     ),
     **_base_.workers,
 )

@@ -19,8 +19,6 @@ from mmyolo_bgpenalty.datasets.samplers import SeededIndex, seeded_by
 from mmyolo_bgpenalty.datasets.unreadable_images import loads_as_usual
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 
-ROLES = ('labeled', 'unlabeled')
-
 
 def check_built_sets(runner: Runner) -> Findings:
     """Mistakes in the datasets of a Runner."""
@@ -56,7 +54,7 @@ def built_sets(runner: Runner) -> Iterator[tuple[str, str, Any]]:
         yield from (('train', where, leaf) for leaf in leaves_of(dataset))
     else:
         both = isinstance(dataset, LabeledUnlabeledDataset)
-        names = ROLES if both else [f'datasets.{i}' for i in range(len(members))]
+        names = dataset.sources if both else [f'datasets.{i}' for i in range(len(members))]
         for name, member in zip(names, members):
             yield from ((name, f'{where}.{name}', leaf) for leaf in leaves_of(member))
     val = getattr(getattr(runner.val_loop, 'dataloader', None), 'dataset', None)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from mmyolo_bgpenalty.config_check.files.pictures import Header, Loader, loader_of, lost_levels, read_header
 from mmyolo_bgpenalty.config_check.findings import Findings, error, first_of, warning
 from mmyolo_bgpenalty.config_check.parts import ConfigParts, Dataset, class_of
+from mmyolo_bgpenalty.datasets.empty_images import empty_images
 from mmyolo_bgpenalty.utils.files import NAMED
 from mmyolo_bgpenalty.utils.image_files import MOST_PIXELS, image_fault, image_names, not_read, size_fault
 
@@ -47,7 +48,7 @@ def check_images(parts: ConfigParts) -> Findings:
             what = f'{os.fsdecode(problem.filename)}: {problem.strerror}'
             yield error(f'{dataset.path}.data_prefix', what, 'correct the path, or the permissions of the folder')
             continue
-        if left_out:
+        if left_out:  # an EmptyImageDataset logs them itself
             what = f'{dataset.folder}: {not_read(left_out)}'
             yield warning(f'{dataset.path}.data_prefix', what, 'convert them, for example to PNG, if they are images')
         skipping = 'SkipUnreadable' in dataset.names or (both and dataset in parts.train)
@@ -58,11 +59,17 @@ def check_images(parts: ConfigParts) -> Findings:
 
 
 def image_paths(parts: ConfigParts, dataset: Dataset, left_out: Counter | None = None) -> list[str]:
-    """The images of a json file or of an ImageFolderDataset. Raises an OSError if the folder cannot be listed.
+    """The images of a json file or of a dataset of images. Raises an OSError if the folder cannot be listed.
 
     ``left_out``: see ``list_images``.
     """
     coco, names = parts.coco_of(dataset), []
+    if dataset.kind == 'EmptyImageDataset':
+        node = dataset.node
+        try:
+            return empty_images(node.get('source') or (), node.get('data_root') or '', dataset.folder)
+        except ValueError:  # check_empty reports it
+            return []
     if isinstance(coco, dict):
         names = [image['file_name'] for image in coco['images']]
     elif 'ImageFolderDataset' in dataset.names and dataset.is_local(dataset.folder):
@@ -97,6 +104,8 @@ def image_findings(sets: Sequence[ImageSet]) -> Findings:
             harm = 'they count twice'
             if other.role == 'unlabeled':
                 harm = 'the teacher labels labeled images'
+            elif other.role == 'empty' and one.role == 'labeled':
+                harm = 'the model learns their objects as background'
             elif other.role in ('val', 'test') and one.role != other.role:
                 harm = 'the model is evaluated on images that it was trained on'
             what = f'{len(common)} images are also in {one.where}, such as {min(common)}: {harm}'

@@ -8,6 +8,7 @@ from mmyolo_bgpenalty.config_check.files.images import image_paths
 from mmyolo_bgpenalty.config_check.findings import Findings, error, first_of, warning
 from mmyolo_bgpenalty.config_check.overrides import similar
 from mmyolo_bgpenalty.config_check.parts import ConfigParts, Dataset
+from mmyolo_bgpenalty.datasets.empty_images import empty_images
 from mmyolo_bgpenalty.datasets.known_empty import places_of, read_names
 from mmyolo_bgpenalty.utils.coco_json import numbered_classes
 
@@ -19,7 +20,7 @@ def check_json(parts: ConfigParts) -> Findings:
             coco, classes = parts.coco_of(dataset), parts.classes_of(dataset)
             if isinstance(coco, ValueError):
                 yield error(f'{dataset.path}.ann_file', str(coco), 'correct the path or the file')
-            elif coco and dataset.role != 'unlabeled':
+            elif coco and dataset.has_labels:
                 yield from box_findings(dataset, coco)
                 if classes:
                     yield from _categories(parts, dataset, coco, classes, objects)
@@ -29,7 +30,7 @@ def check_json(parts: ConfigParts) -> Findings:
 def _objects(parts: ConfigParts, loader: list[Dataset]) -> Counter[str]:
     """The number of objects of each category in all sets of a loader. A category without objects has the entry 0."""
     counts: Counter[str] = Counter()
-    for dataset in (one for one in loader if one.role != 'unlabeled'):
+    for dataset in (one for one in loader if one.has_labels):
         coco = parts.coco_of(dataset)
         if isinstance(coco, dict):
             names = {category['id']: category['name'] for category in coco['categories']}
@@ -114,4 +115,12 @@ def check_known_empty(parts: ConfigParts) -> Findings:
         yield error(where, str(problem), f'correct the path (relative to data_root) or the names in {file}')
 
 
-CHECKS = (check_json, check_known_empty)
+def check_empty(parts: ConfigParts) -> Findings:
+    for dataset in (one for one in parts.train if one.kind == 'EmptyImageDataset'):
+        try:
+            empty_images(dataset.node.get('source') or (), dataset.node.get('data_root') or '', dataset.folder)
+        except ValueError as problem:
+            yield error(dataset.path, str(problem), 'write a folder, a json or text file, or a list of these')
+
+
+CHECKS = (check_json, check_known_empty, check_empty)

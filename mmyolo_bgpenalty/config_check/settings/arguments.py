@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader
 from mmyolo_bgpenalty.config_check.findings import Findings, error, first_of
 from mmyolo_bgpenalty.config_check.overrides import similar
 from mmyolo_bgpenalty.config_check.parts import ConfigParts, class_of, dicts_in, transforms_in
+from mmyolo_bgpenalty.models.empty_branch import LOSSES as EMPTY_LOSSES
+from mmyolo_bgpenalty.models.empty_branch import EmptyBranch
 from mmyolo_bgpenalty.models.losses import BackgroundPenaltyOptions
 from mmyolo_bgpenalty.models.semi_options import LOSSES, PSEUDO_TEST_CFG, SemiTrainOptions
 from mmyolo_bgpenalty.models.thresholds import TYPES
@@ -56,13 +58,17 @@ def check_options(parts: ConfigParts) -> Findings:
     loader = [*inspect.signature(DataLoader).parameters, 'num_batch_per_epoch']
     loaders = (f'{name}_dataloader' for name in ('train', 'val', 'test'))
     options: dict[str, Collection[str]] = {name: loader for name in loaders if parts.get(name)}
+    penalty_options = [field.name for field in fields(BackgroundPenaltyOptions)]
     if parts.penalised:
-        penalty = [field.name for field in fields(BackgroundPenaltyOptions)]
-        options[f'{parts.head.path}.bg_penalty'] = ['lambda_bg', *penalty]
+        options[f'{parts.head.path}.bg_penalty'] = ['lambda_bg', *penalty_options]
     if own:
         options[semi] = [field.name for field in fields(SemiTrainOptions)]
         options[f'{semi}.pseudo_test_cfg'] = list(PSEUDO_TEST_CFG)
         options |= {f'{semi}.{name}_loss_weights': LOSSES for name in ('sup', 'unsup')}
+    if parts.model.names & {'SemiYOLODetector', 'EmptyImagesYOLODetector'}:
+        options['model.bg_branch'] = [field.name for field in fields(EmptyBranch)]
+        options['model.bg_branch.penalty'] = penalty_options
+        options['model.bg_branch.loss_weights'] = EMPTY_LOSSES
     if 'DenseSemiYOLODetector' in parts.model.names:
         options['model.dense'] = ['share', 'gamma']
     for path, known in options.items():

@@ -55,14 +55,15 @@ def epoch_length(parts: ConfigParts) -> int | None:
     if parts.epoch_length is not None:
         return parts.epoch_length
     base = re.escape(parts.train_set.path)
-    direct = all(re.fullmatch(rf'{base}(\.labeled|\.unlabeled|\.datasets\.\d+)?', one.path) for one in parts.train)
-    counts = [_images(parts, dataset) for dataset in parts.train] if direct else []
+    sets = [one for one in parts.train if one.role != 'empty']  # no epoch is a pass over empty images
+    direct = all(re.fullmatch(rf'{base}(\.labeled|\.unlabeled|\.datasets\.\d+)?', one.path) for one in sets)
+    counts = [_images(parts, dataset) for dataset in sets] if direct else []
     images = [number for number in counts if number is not None]
     if not images or len(images) < len(counts):
         return None
     size, processes = parts.get('train_dataloader.batch_size', 1), get_world_size()
     if 'LabeledUnlabeledBatchSampler' in parts.batch_sampler.names:
-        ratio = parts.batch_sampler.node.get('source_ratio', (1, 1))
+        ratio = parts.batch_sampler.node.get('source_ratio', (1, 1)) if len(images) > 1 else (1,)
         source = ('labeled', 'unlabeled').index(parts.batch_sampler.node.get('epoch_of', 'unlabeled'))
         return math.ceil(images[source] / (size // sum(ratio) * ratio[source] * processes))
     if 'DefaultSampler' not in parts.sampler.names:

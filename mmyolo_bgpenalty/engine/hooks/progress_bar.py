@@ -30,7 +30,8 @@ class ProgressBarHook(Hook):
 
     It shows the epoch (from 1), the mode, iterations, their rate and the time left. The mode is 'burn-in 3/8' in the
     third of eight epochs of burn-in, then 'semi', and 'train' without a teacher. For the latest batch the bar shows
-    ``loss`` and λ. With a teacher it also shows the sums of the ``sup_*`` and ``unsup_*`` losses, and ``unsup_weight``.
+    ``loss`` and λ. With a teacher it also shows the sums of the ``sup_*``, ``unsup_*`` and ``bg_*`` losses, and
+    ``unsup_weight``.
     Validation has a second bar. After it, the first bar shows the latest mAP, with a teacher the teacher's.
 
     Only the main process draws, and waits for the device only then. If the terminal closes, the bar ends and training
@@ -127,7 +128,7 @@ class ProgressBarHook(Hook):
     def _read(self, runner: Runner, outputs: dict) -> dict[str, float]:
         figures = dict(loss=outputs['loss'].item())
         if 'semi/unsup_weight' in outputs:
-            for branch in ('sup', 'unsup'):
+            for branch in ('sup', 'unsup', *(('bg',) if 'bg_loss_cls' in outputs else ())):
                 figures[f'loss_{branch}'] = float(sum(outputs[k] for k in outputs if k.startswith(f'{branch}_loss')))
             figures['unsup_weight'] = outputs['semi/unsup_weight'].item()
         if 'train/semi/lambda_bg' in runner.message_hub.log_scalars:

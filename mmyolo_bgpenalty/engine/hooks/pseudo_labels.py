@@ -22,7 +22,9 @@ MAX_CLASSES_IN_LOG = 20
 
 def labeled_and_unlabeled(dataset) -> list:
     """The two parts of a training set. A part is None if it does not give its annotations."""
-    parts = (*getattr(dataset, 'datasets', ()), None, None)[:2]
+    members = list(getattr(dataset, 'datasets', ()))
+    named = dict(zip(getattr(dataset, 'sources', ('labeled', 'unlabeled')), members))
+    parts = [named.get(name) for name in ('labeled', 'unlabeled')]
     return [part if hasattr(part, 'get_data_info') else None for part in parts]
 
 

@@ -1,0 +1,81 @@
+"""The branch of the images that are known to show no object: its options, its losses, and a supervised detector."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from mmdet.models.detectors import SingleStageDetector
+from mmyolo.models.detectors import YOLODetector
+from mmyolo.registry import MODELS
+from torch import Tensor
+
+from mmyolo_bgpenalty.models.bg_penalty_head import EMPTY_NORMALIZERS, BgPenaltyYOLOv8Head
+from mmyolo_bgpenalty.models.losses import BackgroundPenaltyOptions
+from mmyolo_bgpenalty.utils.arguments import known_keys, non_negative, one_of
+
+LOSSES = ('loss_cls', 'loss_bg')
+
+
+@dataclass(frozen=True)
+class EmptyBranch:
+    """Options of the losses of empty images, ``bg_loss_cls`` and ``bg_loss_bg``.
+
+    Args:
+        loss_weights: factors of the losses, >= 0, e.g. ``dict(loss_bg=0.0)``.
+        normalizer: the divisor of ``bg_loss_cls``, see ``BgPenaltyYOLOv8Head.loss_without_objects``.
+        penalty: options of ``BackgroundPenaltyOptions``. They replace those of the head.
+
+    Raises:
+        ValueError: an option is unknown or out of range.
+    """
+
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
+    normalizer: str = 'images'
+    penalty: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_cfg(cls, cfg: Mapping | None) -> 'EmptyBranch':
+        given = {} if cfg is None else cfg
+        known_keys('bg_branch', given, [option.name for option in fields(cls)])
+        return cls(**given)
+
+    def __post_init__(self) -> None:
+        known_keys('bg_branch.loss_weights', self.loss_weights, LOSSES)
+        for name, weight in self.loss_weights.items():
+            non_negative(f'bg_branch.loss_weights.{name}', weight)
+        one_of('bg_branch.normalizer', self.normalizer, EMPTY_NORMALIZERS)
+        known_keys('bg_branch.penalty', self.penalty, [option.name for option in fields(BackgroundPenaltyOptions)])
+        BackgroundPenaltyOptions(**self.penalty)
+
+    def losses(self, detector: SingleStageDetector, inputs: Tensor, samples: list) -> dict[str, Tensor]:
+        """The losses of a batch of empty images, after those of a labeled batch."""
+        head = detector.bbox_head
+        if not isinstance(head, BgPenaltyYOLOv8Head):
+            raise ValueError(
+                f'Expected a BgPenaltyYOLOv8Head for images without objects, but got {type(head).__name__}'
+            )
+        cls_scores = head(detector.extract_feat(inputs))[0]
+        metas, penalty = [sample.metainfo for sample in samples], replace(head.bg_penalty, **self.penalty)
+        losses = head.loss_without_objects(cls_scores, metas, self.normalizer, penalty)
+        return {f'bg_{name}': loss * self.loss_weights.get(name, 1.0) for name, loss in losses.items()}
+
+
+@MODELS.register_module()
+class EmptyImagesYOLODetector(YOLODetector):
+    """YOLODetector for batches of labeled and of empty images, in the branches ``sup`` and ``bg``.
+
+    Args:
+        bg_branch: options of ``EmptyBranch``.
+        others: as for YOLODetector. The head must be a BgPenaltyYOLOv8Head, and ``data_preprocessor`` one for branches.
+    """
+
+    def __init__(self, *args, bg_branch: dict | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.bg_branch = EmptyBranch.from_cfg(bg_branch)
+
+    def loss(self, batch_inputs: dict[str, Tensor], batch_data_samples: dict[str, list]) -> dict[str, Tensor]:
+        """The losses of YOLODetector for the labeled images, and ``bg_loss_cls`` and ``bg_loss_bg``."""
+        losses = super().loss(batch_inputs['sup'], batch_data_samples['sup'])
+        if 'bg' in batch_inputs:
+            losses |= self.bg_branch.losses(self, batch_inputs['bg'], batch_data_samples['bg'])
+        return losses

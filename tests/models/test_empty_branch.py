@@ -1,0 +1,176 @@
+"""Losses of images without objects."""
+
+import dataclasses
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmyolo_bgpenalty.config_check.check import check_config
+from mmyolo_bgpenalty.models.empty_branch import EmptyBranch
+from tests.helpers.heads import GRIDS, NO_OBJECTS, OBJECTS, batch, build, features
+from tests.helpers.tiny import CLASSES, SEMI, load, make_images, make_set, train
+
+PENALTIES = ({}, dict(focal=True, gamma=0.0), dict(normalizer='hard', hard_score=0.15))
+NORMALIZERS = ('images', 'positives', 'hard')
+
+
+def head_after_labels(objects=OBJECTS, **penalty):
+    """A head after a labeled batch, and its predictions for two more images."""
+    head = build(bg_penalty=dict(lambda_bg=1.5, **penalty), assigner='SparseTaskAlignedAssigner')
+    head.loss(features(), batch('list', objects))
+    return head, [level.detach().requires_grad_() for level in head(features())[0]]
+
+
+@pytest.mark.parametrize('penalty', PENALTIES, ids=str)
+@pytest.mark.parametrize('normalizer', NORMALIZERS)
+def test_equals_the_naive_sum(normalizer, penalty):
+    head, logits = head_after_labels()
+    options = dataclasses.replace(head.bg_penalty, **penalty)
+    losses = head.loss_without_objects(logits, [{}, {}], normalizer, options)
+    z = torch.cat([level.flatten(2) for level in logits], 2).mT.detach().double()
+    p = z.amax(2).sigmoid().flatten()
+    hard = p[p > options.hard_score]
+    per_image = dict(images=1.0, positives=float(head.latest.positives), hard=len(hard) / 2)[normalizer]
+    assert 1 < len(hard) < len(p)
+    weight = head.loss_cls.loss_weight
+    assert losses['loss_cls'].item() == pytest.approx(weight * float(torch.log1p(z.exp()).sum()) / per_image, rel=1e-5)
+    counted = hard if options.normalizer == 'hard' else p
+    terms = -counted.pow(options.gamma) * torch.log1p(-counted) if options.focal else counted
+    assert losses['loss_bg'].item() == pytest.approx(1.5 * weight * 2 * float(terms.mean()), rel=1e-5)
+
+
+def test_positives_weigh_a_prior_as_in_a_labeled_batch():
+    """The gradient to the logits of empty images is that of one batch with labeled and empty images."""
+    objects = ([[8.0, 8, 56, 56]] * 6, [0, 1, 2, 0, 1, 2]), ([[4.0, 4, 60, 60]] * 6, [0, 1, 2, 0, 1, 2])
+    head = build(bg_penalty=dict(lambda_bg=0), assigner='SparseTaskAlignedAssigner')
+    for predictor in head.head_module.cls_preds:
+        torch.nn.init.constant_(predictor[-1].bias, 3)
+    outs = [[level.detach() for level in out] for out in head(features())]
+    joint = [[torch.cat([level, level]) for level in out] for out in outs]  # the same predictions for four images
+    joint[0] = [level.requires_grad_() for level in joint[0]]
+    samples = batch('list', [*objects, *NO_OBJECTS])
+    head.forward = lambda feats: tuple(joint)
+    head.loss(None, samples)['loss_cls'].backward()
+    head.forward = lambda feats: tuple(outs)
+    head.loss(None, samples[:2])
+    assert head.latest.positives > 1
+    logits = [level.clone().requires_grad_() for level in outs[0]]
+    head.loss_without_objects(logits, [{}, {}], 'positives', head.bg_penalty)['loss_cls'].backward()
+    for found, expected in zip(logits, joint[0]):  # MMYOLO multiplies by the number of images, here 4
+        torch.testing.assert_close(found.grad, expected.grad[2:] / 2)
+
+
+@pytest.mark.parametrize('normalizer', NORMALIZERS)
+def test_a_labeled_batch_without_objects_does_not_change_the_scale(normalizer):
+    found = []
+    for objects in (OBJECTS, NO_OBJECTS):
+        head, logits = head_after_labels(objects)
+        found.append(head.loss_without_objects(logits, [{}, {}], normalizer, head.bg_penalty)['loss_cls'].item())
+    assert found[1] <= 2 * found[0]
+
+
+def test_padding_is_no_background():
+    head, logits = head_after_labels()
+    metas = [dict(img_shape=(64, 32), ori_shape=(64, 32), homography_matrix=torch.eye(3).numpy())] * 2
+    head.loss_without_objects(logits, metas, 'images', head.bg_penalty)['loss_bg'].backward()
+    for level, size in zip(logits, GRIDS):
+        reached = level.grad.abs().sum((0, 1)).gt(0)
+        assert reached[:, : size // 2].all() and not reached[:, size // 2 :].any()
+
+
+def test_lambda_0_has_no_penalty():
+    head, logits = head_after_labels()
+    head.lambda_bg = 0
+    assert head.loss_without_objects(logits, [{}, {}], 'images', head.bg_penalty)['loss_bg'] == 0
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(normaliser='images'), '`bg_branch`'),
+        (dict(normalizer='all'), "`bg_branch.normalizer`.*got 'all'"),
+        (dict(loss_weights=dict(loss_bbox=1.0)), '`bg_branch.loss_weights`'),
+        (dict(loss_weights=dict(loss_cls=-1.0)), '`bg_branch.loss_weights.loss_cls`.*got -1'),
+        (dict(penalty=dict(focus=True)), '`bg_branch.penalty`'),
+        (dict(penalty=dict(normalizer='none')), "got 'none'"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        EmptyBranch.from_cfg(options)
+
+
+def recorded(runner, name):
+    """The values of a loss in the log, one for each iteration."""
+    return runner.message_hub.get_scalar(f'train/{name}').data[0]
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    root = make_set(tmp_path_factory.mktemp('set'))
+    make_images(root, 'good', 4, seed=7)
+    (root / 'good.txt').write_text('\n'.join(f'good_00{i}.png' for i in range(4)))
+    return root
+
+
+def test_semi_supervised_training_with_empty_images(data, tmp_path):
+    """In burn-in, too."""
+    lengths = dict(burn_in=1, lambda_bg_warmup=0, train_cfg__max_epochs=2, train_cfg__val_interval=2)
+    cfg = load(SEMI, data, tmp_path, train_dataloader__dataset__empty='good.txt', **lengths)
+    assert [str(one) for one in check_config(cfg) if 'empty' in one.where] == []
+    runner = train(cfg)
+    loss_cls, loss_bg = (recorded(runner, f'bg_{name}') for name in ('loss_cls', 'loss_bg'))
+    assert len(loss_cls) == 10 and all(loss_cls > 0)
+    assert list(loss_bg > 0) == [False] * 5 + [True] * 5
+    names = [f'{branch}_loss_{name}' for branch in ('sup', 'unsup') for name in ('cls', 'bbox', 'dfl', 'bg')]
+    total = sum(recorded(runner, name)[-1] for name in (*names, 'bg_loss_cls', 'bg_loss_bg'))
+    assert recorded(runner, 'loss')[-1] == pytest.approx(total, rel=1e-5)
+
+
+def test_supervised_training_with_empty_images(data, tmp_path):
+    """One line makes the difference."""
+    leaf = tmp_path / 'mine.py'
+    leaf.write_text(f"""_base_ = __import__('mmyolo_bgpenalty').config(
+    'yolov8_bgpenalty_own_empty.py', classes={CLASSES!r}, model_size='n', img_scale=(96, 64), max_epochs=2,
+    data_root='{data}/', image_folder='images/', labeled_ann_file='labeled.json', val_ann_file='val.json',
+    empty='good.txt',
+)
+burn_in = 1
+lambda_bg_warmup = 0
+model = dict(bg_branch=dict(penalty=dict(normalizer='background')))
+train_dataloader = dict(batch_size=3, num_workers=0, persistent_workers=False)
+val_dataloader = dict(num_workers=0, persistent_workers=False)
+train_cfg = dict(val_interval=2)
+visualizer = dict(name='{leaf}')
+work_dir = '{tmp_path}/work'
+""")
+    cfg = Config.fromfile(leaf)
+    assert [one for one in check_config(cfg) if one.level == 'error'] == []
+    runner = train(cfg)
+    assert type(runner.model).__name__ == 'EmptyImagesYOLODetector' and len(runner.train_dataloader) == 2
+    assert all(recorded(runner, 'bg_loss_cls') > 0)
+    assert list(recorded(runner, 'bg_loss_bg') > 0) == [False] * 2 + [True] * 2
+    assert 0 <= runner.message_hub.get_scalar('val/coco/bbox_mAP').current() <= 1
+
+
+@pytest.mark.parametrize('source, message', [('none.txt', 'none.txt: No such file'), ('labeled.json', 'without boxes')])
+def test_check_names_a_bad_source(data, tmp_path, source, message):
+    cfg = load(SEMI, data, tmp_path, train_dataloader__dataset__empty=source)
+    found = [one for one in check_config(cfg) if one.where == 'train_dataloader.dataset.empty']
+    assert [one.level for one in found] == ['error'] and message in found[0].what
+
+
+def test_check_finds_labeled_images_among_the_empty_ones(data, tmp_path):
+    (data / 'both.txt').write_text('good_000.png\nlabeled_001.png')
+    cfg = load(SEMI, data, tmp_path, train_dataloader__dataset__empty='both.txt')
+    found = [one.what for one in check_config(cfg) if one.where == 'train_dataloader.dataset.empty']
+    assert len(found) == 1 and 'learns their objects as background' in found[0]
+
+
+def test_check_wants_the_branch_in_every_pipeline(data, tmp_path):
+    cfg = load(SEMI, data, tmp_path, train_dataloader__dataset__empty='good.txt')
+    views = cfg.train_dataloader.dataset.unlabeled.pipeline[-1]
+    views.branch_field = ['sup', 'unsup_teacher', 'unsup_student']
+    found = [one.what for one in check_config(cfg, data=False) if one.where.endswith('branch_field')]
+    assert found == ["it lacks ['bg']"]
