@@ -33,6 +33,8 @@ OUT = (
 )
 SHOW = 'a new or empty folder for pictures of the test set: hits are green, false positives red, missed objects yellow'
 
+RESAMPLES = 1000  # of the images, for intervals
+
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
@@ -56,8 +58,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 raise ValueError(f'{args.config}: expected `{key}` in the config, but there is none')
         cfg.load_from, cfg.resume = args.checkpoint, False
         cfg.work_dir = work_dir_of(args, cfg)
+        own = _own_metrics(cfg)
+        for evaluator in own:
+            evaluator.setdefault('bootstrap', RESAMPLES)
         if args.out:
-            _write_curves(cfg, args.out)
+            _write_curves(own, args.out)
         runner = build_runner(cfg)
         runner.register_hook(check)
         if args.show_dir:
@@ -67,17 +72,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_start(runner, complete=True)
         metrics = runner.test()
     if args.out:
-        # JSON has no nan. An undefined metric is nan, such as false positives per empty image if no image is empty.
-        known = {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in metrics.items()}
+        # JSON has no nan and no inf. They stand for an undefined metric and for a recall that is not reached.
+        known = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
         write_whole(os.path.join(args.out, 'metrics.json'), json.dumps(known, indent=1) + '\n')
         print(f'written to {args.out}: {", ".join(sorted(os.listdir(args.out)))}')
 
 
-def _write_curves(cfg: Config, folder: str) -> None:
-    """Let each PrecisionRecallMetric write to a folder. If there are several, each gets a sub-folder."""
+def _own_metrics(cfg: Config) -> list:
+    """The configs of each PrecisionRecallMetric."""
     listed = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
     kinds = [getattr(evaluator.get('type'), '__name__', str(evaluator.get('type'))) for evaluator in listed]
-    own = [metric for metric, kind in zip(listed, kinds) if kind.endswith('PrecisionRecallMetric')]
+    return [metric for metric, kind in zip(listed, kinds) if kind.endswith('PrecisionRecallMetric')]
+
+
+def _write_curves(own: list, folder: str) -> None:
+    """Let each PrecisionRecallMetric write to a folder. If there are several, each gets a sub-folder."""
     for evaluator in own:
         place = folder if len(own) == 1 else os.path.join(folder, evaluator.get('prefix') or 'pr')
         evaluator.update(outfile_prefix=os.path.join(place, 'test'), plot_dir=place)

@@ -1,6 +1,6 @@
 """Match detections to objects, image by image. Needs NumPy and pycocotools.
 
-Shapes: N detections and G annotated boxes of one image; D detections of all images; K classes. Boxes are x, y, width,
+Shapes: N detections and G annotated boxes of one image; D detections of all I images; K classes. Boxes are x, y, width,
 height in pixels, as in a COCO file.
 """
 
@@ -39,6 +39,9 @@ class Matches(NamedTuple):
     num_gt: np.ndarray  # (K,), number of objects of each class
     images: int
     empty_images: int
+    image: np.ndarray  # (D,), index of the image of each detection
+    objects: np.ndarray  # (I,), number of objects of each image
+    empty: np.ndarray  # (I,) bool, images without any box
 
 
 def true_boxes(instances: Sequence[dict]) -> np.ndarray:
@@ -133,20 +136,27 @@ def match_images(images: Iterable[tuple[Detections, Truth]], num_classes: int, i
     Raises:
         ValueError: the label of a detection is not in [0, ``num_classes``).
     """
-    parts = [(np.zeros(0), np.zeros(0, int), np.zeros(0, bool), np.zeros(0, bool), np.zeros(0, int))]
+    parts = [(np.zeros(0), *(np.zeros(0, kind) for kind in (int, bool, bool, int, int)))]
     objects, empty = [np.zeros(0, int)], []
-    for found, truth in images:
+    for number, (found, truth) in enumerate(images):
         tp, ignored = match_boxes(found, truth, iou_thr)
         empty.append(not len(truth.boxes))
         mistakes = kinds_of_mistakes(found, truth, iou_thr)
         kept = ~ignored & np.isfinite(found.scores)
-        columns = (found.scores, found.labels, tp, np.full(len(tp), empty[-1]), mistakes)
+        columns = (found.scores, found.labels, tp, np.full(len(tp), empty[-1]), mistakes, np.full(len(tp), number))
         parts.append(tuple(column[kept] for column in columns))
         objects.append(truth.labels[~truth.ignored])
     scores, labels, *rest = (np.concatenate(columns) for columns in zip(*parts))
     if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
         raise ValueError(f'Expected `labels` to be in [0, {num_classes}), but got {labels.min()} to {labels.max()}')
     order = np.argsort(-scores, kind='stable')
-    tp, in_empty, mistakes = (column[order] for column in rest)
-    num_gt = np.bincount(np.concatenate(objects), minlength=num_classes)
-    return Matches(scores[order], labels[order], tp, in_empty, mistakes, num_gt, len(empty), sum(empty))
+    tp, in_empty, mistakes, image = (column[order] for column in rest)
+    return Matches(
+        *(scores[order], labels[order], tp, in_empty, mistakes),
+        num_gt=np.bincount(np.concatenate(objects), minlength=num_classes),
+        images=len(empty),
+        empty_images=sum(empty),
+        image=image,
+        objects=np.array([len(labels) for labels in objects[1:]], int),
+        empty=np.array(empty, bool),
+    )

@@ -20,12 +20,13 @@ from mmyolo.registry import METRICS
 
 from mmyolo_bgpenalty.datasets.coco import CheckedCOCO
 from mmyolo_bgpenalty.evaluation.confusion import confusion_matrix
-from mmyolo_bgpenalty.evaluation.matching import Detections, Truth, match_images, xywh
+from mmyolo_bgpenalty.evaluation.false_alarms import false_alarm_intervals, false_alarms
+from mmyolo_bgpenalty.evaluation.matching import Detections, Matches, Truth, match_images, xywh
 from mmyolo_bgpenalty.evaluation.names import metric_names
 from mmyolo_bgpenalty.evaluation.plots import write_plots
-from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall
-from mmyolo_bgpenalty.evaluation.table import FILE_ONLY, report_table
-from mmyolo_bgpenalty.utils.arguments import flag, fraction
+from mmyolo_bgpenalty.evaluation.precision_recall import RECALLS_SHOWN, precision_recall
+from mmyolo_bgpenalty.evaluation.table import FILE_ONLY, alarm_table, report_table, unreached
+from mmyolo_bgpenalty.utils.arguments import flag, fraction, whole_number
 from mmyolo_bgpenalty.utils.coco_json import is_crowd, with_own_ids
 from mmyolo_bgpenalty.utils.files import printable, write_whole
 from mmyolo_bgpenalty.utils.image_files import size_fault
@@ -36,10 +37,11 @@ class PrecisionRecallMetric(CocoMetric):
     """Precision, recall, F1 and false positives per image, for any detector of MMDetection and MMYOLO.
 
     Reports the ``metrics`` of ``precision_recall`` as ``pr/precision``, ``pr/f1``, ``pr/precision_at_recall_0.6`` …,
-    and logs them as a table. ``save_best='pr/f1'`` needs ``rule='greater'``. All images that the data loader gives and
-    all detections count: there is no ``maxDets``. If ``ann_file`` has more images, the log has a warning. Annotations
-    with ``iscrowd`` or ``ignore`` are ignored regions. An image is empty if it has no annotation of the evaluated
-    classes.
+    and logs them as a table. If the set has empty images, which are good parts, it also reports ``false_alarms``:
+    ``pr/alarms_per_100_good_at_recall_0.8`` …. ``save_best='pr/f1'`` needs ``rule='greater'``. All images that the data
+    loader gives and all detections count: there is no ``maxDets``. If ``ann_file`` has more images, the log has a
+    warning. Annotations with ``iscrowd`` or ``ignore`` are ignored regions. An image is empty if it has no annotation
+    of the evaluated classes.
 
     Args:
         ann_file: COCO file of the set. If None, the objects come from ``instances`` of the data samples.
@@ -47,6 +49,9 @@ class PrecisionRecallMetric(CocoMetric):
         iou_thr: in (0, 1].
         score_thr: a fixed confidence to report, in [0, 1].
         recalls: recalls at which precision and false positives are reported, each in (0, 1].
+        prevalence: share of good parts on the production line, in (0, 1), see ``false_alarms``. None: no such figure.
+        bootstrap: number of resamples of the images for the intervals of ``false_alarms``. They are logged as a table.
+            0 (default): no intervals.
         coco: also report the values of CocoMetric, ``coco/bbox_mAP`` …. They are 0 without any detection. They are
             computed with ids of ``with_own_ids``, so the ids in ``ann_file`` may have any values.
         prefix: replaces ``pr``.
@@ -56,8 +61,8 @@ class PrecisionRecallMetric(CocoMetric):
         kwargs: further arguments of CocoMetric. ``classwise`` logs each class, and reports ``pr/{class}_precision``,
             ``_recall``, ``_f1``, ``_ap`` (at IoU 0.5 also as ``_ap_50``) and ``_recall_at_0.25`` for each class with
             objects, see ``metric_names``. ``outfile_prefix='a/b'`` writes the report at every evaluation to
-            ``a/b.precision_recall.json``, with null for nan. TeacherStudentValLoop evaluates the student last, so the
-            file has the figures of the student.
+            ``a/b.precision_recall.json``, with null for nan and inf. TeacherStudentValLoop evaluates the student last,
+            so the file has the figures of the student.
 
     Raises:
         ValueError: an argument is out of range, or ``ann_file`` is no COCO set or lacks a class; in the evaluation,
@@ -72,15 +77,20 @@ class PrecisionRecallMetric(CocoMetric):
         ann_file: str | None = None,
         iou_thr: float = 0.5,
         score_thr: float = 0.25,
-        recalls: Sequence[float] = (0.6, 0.7, 0.8),
+        recalls: Sequence[float] = RECALLS_SHOWN,
         coco: bool = False,
         prefix: str | None = None,
         plot_dir: str | None = None,
+        prevalence: float | None = None,
+        bootstrap: int = 0,
         **kwargs,
     ):
         if not fraction('iou_thr', iou_thr) or not all(fraction('recalls', recall) for recall in recalls):
             raise ValueError(f'Expected `iou_thr` and `recalls` to be in (0, 1], but got {iou_thr} and {recalls}')
+        if prevalence is not None and not 0 < fraction('prevalence', prevalence) < 1:
+            raise ValueError(f'Expected `prevalence` to be in (0, 1), but got {prevalence}')
         super().__init__(prefix=prefix, **kwargs)
+        self.prevalence, self.bootstrap = prevalence, whole_number('bootstrap', bootstrap, least=0)
         self.ann_file, self.iou_thr, self.recalls = ann_file, iou_thr, list(recalls)
         self.plot_dir = plot_dir
         self.score_thr = fraction('score_thr', score_thr)
@@ -163,24 +173,37 @@ class PrecisionRecallMetric(CocoMetric):
         names = self._read_classes_and_truth()
         matches = match_images(self._pairs(results), len(names), self.iou_thr)
         report = precision_recall(matches, self.score_thr, self.recalls)
+        alarms = self._false_alarms(matches) if matches.empty_images else {}
         for entry, name in zip(report['classes'], names):
             entry['name'] = name
         if self.outfile_prefix is not None:
             content = dict(iou_thr=self.iou_thr, score_thr=self.score_thr, **report)
-            content['metrics'] = {k: None if math.isnan(v) else v for k, v in report['metrics'].items()}
+            content['metrics'] = {
+                k: v if math.isfinite(v) else None for k, v in {**report['metrics'], **alarms}.items()
+            }
             write_whole(f'{self.outfile_prefix}.precision_recall.json', json.dumps(content))
         if self.plot_dir is not None:
             confusion = confusion_matrix(self._pairs(results), len(names), self.score_thr, self.iou_thr)
             write_plots(self.plot_dir, matches, report, confusion, self.iou_thr, self.score_thr)
+        if reason := unreached(matches, self.recalls, names):
+            MMLogger.get_current_instance().info(reason, extra={} if self.bootstrap else FILE_ONLY)
         table = report_table(report, self.iou_thr, self.score_thr, self.recalls, self.classwise)
         MMLogger.get_current_instance().info(table, extra=FILE_ONLY)
-        numbers = dict(report['metrics'])
+        numbers = {**report['metrics'], **alarms}
         for entry, plain in zip(report['classes'], metric_names(names)) if self.classwise else ():
             if entry['objects']:
                 keys = {key: key for key in ('precision', 'recall', 'f1', 'ap', f'recall_at_{self.score_thr:g}')}
                 keys[f'ap_{100 * self.iou_thr:g}'] = 'ap'  # for `class_table`
                 numbers |= {f'{plain}_{key}': entry[source] for key, source in keys.items()}
         return numbers
+
+    def _false_alarms(self, matches: Matches) -> dict[str, float]:
+        options = self.score_thr, self.recalls, self.prevalence
+        figures = false_alarms(matches, *options)
+        if self.bootstrap:
+            table = alarm_table(figures, false_alarm_intervals(matches, *options, resamples=self.bootstrap))
+            MMLogger.get_current_instance().info(table)
+        return figures
 
     def _read_classes_and_truth(self) -> list[str]:
         """Returns the names of the classes."""

@@ -24,7 +24,7 @@ The report of ``precision_recall`` is a dict of Python numbers and lists:
     - ``precision_at_recall_0.6``, …: COCO's interpolated precision, mean over classes. For one class this is the
       highest precision at any confidence that reaches the recall, and 0 if none does.
     - ``fp_per_image_at_recall_0.6``, …: false positives per image at the highest confidence at which all classes
-      together reach the recall; nan if none does.
+      together reach the recall; inf if none does, and nan without objects.
 ``classes``
     For each class ``objects``, ``detections``, its own precision, recall and f1 as above, and ``ap``, the mean of the
     interpolated precision over COCO's 101 recalls.
@@ -40,9 +40,10 @@ import numpy as np
 from mmyolo_bgpenalty.evaluation.matching import MISTAKES, Matches
 
 RECALLS = np.linspace(0, 1, 101)
+RECALLS_SHOWN = (0.6, 0.7, 0.8, 0.9)
 
 
-def precision_recall(matches: Matches, score_thr: float = 0.25, recalls: Sequence[float] = (0.6, 0.7, 0.8)) -> dict:
+def precision_recall(matches: Matches, score_thr: float = 0.25, recalls: Sequence[float] = RECALLS_SHOWN) -> dict:
     """The report that the module's docstring describes. ``score_thr`` is in [0, 1], ``recalls`` (R,) in (0, 1]."""
     counts = _Counts(matches)
     metrics: dict[str, float] = {}
@@ -120,9 +121,11 @@ class _Counts:
         return tuple(part / np.maximum(total, 1) for part, total in pairs)
 
     def false_positives_at_recalls(self, recalls: Sequence[float]) -> np.ndarray:
-        """Numbers (R,) of false positives; nan if no confidence reaches the recall."""
-        reached = self.tp[self.ends] / max(self.num_gt.sum(), 1)
-        return np.append(self.ends - self.tp[self.ends], np.nan)[np.searchsorted(reached, recalls)]
+        """Numbers (R,) of false positives; inf if no confidence reaches the recall, nan without objects."""
+        if not self.num_gt.sum():
+            return np.full(len(recalls), np.nan)
+        reached = self.tp[self.ends] / self.num_gt.sum()
+        return np.append(self.ends - self.tp[self.ends], np.inf)[np.searchsorted(reached, recalls)]
 
     def interpolated_precision(self, recalls: Sequence[float] | np.ndarray) -> np.ndarray:
         """COCO's interpolated precision of each class at each recall, (K, R)."""

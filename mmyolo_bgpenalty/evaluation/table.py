@@ -8,6 +8,8 @@ from numbers import Real
 import numpy as np
 from terminaltables import AsciiTable
 
+from mmyolo_bgpenalty.evaluation.false_alarms import Interval, where_recall_ends
+from mmyolo_bgpenalty.evaluation.matching import Matches
 from mmyolo_bgpenalty.utils.files import printable
 
 # logger.info(text, extra=FILE_ONLY): the text is for the log file. ValidationLoggerHook keeps it off the console.
@@ -20,7 +22,7 @@ _COLUMNS = {
     'precision': r'precision_at_(\d[\d.e-]*)',
     'recall': r'recall_at_(\d[\d.e-]*)',
     'false positives per image': r'fp_per_image_at_(\d[\d.e-]*)',
-    'per empty image': r'fp_per_empty_image_at_(\d[\d.e-]*)',
+    'per 100 good at recall 0.8': r'alarms_per_100_good_at_recall_0\.8',
 }
 
 # The same for a class, with the name of the model and of the class: teacher/coco/cell_precision.
@@ -38,7 +40,7 @@ def headline(metrics: Mapping, model: str = 'model') -> dict[str, dict[str, floa
 
     Args:
         metrics: what an evaluator returns: ``coco/bbox_mAP``, ``teacher/pr/recall_at_0.25`` …. Other names are left
-            out, and so are values that are undefined (nan, or -1 of CocoMetric).
+            out, and so are values that are undefined (nan or inf, or -1 of CocoMetric).
         model: name of the model whose metrics have no ``teacher/`` or ``student/`` before them.
     """
     rows: dict[str, dict[str, float]] = {}
@@ -92,7 +94,33 @@ def class_table(metrics: Mapping, title: str) -> str | None:
 
 
 def _is_known(value) -> bool:
-    return isinstance(value, Real) and not (math.isnan(value) or value < 0)
+    return isinstance(value, Real) and math.isfinite(value) and value >= 0
+
+
+def alarm_table(figures: Mapping[str, float], intervals: Mapping[str, Interval]) -> str:
+    """The figures of ``false_alarms`` with their intervals."""
+
+    def shown(value: float) -> str:
+        return 'not reached' if value == math.inf else f'{value:.3f}'
+
+    rows = [
+        [name.replace('_', ' '), shown(value), f'[{shown(intervals[name].low)}, {shown(intervals[name].high)}]']
+        for name, value in figures.items()
+    ]
+    title = 'False alarms on the empty images (good parts), with 95 % intervals by bootstrap over the images'
+    return f'\n{title}\n{AsciiTable([["", "value", "interval"], *rows]).table}'
+
+
+def unreached(matches: Matches, recalls: Sequence[float], names: Sequence[str]) -> str:
+    """A line on the classes that do not reach all of ``recalls``, or ''."""
+    together, ends = where_recall_ends(matches)
+    least = min((recall for recall in recalls if recall > together), default=None)
+    low = [f'{printable(name)} at {end:.2f}' for name, end in zip(names, ends) if least is not None and end < least]
+    if least is None:
+        return ''
+    more = f', and {len(low) - _CLASSES} more' if len(low) > _CLASSES else ''
+    ending = f': {", ".join(low[:_CLASSES])}{more}' if low else ''
+    return f'Recall {least:g} is not reached. All classes together end at {together:.2f}{ending}'
 
 
 def report_table(report: dict, iou_thr: float, score_thr: float, recalls: Sequence[float], classwise: bool) -> str:

@@ -30,7 +30,7 @@ class EmptyBranch:
     """
 
     loss_weights: Mapping[str, float] = field(default_factory=dict)
-    normalizer: str = 'images'
+    normalizer: str = 'positives'
     penalty: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod

@@ -85,7 +85,9 @@ def test_detections_of_all_images_are_sorted_by_score():
     assert matches.tp.tolist() == [False, False, True, True]
     assert matches.in_empty.tolist() == [False, True, False, False]
     assert [MISTAKES[kind] for kind in matches.mistakes[:2]] == ['class', 'background']
-    assert matches.num_gt.tolist() == [1, 0, 1] and matches[-2:] == (3, 1)
+    assert matches.num_gt.tolist() == [1, 0, 1] and (matches.images, matches.empty_images) == (3, 1)
+    assert matches.image.tolist() == [0, 2, 1, 0] and matches.objects.tolist() == [1, 1, 0]
+    assert matches.empty.tolist() == [False, False, True]
 
 
 def test_labels_are_checked():

@@ -16,8 +16,9 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 
 from mmyolo_bgpenalty import PrecisionRecallMetric
+from mmyolo_bgpenalty.evaluation.false_alarms import false_alarms
 from mmyolo_bgpenalty.evaluation.matching import Detections, Truth, match_images, xywh
-from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall
+from mmyolo_bgpenalty.evaluation.precision_recall import RECALLS_SHOWN, precision_recall
 from tests.helpers.processes import in_two_processes
 from tests.helpers.tiny import CLASSES, SEMI, load, make_images, make_set
 
@@ -99,7 +100,10 @@ def expected_report(coco, samples, iou_thr=0.5, **kwargs):
             np.array([a['iscrowd'] for a in objects], bool),
         )
         images.append((Detections(xywh(pred.bboxes), pred.scores, pred.labels), truth))
-    return precision_recall(match_images(images, 3, iou_thr), **kwargs)
+    matches = match_images(images, 3, iou_thr)
+    report = precision_recall(matches, **kwargs)
+    alarms = false_alarms(matches, **{'recalls': RECALLS_SHOWN, **kwargs})
+    return {**report, 'metrics': {**report['metrics'], **alarms}}
 
 
 def same(numbers, expected):
@@ -171,9 +175,8 @@ def test_the_json_file_the_keys_per_class_and_the_table_are_right(crowd, coco, s
     with open(f'{prefix}.precision_recall.json') as file:
         content = json.load(file, parse_constant=pytest.fail)
     expected = expected_report(coco, samples, **options)
-    assert math.isnan(expected['metrics']['fp_per_image_at_recall_1'])
-    assert content['metrics'].pop('fp_per_image_at_recall_1') is None
-    del expected['metrics']['fp_per_image_at_recall_1']
+    assert expected['metrics']['fp_per_image_at_recall_1'] == math.inf
+    expected['metrics'] = {k: None if v == math.inf else v for k, v in expected['metrics'].items()}
     for entry, name in zip(expected['classes'], CLASSES):
         entry['name'] = name
         for key in ('precision', 'recall', 'f1', 'ap', 'recall_at_0.5'):
@@ -181,7 +184,7 @@ def test_the_json_file_the_keys_per_class_and_the_table_are_right(crowd, coco, s
         assert result[f'pr/{name}_ap_50'] == entry['ap']
     assert content == dict(iou_thr=0.5, score_thr=0.5, **expected)
     metrics, table = content['metrics'], lines[-1]
-    for shown in (*CLASSES, 'F1@0.5', 'P at R=0.3', f'{metrics["f1_at_0.5"]:.3f}', 'fp_per_image_at_recall_1 nan'):
+    for shown in (*CLASSES, 'F1@0.5', 'P at R=0.3', f'{metrics["f1_at_0.5"]:.3f}', 'fp_per_image_at_recall_1 inf'):
         assert shown in table
     mean_ap = np.mean([entry['ap'] for entry in expected['classes']])
     assert f' {mean_ap:.3f} |' in next(line for line in table.splitlines() if line.startswith('| mean'))
@@ -298,6 +301,6 @@ def test_in_a_real_run_teacher_and_student_are_reported(as_list, data, tmp_path)
     for model in ('teacher', 'student'):
         for key in ('coco/bbox_mAP_50', 'pr/f1', 'pr/best_confidence', 'pr/fp_per_image_at_recall_0.6'):
             assert isinstance(recorder.metrics[f'{model}/{key}'], float)
-    assert math.isnan(recorder.metrics['teacher/pr/fp_per_image_at_recall_1'])  # the teacher is hardly trained
+    assert recorder.metrics['teacher/pr/fp_per_image_at_recall_1'] == math.inf  # the teacher is hardly trained
     logged = [json.loads(line) for line in next(tmp_path.rglob('scalars.json')).read_text().splitlines()]
     assert logged[-1]['teacher/pr/f1'] == recorder.metrics['teacher/pr/f1']

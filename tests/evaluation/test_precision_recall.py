@@ -66,7 +66,7 @@ class Naive:
             found = sum(tp for s, _, tp, *_ in self.rows if s >= score)
             if sum(self.objects) and found / sum(self.objects) >= wanted:
                 return self.fp(score)
-        return float('nan')
+        return float('inf' if sum(self.objects) else 'nan')
 
 
 @given(images(), st.sampled_from([0.0, 0.25, 0.5, 1.0]))
@@ -112,7 +112,7 @@ def test_values_by_hand():
     expected = ratios | {f'{name}_at_0.25': value for name, value in ratios.items()}
     expected |= dict(best_confidence=0.4, fp_background=1 / 4, fp_place=0, fp_class=0, fp_duplicate=1 / 4)
     expected |= {'precision_at_recall_0.5': 1.0, 'fp_per_image_at_recall_0.5': 2 / 4}
-    expected |= {'precision_at_recall_0.9': 0.5, 'fp_per_image_at_recall_0.9': float('nan')}
+    expected |= {'precision_at_recall_0.9': 0.5, 'fp_per_image_at_recall_0.9': float('inf')}
     metrics = precision_recall(match_images(drawn, CLASSES), recalls=(0.5, 0.9))['metrics']
     assert metrics == pytest.approx(expected, nan_ok=True)
 
@@ -134,5 +134,5 @@ def test_numbers_are_defined_where_there_is_nothing_to_count(drawn, expected):
         report = precision_recall(match_images(drawn, CLASSES))
     metrics = report['metrics']
     assert {key: metrics[key] for key in expected} == pytest.approx(expected, nan_ok=True)
-    assert metrics['precision_at_recall_0.6'] == 0 and np.isnan(metrics['fp_per_image_at_recall_0.6'])
+    assert metrics['precision_at_recall_0.6'] == 0 and not np.isfinite(metrics['fp_per_image_at_recall_0.6'])
     assert len(report['curve']['precision']) == 101

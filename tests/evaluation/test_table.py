@@ -8,7 +8,7 @@ import pytest
 from mmyolo_bgpenalty.evaluation.table import class_table, headline, summary_table
 
 PR = {'pr/precision': 0.9, 'pr/precision_at_0.25': 0.5, 'pr/precision_at_recall_0.6': 0.8, 'pr/recall_at_0.25': 0.25}
-PR |= {'pr/fp_per_image_at_0.25': 1.5, 'pr/fp_per_empty_image_at_0.25': 0.125, 'pr/hot/cell_precision': 0.7}
+PR |= {'pr/fp_per_image_at_0.25': 1.5, 'pr/alarms_per_100_good_at_recall_0.8': 0.125, 'pr/hot/cell_precision': 0.7}
 COCO = {'coco/bbox_mAP': np.float32(0.125), 'coco/bbox_mAP_50': 0.5, 'coco/bbox_mAP_75': 0.0, 'coco/time': 'later'}
 
 
@@ -17,18 +17,18 @@ def test_one_row_per_model_and_one_column_per_value():
     metrics['student/coco/bbox_mAP'] = 0.1
     assert summary_table(metrics, 'After epoch 3') == (
         'After epoch 3 (precision, recall and false positives at confidence 0.25)\n'
-        '+---------+-------+-------+-----------+--------+---------------------------+-----------------+\n'
-        '|         | mAP   | mAP50 | precision | recall | false positives per image | per empty image |\n'
-        '+---------+-------+-------+-----------+--------+---------------------------+-----------------+\n'
-        '| teacher | 0.125 | 0.500 | 0.500     | 0.250  | 1.500                     | 0.125           |\n'
-        '| student | 0.100 | 0.500 | 0.500     | 0.250  | 1.500                     | 0.125           |\n'
-        '+---------+-------+-------+-----------+--------+---------------------------+-----------------+'
+        '+---------+-------+-------+-----------+--------+---------------------------+----------------------------+\n'
+        '|         | mAP   | mAP50 | precision | recall | false positives per image | per 100 good at recall 0.8 |\n'
+        '+---------+-------+-------+-----------+--------+---------------------------+----------------------------+\n'
+        '| teacher | 0.125 | 0.500 | 0.500     | 0.250  | 1.500                     | 0.125                      |\n'
+        '| student | 0.100 | 0.500 | 0.500     | 0.250  | 1.500                     | 0.125                      |\n'
+        '+---------+-------+-------+-----------+--------+---------------------------+----------------------------+'
     )
 
 
-@pytest.mark.parametrize('undefined', [math.nan, -1.0, '0.3'])
+@pytest.mark.parametrize('undefined', [math.nan, math.inf, -1.0, '0.3'])
 def test_an_undefined_value_is_a_dash_and_a_column_without_values_is_left_out(undefined):
-    metrics = COCO | PR | {'pr/fp_per_empty_image_at_0.25': undefined, 'test/coco/bbox_mAP': undefined}
+    metrics = COCO | PR | {'pr/alarms_per_100_good_at_recall_0.8': undefined, 'test/coco/bbox_mAP': undefined}
     metrics['test/coco/bbox_mAP_50'] = 0.75
     *_, first, second, _ = summary_table(metrics, '').splitlines()
     assert first.replace(' ', '') == '|model|0.125|0.500|0.500|0.250|1.500|'

@@ -1,0 +1,137 @@
+"""False alarms on good parts. Pure NumPy.
+
+A part is an image. It is good if it has no annotated box, and defective if it has an object. All classes share one
+confidence. A detection on a good part is a false alarm.
+
+Shapes: D detections, I images, E distinct scores, S resamples.
+
+The figures of ``false_alarms`` are Python numbers:
+
+- ``alarms_per_100_good_at_0.25``: false alarms per 100 good parts at confidence ``score_thr``.
+- ``good_with_alarm_at_0.25``: share of good parts with at least one false alarm.
+- ``…_at_recall_0.8``: the same at the highest confidence at which that share of the objects is found.
+- ``…_at_part_recall_0.8``: the same at the highest confidence at which that share of the defective parts is found. A
+  part is found if one of its objects is.
+- ``precision_at_recall_0.8_at_prevalence_0.99``: tp / (tp + fp) at the first of these confidences, on a line where 99 %
+  of the parts are good. Each good part counts w = p / (1 − p) · (other parts) / (good parts), with p = ``prevalence``.
+
+A figure is inf if no confidence reaches the recall (a precision is 0), and nan without good parts or without what the
+recall is of.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mmyolo_bgpenalty.evaluation.matching import Matches
+
+
+class Interval(NamedTuple):
+    low: float
+    high: float
+
+
+def false_alarms(
+    matches: Matches, score_thr: float = 0.25, recalls: Sequence[float] = (0.8,), prevalence: float | None = None
+) -> dict[str, float]:
+    """The figures that the module's docstring describes. ``recalls`` are in (0, 1], ``prevalence`` in (0, 1)."""
+    return _Ranking(matches).figures(np.ones(matches.images), score_thr, recalls, prevalence)
+
+
+def false_alarm_intervals(
+    matches: Matches,
+    score_thr: float = 0.25,
+    recalls: Sequence[float] = (0.8,),
+    prevalence: float | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """95 % intervals of the figures: percentiles over ``resamples`` bootstrap samples of the images.
+
+    A figure that is nan in a sample, for example because the sample has no good part, is left out of the percentiles.
+    """
+    ranking, images = _Ranking(matches), matches.images
+    if not images:
+        return {}
+    counts = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), resamples)
+    samples = [ranking.figures(weights, score_thr, recalls, prevalence) for weights in counts]
+    found = {}
+    for name in samples[0]:
+        values = np.array([sample[name] for sample in samples])
+        values = np.sort(values[~np.isnan(values)])
+        ends = [np.nan, np.nan]
+        if len(values):  # no interpolation, since a value may be inf
+            ends = values[[int(0.025 * len(values)), math.ceil(0.975 * len(values)) - 1]]
+        found[name] = Interval(*map(float, ends))
+    return found
+
+
+def where_recall_ends(matches: Matches) -> tuple[float, np.ndarray]:
+    """The recall of all detections: of all classes together, and of each class, (K,). nan without objects."""
+    tp = np.bincount(matches.labels[matches.tp].astype(int), minlength=len(matches.num_gt))
+    with np.errstate(invalid='ignore'):
+        return float(np.divide(tp.sum(), matches.num_gt.sum())), tp / matches.num_gt
+
+
+class _Ranking:
+    """The detections in the order of their scores."""
+
+    def __init__(self, matches: Matches):
+        self.image, self.tp, self.objects = matches.image, matches.tp, matches.objects
+        self.good, self.in_good = matches.empty, matches.in_empty
+        changes = matches.scores[1:] != matches.scores[:-1]
+        self.ends = np.flatnonzero(np.append(changes, True)) + 1 if len(matches.scores) else np.zeros(0, int)
+        self.scores = matches.scores[self.ends - 1]  # (E,), highest first
+        defective = self.objects > 0
+        self.first_alarm = self._first(self.in_good, self.good)
+        self.first_hit = self._first(self.tp, defective)
+
+    def _first(self, counted: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The images in the order of their first detection that counts, and its place, D without one."""
+        places = np.full(len(images), len(counted))
+        at = np.flatnonzero(counted)[::-1]
+        places[self.image[at]] = at
+        chosen = np.flatnonzero(images)
+        order = chosen[np.argsort(places[chosen], kind='stable')]
+        return order, places[order]
+
+    def figures(
+        self, weights: np.ndarray, score_thr: float, recalls: Sequence[float], prevalence: float | None
+    ) -> dict[str, float]:
+        """The figures if image i occurs ``weights[i]`` times, (I,)."""
+
+        def detections(counted: np.ndarray) -> np.ndarray:
+            return np.append(0.0, np.cumsum(weights[self.image] * counted)[self.ends - 1])
+
+        def images(first: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+            order, places = first
+            total = np.append(0.0, np.cumsum(weights[order]))
+            return np.append(0.0, total[np.searchsorted(places, self.ends)])
+
+        # For no detection and for each distinct score, (E + 1,)
+        hits, alarms, all_found = map(detections, (self.tp, self.in_good, np.ones(len(self.image))))
+        good, objects, parts = weights[self.good].sum(), weights @ self.objects, weights[self.objects > 0].sum()
+        curves = dict(alarms_per_100_good=100 * alarms, good_with_alarm=images(self.first_alarm))
+        stop = int(np.searchsorted(-self.scores, -score_thr, side='right'))
+        figures = {f'{name}_at_{score_thr:g}': _share(curve[stop], good) for name, curve in curves.items()}
+        for what, found, total in (('', hits, objects), ('part_', images(self.first_hit), parts)):
+            for recall in recalls:
+                # The tolerance is for weights that are no whole numbers of objects: 0.7 · 10 is 7.000000000000001.
+                stop = int(np.searchsorted(found, recall * total - 1e-9))
+                reached = stop < len(found)
+                for name, curve in curves.items():
+                    value = _share(curve[stop] if reached else np.inf, good) if total else np.nan
+                    figures[f'{name}_at_{what}recall_{recall:g}'] = value
+                if prevalence is not None and not what:
+                    weight = prevalence / (1 - prevalence) * _share(weights.sum() - good, good)
+                    fp_good = weight * alarms[stop] if reached else np.inf
+                    below = (all_found[stop] - alarms[stop] if reached else 1) + fp_good
+                    value = float(hits[stop] / below) if reached and below else 0.0 if total else np.nan
+                    figures[f'precision_at_recall_{recall:g}_at_prevalence_{prevalence:g}'] = value
+        return figures
+
+
+def _share(number: float, total: float) -> float:
+    return float(number / total) if total else float('nan')
