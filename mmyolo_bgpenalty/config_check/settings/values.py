@@ -158,6 +158,7 @@ RANGES = dict(
     momentum=SHARE._replace(optional=True),
     weight_decay=NOT_NEGATIVE._replace(optional=True),
     lr=NOT_NEGATIVE._replace(optional=True),
+    eta_min=NOT_NEGATIVE._replace(optional=True),
     loss_weight=NOT_NEGATIVE,
     std=NOT_NEGATIVE._replace(optional=True, listed=True),
     eps=NOT_NEGATIVE,
