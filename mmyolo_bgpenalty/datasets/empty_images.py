@@ -32,6 +32,8 @@ class EmptyImageDataset(ImageFolderDataset):
         ValueError: ``source`` is something else, cannot be read, has no images, or has images with boxes.
     """
 
+    data_prefix: dict
+
     def __init__(self, *args, source: str | Sequence[str], **kwargs):
         self.sources = _listed(source)
         super().__init__(*args, **kwargs)
@@ -83,7 +85,7 @@ def _names_in_json(file: str) -> list[str]:
     images = content.get('images') if isinstance(content, dict) else None
     if not isinstance(images, list) or not images:
         raise ValueError(f'{file}: expected a COCO set with `images`, but there are none')
-    names = [image.get('file_name') if isinstance(image, dict) else None for image in images]
+    names: list[Any] = [image.get('file_name') if isinstance(image, dict) else None for image in images]
     wrong = next((place for place, name in enumerate(names) if not isinstance(name, str) or not name), None)
     if wrong is not None:
         raise ValueError(f'{file}: expected `images[{wrong}].file_name` to be a name, but got {names[wrong]!r}')

@@ -61,10 +61,9 @@ def false_alarm_intervals(
     for name in samples[0]:
         values = np.array([sample[name] for sample in samples])
         values = np.sort(values[~np.isnan(values)])
-        ends = [np.nan, np.nan]
-        if len(values):  # no interpolation, since a value may be inf
-            ends = values[[int(0.025 * len(values)), math.ceil(0.975 * len(values)) - 1]]
-        found[name] = Interval(*map(float, ends))
+        low, high = int(0.025 * len(values)), math.ceil(0.975 * len(values)) - 1
+        # No interpolation, since a value may be inf.
+        found[name] = Interval(*(float(values[place]) if len(values) else math.nan for place in (low, high)))
     return found
 
 

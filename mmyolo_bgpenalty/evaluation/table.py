@@ -94,7 +94,7 @@ def class_table(metrics: Mapping, title: str) -> str | None:
 
 
 def _is_known(value) -> bool:
-    return isinstance(value, Real) and math.isfinite(value) and value >= 0
+    return isinstance(value, Real) and 0 <= float(value) < math.inf
 
 
 def alarm_table(figures: Mapping[str, float], intervals: Mapping[str, Interval]) -> str:

@@ -45,6 +45,17 @@ def _teacher_hook(parts: ConfigParts, hook: Part) -> Findings:
         yield warning(f'{hook.path}.momentum', what, f'write {1 - momentum:.4g}, or another value near 0')
 
 
+def check_unread_preprocessor(parts: ConfigParts) -> Findings:
+    """A semi-supervised detector has a preprocessor of its own. Nothing reads those of teacher and student."""
+    if 'MultiBranchDataPreprocessor' not in parts.part('model.data_preprocessor', 'MODELS').names:
+        return
+    read = parts.get('model.data_preprocessor.data_preprocessor') or {}
+    for name, value in (parts.get(f'{parts.detector.path}.data_preprocessor') or {}).items():
+        if name in ('mean', 'std', 'bgr_to_rgb', 'rgb_to_bgr') and value != read.get(name):
+            what = f'{value!r} has no effect: model.data_preprocessor.data_preprocessor.{name} is {read.get(name)!r}'
+            yield error(f'{parts.detector.path}.data_preprocessor.{name}', what, 'write one value for both')
+
+
 def check_lambda_hook(parts: ConfigParts) -> Findings:
     hooks = parts.hooks_of('LambdaBgSchedulerHook')
     for hook in hooks[1:]:
@@ -146,4 +157,7 @@ def check_schedules(parts: ConfigParts) -> Findings:
             yield warning(f'{where}.end', what, f'write {length}')
 
 
-CHECKS = (check_teacher, check_lambda_hook, check_names, check_pseudo_labels, check_loop, check_schedules)
+CHECKS = (
+    *(check_teacher, check_unread_preprocessor, check_lambda_hook, check_names),
+    *(check_pseudo_labels, check_loop, check_schedules),
+)

@@ -40,6 +40,10 @@ MISTAKES = {
         *(E, 'custom_hooks.0', f'the teacher is updated twice, also by {TEACHER}'),
     ),
     'momentum of the teacher': ({f'{TEACHER}.momentum': 0.999}, W, f'{TEACHER}.momentum', "student's share"),
+    'preprocessor that nothing reads': (
+        {'model.detector.data_preprocessor.mean': [1.0, 0.0, 0.0]},
+        *(E, 'model.detector.data_preprocessor.mean', 'has no effect'),
+    ),
     'EMAHook': ({'custom_hooks': [dict(type='EMAHook')]}, E, 'custom_hooks.0', 'averages student and teacher'),
     'no λ hook': ({LAMBDA: DELETED}, E, 'default_hooks', 'nothing reads burn_in, lambda_bg'),
     'two λ hooks': (
