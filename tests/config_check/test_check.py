@@ -20,7 +20,7 @@ from tests.helpers.tiny import CONFIGS, ROOT, SEMI
 
 ALL = sorted(path.name for path in CONFIGS.glob('*.py'))
 # Their images are not part of the package.
-ELSEWHERE = [name for name in ALL if name.endswith(('bccd.py', 'coco.py', 'own.py'))]
+ELSEWHERE = [name for name in ALL if name.endswith(('bccd.py', 'coco.py', 'own.py', 'own_empty.py'))]
 TRAIN = 'train_dataloader.dataset'
 E, W = 'error', 'warning'
 
@@ -44,8 +44,9 @@ def test_only_missing_data_is_found(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = check_config(Config.fromfile(CONFIGS / name))
     train = (f'{TRAIN}.labeled', f'{TRAIN}.unlabeled') if 'semi' in name else (TRAIN,)
-    sets = (*train, 'val_dataloader.dataset')
-    assert brief(found) == [(E, f'{path}.ann_file') for path in sets]
+    train = (f'{TRAIN}.labeled',) if 'own_empty' in name else train
+    files = [(E, f'{path}.ann_file') for path in (*train, 'val_dataloader.dataset')]
+    assert brief(found) == files + [(E, f'{TRAIN}.empty')] * ('own_empty' in name)
     assert all('no such file' in finding.what for finding in found)
 
 
