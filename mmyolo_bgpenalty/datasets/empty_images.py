@@ -70,6 +70,8 @@ def empty_images(source: str | Sequence[str], data_root: str, folder: str) -> li
 
 
 def _paths_of(source: str, folder: str) -> list[str]:
+    if not os.path.exists(source):
+        raise ValueError(f'{source}: no such file or folder')
     if os.path.isdir(source):
         stored, ends = images_of(source, '`empty`')
         names, folder = [os.fsdecode(stored[a:b].tobytes()) for a, b in zip([0, *ends[:-1]], ends)], source

@@ -154,7 +154,7 @@ work_dir = '{tmp_path}/work'
     assert 0 <= runner.message_hub.get_scalar('val/coco/bbox_mAP').current() <= 1
 
 
-@pytest.mark.parametrize('source, message', [('none.txt', 'none.txt: No such file'), ('labeled.json', 'without boxes')])
+@pytest.mark.parametrize('source, message', [('none.txt', 'none.txt: no such file'), ('labeled.json', 'without boxes')])
 def test_check_names_a_bad_source(data, tmp_path, source, message):
     cfg = load(SEMI, data, tmp_path, train_dataloader__dataset__empty=source)
     found = [one for one in check_config(cfg) if one.where == 'train_dataloader.dataset.empty']
