@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from mmengine.dataset import BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset
+from mmengine.dataset import BaseDataset, ClassBalancedDataset, Compose, ConcatDataset, RepeatDataset
 from mmyolo.registry import DATASETS
 
 from mmyolo_bgpenalty.datasets.coco import read_checked
@@ -66,7 +66,9 @@ class LabeledUnlabeledDataset(ConcatDataset):
         named = {'labeled': DATASETS.build(_lazy(labeled))}
         if unlabeled is not None:
             named['unlabeled'] = DATASETS.build(_lazy(unlabeled))
-        if empty is not None:
+        if empty is None:
+            Compose([*empty_pipeline])  # a mistake in it is found although nothing reads it yet
+        else:
             named['empty'] = _empty_set(empty, empty_pipeline, next(leaves_of(named['labeled'])))
         self.sources, members = [*named], [*named.values()]
         # The metainfo comes from the labeled set. The others, for example folders of images, may lack keys.

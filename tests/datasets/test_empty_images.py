@@ -99,6 +99,12 @@ def test_without_unlabeled_images(data, tmp_path):
     assert found.sources == ['labeled', 'empty'] and len(found) == 8
 
 
+def test_a_mistake_in_the_pipeline_is_found_without_a_source(data, tmp_path):
+    pipeline = [dict(type='mmdet.RandomFlip', prob=0.5, directon='vertical')]
+    with pytest.raises(TypeError, match='directon'):
+        built(data, tmp_path, train_dataloader__dataset__empty_pipeline=pipeline)
+
+
 @pytest.mark.parametrize(
     'options, message',
     [

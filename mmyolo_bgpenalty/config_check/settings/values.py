@@ -168,7 +168,7 @@ RANGES = dict(
     widen_factor=ABOVE_0,
     featmap_strides=ABOVE_0._replace(listed=True),
 )
-SWITCHES = ('persistent_workers', 'pin_memory', 'drop_last', 'filter_empty_gt')  # 'False' would count as true
+SWITCHES = ('persistent_workers', 'pin_memory', 'drop_last', 'filter_empty_gt', 'inplace')  # 'False' counts as true
 READ = (
     *('model', 'optim_wrapper', 'param_scheduler', 'default_hooks', 'custom_hooks'),
     *('train_dataloader', 'val_dataloader', 'test_dataloader'),

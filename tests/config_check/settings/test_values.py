@@ -69,6 +69,7 @@ WRONG = [
     ('param_scheduler.0.end', float('-inf'), 'a finite number'),
     (f'{TRAIN}.dataset.unlabeled.filter_cfg', dict(filter_empty_gt=[1, 2]), 'True or False'),
     ('val_dataloader.sampler', 7, 'expected a dict'),
+    ('model.detector.backbone.act_cfg', dict(type='SiLU', inplace='abc'), 'True or False'),
     ('lambda_bg', None, 'None is no value'),
     ('burn_in', None, 'None is no value'),
 ]
