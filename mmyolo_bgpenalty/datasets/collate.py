@@ -56,8 +56,10 @@ def _as_array(tensor: torch.Tensor) -> tuple:
 
 @FUNCTIONS.register_module()
 def branch_collate(data_batch: Sequence[dict]) -> dict:
-    """MMEngine's pseudo_collate, as a ``SharedBatch``."""
-    return SharedBatch(pseudo_collate(data_batch))
+    """MMEngine's pseudo_collate, as a ``SharedBatch``. A branch that a sample does not name is None there."""
+    first = data_batch[0]
+    none = {key: dict.fromkeys(name for one in data_batch for name in one[key]) for key in first}
+    return SharedBatch(pseudo_collate([{key: {**none[key], **one[key]} for key in first} for one in data_batch]))
 
 
 @FUNCTIONS.register_module()

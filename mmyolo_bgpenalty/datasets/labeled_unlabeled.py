@@ -137,7 +137,7 @@ def _empty_set(empty: str | Sequence[str], pipeline: Sequence[dict], labeled: Ba
         return EmptyImageDataset(
             source=empty,
             data_root=labeled.data_root,
-            data_prefix=dict(img=labeled.data_prefix.get('img') or ''),
+            data_prefix=dict(img=os.path.abspath(labeled.data_prefix.get('img') or '')),  # it has `data_root` already
             metainfo=labeled.metainfo,
             pipeline=[*pipeline],
             lazy_init=True,

@@ -6,7 +6,7 @@ import os
 import pytest
 from mmyolo.registry import DATASETS
 
-from mmyolo_bgpenalty import EmptyImageDataset
+from mmyolo_bgpenalty import EmptyImageDataset, branch_collate
 from mmyolo_bgpenalty.datasets.empty_images import empty_images
 from tests.helpers.tiny import SEMI, load, make_images, make_set
 
@@ -92,6 +92,20 @@ def test_a_source_beside_labeled_and_unlabeled_images(data, tmp_path):
     sample = found[16]['data_samples']
     assert [name for name, view in sample.items() if view is not None] == ['bg']
     assert sample['bg'].metainfo['known_empty'] and not len(sample['bg'].gt_instances)
+
+
+def test_names_below_a_relative_data_root(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(data.parent)
+    options = {f'train_dataloader__dataset__{name}__data_root': f'{data.name}/' for name in ('labeled', 'unlabeled')}
+    found = built(data, tmp_path, train_dataloader__dataset__empty='good.txt', **options)
+    assert os.path.samefile(found.datasets[2].get_data_info(0)['img_path'], data / 'images/good_001.png')
+
+
+def test_views_of_older_configs_name_no_branch_for_empty_images(data, tmp_path):
+    found = built(data, tmp_path)
+    found.datasets[1].pipeline.transforms[-1].branch_field.remove('bg')
+    batch = branch_collate([found[0], found[6]])
+    assert batch['inputs']['bg'] == [None, None] and batch['inputs']['sup'][1] is None
 
 
 def test_without_unlabeled_images(data, tmp_path):
