@@ -51,8 +51,11 @@ def check_unread_preprocessor(parts: ConfigParts) -> Findings:
         return
     read = parts.get('model.data_preprocessor.data_preprocessor') or {}
     for name, value in (parts.get(f'{parts.detector.path}.data_preprocessor') or {}).items():
-        if name in ('mean', 'std', 'bgr_to_rgb', 'rgb_to_bgr') and value != read.get(name):
-            what = f'{value!r} has no effect: model.data_preprocessor.data_preprocessor.{name} is {read.get(name)!r}'
+        used = read.get(name, False if isinstance(value, bool) else None)
+        lists = isinstance(value, (list, tuple)) and isinstance(used, (list, tuple))
+        same = [*value] == [*used] if lists else value == used
+        if name in ('mean', 'std', 'bgr_to_rgb', 'rgb_to_bgr') and not same:
+            what = f'{value!r} has no effect: model.data_preprocessor.data_preprocessor.{name} is {used!r}'
             yield error(f'{parts.detector.path}.data_preprocessor.{name}', what, 'write one value for both')
 
 

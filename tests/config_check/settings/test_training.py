@@ -114,6 +114,12 @@ def test_a_schedule_to_the_end_of_training_is_not_cut_off(cfg):
     assert check_config(cfg) == []
 
 
+def test_one_preprocessor_written_in_two_ways(cfg):
+    change(cfg, {'model.detector.data_preprocessor.mean': (0.0, 0.0, 0.0)})
+    change(cfg, {'model.detector.data_preprocessor.rgb_to_bgr': False})
+    assert [one for one in check_config(cfg, data=False) if 'has no effect' in one.what] == []
+
+
 def test_subclasses_are_recognized(cfg):
     change(
         cfg,
