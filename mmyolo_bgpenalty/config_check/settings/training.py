@@ -52,9 +52,8 @@ def check_unread_preprocessor(parts: ConfigParts) -> Findings:
     read = parts.get('model.data_preprocessor.data_preprocessor') or {}
     for name, value in (parts.get(f'{parts.detector.path}.data_preprocessor') or {}).items():
         used = read.get(name, False if isinstance(value, bool) else None)
-        lists = isinstance(value, (list, tuple)) and isinstance(used, (list, tuple))
-        same = [*value] == [*used] if lists else value == used
-        if name in ('mean', 'std', 'bgr_to_rgb', 'rgb_to_bgr') and not same:
+        both = [[*one] if isinstance(one, (list, tuple)) else one for one in (value, used)]
+        if name in ('mean', 'std', 'bgr_to_rgb', 'rgb_to_bgr') and both[0] != both[1]:
             what = f'{value!r} has no effect: model.data_preprocessor.data_preprocessor.{name} is {used!r}'
             yield error(f'{parts.detector.path}.data_preprocessor.{name}', what, 'write one value for both')
 
