@@ -22,7 +22,7 @@ class EmptyImageDataset(ImageFolderDataset):
 
             - a folder: all images in it and in its sub-folders;
             - a json file in COCO format, in which no image has a box;
-            - a text file with the name of an image on each line.
+            - a text file with the name of an image on each line. 'a/b/' stands for all images in that folder.
 
             The names in a json or text file are relative to ``data_prefix['img']``. An image that is named twice
             counts once.
@@ -78,7 +78,9 @@ def _paths_of(source: str, folder: str) -> list[str]:
     elif source.endswith('.json'):
         names = _names_in_json(source)
     else:
-        names = read_names(source)
+        lines = [os.path.join(folder, name) for name in read_names(source)]
+        listed = [_paths_of(line, '') if line.endswith('/') else [os.path.normpath(line)] for line in lines]
+        return [path for paths in listed for path in paths]
     return [os.path.normpath(os.path.join(folder, name)) for name in names]
 
 

@@ -127,7 +127,7 @@ class _Ranking:
                     weight = prevalence / (1 - prevalence) * _share(weights.sum() - good, good)
                     fp_good = weight * alarms[stop] if reached else np.inf
                     below = (all_found[stop] - alarms[stop] if reached else 1) + fp_good
-                    value = float(hits[stop] / below) if reached and below else 0.0 if total else np.nan
+                    value = float(hits[stop] / below) if reached and below else 0.0 if total and good else np.nan
                     figures[f'precision_at_recall_{recall:g}_at_prevalence_{prevalence:g}'] = value
         return figures
 

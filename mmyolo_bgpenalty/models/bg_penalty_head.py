@@ -109,19 +109,17 @@ class BgPenaltyYOLOv8Head(SparseYOLOv8Head):
         none = torch.zeros(0, dtype=torch.int64, device=cls_scores[0].device)
         bce, max_logits = bce_and_max_logits(cls_scores, none, none, none, none.float())
         images, scale = len(metas), self.loss_cls.loss_weight * len(metas) * get_world_size()
-        positives = max_logits.new_ones(()) if self.latest is None else self.latest.positives
-        numbers = dict(images=max_logits.new_ones(()), positives=positives)
+        positives = images * (max_logits.new_ones(()) if self.latest is None else self.latest.positives)
+        number = positives if normalizer == 'positives' else max_logits.new_full((), images)
         if normalizer == 'hard':
-            hard = (max_logits.detach().sigmoid() > penalty.hard_score).sum() / images
-            numbers['hard'] = hard.clamp(min=1)
-        number = numbers[normalizer] * images
+            number = (max_logits.detach().sigmoid() > penalty.hard_score).sum().clamp(min=images)
         losses = self._synced(dict(loss_cls=scale * bce / number), number)
         if self.lambda_bg == 0:
             return {**losses, 'loss_bg': bce.new_zeros(())}
         options = asdict(penalty)
         options.pop('region')  # without boxes both regions are the same
         background = self._may_be_background(metas, None)
-        total, number = penalty_sum(max_logits, background, positives=positives * images, **options)
+        total, number = penalty_sum(max_logits, background, positives=positives, **options)
         return losses | self._synced(dict(loss_bg=scale * self.lambda_bg * total / number.clamp(min=1)), number)
 
     def _may_be_background(self, metas: list[dict], ignored) -> Tensor:

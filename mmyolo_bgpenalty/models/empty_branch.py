@@ -1,7 +1,7 @@
 """The branch of the images that are known to show no object: its options, its losses, and a supervised detector."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from mmdet.models.detectors import SingleStageDetector
@@ -45,19 +45,33 @@ class EmptyBranch:
             non_negative(f'bg_branch.loss_weights.{name}', weight)
         one_of('bg_branch.normalizer', self.normalizer, EMPTY_NORMALIZERS)
         known_keys('bg_branch.penalty', self.penalty, [option.name for option in fields(BackgroundPenaltyOptions)])
-        BackgroundPenaltyOptions(**self.penalty)
+        BackgroundPenaltyOptions(**{'normalizer': 'hard', **self.penalty})
+
+    def options_for(self, head: Any) -> BackgroundPenaltyOptions:
+        """``penalty`` on top of the options of a head. Its ``hard_score`` is not inherited without normalizer='hard'.
+
+        Raises:
+            ValueError: the head is no BgPenaltyYOLOv8Head, or ``penalty`` does not fit its options.
+        """
+        if not isinstance(head, BgPenaltyYOLOv8Head):
+            raise ValueError(f'Expected a BgPenaltyYOLOv8Head for `bg_branch`, but got {type(head).__name__}')
+        options = {**asdict(head.bg_penalty), **self.penalty}
+        if options['normalizer'] != 'hard' and 'hard_score' not in self.penalty:
+            del options['hard_score']
+        try:
+            return BackgroundPenaltyOptions(**options)
+        except ValueError as problem:
+            raise ValueError(f'`bg_branch.penalty`: {problem}') from None
 
     def losses(self, detector: SingleStageDetector, inputs: Tensor, samples: list) -> dict[str, Tensor]:
         """The losses of a batch of empty images, after those of a labeled batch."""
-        head = detector.bbox_head
-        if not isinstance(head, BgPenaltyYOLOv8Head):
-            raise ValueError(
-                f'Expected a BgPenaltyYOLOv8Head for images without objects, but got {type(head).__name__}'
-            )
+        head, metas = detector.bbox_head, [sample.metainfo for sample in samples]
+        penalty = self.options_for(head)
         cls_scores = head(detector.extract_feat(inputs))[0]
-        metas, penalty = [sample.metainfo for sample in samples], replace(head.bg_penalty, **self.penalty)
         losses = head.loss_without_objects(cls_scores, metas, self.normalizer, penalty)
-        return {f'bg_{name}': loss * self.loss_weights.get(name, 1.0) for name, loss in losses.items()}
+        # As in `weigh_losses`, a loss with the weight 0 is 0 even if it was NaN.
+        weighed = {name: loss * self.loss_weights.get(name, 1.0) for name, loss in losses.items()}
+        return {f'bg_{name}': x if self.loss_weights.get(name, 1.0) else x.nan_to_num() for name, x in weighed.items()}
 
 
 @MODELS.register_module()
@@ -72,6 +86,7 @@ class EmptyImagesYOLODetector(YOLODetector):
     def __init__(self, *args, bg_branch: dict | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.bg_branch = EmptyBranch.from_cfg(bg_branch)
+        self.bg_branch.options_for(self.bbox_head)
 
     def loss(self, batch_inputs: dict[str, Tensor], batch_data_samples: dict[str, list]) -> dict[str, Tensor]:
         """The losses of YOLODetector for the labeled images, and ``bg_loss_cls`` and ``bg_loss_bg``."""

@@ -82,6 +82,7 @@ class SemiYOLODetector(SemiBaseDetector):
         head = self.student.bbox_head
         if isinstance(head, BgPenaltyYOLOv8Head):
             head.sync_avg_factor = options.sync_avg_factor
+            self.bg_branch.options_for(head)
         if options.soft_unsure and not getattr(head, 'sparse_targets', False):
             raise ValueError(
                 'Expected a head with `sparse_targets` for `semi_train_cfg.soft_unsure`, but got '

@@ -18,6 +18,7 @@ def data(tmp_path_factory):
     content = json.loads((root / 'good.json').read_text())
     (root / 'good.json').write_text(json.dumps(dict(content, annotations=[], categories=[])))
     (root / 'good.txt').write_text('good_001.png\n\ngood_003.png\n')
+    (root / 'folders.txt').write_text('../folder/\ngood_001.png')
     (root / 'folder/below').mkdir(parents=True)
     for place, name in enumerate(('folder/a.png', 'folder/below/b.png')):
         os.link(root / f'images/good_00{place}.png', root / name)
@@ -37,6 +38,7 @@ def dataset(root, source, **kwargs):
         ('folder', ['folder/a.png', 'folder/below/b.png']),
         ('good.json', [f'images/good_00{i}.png' for i in range(5)]),
         ('good.txt', ['images/good_001.png', 'images/good_003.png']),
+        ('folders.txt', ['folder/a.png', 'folder/below/b.png', 'images/good_001.png']),
         (['good.txt', 'folder/', 'good.json'], None),
     ],
 )

@@ -44,7 +44,7 @@ def naive(drawn, score_thr, recalls, prevalence):
                 none = math.inf if total and good else math.nan
                 expected[f'{name}_at_{what}recall_{recall:g}'] = none if reached is None else reached[0][i]
             if not what:
-                none = 0.0 if total else math.nan
+                none = 0.0 if total and good else math.nan
                 name = f'precision_at_recall_{recall:g}_at_prevalence_{prevalence:g}'
                 expected[name] = none if reached is None else reached[3]
     return expected

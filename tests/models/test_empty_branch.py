@@ -1,6 +1,8 @@
 """Losses of images without objects."""
 
 import dataclasses
+import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -83,6 +85,36 @@ def test_lambda_0_has_no_penalty():
     head, logits = head_after_labels()
     head.lambda_bg = 0
     assert head.loss_without_objects(logits, [{}, {}], 'images', head.bg_penalty)['loss_bg'] == 0
+
+
+@pytest.mark.parametrize(
+    'of_head, given, expected',
+    [
+        (dict(normalizer='hard', hard_score=0.2), dict(normalizer='background'), ('background', 0.1)),
+        (dict(normalizer='hard', hard_score=0.2), dict(hard_score=0.3), ('hard', 0.3)),
+        (dict(normalizer='hard', hard_score=0.2), dict(focal=True), ('hard', 0.2)),
+    ],
+)
+def test_options_on_top_of_those_of_the_head(of_head, given, expected):
+    found = EmptyBranch.from_cfg(dict(penalty=given)).options_for(build(bg_penalty=of_head))
+    assert (found.normalizer, found.hard_score) == expected
+
+
+@pytest.mark.parametrize('kind', ['BgPenaltyYOLOv8Head', 'YOLOv8Head'])
+def test_options_that_do_not_fit_the_head(kind):
+    message = '`bg_branch.penalty`: .*hard_score' if kind.startswith('Bg') else 'but got YOLOv8Head'
+    with pytest.raises(ValueError, match=message):
+        EmptyBranch.from_cfg(dict(penalty=dict(hard_score=0.3))).options_for(build(kind))
+
+
+@pytest.mark.parametrize('weights', [{}, dict(loss_bg=0.0)])
+def test_a_weight_of_0_stops_a_loss_that_is_not_finite(weights):
+    losses = dict(loss_cls=torch.ones(()), loss_bg=torch.tensor(math.nan))
+    head = build()
+    head.loss_without_objects = lambda *args: losses
+    detector = SimpleNamespace(bbox_head=head, extract_feat=lambda inputs: features())
+    found = EmptyBranch.from_cfg(dict(loss_weights=weights)).losses(detector, None, [])
+    assert found['bg_loss_cls'] == 1 and bool(found['bg_loss_bg'] == 0) == bool(weights)
 
 
 @pytest.mark.parametrize(
