@@ -63,7 +63,8 @@ def compare(results: list[dict], variants: Sequence[str]) -> list[dict]:
     """One row per variant and metric.
 
     ``mean``, ``std`` and ``number`` are over the seeds. ``difference`` to the first variant is paired by seed. ``low``
-    and ``high`` are its 95 % interval. ``conclusion`` is its meaning. Values that do not exist are None.
+    and ``high`` are its 95 % interval. ``conclusion`` is its meaning. Values that do not exist are None. A figure that
+    some runs lack, because they do not reach the recall, is over the others: ``number`` and ``pairs`` say how many.
     """
     values = {key: values_by_seed(results, *key) for key in product(variants, METRICS)}
     metrics = [metric for metric in METRICS if any(values[variant, metric] for variant in variants)]
@@ -76,6 +77,7 @@ def compare(results: list[dict], variants: Sequence[str]) -> list[dict]:
         low, high = (difference and difference.interval) or (None, None)
         row = dict(variant=variant, metric=metric, mean=over and over.mean, std=over and over.std)
         row.update(number=over.number if over else 0, difference=difference and difference.mean, low=low, high=high)
+        row['pairs'] = difference.number if difference else 0
         row['conclusion'] = difference and (fault or conclusion(difference, METRICS[metric][1]))
         rows.append(row)
     return rows
@@ -130,14 +132,15 @@ def summary(rows: list[dict], answers: Sequence[dict]) -> str:
 
 
 def _table(
-    rows: list[dict], variants: Sequence[str], metrics: Sequence[str], text: Callable[[dict], str], last: str = ''
+    rows: list[dict], variants: Sequence[str], metrics: Sequence[str], text: Callable[[dict, int], str], last: str = ''
 ) -> list[str]:
     """The lines of an aligned Markdown table. ``last``: key of a last column, from the row of the first metric."""
     cells = {(row['variant'], row['metric']): row for row in rows}
     table = [['', 'runs', *(METRICS[metric][0] for metric in metrics), *([last] if last else [])]]
     for name in variants:
         own = [cells[name, metric] for metric in metrics]
-        table.append([name, str(max(cell['number'] for cell in own)), *map(text, own)])
+        runs = max(cell['number'] for cell in own)
+        table.append([name, str(runs), *(text(cell, runs) for cell in own)])
         if last:
             table[-1].append(own[0][last] or '–')
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -151,10 +154,15 @@ def _names(rows: list[dict]) -> tuple[list[str], list[str]]:
     return variants, metrics
 
 
-def _value(row: dict) -> str:
+def _value(row: dict, runs: int) -> str:
     if row['mean'] is None:
         return '–'
-    return f'{row["mean"]:.3f}' + ('' if row['std'] is None else f' ± {row["std"]:.3f}')
+    spread = '' if row['std'] is None else f' ± {row["std"]:.3f}'
+    return f'{row["mean"]:.3f}{spread}{_of(row["number"], runs)}'
+
+
+def _of(number: int, runs: int) -> str:
+    return '' if number == runs else f' ({number} of {runs} runs)'
 
 
 def _change(difference: Difference) -> str:
@@ -162,11 +170,11 @@ def _change(difference: Difference) -> str:
     return f'{difference.mean:+.3f}{interval}'
 
 
-def _change_of(row: dict) -> str:
+def _change_of(row: dict, runs: int) -> str:
     if row['difference'] is None:
         return '–'
     interval = None if row['low'] is None else (row['low'], row['high'])
-    return _change(Difference(row['difference'], interval, row['number']))
+    return _change(Difference(row['difference'], interval, row['pairs'])) + _of(row['pairs'], runs)
 
 
 def write_report(path, results: list[dict], variants: Sequence[str], questions: Sequence[Question] = ()) -> str:

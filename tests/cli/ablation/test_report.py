@@ -38,7 +38,7 @@ def test_the_table(results):
     mean, difference = map(_cells, markdown(rows).split('Difference to base'))
     for line in (
         ['base', '2', '0.600 ± 0.141', '–'],
-        ['more', '2', '0.700 ± 0.141', '0.250'],
+        ['more', '2', '0.700 ± 0.141', '0.250 (1 of 2 runs)'],
         ['lost', '1', '0.400', '–'],
     ):
         assert line in mean
@@ -160,3 +160,16 @@ def test_nothing_to_report(tmp_path):
     with pytest.raises(ValueError, match='nothing to report'):
         write_report(tmp_path / 'r', [dict(variant='base', seed=0, metrics={'other': 1.0})], ['base'])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_figure_that_only_some_runs_reach_says_how_many():
+    alarms, precision = 'pr/alarms_per_100_good_at_recall_0.8', 'pr/precision_at_0.25'
+    reached = {('a', 0): 40.0, ('a', 1): math.inf, ('a', 2): 60.0, ('b', 0): 10.0, ('b', 1): 20.0, ('b', 2): math.inf}
+    results = [
+        dict(variant=variant, seed=seed, metrics={alarms: value, precision: 0.5})
+        for (variant, seed), value in reached.items()
+    ]
+    text = markdown(compare(results, ['a', 'b']))
+    assert '50.000 ± 14.142 (2 of 3 runs)' in text and '15.000 ± 7.071 (2 of 3 runs)' in text
+    assert '-30.000 (1 of 3 runs)' in text  # the difference of seed 0
+    assert text.count(' of 3 runs)') == 3
