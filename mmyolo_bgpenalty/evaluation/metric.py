@@ -20,7 +20,7 @@ from mmyolo.registry import METRICS
 
 from mmyolo_bgpenalty.datasets.coco import CheckedCOCO
 from mmyolo_bgpenalty.evaluation.confusion import confusion_matrix
-from mmyolo_bgpenalty.evaluation.false_alarms import false_alarm_intervals, false_alarms
+from mmyolo_bgpenalty.evaluation.false_alarms import Interval, false_alarm_intervals, false_alarms
 from mmyolo_bgpenalty.evaluation.matching import Detections, Matches, Truth, match_images, xywh
 from mmyolo_bgpenalty.evaluation.names import metric_names
 from mmyolo_bgpenalty.evaluation.plots import write_plots
@@ -61,8 +61,8 @@ class PrecisionRecallMetric(CocoMetric):
         kwargs: further arguments of CocoMetric. ``classwise`` logs each class, and reports ``pr/{class}_precision``,
             ``_recall``, ``_f1``, ``_ap`` (at IoU 0.5 also as ``_ap_50``) and ``_recall_at_0.25`` for each class with
             objects, see ``metric_names``. ``outfile_prefix='a/b'`` writes the report at every evaluation to
-            ``a/b.precision_recall.json``, with null for nan and inf. TeacherStudentValLoop evaluates the student last,
-            so the file has the figures of the student.
+            ``a/b.precision_recall.json``, with null for nan and inf, and with the ``intervals`` of ``bootstrap``.
+            TeacherStudentValLoop evaluates the student last, so the file has the figures of the student.
 
     Raises:
         ValueError: an argument is out of range, or ``ann_file`` is no COCO set or lacks a class; in the evaluation,
@@ -173,18 +173,20 @@ class PrecisionRecallMetric(CocoMetric):
         names = self._read_classes_and_truth()
         matches = match_images(self._pairs(results), len(names), self.iou_thr)
         report = precision_recall(matches, self.score_thr, self.recalls)
-        alarms = self._false_alarms(matches) if matches.empty_images else {}
+        alarms, intervals = self._false_alarms(matches) if matches.empty_images else ({}, {})
         for entry, name in zip(report['classes'], names):
             entry['name'] = name
         if self.outfile_prefix is not None:
             content = dict(iou_thr=self.iou_thr, score_thr=self.score_thr, **report)
-            content['metrics'] = {
-                k: v if math.isfinite(v) else None for k, v in {**report['metrics'], **alarms}.items()
-            }
+            content['metrics'] = {k: _finite(v) for k, v in {**report['metrics'], **alarms}.items()}
+            content['intervals'] = {k: [*map(_finite, interval)] for k, interval in intervals.items()}
             write_whole(f'{self.outfile_prefix}.precision_recall.json', json.dumps(content))
         if self.plot_dir is not None:
             confusion = confusion_matrix(self._pairs(results), len(names), self.score_thr, self.iou_thr)
             write_plots(self.plot_dir, matches, report, confusion, self.iou_thr, self.score_thr)
+        if self.prevalence is not None and not matches.empty_images:
+            reason = 'no image of the set is without boxes'
+            print_log(f'`prevalence` has no effect: {reason}', logger='current', level=logging.WARNING)
         if reason := unreached(matches, self.recalls, names):
             MMLogger.get_current_instance().info(reason, extra={} if self.bootstrap else FILE_ONLY)
         table = report_table(report, self.iou_thr, self.score_thr, self.recalls, self.classwise)
@@ -197,13 +199,13 @@ class PrecisionRecallMetric(CocoMetric):
                 numbers |= {f'{plain}_{key}': entry[source] for key, source in keys.items()}
         return numbers
 
-    def _false_alarms(self, matches: Matches) -> dict[str, float]:
+    def _false_alarms(self, matches: Matches) -> tuple[dict[str, float], dict[str, Interval]]:
         options = self.score_thr, self.recalls, self.prevalence
-        figures = false_alarms(matches, *options)
+        figures, intervals = false_alarms(matches, *options), {}
         if self.bootstrap:
-            table = alarm_table(figures, false_alarm_intervals(matches, *options, resamples=self.bootstrap))
-            MMLogger.get_current_instance().info(table)
-        return figures
+            intervals = false_alarm_intervals(matches, *options, resamples=self.bootstrap)
+            MMLogger.get_current_instance().info(alarm_table(figures, intervals))
+        return figures, intervals
 
     def _read_classes_and_truth(self) -> list[str]:
         """Returns the names of the classes."""
@@ -228,3 +230,7 @@ class PrecisionRecallMetric(CocoMetric):
         for _, found in results:
             boxes = xywh(found['bboxes'])
             yield Detections(boxes, found['scores'], found['labels']), self._truth[found['img_id']]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -142,3 +142,21 @@ def test_a_folder_with_files_is_not_filled(run, tmp_path):
     code, _, err = run('--show-dir', 'mine')
     assert code == 2 and 'Expected --show-dir to be a new or an empty folder, but mine has content' in err
     assert run('--show-score', 3)[0] == 2
+
+
+def test_intervals_of_the_false_alarms_are_printed(run, trained, tmp_path):
+    boxed = json.loads((trained.root / 'test.json').read_text())
+    good = dict(boxed, annotations=[a for a in boxed['annotations'] if a['image_id'] == 0])  # 3 squares are seen in b
+    (tmp_path / 'good.json').write_text(json.dumps(good))
+    out = run(
+        '--out',
+        'new',
+        '--cfg-options',
+        f'test_dataloader.dataset.ann_file={tmp_path}/good.json',
+        f'test_evaluator.ann_file={tmp_path}/good.json',
+        'test_evaluator.prevalence=0.5',
+        'test_evaluator.bootstrap=20',
+    )[1]
+    metrics = json.loads((tmp_path / 'new/metrics.json').read_text())
+    assert metrics['pr/alarms_per_100_good_at_0.25'] == 200 and metrics['pr/good_with_alarm_at_0.25'] == 1
+    assert 'with 95 % intervals by bootstrap' in out and 'at prevalence 0.5' in out

@@ -304,3 +304,22 @@ def test_in_a_real_run_teacher_and_student_are_reported(as_list, data, tmp_path)
     assert recorder.metrics['teacher/pr/fp_per_image_at_recall_1'] == math.inf  # the teacher is hardly trained
     logged = [json.loads(line) for line in next(tmp_path.rglob('scalars.json')).read_text().splitlines()]
     assert logged[-1]['teacher/pr/f1'] == recorder.metrics['teacher/pr/f1']
+
+
+def test_intervals_are_written_to_the_report(crowd, samples, tmp_path):
+    evaluate(samples, ann_file=crowd, bootstrap=50, outfile_prefix=str(tmp_path / 'found'))
+    report = json.loads((tmp_path / 'found.precision_recall.json').read_text())
+    good = [name for name in report['metrics'] if 'good' in name]
+    assert list(report['intervals']) == good and len(good) == 2 + 4 * len(RECALLS_SHOWN)
+    low, high = report['intervals']['alarms_per_100_good_at_0.25']
+    assert low <= report['metrics']['alarms_per_100_good_at_0.25'] <= high
+
+
+def test_prevalence_without_a_good_image_is_said(crowd, coco, samples, monkeypatch):
+    lines = []
+    monkeypatch.setattr('mmyolo_bgpenalty.evaluation.metric.print_log', lambda text, **kwargs: lines.append(text))
+    evaluate(samples, ann_file=crowd, prevalence=0.9)
+    assert not lines
+    boxed = {a['image_id'] for a in coco['annotations']}
+    evaluate([sample for sample in samples if sample.img_id in boxed], ann_file=crowd, prevalence=0.9)
+    assert '`prevalence` has no effect: no image of the set is without boxes' in lines
