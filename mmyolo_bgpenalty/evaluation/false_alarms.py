@@ -33,6 +33,15 @@ class Interval(NamedTuple):
     high: float
 
 
+class OperatingPoint(NamedTuple):
+    """What a detector finds at a confidence that is chosen for its number of false alarms."""
+
+    alarms: float  # the most false alarms per 100 good parts that are allowed
+    confidence: float  # inf if no detection may count
+    recall: float  # share of the objects that are found; nan without objects
+    part_recall: float  # share of the defective parts that are found; nan without defective parts
+
+
 def false_alarms(
     matches: Matches, score_thr: float = 0.25, recalls: Sequence[float] = (0.8,), prevalence: float | None = None
 ) -> dict[str, float]:
@@ -64,6 +73,27 @@ def false_alarm_intervals(
         low, high = int(0.025 * len(values)), math.ceil(0.975 * len(values)) - 1
         # No interpolation, since a value may be inf.
         found[name] = Interval(*(float(values[place]) if len(values) else math.nan for place in (low, high)))
+    return found
+
+
+def operating_points(matches: Matches, alarms: Sequence[float]) -> list[OperatingPoint]:
+    """For each number in ``alarms`` (>= 0), the lowest score with at most so many false alarms per 100 good parts.
+
+    Raises:
+        ValueError: there is no good part.
+    """
+    if not matches.empty_images:
+        raise ValueError('Expected good parts, which are images without a box, but got none')
+    ranking, ends = _Ranking(matches), lambda counts: np.append(0, counts)
+    per_100 = ends(np.cumsum(matches.in_empty)[ranking.ends - 1]) * 100 / matches.empty_images
+    hits = ends(np.cumsum(matches.tp)[ranking.ends - 1])
+    parts = ends(np.searchsorted(ranking.first_hit[1], ranking.ends))
+    confidences = np.append(np.inf, ranking.scores)
+    found = []
+    for limit in alarms:
+        stop = int(np.searchsorted(per_100, limit + 1e-9, side='right')) - 1
+        recalls = _share(hits[stop], matches.num_gt.sum()), _share(parts[stop], (matches.objects > 0).sum())
+        found.append(OperatingPoint(limit, float(confidences[stop]), *recalls))
     return found
 
 

@@ -20,16 +20,18 @@ from mmyolo.registry import METRICS
 
 from mmyolo_bgpenalty.datasets.coco import CheckedCOCO
 from mmyolo_bgpenalty.evaluation.confusion import confusion_matrix
-from mmyolo_bgpenalty.evaluation.false_alarms import Interval, false_alarm_intervals, false_alarms
+from mmyolo_bgpenalty.evaluation.false_alarms import Interval, false_alarm_intervals, false_alarms, operating_points
 from mmyolo_bgpenalty.evaluation.matching import Detections, Matches, Truth, match_images, xywh
 from mmyolo_bgpenalty.evaluation.names import metric_names
 from mmyolo_bgpenalty.evaluation.plots import write_plots
 from mmyolo_bgpenalty.evaluation.precision_recall import RECALLS_SHOWN, precision_recall
-from mmyolo_bgpenalty.evaluation.table import FILE_ONLY, alarm_table, report_table, unreached
+from mmyolo_bgpenalty.evaluation.table import FILE_ONLY, alarm_table, operating_table, report_table, unreached
 from mmyolo_bgpenalty.utils.arguments import flag, fraction, whole_number
 from mmyolo_bgpenalty.utils.coco_json import is_crowd, with_own_ids
 from mmyolo_bgpenalty.utils.files import printable, write_whole
 from mmyolo_bgpenalty.utils.image_files import size_fault
+
+ALARMS = (1, 5, 20, 100)  # per 100 good parts, in the table of operating points
 
 
 @METRICS.register_module()
@@ -50,8 +52,8 @@ class PrecisionRecallMetric(CocoMetric):
         score_thr: a fixed confidence to report, in [0, 1].
         recalls: recalls at which precision and false positives are reported, each in (0, 1].
         prevalence: share of good parts on the production line, in (0, 1), see ``false_alarms``. None: no such figure.
-        bootstrap: number of resamples of the images for the intervals of ``false_alarms``. They are logged as a table.
-            0 (default): no intervals.
+        bootstrap: number of resamples of the images for the intervals of ``false_alarms``. They are logged as a table,
+            with ``operating_points``. 0 (default): no intervals and no table.
         coco: also report the values of CocoMetric, ``coco/bbox_mAP`` …. They are 0 without any detection. They are
             computed with ids of ``with_own_ids``, so the ids in ``ann_file`` may have any values.
         prefix: replaces ``pr``.
@@ -179,7 +181,8 @@ class PrecisionRecallMetric(CocoMetric):
         if self.outfile_prefix is not None:
             content = dict(iou_thr=self.iou_thr, score_thr=self.score_thr, **report)
             content['metrics'] = {k: _finite(v) for k, v in {**report['metrics'], **alarms}.items()}
-            content['intervals'] = {k: [*map(_finite, interval)] for k, interval in intervals.items()}
+            if intervals:
+                content['intervals'] = {k: [*map(_finite, interval)] for k, interval in intervals.items()}
             write_whole(f'{self.outfile_prefix}.precision_recall.json', json.dumps(content))
         if self.plot_dir is not None:
             confusion = confusion_matrix(self._pairs(results), len(names), self.score_thr, self.iou_thr)
@@ -204,7 +207,8 @@ class PrecisionRecallMetric(CocoMetric):
         figures, intervals = false_alarms(matches, *options), {}
         if self.bootstrap:
             intervals = false_alarm_intervals(matches, *options, resamples=self.bootstrap)
-            MMLogger.get_current_instance().info(alarm_table(figures, intervals))
+            points = operating_points(matches, ALARMS)
+            MMLogger.get_current_instance().info(f'{alarm_table(figures, intervals)}{operating_table(points)}')
         return figures, intervals
 
     def _read_classes_and_truth(self) -> list[str]:

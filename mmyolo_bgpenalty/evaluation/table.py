@@ -8,7 +8,7 @@ from numbers import Real
 import numpy as np
 from terminaltables import AsciiTable
 
-from mmyolo_bgpenalty.evaluation.false_alarms import Interval, where_recall_ends
+from mmyolo_bgpenalty.evaluation.false_alarms import Interval, OperatingPoint, where_recall_ends
 from mmyolo_bgpenalty.evaluation.matching import Matches
 from mmyolo_bgpenalty.utils.files import printable
 
@@ -109,6 +109,15 @@ def alarm_table(figures: Mapping[str, float], intervals: Mapping[str, Interval])
     ]
     title = 'False alarms on the empty images (good parts), with 95 % intervals by bootstrap over the images'
     return f'\n{title}\n{AsciiTable([["", "value", "interval"], *rows]).table}'
+
+
+def operating_table(points: Sequence[OperatingPoint]) -> str:
+    """``operating_points`` as a table."""
+    heads = ['false alarms per 100 good parts, at most', 'confidence', 'objects found', 'defective parts found']
+    rows = [
+        [f'{one.alarms:g}', *('none' if value == math.inf else f'{value:.3f}' for value in one[1:])] for one in points
+    ]
+    return f'\nA confidence to choose for a production line\n{AsciiTable([heads, *rows]).table}'
 
 
 def unreached(matches: Matches, recalls: Sequence[float], names: Sequence[str]) -> str:

@@ -2,12 +2,14 @@
 
 import copy
 import json
+import re
 import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from PIL import Image
 
 from mmyolo_bgpenalty.cli import test as test_command
@@ -144,19 +146,18 @@ def test_a_folder_with_files_is_not_filled(run, tmp_path):
     assert run('--show-score', 3)[0] == 2
 
 
-def test_intervals_of_the_false_alarms_are_printed(run, trained, tmp_path):
-    boxed = json.loads((trained.root / 'test.json').read_text())
-    good = dict(boxed, annotations=[a for a in boxed['annotations'] if a['image_id'] == 0])  # 3 squares are seen in b
-    (tmp_path / 'good.json').write_text(json.dumps(good))
-    out = run(
-        '--out',
-        'new',
-        '--cfg-options',
-        f'test_dataloader.dataset.ann_file={tmp_path}/good.json',
-        f'test_evaluator.ann_file={tmp_path}/good.json',
-        'test_evaluator.prevalence=0.5',
-        'test_evaluator.bootstrap=20',
-    )[1]
+def test_intervals_and_operating_points_of_the_false_alarms(run, trained, tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr(MMLogger, 'info', lambda self, text, *args, **kwargs: lines.append(str(text)))
+    content = json.loads((trained.root / 'test.json').read_text())
+    content['annotations'] = [box for box in content['annotations'] if box['image_id'] == 0]  # 2 squares are seen in 1
+    (tmp_path / 'good.json').write_text(json.dumps(content))
+    names = 'test_dataloader.dataset.ann_file', 'test_evaluator.ann_file'
+    files = [f'{name}={tmp_path}/good.json' for name in names]
+    options = 'test_evaluator.prevalence=0.5', 'test_evaluator.bootstrap=20'
+    run('--out', 'new', '--cfg-options', *files, *options)
     metrics = json.loads((tmp_path / 'new/metrics.json').read_text())
     assert metrics['pr/alarms_per_100_good_at_0.25'] == 200 and metrics['pr/good_with_alarm_at_0.25'] == 1
-    assert 'with 95 % intervals by bootstrap' in out and 'at prevalence 0.5' in out
+    log = '\n'.join(lines)
+    assert 'with 95 % intervals by bootstrap' in log and 'at prevalence 0.5' in log
+    assert re.search(r'\| 100 +\| none ', log)  # the two squares have the same score

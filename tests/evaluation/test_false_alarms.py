@@ -7,7 +7,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mmyolo_bgpenalty.evaluation.false_alarms import false_alarm_intervals, false_alarms, where_recall_ends
+from mmyolo_bgpenalty.evaluation.false_alarms import (
+    false_alarm_intervals,
+    false_alarms,
+    operating_points,
+    where_recall_ends,
+)
 from mmyolo_bgpenalty.evaluation.matching import match_boxes, match_images
 from mmyolo_bgpenalty.evaluation.table import alarm_table, unreached
 from tests.helpers.detections import CLASSES, IOU, image, images
@@ -160,3 +165,28 @@ def test_without_good_or_defective_parts(drawn):
     found = false_alarms(matches, 0.25, (0.8,), 0.9)
     assert math.isnan(found['alarms_per_100_good_at_recall_0.8'])
     assert found.keys() == (false_alarm_intervals(matches, 0.25, (0.8,), 0.9, resamples=5) or found).keys()
+
+
+@given(images(), st.integers(1, 3))
+def test_operating_points_equal_the_naive_ones(drawn, emptied):
+    drawn = [(found, empty(truth) if i < emptied else truth) for i, (found, truth) in enumerate(drawn)]
+    matches = match_images(drawn, CLASSES, IOU)
+    limits = (0, 50, 100, 1000)
+    for limit, point in zip(limits, operating_points(matches, limits)):
+        fits = [c for c in {math.inf, *matches.scores} if alarms_at(matches, c) * 100 / matches.empty_images <= limit]
+        assert point.alarms == limit and point.confidence == min(fits)
+        hits = matches.tp & (matches.scores >= point.confidence)
+        assert point.recall == pytest.approx(
+            hits.sum() / matches.num_gt.sum() if matches.num_gt.sum() else math.nan, nan_ok=True
+        )
+        parts = [np.any(hits & (matches.image == i)) for i in np.flatnonzero(matches.objects)]
+        assert point.part_recall == pytest.approx(np.mean(parts) if parts else math.nan, nan_ok=True)
+
+
+def alarms_at(matches, confidence):
+    return int((matches.in_empty & (matches.scores >= confidence)).sum())
+
+
+def test_operating_points_need_good_parts():
+    with pytest.raises(ValueError, match='Expected good parts'):
+        operating_points(match_images([image([0.5], [0])], CLASSES, IOU), (1,))
