@@ -6,6 +6,10 @@ empty = 'empty/'  # a folder, a json or text file, or a list of these, in data_r
 
 branches = ['sup', 'bg']
 load_empty = [_base_.load_image, dict(type='mmdet.LoadEmptyAnnotations', with_bbox=True)]
+# They are augmented as labeled images are. Otherwise a mosaic would mean "shows objects".
+empty_mosaic = [dict(_base_.mosaic, pre_transform=load_empty), _base_.middle]
+empty_canvas = dict(_base_.canvas, transforms=[empty_mosaic, _base_.single])
+empty_mixup = dict(_base_.mixup, pre_transform=[*load_empty, empty_canvas])
 empty_views = dict(type='Views', branch_field=branches, bg=[_base_.pack])
 sup_views = dict(type='Views', branch_field=branches, sup=[_base_.pack])
 train_dataloader = dict(
@@ -16,7 +20,7 @@ train_dataloader = dict(
         type='LabeledUnlabeledDataset',
         labeled=dict(_base_.train_dataloader.dataset, pipeline=[*_base_.pipeline[:-1], sup_views]),
         empty=empty,
-        empty_pipeline=[*load_empty, *_base_.single, _base_.colour, _base_.flip, empty_views],
+        empty_pipeline=[*load_empty, empty_canvas, empty_mixup, _base_.colour, _base_.flip, empty_views],
     ),
 )
 images = dict(_base_.model.data_preprocessor, type='StackingDetDataPreprocessor', pad_size_divisor=32)

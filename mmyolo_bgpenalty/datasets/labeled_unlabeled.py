@@ -124,6 +124,10 @@ class LabeledUnlabeledDataset(ConcatDataset):
         for dataset in leaves_of(self.datasets[0]):
             dataset.pipeline = pipeline
 
+    @property
+    def empty_set(self) -> BaseDataset | None:
+        return dict(zip(self.sources, self.datasets)).get('empty')
+
     def __getitem__(self, idx: int) -> dict:
         dataset, place = _leaf_at(self, int(idx))
         with seeded_by(idx):

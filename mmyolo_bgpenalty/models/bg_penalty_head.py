@@ -29,9 +29,6 @@ class LatestLoss(NamedTuple):
     positives: Tensor  # scalar, the sum of the assigned scores per image, at least 1
 
 
-EMPTY_NORMALIZERS = ('images', 'positives', 'hard')  # of `loss_without_objects`
-
-
 @MODELS.register_module()
 class BgPenaltyYOLOv8Head(SparseYOLOv8Head):
     """YOLOv8Head with one more loss, ``loss_bg``, see ``background_penalty``.
@@ -88,32 +85,25 @@ class BgPenaltyYOLOv8Head(SparseYOLOv8Head):
         return {**losses, 'loss_bg': scale * penalty}
 
     def loss_without_objects(
-        self, cls_scores: list[Tensor], metas: list[dict], normalizer: str, penalty: BackgroundPenaltyOptions
+        self, cls_scores: list[Tensor], metas: list[dict], penalty: BackgroundPenaltyOptions
     ) -> dict[str, Tensor]:
         r"""Losses of B images without objects, ``loss_cls`` and ``loss_bg``, after a labeled batch.
 
         .. math:: L_{cls} = \frac{w}{n} \sum_{i, c} \mathrm{softplus}(z_{ic})
 
-        w is the ``loss_weight`` of ``loss_cls``. YOLOv8's classification loss has the same form, and its n is the sum
-        of the assigned scores per image. Here the divisor n per image is by ``normalizer``:
-
-        - 'images': 1;
-        - 'positives': the sum of the assigned scores per image of the latest labeled batch, at least 1. Then a prior
-          weighs as much as a background prior of a labeled image;
-        - 'hard': the number of priors with :math:`\max_c σ(z)` above ``hard_score``, divided by B, at least 1.
+        This is YOLOv8's classification loss. w is the ``loss_weight`` of ``loss_cls``. n is the sum of the assigned
+        scores per image of the latest labeled batch, at least 1. So a prior weighs as much as a background prior of a
+        labeled image.
 
         ``loss_bg`` is λ times the penalty with the options ``penalty``, scaled in the same way. With its ``normalizer``
-        'positives' it has the n of that name. ``cls_scores``: logits of each level, (B, C, H, W).
+        'positives' it has the same n. ``cls_scores``: logits of each level, (B, C, H, W).
         """
         self._update_priors(cls_scores)
         none = torch.zeros(0, dtype=torch.int64, device=cls_scores[0].device)
         bce, max_logits = bce_and_max_logits(cls_scores, none, none, none, none.float())
         images, scale = len(metas), self.loss_cls.loss_weight * len(metas) * get_world_size()
         positives = images * (max_logits.new_ones(()) if self.latest is None else self.latest.positives)
-        number = positives if normalizer == 'positives' else max_logits.new_full((), images)
-        if normalizer == 'hard':
-            number = (max_logits.detach().sigmoid() > penalty.hard_score).sum().clamp(min=images)
-        losses = self._synced(dict(loss_cls=scale * bce / number), number)
+        losses = self._synced(dict(loss_cls=scale * bce / positives), positives)
         if self.lambda_bg == 0:
             return {**losses, 'loss_bg': bce.new_zeros(())}
         options = asdict(penalty)

@@ -4,16 +4,20 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+import torch
 from mmdet.models.detectors import SingleStageDetector
+from mmdet.models.utils import unpack_gt_instances
 from mmyolo.models.detectors import YOLODetector
 from mmyolo.registry import MODELS
 from torch import Tensor
+from torch.nn.functional import pad
 
-from mmyolo_bgpenalty.models.bg_penalty_head import EMPTY_NORMALIZERS, BgPenaltyYOLOv8Head
+from mmyolo_bgpenalty.models.bg_penalty_head import BgPenaltyYOLOv8Head
 from mmyolo_bgpenalty.models.losses import BackgroundPenaltyOptions
-from mmyolo_bgpenalty.utils.arguments import known_keys, non_negative, one_of
+from mmyolo_bgpenalty.utils.arguments import known_keys, non_negative
 
 LOSSES = ('loss_cls', 'loss_bg')
+BRANCHES = ('sup', 'bg')
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,6 @@ class EmptyBranch:
 
     Args:
         loss_weights: factors of the losses, >= 0, e.g. ``dict(loss_bg=0.0)``.
-        normalizer: the divisor of ``bg_loss_cls``, see ``BgPenaltyYOLOv8Head.loss_without_objects``.
         penalty: options of ``BackgroundPenaltyOptions``. They replace those of the head.
 
     Raises:
@@ -30,7 +33,6 @@ class EmptyBranch:
     """
 
     loss_weights: Mapping[str, float] = field(default_factory=dict)
-    normalizer: str = 'positives'
     penalty: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -43,7 +45,6 @@ class EmptyBranch:
         known_keys('bg_branch.loss_weights', self.loss_weights, LOSSES)
         for name, weight in self.loss_weights.items():
             non_negative(f'bg_branch.loss_weights.{name}', weight)
-        one_of('bg_branch.normalizer', self.normalizer, EMPTY_NORMALIZERS)
         known_keys('bg_branch.penalty', self.penalty, [option.name for option in fields(BackgroundPenaltyOptions)])
         BackgroundPenaltyOptions(**{'normalizer': 'hard', **self.penalty})
 
@@ -63,15 +64,29 @@ class EmptyBranch:
         except ValueError as problem:
             raise ValueError(f'`bg_branch.penalty`: {problem}') from None
 
-    def losses(self, detector: SingleStageDetector, inputs: Tensor, samples: list) -> dict[str, Tensor]:
-        """The losses of a batch of empty images, after those of a labeled batch."""
-        head, metas = detector.bbox_head, [sample.metainfo for sample in samples]
-        penalty = self.options_for(head)
-        cls_scores = head(detector.extract_feat(inputs))[0]
-        losses = head.loss_without_objects(cls_scores, metas, self.normalizer, penalty)
+    def losses(
+        self, detector: SingleStageDetector, inputs: Mapping[str, Tensor], samples: Mapping[str, list]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The losses of the labeled images (branch 'sup'), as ``detector.loss`` gives them, and ``bg_*``.
+
+        One forward pass has both. In two passes batch normalization has statistics of labeled images and of empty
+        images, and the network learns to tell them apart (docs/experiments.md). The smaller images get padding.
+        """
+        head, labeled = detector.bbox_head, len(inputs['sup'])
+        images = [inputs[branch] for branch in BRANCHES]
+        height, width = (max(one.shape[side] for one in images) for side in (2, 3))
+        images = [pad(one, (0, width - one.shape[3], 0, height - one.shape[2])) for one in images]
+        outs = head(detector.extract_feat(torch.cat(images)))
+        objects, ignored, metas = unpack_gt_instances(samples['sup'])
+        of_labeled = ([level[:labeled] for level in levels] for levels in outs)
+        losses = head.loss_by_feat(*of_labeled, objects, metas, ignored)
+        cls_scores, metas = [level[labeled:] for level in outs[0]], [sample.metainfo for sample in samples['bg']]
+        found = head.loss_without_objects(cls_scores, metas, self.options_for(head))
         # As in `weigh_losses`, a loss with the weight 0 is 0 even if it was NaN.
-        weighed = {name: loss * self.loss_weights.get(name, 1.0) for name, loss in losses.items()}
-        return {f'bg_{name}': x if self.loss_weights.get(name, 1.0) else x.nan_to_num() for name, x in weighed.items()}
+        weighed = {name: loss * self.loss_weights.get(name, 1.0) for name, loss in found.items()}
+        return losses, {
+            f'bg_{name}': x if self.loss_weights.get(name, 1.0) else x.nan_to_num() for name, x in weighed.items()
+        }
 
 
 @MODELS.register_module()
@@ -90,7 +105,7 @@ class EmptyImagesYOLODetector(YOLODetector):
 
     def loss(self, batch_inputs: dict[str, Tensor], batch_data_samples: dict[str, list]) -> dict[str, Tensor]:
         """The losses of YOLODetector for the labeled images, and ``bg_loss_cls`` and ``bg_loss_bg``."""
-        losses = super().loss(batch_inputs['sup'], batch_data_samples['sup'])
-        if 'bg' in batch_inputs:
-            losses |= self.bg_branch.losses(self, batch_inputs['bg'], batch_data_samples['bg'])
-        return losses
+        if 'bg' not in batch_inputs:
+            return super().loss(batch_inputs['sup'], batch_data_samples['sup'])
+        labeled, empty = self.bg_branch.losses(self, batch_inputs, batch_data_samples)
+        return labeled | empty

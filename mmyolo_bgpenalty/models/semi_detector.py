@@ -107,9 +107,11 @@ class SemiYOLODetector(SemiBaseDetector):
         """
         inputs, samples = multi_batch_inputs, multi_batch_data_samples
         self.pseudo_labels, self.latest = [], None
-        losses = self.loss_by_gt_instances(inputs['sup'], samples['sup'])
         if 'bg' in inputs:
-            losses |= self.bg_branch.losses(self.student, inputs['bg'], samples['bg'])
+            labeled, empty = self.bg_branch.losses(self.student, inputs, samples)
+            losses = self._weighed(labeled) | empty
+        else:
+            losses = self.loss_by_gt_instances(inputs['sup'], samples['sup'])
         # In burn-in our sampler gives no unlabeled images. Other samplers may give some.
         if self.unsup_ramp == 0 or 'unsup_student' not in inputs:
             return {**losses, **self._statistics(0.0, [])}
@@ -191,8 +193,11 @@ class SemiYOLODetector(SemiBaseDetector):
 
     def loss_by_gt_instances(self, batch_inputs: Tensor, batch_data_samples: list) -> dict:
         """Losses of the labeled images, times their weights."""
+        return self._weighed(self.student.loss(batch_inputs, batch_data_samples))
+
+    def _weighed(self, losses: dict) -> dict:
         options = self.semi_train_cfg
-        losses = weigh_losses(self.student.loss(batch_inputs, batch_data_samples), options.sup_weight)
+        losses = weigh_losses(losses, options.sup_weight)
         return rename_loss_dict('sup_', weigh_losses(losses, 1.0, options.sup_loss_weights))
 
     def loss_by_pseudo_instances(self, batch_inputs: Tensor, batch_data_samples: list, batch_info=None) -> dict:

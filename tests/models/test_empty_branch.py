@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +13,6 @@ from tests.helpers.heads import GRIDS, NO_OBJECTS, OBJECTS, batch, build, featur
 from tests.helpers.tiny import CLASSES, SEMI, load, make_images, make_set, train
 
 PENALTIES = ({}, dict(focal=True, gamma=0.0), dict(normalizer='hard', hard_score=0.15))
-NORMALIZERS = ('images', 'positives', 'hard')
 
 
 def head_after_labels(objects=OBJECTS, **penalty):
@@ -25,18 +23,16 @@ def head_after_labels(objects=OBJECTS, **penalty):
 
 
 @pytest.mark.parametrize('penalty', PENALTIES, ids=str)
-@pytest.mark.parametrize('normalizer', NORMALIZERS)
-def test_equals_the_naive_sum(normalizer, penalty):
+def test_equals_the_naive_sum(penalty):
     head, logits = head_after_labels()
     options = dataclasses.replace(head.bg_penalty, **penalty)
-    losses = head.loss_without_objects(logits, [{}, {}], normalizer, options)
+    losses = head.loss_without_objects(logits, [{}, {}], options)
     z = torch.cat([level.flatten(2) for level in logits], 2).mT.detach().double()
     p = z.amax(2).sigmoid().flatten()
     hard = p[p > options.hard_score]
-    per_image = dict(images=1.0, positives=float(head.latest.positives), hard=len(hard) / 2)[normalizer]
     assert 1 < len(hard) < len(p)
-    weight = head.loss_cls.loss_weight
-    assert losses['loss_cls'].item() == pytest.approx(weight * float(torch.log1p(z.exp()).sum()) / per_image, rel=1e-5)
+    weight, number = head.loss_cls.loss_weight, float(head.latest.positives)
+    assert losses['loss_cls'].item() == pytest.approx(weight * float(torch.log1p(z.exp()).sum()) / number, rel=1e-5)
     counted = hard if options.normalizer == 'hard' else p
     terms = -counted.pow(options.gamma) * torch.log1p(-counted) if options.focal else counted
     assert losses['loss_bg'].item() == pytest.approx(1.5 * weight * 2 * float(terms.mean()), rel=1e-5)
@@ -58,24 +54,23 @@ def test_positives_weigh_a_prior_as_in_a_labeled_batch():
     head.loss(None, samples[:2])
     assert head.latest.positives > 1
     logits = [level.clone().requires_grad_() for level in outs[0]]
-    head.loss_without_objects(logits, [{}, {}], 'positives', head.bg_penalty)['loss_cls'].backward()
+    head.loss_without_objects(logits, [{}, {}], head.bg_penalty)['loss_cls'].backward()
     for found, expected in zip(logits, joint[0]):  # MMYOLO multiplies by the number of images, here 4
         torch.testing.assert_close(found.grad, expected.grad[2:] / 2)
 
 
-@pytest.mark.parametrize('normalizer', NORMALIZERS)
-def test_a_labeled_batch_without_objects_does_not_change_the_scale(normalizer):
+def test_a_labeled_batch_without_objects_does_not_change_the_scale():
     found = []
     for objects in (OBJECTS, NO_OBJECTS):
         head, logits = head_after_labels(objects)
-        found.append(head.loss_without_objects(logits, [{}, {}], normalizer, head.bg_penalty)['loss_cls'].item())
+        found.append(head.loss_without_objects(logits, [{}, {}], head.bg_penalty)['loss_cls'].item())
     assert found[1] <= 2 * found[0]
 
 
 def test_padding_is_no_background():
     head, logits = head_after_labels()
     metas = [dict(img_shape=(64, 32), ori_shape=(64, 32), homography_matrix=torch.eye(3).numpy())] * 2
-    head.loss_without_objects(logits, metas, 'images', head.bg_penalty)['loss_bg'].backward()
+    head.loss_without_objects(logits, metas, head.bg_penalty)['loss_bg'].backward()
     for level, size in zip(logits, GRIDS):
         reached = level.grad.abs().sum((0, 1)).gt(0)
         assert reached[:, : size // 2].all() and not reached[:, size // 2 :].any()
@@ -84,7 +79,7 @@ def test_padding_is_no_background():
 def test_lambda_0_has_no_penalty():
     head, logits = head_after_labels()
     head.lambda_bg = 0
-    assert head.loss_without_objects(logits, [{}, {}], 'images', head.bg_penalty)['loss_bg'] == 0
+    assert head.loss_without_objects(logits, [{}, {}], head.bg_penalty)['loss_bg'] == 0
 
 
 @pytest.mark.parametrize(
@@ -107,13 +102,62 @@ def test_options_that_do_not_fit_the_head(kind):
         EmptyBranch.from_cfg(dict(penalty=dict(hard_score=0.3))).options_for(build(kind))
 
 
+class OneHead:
+    """A detector whose network is a mean: features of an image of H x W pixels have the sizes of ``GRIDS``."""
+
+    def __init__(self):
+        self.bbox_head, self.seen = build(bg_penalty=dict(lambda_bg=1.5), assigner='SparseTaskAlignedAssigner'), []
+
+    def extract_feat(self, images):
+        self.seen.append(images)
+        scale = images.mean((1, 2, 3))[:, None, None, None]
+        return [level[:1] * scale for level in features()]
+
+
+def both(detector, sizes=((64, 64), (64, 64)), **options):
+    torch.manual_seed(3)
+    inputs = {name: torch.randn(2, 3, *size) for name, size in zip(('sup', 'bg'), sizes)}
+    samples = dict(sup=batch('list', OBJECTS), bg=batch('list', NO_OBJECTS))
+    return inputs, samples, EmptyBranch.from_cfg(options).losses(detector, inputs, samples)
+
+
+def test_one_forward_pass_gives_the_losses_of_two():
+    """Without batch normalization. With it, the statistics are those of labeled and empty images together."""
+    detector = OneHead()
+    for module in detector.bbox_head.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    inputs, samples, (labeled, empty) = both(detector)
+    head = detector.bbox_head
+    alone = head.loss(detector.extract_feat(inputs['sup']), samples['sup'])
+    scores = head(detector.extract_feat(inputs['bg']))[0]
+    expected = head.loss_without_objects(scores, [sample.metainfo for sample in samples['bg']], head.bg_penalty)
+    torch.testing.assert_close(labeled, alone)
+    torch.testing.assert_close(empty, {f'bg_{name}': loss for name, loss in expected.items()})
+    assert all(loss > 0 for loss in (*labeled.values(), *empty.values()))
+
+
+def test_batch_normalization_sees_labeled_and_empty_images_together():
+    detector = OneHead()
+    inputs = both(detector)[0]
+    (seen,) = detector.seen
+    assert torch.equal(seen, torch.cat([inputs['sup'], inputs['bg']]))
+
+
+def test_images_of_two_sizes_get_padding():
+    detector = OneHead()
+    inputs = both(detector, ((64, 64), (32, 48)))[0]
+    (seen,) = detector.seen
+    assert torch.equal(seen[2:, :, :32, :48], inputs['bg']) and seen.shape == (4, 3, 64, 64)
+    assert not seen[2:, :, 32:].any() and not seen[2:, :, :, 48:].any()
+
+
 @pytest.mark.parametrize('weights', [{}, dict(loss_bg=0.0)])
 def test_a_weight_of_0_stops_a_loss_that_is_not_finite(weights):
+    detector = OneHead()
     losses = dict(loss_cls=torch.ones(()), loss_bg=torch.tensor(math.nan))
-    head = build()
-    head.loss_without_objects = lambda *args: losses
-    detector = SimpleNamespace(bbox_head=head, extract_feat=lambda inputs: features())
-    found = EmptyBranch.from_cfg(dict(loss_weights=weights)).losses(detector, None, [])
+    detector.bbox_head.loss_without_objects = lambda *args: losses
+    found = both(detector, loss_weights=weights)[2][1]
     assert found['bg_loss_cls'] == 1 and bool(found['bg_loss_bg'] == 0) == bool(weights)
 
 
@@ -121,7 +165,6 @@ def test_a_weight_of_0_stops_a_loss_that_is_not_finite(weights):
     'options, message',
     [
         (dict(normaliser='images'), '`bg_branch`'),
-        (dict(normalizer='all'), "`bg_branch.normalizer`.*got 'all'"),
         (dict(loss_weights=dict(loss_bbox=1.0)), '`bg_branch.loss_weights`'),
         (dict(loss_weights=dict(loss_cls=-1.0)), '`bg_branch.loss_weights.loss_cls`.*got -1'),
         (dict(penalty=dict(focus=True)), '`bg_branch.penalty`'),

@@ -4,6 +4,7 @@ import logging
 import math
 
 from mmdet.engine.hooks import PipelineSwitchHook
+from mmengine.dataset import Compose
 from mmengine.logging import print_log
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmyolo.registry import HOOKS
@@ -17,7 +18,8 @@ class LastEpochsPipelineHook(PipelineSwitchHook):
     """Switches the pipeline for the last part of training. Ultralytics ends mosaics in this way.
 
     The last ``max(1, round(share * max_epochs))`` epochs have the new pipeline. In a ``LabeledUnlabeledDataset`` the
-    pipeline of the labeled images is switched. The hook warns and keeps the pipeline for an IterBasedTrainLoop, or if
+    pipeline of the labeled images is switched, and that of the empty images to its ``single_images``. So a mosaic never
+    tells whether an image is empty. The hook warns and keeps a pipeline for an IterBasedTrainLoop, or if
     ``switch_pipeline`` is None and the set is a ConcatDataset or makes only mosaics.
 
     Args:
@@ -51,6 +53,16 @@ class LastEpochsPipelineHook(PipelineSwitchHook):
             return _warn('IterBasedTrainLoop has no epochs')
         self.switch_epoch = runner.max_epochs - max(1, round(self.share * runner.max_epochs))
         return None
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        had_switched = self._has_switched
+        super().before_train_epoch(runner)
+        empty = getattr(runner.train_dataloader.dataset, 'empty_set', None)
+        if empty is not None and self._has_switched and not had_switched:
+            try:
+                empty.pipeline = Compose(single_images(empty.pipeline.transforms))
+            except ValueError as error:
+                _warn(f'the mosaic cannot be removed from `empty_pipeline`. {error}')
 
 
 def _warn(why: str) -> None:

@@ -41,6 +41,25 @@ def test_the_last_epochs_pipeline_follows_the_length_of_training(share, epochs, 
     assert found == first * [['RecordedLetterResize', 'RecordedMixUp']] + (epochs - first) * [last]
 
 
+@pytest.mark.parametrize('mosaic', [choice([MOSAIC], [RESIZE], prob=[1.0, 0.0]), MOSAIC])
+def test_empty_images_become_single_in_the_same_epoch(monkeypatch, mosaic):
+    said = []
+    monkeypatch.setattr('mmyolo_bgpenalty.engine.hooks.last_epochs.print_log', lambda text, **kwargs: said.append(text))
+    hook = LastEpochsPipelineHook(0.5)
+    runner, dataset = of_epochs(4, [choice([MOSAIC], [RESIZE], prob=[1.0, 0.0])])
+    dataset.empty_set = SimpleNamespace(pipeline=Compose([mosaic, MIXUP]))
+    hook.before_train(runner)
+    found = []
+    for runner.epoch in range(4):
+        hook.before_train_epoch(runner)
+        found.append([len(one.pipeline.transforms) for one in (dataset, dataset.empty_set)])
+    single = types(dataset.empty_set.pipeline.transforms[0].transforms) if mosaic is not MOSAIC else []
+    if mosaic is MOSAIC:
+        assert found == [[1, 2]] * 4 and len(said) == 1 and '`empty_pipeline`' in said[0]
+    else:
+        assert found == [[1, 2]] * 2 + [[1, 1]] * 2 and single == ['RecordedLetterResize'] and not said
+
+
 def test_single_images_removes_the_mixing_transforms():
     """If several candidates without mosaic are left, the ratios of their probabilities do not change."""
     kept = single_images(Compose([choice([MOSAIC], [RESIZE]), MIXUP, dict(type='LoadImageFromFile')]).transforms)
