@@ -29,6 +29,7 @@ from mmyolo_bgpenalty.config_check.settings.plan import run_plan
 from mmyolo_bgpenalty.engine.checkpoints.start_weights import model_size, read_weights
 from mmyolo_bgpenalty.utils.arguments import Parser, is_meant, one_of, whole_number
 from mmyolo_bgpenalty.utils.files import printable, write_together
+from mmyolo_bgpenalty.utils.label_formats.labeled_set import Box, Picture
 from mmyolo_bgpenalty.utils.shipped_configs import MODEL_SIZES
 
 NAMED = 3  # files that a line of the output names
@@ -61,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with InputCheck():
         scale = _checked(args)
         sets = read_sets(args.labeled, args.val, args.unlabeled, args.empty, args.split)
-        plan = make_plan(len(sets.train), len(sets.unlabeled), args.batch, args.iterations)
+        half_empty = sets.empty and not sets.unlabeled  # `batch_size` of their config counts labeled pictures only
+        batch = args.batch // 2 if half_empty else args.batch
+        plan = make_plan(len(sets.train), len(sets.unlabeled), batch, args.iterations)
         show_sets(sets)
         config = write_project(args, sets, plan, scale)
     show_next(args, sets, plan, config)
@@ -139,7 +142,8 @@ def write_project(args: argparse.Namespace, sets: ProjectSets, plan: Plan, scale
 
 def show_sets(sets: ProjectSets) -> None:
     print(printable(f'Labels: {sets.source}'))
-    parts = {'train': sets.train, 'val': sets.val, 'unlabeled': sets.unlabeled}
+    empty: dict[Picture, list[Box]] = {picture: [] for picture in sets.empty}
+    parts = {'train': sets.train, 'val': sets.val, 'unlabeled': sets.unlabeled, 'empty': empty}
     parts = {name: boxes for name, boxes in parts.items() if boxes}
     counts = [Counter(box.name for boxes in part.values() for box in boxes) for part in parts.values()]
     table = Table('', *parts)
@@ -148,8 +152,6 @@ def show_sets(sets: ProjectSets) -> None:
     table.add_row('pictures', *(str(len(part)) for part in parts.values()))
     bare = [sum(not boxes for boxes in part.values()) for part in parts.values()]
     table.add_row('without a box', *(str(number) if count else '' for number, count in zip(bare, counts)))
-    if sets.empty:
-        table.add_row('known to be empty', *('' for _ in range(len(parts) - 1)), str(len(sets.empty)))
     table.add_section()
     for name in sets.classes[:CLASSES_IN_TABLE]:
         table.add_row(f'boxes of {printable(name)}', *(str(count[name]) if count else '' for count in counts))
@@ -174,7 +176,7 @@ def show_next(args: argparse.Namespace, sets: ProjectSets, plan: Plan, config: P
             'write its path as `load_from` into the config.'
         )
     cfg = read_config(str(config), {})
-    time = training_time(cfg, plan, len(sets.val), bool(sets.unlabeled))
+    time = training_time(cfg, plan, len(sets.val), bool(sets.unlabeled), bool(sets.empty))
     epochs = f'{plan.epochs} epoch{"s" if plan.epochs > 1 else ""}'
     print(f'Plan: {run_plan(cfg)}, in {epochs}; {time}.')
     if plan.iterations < SHORTEST_RUN:

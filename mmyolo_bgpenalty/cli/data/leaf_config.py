@@ -21,6 +21,7 @@ _base_ = __import__('mmyolo_bgpenalty').config(
     labeled_ann_file='annotations/train.json',
 """
 UNLABELED = "    unlabeled_ann_file='annotations/unlabeled.json',\n"
+EMPTY = "    empty='annotations/empty.txt',  # the names of pictures without any object\n"
 TAIL = """\
     val_ann_file='annotations/val.json',
 )
@@ -34,7 +35,7 @@ train_dataloader = dict(
     batch_size={batch},  # half of them labeled
     num_workers=2,  # processes that load pictures
     batch_sampler=dict(epoch_of={epoch_of!r}),  # an epoch is one pass over these pictures
-{empty})
+)
 """
 MOMENTUM = 0.004  # of the shipped config
 SHORT = """\
@@ -45,7 +46,6 @@ SMALL = """\
 # The boxes are small (median side: {side:.0f} pixels of the input), so pseudo-boxes have no box losses, only classes.
 model = dict(semi_train_cfg=dict(unsup_loss_weights=dict(loss_bbox=0.0, loss_dfl=0.0)))
 """
-EMPTY = "    dataset=dict(known_empty='annotations/empty.txt'),  # names of unlabeled pictures without any object\n"
 
 
 def leaf_config(
@@ -64,7 +64,7 @@ def leaf_config(
     ``images`` is the folder of all pictures, ``weights`` a file, ``side`` the ``median_side`` of the boxes.
     """
     values = dict(
-        base='yolov8_semi_bgpenalty_own.py' if unlabeled else 'yolov8_bgpenalty_own.py',
+        base=f'yolov8_{"semi_" if unlabeled else ""}bgpenalty_own{"" if unlabeled or not empty else "_empty"}.py',
         classes=tuple(classes),
         size=size,
         scale=tuple(scale),
@@ -72,14 +72,13 @@ def leaf_config(
         weights=weights,
         no_weights='' if weights else '  # a file with COCO weights, such as yolov8s.pt of Ultralytics, helps a lot',
         before='on labeled pictures only, without the penalty' if unlabeled else 'without the penalty',
-        empty=EMPTY if empty else '',
         side=side,
         momentum=min(least_momentum(plan.iterations), 1),
         **vars(plan),
     )
-    parts = [HEAD, TAIL, LOADER]
+    parts = [HEAD, *([UNLABELED] if unlabeled else []), *([EMPTY] if empty else []), TAIL]
+    parts += [SEMI_LOADER if unlabeled else LOADER]
     if unlabeled:
-        parts = [HEAD, UNLABELED, TAIL, SEMI_LOADER]
         parts += [SMALL] if side < SMALL_SIDE else []
         parts += [SHORT] if values['momentum'] > MOMENTUM else []
     return ''.join(parts).format(**values)

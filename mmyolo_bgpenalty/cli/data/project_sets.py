@@ -27,7 +27,7 @@ class ProjectSets:
         source: format and place of the labels.
         classes: the classes that have a box in the labeled pictures, before some of these go to ``val``.
         train, val, unlabeled: pictures and their boxes. Training does not read the boxes of ``unlabeled``.
-        empty: those of ``unlabeled`` that are known to show no object.
+        empty: pictures that are known to show no object.
         notes: what was left out or changed: (set, what happened, names of files or classes).
         remarks: sentences for the user.
     """
@@ -193,14 +193,15 @@ def _set_unlabeled(sets: ProjectSets, empties: Sequence[LabeledSet], others: Seq
             one.boxes = {picture: [] for picture in one.boxes}
     elif any(has_labels):
         sets.remarks.append('The boxes of the unlabeled pictures are not learned. They measure the pseudo-labels')
-    for one in (*others, *empties):
+    for one in others:
         sets.unlabeled.update(one.boxes)
     sets.empty = [picture for one in empties for picture in one.boxes]
 
 
 def common_folder(sets: ProjectSets) -> str:
     """The folder of all pictures, with '/' at its end."""
-    folders = {os.path.dirname(picture.path) for boxes in (sets.train, sets.val, sets.unlabeled) for picture in boxes}
+    pictures = (picture for part in (sets.train, sets.val, sets.unlabeled, sets.empty) for picture in part)
+    folders = {os.path.dirname(picture.path) for picture in pictures}
     return os.path.join(os.path.commonpath(folders), '')
 
 

@@ -17,8 +17,10 @@ TEACHER_PASSES = 2  # the teacher looks at a picture and at its mirror image
 VALIDATIONS = 10
 
 
-def training_time(cfg: Config, plan: Plan, val: int, unlabeled: bool) -> str:
+def training_time(cfg: Config, plan: Plan, val: int, unlabeled: bool, empty: bool) -> str:
     """A text such as 'about 25 min on this CPU'. ``val`` is the number of validation pictures.
+
+    ``empty``: a batch has as many empty pictures as labeled ones.
 
     Only the network is timed. Training also loads pictures and computes losses.
     """
@@ -30,7 +32,7 @@ def training_time(cfg: Config, plan: Plan, val: int, unlabeled: bool) -> str:
     except (RuntimeError, ValueError):  # such as a driver that is too old; training will say more
         return f'its time on {device} is unknown'
     labeled = plan.batch // 2 if unlabeled else plan.batch
-    seconds = plan.iterations * labeled * learn + VALIDATIONS * val * look
+    seconds = plan.iterations * labeled * (2 if empty else 1) * learn + VALIDATIONS * val * look
     if unlabeled:
         after = plan.iterations - plan.burn_in * plan.epoch
         seconds += after * labeled * (learn + TEACHER_PASSES * look) + VALIDATIONS * val * look

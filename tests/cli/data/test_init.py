@@ -95,7 +95,7 @@ def test_from_coco_and_unlabeled_pictures_to_a_training(run, tmp_path):
     (tmp_path / 'moved/cells.py').rename(tmp_path / 'moved/moved.py')
     cfg, sets = project(tmp_path, 'moved')
     assert not check_config(cfg)
-    assert names_in(sets['unlabeled']) == ['more/3.jpg', 'more/a.jpg', 'more/b.JPG', 'more/c.jpg', 'good/c.jpg']
+    assert names_in(sets['unlabeled']) == ['more/3.jpg', 'more/a.jpg', 'more/b.JPG', 'more/c.jpg']
     assert (tmp_path / 'moved/annotations/empty.txt').read_text() == 'good/c.jpg\n'
     short = ['train_cfg.max_epochs=2', 'burn_in=1', 'lambda_bg_warmup=1', 'default_hooks.checkpoint.interval=9']
     loaders = [
@@ -134,9 +134,11 @@ def test_pictures_without_objects_alone(run, tmp_path):
     code, out, _ = run('cells', '--labeled', 'set', '--empty', 'good', *SMALL)
     cfg, sets = project(tmp_path)
     assert code == 0 and not check_config(cfg)
-    assert names_in(sets['unlabeled']) == ['good/a.jpg', 'good/b/a.jpg']
+    assert {name: len(coco['images']) for name, coco in sets.items()} == {'train': 8, 'val': 2}
     assert (tmp_path / 'cells/annotations/empty.txt').read_text() == 'good/a.jpg\ngood/b/a.jpg\n'
-    assert '│ known to be empty  │       │     │         2 │' in out
+    assert re.search(r'┃ +┃ train ┃ val ┃ empty ┃', out) and re.search('│ pictures +│     8 │   2 │     2 │', out)
+    assert cfg.train_dataloader.batch_size == 4  # and 4 empty pictures
+    assert cfg.model.type == 'EmptyImagesYOLODetector' and cfg.train_dataloader.dataset.empty.endswith('empty.txt')
 
 
 def test_boxes_of_unlabeled_pictures_are_kept_to_measure(run, tmp_path):

@@ -32,19 +32,21 @@ def test_iterations_of_a_plan():
 
 
 @pytest.mark.parametrize(
-    'unlabeled, text',
+    'unlabeled, empty, text',
     [
         # 300 iterations of 8 pictures at 2 s, and 10 validations with 20 pictures at 0.5 s
-        (False, 'about 82 min on this CPU'),
+        (False, False, 'about 82 min on this CPU'),
         # 300 of 4 labeled pictures, then 200 of 4 unlabeled ones, at which the teacher looks twice. It is validated too
-        (True, 'about 83 min on this CPU'),
+        (True, False, 'about 83 min on this CPU'),
+        # the same, and 300 of 4 empty pictures
+        (True, True, 'about 2.1 h on this CPU'),
     ],
 )
-def test_time_of_a_plan(monkeypatch, unlabeled, text):
+def test_time_of_a_plan(monkeypatch, unlabeled, empty, text):
     monkeypatch.setattr(training_time, '_seconds_a_picture', lambda *_: (2.0, 0.5))
     plan = Plan(epochs=30, burn_in=10, warmup=2, epoch=10, batch=8, epoch_of='labeled')
     monkeypatch.setattr(training_time, 'get_device', lambda: 'cpu')
-    assert training_time.training_time(None, plan, 20, unlabeled) == text
+    assert training_time.training_time(None, plan, 20, unlabeled, empty) == text
 
 
 def test_time_of_a_real_network(monkeypatch):
@@ -60,7 +62,7 @@ def test_a_network_that_is_too_large(monkeypatch):
         raise torch.cuda.OutOfMemoryError
 
     monkeypatch.setattr(training_time, '_seconds_a_picture', fails)
-    text = training_time.training_time(None, make_plan(234, 0), 20, False)
+    text = training_time.training_time(None, make_plan(234, 0), 20, False, False)
     assert text.startswith('but a batch of 8 is too large for') and 'lower batch_size' in text
 
 
