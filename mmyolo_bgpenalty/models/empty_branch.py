@@ -18,6 +18,7 @@ from mmyolo_bgpenalty.utils.arguments import known_keys, non_negative
 
 LOSSES = ('loss_cls', 'loss_bg')
 BRANCHES = ('sup', 'bg')
+ALARM = 0.25  # the default of `predict --score`
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,10 @@ class EmptyBranch:
         found = head.loss_without_objects(cls_scores, metas, self.options_for(head))
         # As in `weigh_losses`, a loss with the weight 0 is 0 even if it was NaN.
         weighed = {name: loss * self.loss_weights.get(name, 1.0) for name, loss in found.items()}
+        highest = torch.stack([level.detach().flatten(1).amax(1) for level in cls_scores]).amax(0).float().sigmoid()
         return losses, {
-            f'bg_{name}': x if self.loss_weights.get(name, 1.0) else x.nan_to_num() for name, x in weighed.items()
+            **{f'bg_{name}': x if self.loss_weights.get(name, 1.0) else x.nan_to_num() for name, x in weighed.items()},
+            'bg/with_alarm': (highest >= ALARM).float().mean(),
         }
 
 

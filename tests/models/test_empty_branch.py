@@ -133,8 +133,23 @@ def test_one_forward_pass_gives_the_losses_of_two():
     scores = head(detector.extract_feat(inputs['bg']))[0]
     expected = head.loss_without_objects(scores, [sample.metainfo for sample in samples['bg']], head.bg_penalty)
     torch.testing.assert_close(labeled, alone)
+    share = empty.pop('bg/with_alarm')
     torch.testing.assert_close(empty, {f'bg_{name}': loss for name, loss in expected.items()})
     assert all(loss > 0 for loss in (*labeled.values(), *empty.values()))
+    highest = torch.cat([level.flatten(1) for level in scores], 1).amax(1).sigmoid()
+    assert share == (highest >= 0.25).float().mean()
+
+
+@pytest.mark.parametrize('scores, share', [((0.2, 0.2), 0), ((0.2, 0.3), 0.5), ((0.3, 0.9), 1)])
+def test_the_share_of_empty_images_with_an_alarm(scores, share):
+    detector = OneHead()
+    logits = torch.full((4, 3, 1, 1), -9.0)
+    logits[2:, 1, 0, 0] = torch.tensor(scores).logit()
+    outs = detector.bbox_head(features())
+    outs[0][:] = [logits.expand(4, 3, size, size) for size in GRIDS]
+    outs[1][:], outs[2][:] = ([torch.cat([level, level]) for level in out] for out in outs[1:])
+    detector.bbox_head.forward = lambda feats: outs
+    assert both(detector)[2][1]['bg/with_alarm'] == share
 
 
 def test_batch_normalization_sees_labeled_and_empty_images_together():
