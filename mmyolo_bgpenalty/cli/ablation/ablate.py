@@ -1,10 +1,10 @@
-"""Do unlabeled pictures and the penalty help on your pictures? Train with and without them, and compare.
+"""Do good parts, unlabeled pictures and the penalty help on your pictures? Train with and without them, and compare.
 
     python -m mmyolo_bgpenalty ablate my_project/my_project.py [--seeds 0 1 2] [--jobs 2] [--dry-run]
 
-Without --variants there are up to four: labels only; with unlabeled pictures; the same with the penalty; and all
-labels, if the file of the unlabeled pictures has their boxes. All train for the same number of iterations. The answers
-need three seeds.
+Without --variants there are up to five. Labels only; with good parts (`empty`); with unlabeled pictures; with the
+penalty: each adds to the one before. And all labels, if the file of the unlabeled pictures has their boxes. All train
+for the same number of iterations. The answers need three seeds.
 
 Each run has a folder, <work dir>/<variant>/seed_<n>, with its log and its checkpoints, and beside it the config. A
 finished run also has result.json. When the command is called again, it skips finished runs and continues the others.

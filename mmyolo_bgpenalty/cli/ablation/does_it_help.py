@@ -12,8 +12,14 @@ from mmyolo_bgpenalty.config_check.settings.plan import epoch_length
 from mmyolo_bgpenalty.datasets.solar_panels.generate import generate
 from mmyolo_bgpenalty.utils.arguments import non_negative
 
-LABELS_ONLY, UNLABELED, BOTH = 'labels only', 'unlabeled pictures', 'unlabeled pictures and penalty'
-ALL_LABELS, NO_PENALTY, PENALTY = 'all labels', 'without penalty', 'with penalty'
+LABELS_ONLY, GOOD, UNLABELED, PENALTY, ALL_LABELS = (
+    'labels only',
+    'good parts',
+    'unlabeled pictures',
+    'penalty',
+    'all labels',
+)
+EMPTY = 'train_dataloader.dataset.empty'
 TO_THE_END = 1_000_000_000  # as length of burn-in: longer than any training
 NO_TRUTH = 'No variant with all labels: it needs one labeled set and json files with boxes of enough unlabeled pictures'
 
@@ -28,33 +34,47 @@ class Comparison(NamedTuple):
 
 
 def does_it_help(cfg: Mapping, work_dir: Path) -> Comparison:
-    """Labels only; with unlabeled pictures; the same with the penalty; all labels, if unlabeled pictures have boxes.
+    """Labels only; with good parts; with unlabeled pictures; with the penalty; all labels.
 
-    All variants have the same number of iterations. A config without a teacher has two: with and without the penalty.
+    Each of the first four adds something to the one before. What the config lacks is left out: good parts (``empty``),
+    unlabeled pictures, and the penalty. All labels need boxes of the unlabeled pictures. All variants have the same
+    number of iterations. A config that adds only the penalty compares training with and without it.
 
     Raises:
-        ValueError: the config has neither a teacher nor a penalty, or a json file of its training set has a mistake.
+        ValueError: the config adds nothing to the labels, or a json file of its training set has a mistake.
     """
     parts = ConfigParts(cfg)
+    good = any(one.role == 'empty' for one in parts.train)
     penalty = parts.penalised and parts.plan is not None and non_negative('lambda_bg', parts.plan['lambda_bg']) > 0
-    if not parts.semi and not penalty:
+    no_penalty = {'lambda_bg': 0.0} if penalty else {}
+    labels_only = {'burn_in': TO_THE_END} if parts.semi else no_penalty
+    variants: dict[str, dict] = {LABELS_ONLY: labels_only | ({EMPTY: None} if good else {})}
+    questions: list[Question] = []
+
+    def add(what: str, name: str, overrides: dict) -> None:
+        questions.append(Question(what, name, list(variants)[-1]))
+        variants[name] = overrides
+
+    if good:
+        add('Good parts', GOOD, labels_only)
+    if parts.semi:
+        add('Unlabeled pictures', f'{UNLABELED} and {GOOD}' if good else UNLABELED, no_penalty)
+    if penalty:
+        add('The penalty', f'{list(variants)[-1]} and penalty' if len(variants) > 1 else PENALTY, {})
+    if len(variants) > 2:
+        questions.append(Question('All together', list(variants)[-1], LABELS_ONLY))
+    if not questions:
         raise ValueError(
-            'Expected a config with unlabeled pictures or with a penalty (lambda_bg > 0), but it has neither: write '
-            'variants into a file, and name it by --variants'
+            'Expected a config with unlabeled pictures, with good parts (`empty`) or with a penalty (lambda_bg > 0), '
+            'but it has none of these: write variants into a file, and name it by --variants'
         )
     if not parts.semi:
-        variants: dict[str, dict] = {NO_PENALTY: {'lambda_bg': 0.0}, PENALTY: {}}
-        return Comparison(variants, [Question('The penalty', PENALTY, NO_PENALTY)], {})
-    variants = {LABELS_ONLY: {'burn_in': TO_THE_END}, UNLABELED: {'lambda_bg': 0.0} if penalty else {}}
-    questions = [Question('Unlabeled pictures', UNLABELED, LABELS_ONLY)]
-    if penalty:
-        variants[BOTH] = {}
-        questions += [Question('The penalty', BOTH, UNLABELED), Question('Both together', BOTH, LABELS_ONLY)]
+        return Comparison(variants, questions, {})
     file = work_dir / 'all_labels.json'
     coco, overrides = _all_labels(parts, file)
     if coco is None:
         return Comparison(variants, questions, {}, NO_TRUTH)
-    variants[ALL_LABELS] = {'burn_in': TO_THE_END, **overrides}
+    variants[ALL_LABELS] = {**variants[LABELS_ONLY], **overrides}
     questions.append(Question('All labels', ALL_LABELS, LABELS_ONLY))
     return Comparison(variants, questions, {file: json.dumps(coco)})
 

@@ -14,7 +14,8 @@ from mmyolo_bgpenalty.cli.ablation import does_it_help as module
 from mmyolo_bgpenalty.cli.ablation.does_it_help import does_it_help
 from mmyolo_bgpenalty.datasets.solar_panels.generate import generate
 from mmyolo_bgpenalty.utils.files import read_json, write_whole
-from tests.helpers.tiny import CONFIGS, SUPERVISED, load, make_set
+from mmyolo_bgpenalty.utils.shipped_configs import config
+from tests.helpers.tiny import CONFIGS, SUPERVISED, load, make_images, make_set
 
 CONFIG = 'yolov8_semi_bgpenalty.py'
 LABELED, UNLABELED = 'train_dataloader.dataset.labeled', 'train_dataloader.dataset.unlabeled'
@@ -119,9 +120,38 @@ def test_without_a_penalty_and_without_a_teacher(data, tmp_path):
     assert list(found.variants) == ['labels only', 'unlabeled pictures', 'all labels']
     assert found.variants['unlabeled pictures'] == {} and len(found.questions) == 2
     found = does_it_help(load(SUPERVISED, data, tmp_path), tmp_path)
-    assert found.variants == {'without penalty': {'lambda_bg': 0.0}, 'with penalty': {}}
-    with pytest.raises(ValueError, match='neither: write variants into a file'):
+    assert found.variants == {'labels only': {'lambda_bg': 0.0}, 'penalty': {}}
+    with pytest.raises(ValueError, match='none of these: write variants into a file'):
         does_it_help(load(SUPERVISED, data, tmp_path, lambda_bg=0.0), tmp_path)
+
+
+def test_good_parts_are_added_first(tmp_path):
+    root = make_set(tmp_path / 'set')
+    make_images(root, 'good', 4, seed=7)
+    (root / 'good.txt').write_text('good_000.png\ngood_001.png')
+    cfg = load(CONFIG, root, tmp_path, train_dataloader__dataset__empty='good.txt')
+    found = does_it_help(cfg, tmp_path)
+    with_good = 'unlabeled pictures and good parts'
+    assert list(found.variants) == ['labels only', 'good parts', with_good, f'{with_good} and penalty', 'all labels']
+    assert [question.title for question in found.questions] == [
+        'Good parts',
+        'Unlabeled pictures',
+        'The penalty',
+        'All together',
+        'All labels',
+    ]
+    for path, content in found.files.items():
+        write_whole(path, content)
+    sources = {name: built(cfg, overrides)[0].sources for name, overrides in found.variants.items()}
+    assert {name for name, listed in sources.items() if 'empty' not in listed} == {'labels only', 'all labels'}
+    supervised = Config.fromfile(
+        config('yolov8_bgpenalty_own_empty.py', data_root=f'{root}/', empty='good.txt', labeled_ann_file='labeled.json')
+    )
+    assert does_it_help(supervised, tmp_path).variants == {
+        'labels only': {'lambda_bg': 0.0, 'train_dataloader.dataset.empty': None},
+        'good parts': {'lambda_bg': 0.0},
+        'good parts and penalty': {},
+    }
 
 
 def test_the_solar_set_is_made_to_find_its_labels(tmp_path, monkeypatch):
