@@ -30,7 +30,8 @@ VARIANTS = {
     'original': dict(head=dict(sparse_targets=False, bg_penalty=dict(normalizer='positives'))),
     'hard': dict(head=dict(bg_penalty=dict(normalizer='hard', hard_score=0.5))),
     'dense': dict(dense=dict(share=0.5)),
-    'batch norm': dict(),  # in training mode
+    'empty': dict(),  # with a branch of empty images
+    'batch norm': dict(),  # the same in training mode
 }
 UNSYNCED = ('plain', 'dense')
 OBJECTS, PSEUDO_BOXES = [4, 3, 1, 0], [3, 1, 0, 0]  # in four images. Each process has two of them.
@@ -58,6 +59,8 @@ def gradients(variant: str, synced: bool, images: range, rank: int = 0) -> torch
     inputs = dict(
         sup=pixels['sup'][images], unsup_teacher=pixels['strong'][images], unsup_student=pixels['strong'][images]
     )
+    if variant in ('empty', 'batch norm'):
+        inputs['bg'] = pixels['strong'][images]
     # The last two pictures fill a quarter of the input. The rest is padding, not background.
     homographies = [np.diag([*[0.5 if i > 1 else 1.0] * 2, 1.0]).astype(np.float32) for i in images]
     samples = {
