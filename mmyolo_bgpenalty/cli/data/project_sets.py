@@ -6,13 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from mmyolo_bgpenalty.utils.coco_split import draw, labeled_count, objects
 from mmyolo_bgpenalty.utils.files import NAMED
 from mmyolo_bgpenalty.utils.label_formats.labeled_set import Box, LabeledSet, Picture
 from mmyolo_bgpenalty.utils.label_formats.read import read_labeled, read_pictures
 from mmyolo_bgpenalty.utils.label_formats.yolo import NO_LABEL_FOLDERS, NO_TXT
 
-VAL_SHARE = 0.2  # of the labeled pictures, if no validation set is given
+VAL_SHARE = 0.2  # of the labeled and of the empty pictures, if no validation set is given
+MOST_EMPTY = 300  # empty pictures to validate on
 FEW = 30  # validation pictures
 OFFERED = (10, 25, 50)  # percentages of --split
 LABELED = 10  # labeled pictures that an offered split must leave
@@ -82,10 +85,12 @@ def read_sets(
         sets.remarks.append('If pictures without a label file do show objects, move them to a folder of --unlabeled')
     if val and not sets.val:
         raise ValueError(f'{val}: Expected labeled pictures to validate on, but none can be read')
-    if not sets.val:
+    own_val = not sets.val
+    if own_val:
         _split_off_val(sets, labeled)
     _check_val(sets, val or labeled, _looked_in(known) if known else '')
     _set_unlabeled(sets, empties, others)
+    _validate_on_empty(sets, own_val)
     if percent is not None:
         _split_off_unlabeled(sets, percent)
     elif not sets.unlabeled:
@@ -167,6 +172,20 @@ def _offer_split(sets: ProjectSets) -> None:
             f'All pictures have labels. To see what unlabeled pictures are worth, add --split {percent}: then only '
             f'{percent} % of the training pictures keep their labels'
         )
+
+
+def _validate_on_empty(sets: ProjectSets, own_val: bool) -> None:
+    """False alarms on good parts are counted only if some validation pictures show no object."""
+    if not sets.empty or not all(sets.val.values()):
+        return
+    number = min(round(VAL_SHARE * len(sets.empty)), MOST_EMPTY)
+    if not own_val or not number:
+        sets.remarks.append('No validation picture is empty, so false alarms on empty pictures are not counted')
+        return
+    chosen = {sets.empty[i] for i in np.random.default_rng(0).permutation(len(sets.empty))[:number]}
+    sets.val |= {picture: [] for picture in sets.empty if picture in chosen}
+    sets.remarks.append(f'{number} of the {len(sets.empty)} empty pictures are set aside to validate on')
+    sets.empty = [picture for picture in sets.empty if picture not in chosen]
 
 
 def _split_off_unlabeled(sets: ProjectSets, percent: float) -> None:

@@ -141,6 +141,24 @@ def test_pictures_without_objects_alone(run, tmp_path):
     assert cfg.model.type == 'EmptyImagesYOLODetector' and cfg.train_dataloader.dataset.empty.endswith('empty.txt')
 
 
+@pytest.mark.parametrize('number, aside', [(2, 0), (3, 1), (10, 2)])
+def test_some_empty_pictures_are_validated(run, tmp_path, number, aside):
+    """They count the false alarms. A validation set that is given stays as it is."""
+    make_coco(tmp_path / 'set', TEN)
+    make_coco(tmp_path / 'other', TEN[:3])
+    for i in range(number):
+        save_picture(tmp_path / f'good/{i}.jpg')
+    _, out, _ = run('cells', '--labeled', 'set', '--empty', 'good', *SMALL)
+    _, sets = project(tmp_path)
+    validated = [name for name in names_in(sets['val']) if name.startswith('good/')]
+    listed = (tmp_path / 'cells/annotations/empty.txt').read_text().split()
+    assert len(validated) == aside and sorted(validated + listed) == [f'good/{i}.jpg' for i in range(number)]
+    not_counted = 'No validation picture is empty'
+    assert (f'{aside} of the {number} empty pictures are set aside' if aside else not_counted) in out
+    _, out, _ = run('given', '--labeled', 'set', '--val', 'other', '--empty', 'good', *SMALL)
+    assert not_counted in out and len(project(tmp_path, 'given')[1]['val']['images']) == 3
+
+
 def test_boxes_of_unlabeled_pictures_are_kept_to_measure(run, tmp_path):
     make_coco(tmp_path / 'set', TEN)
     make_coco(tmp_path / 'other', TEN)
