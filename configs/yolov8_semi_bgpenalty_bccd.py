@@ -1,8 +1,7 @@
 # The method on a set in COCO format: the blood cells of BCCD (github.com/Shenggan/BCCD_Dataset, MIT), 10 % labeled.
 _base_ = './yolov8_semi_bgpenalty.py'
 
-burn_in = 6  # epochs of 66 iterations
-lambda_bg_warmup = 3
+burn_in, lambda_bg_warmup = 6, 3  # epochs of 66 iterations
 data_root = 'data/bccd/'
 classes = ('RBC', 'WBC', 'Platelets')
 num_classes = len(classes)
@@ -20,6 +19,7 @@ train_dataloader = dict(
         # The pictures are full of cells. Mosaics gained nothing here.
         labeled=dict(ann_file='semi_anns/train.1@10.json', pipeline=_base_.single_pipeline, **coco),
         unlabeled=dict(ann_file='semi_anns/train.1@10-unlabeled.json', **coco),
+        empty_pipeline=_base_.single_empty_pipeline,
     )
 )
 val_dataloader = dict(dataset=dict(ann_file='annotations/test.json', **coco))

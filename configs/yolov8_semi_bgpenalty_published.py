@@ -3,7 +3,9 @@
 _base_ = './yolov8_semi_bgpenalty.py'
 
 lambda_bg = 1.0
-train_dataloader = dict(dataset=dict(labeled=dict(pipeline=_base_.single_pipeline)))
+train_dataloader = dict(
+    dataset=dict(labeled=dict(pipeline=_base_.single_pipeline), empty_pipeline=_base_.single_empty_pipeline)
+)
 model = dict(
     detector=dict(
         bbox_head=dict(bg_penalty=dict(normalizer='background', region='all'), ignored_in_cls=False),

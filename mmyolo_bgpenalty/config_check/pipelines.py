@@ -165,6 +165,18 @@ def _mixing(parts: ConfigParts, dataset: Dataset, transform: Transform) -> Findi
         yield error(transform.path, what, 'write pre_transform=[…] with the transforms that come before')
 
 
+def check_empty_views(parts: ConfigParts) -> Findings:
+    """A mosaic must not tell whether an image is empty."""
+    mosaics = {
+        dataset.role: any('Mosaic' in transform.names for transform in dataset.transforms) for dataset in parts.train
+    }
+    labeled, empty = mosaics.get('labeled'), mosaics.get('empty')
+    if empty is not None and labeled is not None and labeled != empty:
+        where = next(dataset.pipeline for dataset in parts.train if dataset.role == 'empty')
+        what = f'{"only labeled" if labeled else "only empty"} images are mosaics, and training learns this difference'
+        yield warning(where, what, 'write the same transforms as for labeled images')
+
+
 def check_loading(parts: ConfigParts) -> Findings:
     for dataset in parts.train if parts.penalised else ():
         for transform in dataset.transforms if dataset.has_labels else ():
@@ -204,6 +216,6 @@ def check_preprocessor(parts: ConfigParts) -> Findings:
 
 
 CHECKS = (
-    *(check_branches, check_switch, check_geometry, check_mixing, check_loading),
+    *(check_branches, check_switch, check_geometry, check_mixing, check_empty_views, check_loading),
     *(check_samplers, check_preprocessor),
 )

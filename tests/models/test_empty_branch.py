@@ -264,3 +264,18 @@ def test_check_wants_the_branch_in_every_pipeline(data, tmp_path):
     views.branch_field = ['sup', 'unsup_teacher', 'unsup_student']
     found = [one.what for one in check_config(cfg, data=False) if one.where.endswith('branch_field')]
     assert found == ["it lacks ['bg']"]
+
+
+@pytest.mark.parametrize('single, said', [('labeled', 'only empty'), ('empty', 'only labeled'), (None, None)])
+def test_check_wants_the_mosaics_of_labeled_and_of_empty_images(data, tmp_path, single, said):
+    cfg = load('yolov8_semi_bgpenalty.py', data, tmp_path, train_dataloader__dataset__empty='good.txt')
+    sets = cfg.train_dataloader.dataset
+    if single == 'labeled':
+        sets.labeled.pipeline = cfg.single_pipeline
+    elif single == 'empty':
+        sets.empty_pipeline = cfg.single_empty_pipeline
+    found = [one for one in check_config(cfg) if 'are mosaics' in one.what]
+    assert [(one.level, one.where) for one in found] == [('warning', 'train_dataloader.dataset.empty_pipeline')] * bool(
+        said
+    )
+    assert not said or said in found[0].what

@@ -27,6 +27,7 @@ empty_mosaic = [dict(_base_.mosaic, pre_transform=load_unlabeled), _base_.middle
 empty_canvas = dict(_base_.canvas, transforms=[empty_mosaic, _base_.single])
 empty_mixup = dict(_base_.mixup, pre_transform=[*load_unlabeled, empty_canvas])
 empty_views = dict(type='Views', branch_field=branches, bg=[_base_.pack])
+single_empty_pipeline = [*load_unlabeled, *_base_.single, _base_.colour, _base_.flip, empty_views]
 empty_pipeline = [*load_unlabeled, empty_canvas, empty_mixup, _base_.colour, _base_.flip, empty_views]
 
 train_dataloader = dict(
