@@ -51,6 +51,7 @@ from mmyolo_bgpenalty.engine.schedule import lambda_bg_at  # noqa: E402
 from mmyolo_bgpenalty.engine.train_loop import ResumableTrainLoop  # noqa: E402
 from mmyolo_bgpenalty.engine.warmup_lr import WarmupLR  # noqa: E402
 from mmyolo_bgpenalty.evaluation.metric import PrecisionRecallMetric  # noqa: E402
+from mmyolo_bgpenalty.models.background_penalty_loss import BackgroundPenaltyLoss  # noqa: E402
 from mmyolo_bgpenalty.models.bg_penalty_head import BgPenaltyYOLOv8Head  # noqa: E402
 from mmyolo_bgpenalty.models.data_preprocessors import (  # noqa: E402
     BgPenaltyDetDataPreprocessor,
@@ -65,6 +66,7 @@ from mmyolo_bgpenalty.models.sparse_yolov8_head import SparseYOLOv8Head  # noqa:
 from mmyolo_bgpenalty.utils.shipped_configs import config  # noqa: E402
 
 __all__ = [
+    'BackgroundPenaltyLoss',
     'BgPenaltyDetDataPreprocessor',
     'BgPenaltyYOLOv8Head',
     'BurnInMeanTeacherHook',

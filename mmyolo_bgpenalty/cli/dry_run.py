@@ -24,7 +24,7 @@ from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook
 from mmyolo_bgpenalty.engine.hooks.mean_teacher import BurnInMeanTeacherHook
 from mmyolo_bgpenalty.engine.hooks.pseudo_labels import ClassThresholdsHook
 from mmyolo_bgpenalty.engine.schedule import lambda_bg_at, ramp
-from mmyolo_bgpenalty.models.bg_penalty_head import BgPenaltyYOLOv8Head
+from mmyolo_bgpenalty.models.background_penalty_loss import penalties_in
 
 
 class PlanRow(NamedTuple):
@@ -119,7 +119,7 @@ def _first_pass(runner: Runner) -> FirstPass:
         runner.load_checkpoint(runner._load_from)
     elif trained is not model:
         model.teacher.load_state_dict(trained.state_dict())
-    heads = [module for module in trained.modules() if isinstance(module, BgPenaltyYOLOv8Head)]
+    heads = penalties_in(trained)
     hook = _find_hook(runner, LambdaBgSchedulerHook)
     if hook is not None:
         hook.before_run(runner)

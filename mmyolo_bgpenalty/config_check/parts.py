@@ -193,6 +193,9 @@ class ConfigParts:
         self.detector = self.part('model.detector' if self.semi else 'model', 'MODELS')
         self.head = self.part(f'{self.detector.path}.bbox_head', 'MODELS')
         self.penalised = 'BgPenaltyYOLOv8Head' in self.head.names
+        losses = (node for node in self.head.node.values() if isinstance(node, Mapping) and kind_of(node))
+        wrapped = any('BackgroundPenaltyLoss' in names_of(node, 'MODELS', self.scope) for node in losses)
+        self.has_penalty = self.penalised or wrapped
         self.sampler = self.part('train_dataloader.sampler', 'DATA_SAMPLERS')
         self.batch_sampler = self.part('train_dataloader.batch_sampler', 'DATA_SAMPLERS')
         self.train_set = self.part('train_dataloader.dataset', 'DATASETS')

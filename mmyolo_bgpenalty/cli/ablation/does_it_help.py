@@ -45,7 +45,7 @@ def does_it_help(cfg: Mapping, work_dir: Path) -> Comparison:
     """
     parts = ConfigParts(cfg)
     good = any(one.role == 'empty' for one in parts.train)
-    penalty = parts.penalised and parts.plan is not None and non_negative('lambda_bg', parts.plan['lambda_bg']) > 0
+    penalty = parts.has_penalty and parts.plan is not None and non_negative('lambda_bg', parts.plan['lambda_bg']) > 0
     no_penalty = {'lambda_bg': 0.0} if penalty else {}
     labels_only = {'burn_in': TO_THE_END} if parts.semi else no_penalty
     variants: dict[str, dict] = {LABELS_ONLY: labels_only | ({EMPTY: None} if good else {})}

@@ -49,7 +49,7 @@ def _burn_in_path(parts: ConfigParts) -> str:
 
 def check_run(parts: ConfigParts) -> Findings:
     run = plan_of(parts)
-    if run is None or not (parts.semi or parts.penalised):
+    if run is None or not (parts.semi or parts.has_penalty):
         return
     name, each = ('max_epochs', run.epoch) if parts.by_epoch and run.epoch else ('max_iters', 1)
     if run.total < SHORTEST_RUN:

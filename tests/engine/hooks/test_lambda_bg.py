@@ -1,11 +1,14 @@
 """Values and errors of the hook. tests/engine/test_runs.py tests it in real runs."""
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 from mmengine.hooks import LoggerHook
 from mmyolo.registry import MODELS
+from torch import nn
 
 from mmyolo_bgpenalty import LambdaBgSchedulerHook, lambda_bg_at
 from tests.helpers.heads import head_cfg
@@ -45,7 +48,7 @@ def test_a_model_without_a_penalty_head_is_an_error_before_training():
     hook = LambdaBgSchedulerHook()
     run = runner(Model(MODELS.build(head_cfg('YOLOv8Head'))))
     hook.before_run(run)
-    with pytest.raises(ValueError, match='a BgPenaltyYOLOv8Head, but found none'):
+    with pytest.raises(ValueError, match='a BgPenaltyYOLOv8Head or a BackgroundPenaltyLoss, but found none'):
         hook.before_train(run)
 
 
@@ -93,6 +96,33 @@ def test_statistics_are_logged_when_the_logger_prints():
     assert when == [0, 0, 0, 1, 1, 2]
     assert run.message_hub.get_scalar('train/semi/bg_penalty_mean').current() == 0.25
     assert run.message_hub.get_scalar('train/semi/bg_penalty_max').current() == 0.5
+
+
+def test_losses_are_steered_as_heads_are():
+    """Two heads of YOLOv8, each with a BackgroundPenaltyLoss, and one BgPenaltyYOLOv8Head."""
+    loss = dict(type='mmdet.CrossEntropyLoss', use_sigmoid=True)
+    wrapper = dict(type='BackgroundPenaltyLoss', loss=loss, use_sigmoid=True)
+    model = plain_model()
+    model.others = nn.ModuleList(MODELS.build(head_cfg('YOLOv8Head', loss_cls=wrapper)) for _ in range(2))
+    hook, run = LambdaBgSchedulerHook(burn_in=0, warmup=0), runner(model, hooks=[LoggerHook(1)], batches=4)
+    run.cfg.update(lambda_bg=2.0, use_focal_bg=True)
+    hook.before_run(run)
+    hook.before_train(run)
+    hook.before_train_iter(run, 0)
+    losses = [head.loss_cls for head in model.others]
+    assert [loss.lambda_bg for loss in losses] == [model.bbox_head.lambda_bg] * 2 == [2.0] * 2
+    assert all(part.bg_penalty.focal for part in (*losses, model.bbox_head))
+    logits = torch.tensor([[0.0, -9, -9], [2, -9, -9]])
+    for loss in losses:
+        loss(logits, torch.tensor([3, 0]))
+        loss(logits, torch.tensor([0, 3]))
+    hook.after_train_iter(run, 0)
+    logged = {
+        name: run.message_hub.get_scalar(f'train/{name}').current() for name in ('bg_penalty', 'semi/bg_penalty_max')
+    }
+    low, high = 0.5**2 * math.log(2), float(logits[1, 0].sigmoid() ** 2 * -torch.log1p(-logits[1, 0].sigmoid()))
+    assert logged['bg_penalty'] == pytest.approx(2 * 2.0 * (low + high), rel=1e-5)
+    assert logged['semi/bg_penalty_max'] == pytest.approx(float(logits[1, 0].sigmoid()))
 
 
 @pytest.mark.parametrize('by_epoch', [True, False])
