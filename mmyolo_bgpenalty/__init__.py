@@ -51,7 +51,6 @@ from mmyolo_bgpenalty.engine.schedule import lambda_bg_at  # noqa: E402
 from mmyolo_bgpenalty.engine.train_loop import ResumableTrainLoop  # noqa: E402
 from mmyolo_bgpenalty.engine.warmup_lr import WarmupLR  # noqa: E402
 from mmyolo_bgpenalty.evaluation.metric import PrecisionRecallMetric  # noqa: E402
-from mmyolo_bgpenalty.models.background_penalty_loss import BackgroundPenaltyLoss  # noqa: E402
 from mmyolo_bgpenalty.models.bg_penalty_head import BgPenaltyYOLOv8Head  # noqa: E402
 from mmyolo_bgpenalty.models.data_preprocessors import (  # noqa: E402
     BgPenaltyDetDataPreprocessor,
@@ -60,7 +59,8 @@ from mmyolo_bgpenalty.models.data_preprocessors import (  # noqa: E402
 )
 from mmyolo_bgpenalty.models.dense_detector import DenseSemiYOLODetector  # noqa: E402
 from mmyolo_bgpenalty.models.empty_branch import EmptyImagesYOLODetector  # noqa: E402
-from mmyolo_bgpenalty.models.losses import background_penalty  # noqa: E402
+from mmyolo_bgpenalty.models.losses.background_penalty_loss import BackgroundPenaltyLoss  # noqa: E402
+from mmyolo_bgpenalty.models.losses.penalty import background_penalty  # noqa: E402
 from mmyolo_bgpenalty.models.semi_detector import SemiYOLODetector  # noqa: E402
 from mmyolo_bgpenalty.models.sparse_yolov8_head import SparseYOLOv8Head  # noqa: E402
 from mmyolo_bgpenalty.utils.shipped_configs import config  # noqa: E402

@@ -15,8 +15,8 @@ from mmengine.structures import InstanceData
 from mmyolo.registry import MODELS
 
 from mmyolo_bgpenalty import BurnInMeanTeacherHook
-from mmyolo_bgpenalty.models.losses import background_penalty, background_statistics
-from mmyolo_bgpenalty.models.sparse_losses import dense_distillation
+from mmyolo_bgpenalty.models.losses.penalty import background_penalty, background_statistics
+from mmyolo_bgpenalty.models.losses.sparse import dense_distillation
 from mmyolo_bgpenalty.utils.geometry import priors_on_image, project_boxes
 from tests.helpers.finite_runs import PLAN, train
 from tests.helpers.heads import ASSIGNERS, PENALTIES, head_cfg

@@ -20,11 +20,10 @@ from mmyolo_bgpenalty.config_check.check import start_findings
 from mmyolo_bgpenalty.config_check.files.built import try_first_images
 from mmyolo_bgpenalty.config_check.findings import Finding
 from mmyolo_bgpenalty.engine.checkpoints.start_weights import check_start
-from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook
+from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook, penalties_in
 from mmyolo_bgpenalty.engine.hooks.mean_teacher import BurnInMeanTeacherHook
 from mmyolo_bgpenalty.engine.hooks.pseudo_labels import ClassThresholdsHook
 from mmyolo_bgpenalty.engine.schedule import lambda_bg_at, ramp
-from mmyolo_bgpenalty.models.background_penalty_loss import penalties_in
 
 
 class PlanRow(NamedTuple):

@@ -13,8 +13,8 @@ from mmyolo.registry import MODELS
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mmyolo_bgpenalty.models.losses import BackgroundPenaltyOptions, background_statistics, penalty_sum
-from mmyolo_bgpenalty.models.sparse_losses import bce_and_max_logits
+from mmyolo_bgpenalty.models.losses.penalty import BackgroundPenaltyOptions, background_statistics, penalty_sum
+from mmyolo_bgpenalty.models.losses.sparse import bce_and_max_logits
 from mmyolo_bgpenalty.models.sparse_yolov8_head import LossInputs, SparseYOLOv8Head, ignored_objects
 from mmyolo_bgpenalty.utils.arguments import known_keys, non_negative
 from mmyolo_bgpenalty.utils.geometry import picture_frame, priors_inside, priors_on_image

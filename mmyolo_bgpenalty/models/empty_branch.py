@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mmyolo_bgpenalty.models.bg_penalty_head import BgPenaltyYOLOv8Head
-from mmyolo_bgpenalty.models.losses import BackgroundPenaltyOptions
+from mmyolo_bgpenalty.models.losses.penalty import BackgroundPenaltyOptions
 from mmyolo_bgpenalty.utils.arguments import known_keys, non_negative
 
 LOSSES = ('loss_cls', 'loss_bg')

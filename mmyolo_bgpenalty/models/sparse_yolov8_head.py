@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mmyolo_bgpenalty.models.assigner import Positives, SparseTaskAlignedAssigner
-from mmyolo_bgpenalty.models.sparse_losses import Entries, bce_and_max_logits, dense_distillation, split_by_level
+from mmyolo_bgpenalty.models.losses.sparse import Entries, bce_and_max_logits, dense_distillation, split_by_level
 from mmyolo_bgpenalty.utils.arguments import flag
 from mmyolo_bgpenalty.utils.distributed import sum_over_processes
 from mmyolo_bgpenalty.utils.geometry import as_grids, priors_in_boxes

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mmengine.runner import Runner
 
 from mmyolo_bgpenalty.config_check.check import check_config
-from mmyolo_bgpenalty.models.sparse_losses import dense_distillation
+from mmyolo_bgpenalty.models.losses.sparse import dense_distillation
 from tests.helpers.semi import DENSE, build_dense, sample, views
 from tests.helpers.tiny import load, make_set
 

@@ -16,7 +16,7 @@ from mmyolo_bgpenalty.config_check.overrides import similar
 from mmyolo_bgpenalty.config_check.parts import ConfigParts, class_of, dicts_in, transforms_in
 from mmyolo_bgpenalty.models.empty_branch import LOSSES as EMPTY_LOSSES
 from mmyolo_bgpenalty.models.empty_branch import EmptyBranch
-from mmyolo_bgpenalty.models.losses import BackgroundPenaltyOptions
+from mmyolo_bgpenalty.models.losses.penalty import BackgroundPenaltyOptions
 from mmyolo_bgpenalty.models.semi_options import LOSSES, PSEUDO_TEST_CFG, SemiTrainOptions
 from mmyolo_bgpenalty.models.thresholds import TYPES
 

@@ -7,10 +7,12 @@ from typing import Any
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
 from mmyolo.registry import HOOKS
+from torch import nn
 
 from mmyolo_bgpenalty.engine.schedule import DEFAULT_PLAN, lambda_bg_at
 from mmyolo_bgpenalty.engine.settings import HOOK_SETTINGS, hook_arguments, settings_in
-from mmyolo_bgpenalty.models.background_penalty_loss import BackgroundPenaltyLoss, penalties_in
+from mmyolo_bgpenalty.models.bg_penalty_head import BgPenaltyYOLOv8Head
+from mmyolo_bgpenalty.models.losses.background_penalty_loss import BackgroundPenaltyLoss
 from mmyolo_bgpenalty.utils.arguments import flag
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 
@@ -55,7 +57,7 @@ class LambdaBgSchedulerHook(Hook):
         self.plan: dict[str, Any] = dict(lambda_bg=lambda_bg, burn_in=burn_in, warmup=warmup, schedule=schedule)
         self.by_epoch = flag('by_epoch', by_epoch)
         lambda_bg_at(0, **self.plan)
-        self._penalties: list = []
+        self._penalties: list[BgPenaltyYOLOv8Head | BackgroundPenaltyLoss] = []
 
     @property
     def burn_in(self) -> float:
@@ -122,6 +124,11 @@ class LambdaBgSchedulerHook(Hook):
         if not rest:
             runner.logger.info(f'Epoch {epoch}: λ_bg={self._penalties[0].lambda_bg:.3f} in its last iteration')
             runner.logger.info('BG Penalty Stats: mean={mean:.4f} max={max:.4f} min={min:.4f}'.format(**stats))
+
+
+def penalties_in(model: nn.Module) -> list[BgPenaltyYOLOv8Head | BackgroundPenaltyLoss]:
+    """The heads and losses of a model that have a ``lambda_bg``."""
+    return [part for part in model.modules() if isinstance(part, (BgPenaltyYOLOv8Head, BackgroundPenaltyLoss))]
 
 
 def _joined(statistics: list[dict[str, float]]) -> dict[str, float]:

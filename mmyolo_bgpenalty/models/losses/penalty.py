@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmyolo_bgpenalty.models.sparse_losses import widened
+from mmyolo_bgpenalty.models.losses.sparse import widened
 from mmyolo_bgpenalty.utils.arguments import flag, non_negative, one_of
 
 NORMALIZERS = ('background', 'positives', 'hard')

@@ -15,7 +15,7 @@ from mmengine.registry import DefaultScope
 from mmyolo.registry import MODELS
 
 from mmyolo_bgpenalty import BackgroundPenaltyLoss, background_penalty
-from mmyolo_bgpenalty.models.background_penalty_loss import logits_and_background
+from mmyolo_bgpenalty.models.losses.background_penalty_loss import logits_and_background
 from tests.helpers.heads import NO_OBJECTS, OBJECTS, PENALTIES, batch, build, losses_and_gradients
 
 BCE = dict(type='mmdet.CrossEntropyLoss', use_sigmoid=True, reduction='none', loss_weight=0.5)

@@ -9,8 +9,7 @@ import torch
 from mmyolo.registry import MODELS
 from torch import Tensor, nn
 
-from mmyolo_bgpenalty.models.bg_penalty_head import BgPenaltyYOLOv8Head
-from mmyolo_bgpenalty.models.losses import BackgroundPenaltyOptions, background_statistics, penalty_sum
+from mmyolo_bgpenalty.models.losses.penalty import BackgroundPenaltyOptions, background_statistics, penalty_sum
 from mmyolo_bgpenalty.utils.arguments import known_keys, non_negative
 
 Target = Tensor | tuple[Tensor, Tensor]
@@ -129,11 +128,6 @@ class BackgroundPenaltyLoss(nn.Module):
         mean = (rows[:, 0] * rows[:, 3]).sum() / number
         values = torch.stack([mean, rows[:, 1].max(), rows[:, 2].min(), number]).tolist()
         return dict(mean=values[0], max=values[1], min=values[2], num=int(values[3]))
-
-
-def penalties_in(model: nn.Module) -> list[BgPenaltyYOLOv8Head | BackgroundPenaltyLoss]:
-    """The heads and losses of a model that have a ``lambda_bg``."""
-    return [part for part in model.modules() if isinstance(part, (BgPenaltyYOLOv8Head, BackgroundPenaltyLoss))]
 
 
 def logits_and_background(pred: Tensor, target: Target, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mmyolo_bgpenalty.models.losses import (
+from mmyolo_bgpenalty.models.losses.penalty import (
     NORMALIZERS,
     BackgroundPenaltyOptions,
     background_penalty,

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmyolo_bgpenalty.models.sparse_losses import bce_and_max_logits
+from mmyolo_bgpenalty.models.losses.sparse import bce_and_max_logits
 
 SHAPES = ((4, 3), (2, 2), (1, 2))
 
