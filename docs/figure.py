@@ -1,6 +1,6 @@
-"""Draw results.png: the gain from unlabeled images, from the runs in experiments_runs.csv.
+"""Draw results.png, the gain from unlabeled images, and good_parts.png, the false alarms with and without good parts.
 
-A line is a seed (of a fold).
+They show the runs in experiments_runs.csv and good_parts.csv. A line is a seed (of a fold).
 
     python docs/figure.py
 """
@@ -23,6 +23,11 @@ PANELS = (
     ('Solar panels: precision at recall 0.8', 'solar', 'precision_at_recall_0.8', SOLAR),
     ('BCCD (29 of 219 labeled): mAP', 'BCCD', 'mAP', BCCD),
 )
+
+
+GOOD_PARTS = Path(__file__).with_name('good_parts.csv')
+GOOD_PANELS = (('DeepPCB', 'labels only', '400 good boards'), ('solar', 'labels only', '400 good panels'))
+RECALLS = (0.6, 0.7, 0.8, 0.9)
 
 
 def seed_lines(values: Sequence[Values]) -> list[list[tuple[int, float]]]:
@@ -48,10 +53,37 @@ def picture(runs: Sequence[dict]) -> bytes:
         panel.set_xlim(-0.4, len(PLACES) - 0.4)
         panel.set_title(title, fontsize=10)
         panel.grid(axis='y', alpha=0.3)
+    return _png(figure)
+
+
+def picture_of_alarms(runs: Sequence[dict]) -> bytes:
+    """PNG: a panel per set, with false alarms per 100 good parts over recall, on the test images."""
+    figure = Figure(figsize=(9, 3.4), layout='constrained')
+    FigureCanvasAgg(figure)
+    for panel, (name, *variants) in zip(figure.subplots(1, len(GOOD_PANELS)), GOOD_PANELS, strict=True):
+        for number, variant in enumerate(variants):
+            chosen = [run for run in runs if (run['set'], run['variant'], run['images']) == (name, variant, 'test')]
+            for place, run in enumerate(chosen):
+                values = [float(run[f'alarms_at_recall_{recall:g}'] or 'nan') for recall in RECALLS]
+                label = {} if place else dict(label=variant)
+                panel.semilogy(RECALLS, values, 'o-', color=f'C{number}', linewidth=1, markersize=4, **label)
+        panel.set_xticks(RECALLS)
+        panel.set_xlabel('recall')
+        panel.set_title(f'{name}: false alarms per 100 good parts', fontsize=10)
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=9)
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=90, metadata={'Software': None})
     return buffer.getvalue()
 
 
 if __name__ == '__main__':
-    Path(__file__).with_name('results.png').write_bytes(picture(read_runs()))
+    for name, content in (
+        ('results.png', picture(read_runs())),
+        ('good_parts.png', picture_of_alarms(read_runs(GOOD_PARTS))),
+    ):
+        Path(__file__).with_name(name).write_bytes(content)

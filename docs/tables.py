@@ -1,4 +1,4 @@
-"""Print a table of paired differences from experiments_runs.csv, which has a line for every run.
+"""Print a table of paired differences from experiments_runs.csv or good_parts.csv, which have a line for every run.
 
     python docs/tables.py solar 'labels only' 'recipe, share 0.6, burn-in 1080' \
         --images test --sessions 3 4 --metrics mAP mAP_50
@@ -80,7 +80,8 @@ def _signed(value: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('set', help='solar or BCCD')
+    parser.add_argument('set', help='solar, BCCD or DeepPCB')
+    parser.add_argument('--runs', type=Path, default=RUNS, help='file with the runs')
     parser.add_argument('variants', nargs='+', help='names in the column variant; the first is the baseline')
     parser.add_argument('--images', default='test', help="the images of the evaluation: 'test', 'val', 'held out', …")
     parser.add_argument('--iterations', nargs='+', default=['5400', '1920'], help='lengths of training')
@@ -89,7 +90,7 @@ def main() -> None:
     args = parser.parse_args()
     wanted = dict(set=[args.set], images=[args.images], iterations=args.iterations, session=args.sessions)
     try:
-        print('\n'.join(table(read_runs(), args.variants, args.metrics, nms=['0.5'], **wanted)))
+        print('\n'.join(table(read_runs(args.runs), args.variants, args.metrics, nms=['0.5'], **wanted)))
     except ValueError as problem:
         parser.error(str(problem))
 

@@ -46,11 +46,23 @@ def test_missing_runs_and_columns_are_named():
         tables.table(runs, ['a'], ['mAP_5'], sets=['solar'])
 
 
-def test_every_run_has_a_line_of_its_own():
+@pytest.mark.parametrize('file', [tables.RUNS, figure.GOOD_PARTS], ids=['experiments', 'good parts'])
+def test_every_run_has_a_line_of_its_own(file):
     """Of two lines for one run only the later would count, and nobody would notice."""
     columns = ('session', 'set', 'iterations', 'variant', 'fold', 'seed', 'nms', 'images')
-    runs = [tuple(run[column] for column in columns) for run in tables.read_runs()]
-    assert len(runs) > 100 and len(set(runs)) == len(runs)
+    runs = [tuple(run[column] for column in columns) for run in tables.read_runs(file)]
+    assert len(runs) > 20 and len(set(runs)) == len(runs)
+
+
+def test_the_figures_of_good_parts_show_every_seed(monkeypatch):
+    """A variant that is renamed in the file would leave a panel empty."""
+    runs, figures = tables.read_runs(figure.GOOD_PARTS), []
+    monkeypatch.setattr(figure, '_png', figures.append)
+    figure.picture_of_alarms(runs)
+    for panel, (name, *variants) in zip(figures[0].axes, figure.GOOD_PANELS, strict=True):
+        seeds = [run['seed'] for run in runs if run['set'] == name and run['variant'] in variants]
+        assert len(panel.lines) == len(seeds) / 2 > 0  # each has a line for `choose` and one for `test`
+        assert {variant for variant in variants} == {text.get_text() for text in panel.get_legend().get_texts()}
 
 
 def test_seed_lines_join_the_values_of_one_seed_and_fold():
