@@ -11,6 +11,7 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from tables import SESSIONS, Values, read_runs, values_of
 
 PLACES = ('labels only', 'and unlabeled\nimages', 'all labels')
@@ -27,7 +28,7 @@ PANELS = (
 
 GOOD_PARTS = Path(__file__).with_name('good_parts.csv')
 GOOD_PANELS = (('DeepPCB', 'labels only', '400 good boards'), ('solar', 'labels only', '400 good panels'))
-RECALLS = (0.6, 0.7, 0.8, 0.9)
+RECALLS, ALARMS = (0.6, 0.7, 0.8, 0.9), (0, 1, 3, 10, 30, 100, 300)
 
 
 def seed_lines(values: Sequence[Values]) -> list[list[tuple[int, float]]]:
@@ -66,9 +67,13 @@ def picture_of_alarms(runs: Sequence[dict]) -> bytes:
             for place, run in enumerate(chosen):
                 values = [float(run[f'alarms_at_recall_{recall:g}'] or 'nan') for recall in RECALLS]
                 label = {} if place else dict(label=variant)
-                panel.semilogy(RECALLS, values, 'o-', color=f'C{number}', linewidth=1, markersize=4, **label)
+                panel.plot(RECALLS, values, 'o-', color=f'C{number}', linewidth=1, markersize=4, **label)
         panel.set_xticks(RECALLS)
         panel.set_xlabel('recall')
+        panel.set_yscale('symlog', linthresh=1)  # it has a place for 0
+        panel.set_yticks(ALARMS, ALARMS, minor=False)
+        panel.set_ylim(-0.1, 800)
+        panel.yaxis.set_minor_locator(NullLocator())
         panel.set_title(f'{name}: false alarms per 100 good parts', fontsize=10)
         panel.grid(alpha=0.3)
         panel.legend(fontsize=9)
