@@ -51,6 +51,10 @@ def packages(tmp_path_factory) -> Path:
     return folder
 
 
+def _listen_to_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell ignores it for a test run in the background
+
+
 class Checkout:
     """The files that tools/setup_env.py needs. The path has spaces and an umlaut. The cache is a folder of its own."""
 
@@ -80,7 +84,14 @@ class Checkout:
     def start(self, **env) -> subprocess.Popen:
         command = [self.python, str(self.path / 'tools/setup_env.py')]
         env = {**self.env, **{name: str(value) for name, value in env.items()}}
-        return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding='utf-8')
+        return subprocess.Popen(
+            command,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding='utf-8',
+            preexec_fn=_listen_to_ctrl_c,
+        )
 
     def end(self, process: subprocess.Popen, ok: bool = True) -> str:
         """Return the output of a set-up that succeeds, or the error line of one that fails."""

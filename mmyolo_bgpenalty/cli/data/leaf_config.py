@@ -29,7 +29,7 @@ load_from = {weights!r}{no_weights}
 burn_in = {burn_in}  # epochs {before}
 lambda_bg_warmup = {warmup}  # epochs after burn-in in which the penalty rises to its full weight
 """
-LOADER = 'train_dataloader = dict(batch_size={batch}, num_workers=2)\n'
+LOADER = 'train_dataloader = dict(batch_size={batch}, num_workers=2){more}\n'
 SEMI_LOADER = """\
 train_dataloader = dict(
     batch_size={batch},  # half of them labeled
@@ -72,6 +72,7 @@ def leaf_config(
         weights=weights,
         no_weights='' if weights else '  # a file with COCO weights, such as yolov8s.pt of Ultralytics, helps a lot',
         before='on labeled pictures only, without the penalty' if unlabeled else 'without the penalty',
+        more='  # batch_size: labeled pictures; each batch gets as many empty ones' if empty else '',
         side=side,
         momentum=min(least_momentum(plan.iterations), 1),
         **vars(plan),
