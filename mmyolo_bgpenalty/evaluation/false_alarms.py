@@ -84,10 +84,11 @@ def operating_points(matches: Matches, alarms: Sequence[float]) -> list[Operatin
     """
     if not matches.empty_images:
         raise ValueError('Expected good parts, which are images without a box, but got none')
-    ranking, ends = _Ranking(matches), lambda counts: np.append(0, counts)
-    per_100 = ends(np.cumsum(matches.in_empty)[ranking.ends - 1]) * 100 / matches.empty_images
-    hits = ends(np.cumsum(matches.tp)[ranking.ends - 1])
-    parts = ends(np.searchsorted(ranking.first_hit[1], ranking.ends))
+    ranking = _Ranking(matches)
+    # For no detection and for each distinct score, (E + 1,)
+    per_100 = np.append(0, np.cumsum(matches.in_empty)[ranking.ends - 1]) * 100 / matches.empty_images
+    hits = np.append(0, np.cumsum(matches.tp)[ranking.ends - 1])
+    parts = np.append(0, np.searchsorted(ranking.first_hit[1], ranking.ends))
     confidences = np.append(np.inf, ranking.scores)
     found = []
     for limit in alarms:

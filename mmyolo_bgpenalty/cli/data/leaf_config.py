@@ -63,8 +63,9 @@ def leaf_config(
 
     ``images`` is the folder of all pictures, ``weights`` a file, ``side`` the ``median_side`` of the boxes.
     """
+    kind = 'semi_bgpenalty_own' if unlabeled else 'bgpenalty_own_empty' if empty else 'bgpenalty_own'
     values = dict(
-        base=f'yolov8_{"semi_" if unlabeled else ""}bgpenalty_own{"" if unlabeled or not empty else "_empty"}.py',
+        base=f'yolov8_{kind}.py',
         classes=tuple(classes),
         size=size,
         scale=tuple(scale),

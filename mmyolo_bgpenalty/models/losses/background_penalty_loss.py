@@ -86,7 +86,7 @@ class BackgroundPenaltyLoss(nn.Module):
     def lambda_bg(self, value: float) -> None:
         self._lambda_bg = non_negative('lambda_bg', value)
         self.latest_penalty: Tensor | None = None
-        self._statistics: list[Tensor] = []
+        self._statistics: Tensor | None = None  # (4,): sum, maximum, minimum and number of the background scores
 
     def forward(
         self,
@@ -100,7 +100,7 @@ class BackgroundPenaltyLoss(nn.Module):
         """As ``loss``, with the penalty. If ``loss`` gives no reduction, each element gets an equal part of it."""
         value = self.loss(pred, target, weight, avg_factor, reduction_override, **kwargs)
         max_logits, background = logits_and_background(pred, target, weight)
-        self._statistics.append(background_statistics(max_logits.detach(), background))
+        self._add_statistics(background_statistics(max_logits, background))
         if self.lambda_bg == 0:  # no graph, so that 0 · NaN reaches no gradient
             return value
         positives = _positives(target, pred.shape[-1])
@@ -118,16 +118,19 @@ class BackgroundPenaltyLoss(nn.Module):
 
     def get_bg_penalty_stats(self) -> dict[str, float]:
         """As ``BgPenaltyYOLOv8Head.get_bg_penalty_stats``, over all calls since ``lambda_bg`` was set."""
-        if not self._statistics:
+        total, high, low, number = (0.0, 0.0, 0.0, 0) if self._statistics is None else self._statistics.tolist()
+        if not number:
             return dict(mean=0.0, max=0.0, min=0.0, num=0)
-        rows = torch.stack(self._statistics)
-        rows = rows[rows[:, 3] > 0]
-        if not len(rows):
-            return dict(mean=0.0, max=0.0, min=0.0, num=0)
-        number = rows[:, 3].sum()
-        mean = (rows[:, 0] * rows[:, 3]).sum() / number
-        values = torch.stack([mean, rows[:, 1].max(), rows[:, 2].min(), number]).tolist()
-        return dict(mean=values[0], max=values[1], min=values[2], num=int(values[3]))
+        return dict(mean=total / number, max=high, min=low, num=int(number))
+
+    def _add_statistics(self, new: Tensor) -> None:
+        mean, high, low, number = new
+        low = torch.where(number > 0, low, 1.0)  # without background it is 0
+        new = torch.stack([mean * number, high, low, number])
+        if self._statistics is not None:  # one tensor, since a run without the hook never begins new statistics
+            old = self._statistics
+            new = torch.stack([old[0] + new[0], old[1].maximum(high), old[2].minimum(low), old[3] + number])
+        self._statistics = new
 
 
 def logits_and_background(pred: Tensor, target: Target, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:

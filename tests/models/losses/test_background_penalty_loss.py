@@ -153,6 +153,9 @@ def test_statistics_are_over_all_calls_since_lambda_was_set():
     scores = torch.tensor([1.0, 0, 2, 0]).sigmoid()
     expected = dict(mean=float(scores.mean()), max=float(scores.max()), min=0.5, num=4)
     assert loss.get_bg_penalty_stats() == pytest.approx(expected)
+    loss(torch.full((2, 3), 9.0), torch.tensor([0, 1]))  # without background
+    assert loss.get_bg_penalty_stats() == pytest.approx(expected)
+    assert loss._statistics.shape == (4,)  # it does not grow in a run that never sets λ
     before = loss.latest_penalty
     loss.lambda_bg = 1.0
     assert before > 0 and loss.latest_penalty is None and loss.get_bg_penalty_stats()['num'] == 0
