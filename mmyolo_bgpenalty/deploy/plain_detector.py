@@ -20,6 +20,7 @@ from mmyolo.registry import DATASETS, MODELS
 from torch import Tensor, nn
 
 from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import read_checkpoint
+from mmyolo_bgpenalty.models.losses.background_penalty_loss import BackgroundPenaltyLoss
 
 PACKAGE = __name__.partition('.')[0]
 REGISTRIES = [registry for registry in vars(mmyolo_registry).values() if isinstance(registry, Registry)]
@@ -182,7 +183,10 @@ def _own_class(node) -> type | None:
 
 
 def _replace(node) -> None:
-    """In a config, replace the classes of this package by their parents. Drop the arguments that the parents lack."""
+    """In a config, replace the classes of this package by their parents. Drop the arguments that the parents lack.
+
+    The loss that a BackgroundPenaltyLoss contains takes its place.
+    """
     if isinstance(node, (list, tuple)):
         for child in node:
             _replace(child)
@@ -192,6 +196,8 @@ def _replace(node) -> None:
         # The weights come from the checkpoint.
         if key == 'init_cfg' and isinstance(child, Mapping) and child.get('type') == 'Pretrained':
             del node[key]
+        if _own_class(child) is BackgroundPenaltyLoss:
+            child = node[key] = child['loss']
         _replace(child)
     own = _own_class(node)
     if own is not None:

@@ -31,6 +31,7 @@ _WARNINGS = (
     'pkg_resources is deprecated',
     'Deprecated call to `pkg_resources',
     'torch.meshgrid: in an upcoming release',
+    r'`torch.cuda.amp.autocast\(args...\)` is deprecated',  # in layers and assigners of MMDetection
     "'pin_memory' argument is set as true but no accelerator is found",  # the configs of MMDetection pin memory
 )
 # The same in the log of MMEngine, and its long records at the start.

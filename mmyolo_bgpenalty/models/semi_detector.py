@@ -1,24 +1,29 @@
-"""SemiYOLODetector: a student and its EMA teacher, for YOLOv8."""
+"""SemiYOLODetector: a student and its EMA teacher, for single-stage detectors."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from mmdet.models.detectors import SemiBaseDetector
+from mmdet.models.detectors import SemiBaseDetector, SingleStageDetector
 from mmdet.models.utils import filter_gt_instances, rename_loss_dict
 from mmengine.config import ConfigDict
 from mmengine.dist import all_gather
+from mmengine.structures import InstanceData
+from mmyolo.models.dense_heads import YOLOv5Head, YOLOv8Head
 from mmyolo.registry import MODELS
 from torch import Tensor
 
 from mmyolo_bgpenalty.datasets.known_empty import is_known_empty
 from mmyolo_bgpenalty.models.bg_penalty_head import BgPenaltyYOLOv8Head
 from mmyolo_bgpenalty.models.empty_branch import EmptyBranch
+from mmyolo_bgpenalty.models.losses.background_penalty_loss import BackgroundPenaltyLoss
+from mmyolo_bgpenalty.models.pseudo_boxes.fused_boxes import fused_boxes
 from mmyolo_bgpenalty.models.semi_options import SemiTrainOptions
 from mmyolo_bgpenalty.utils.arguments import one_of
 from mmyolo_bgpenalty.utils.distributed import sum_over_processes
-from mmyolo_bgpenalty.utils.geometry import FLIPS, flipped_back, mean_predictions, project_boxes
+from mmyolo_bgpenalty.utils.geometry import FLIPS, flip_boxes, flipped_back, mean_predictions, project_boxes
 
 
 class UnlabeledBatch(NamedTuple):
@@ -30,17 +35,18 @@ class UnlabeledBatch(NamedTuple):
     strong_samples: list
 
 
-@MODELS.register_module()
+@MODELS.register_module(name=['SemiYOLODetector', 'SemiSingleStageDetector'])
 class SemiYOLODetector(SemiBaseDetector):
-    r"""SemiBaseDetector for detectors with decoupled, anchor-free predictions (YOLOv8).
+    r"""SemiBaseDetector for single-stage detectors of MMYOLO and MMDetection. Also SemiSingleStageDetector.
 
     The teacher finds boxes in the weak view of each unlabeled image. They are projected into the strong view, where
     the student learns them. The loss is
 
     .. math:: L = w_{sup} L_{sup} + r \cdot w_{unsup} \cdot \min(1, n / B) \cdot L_{unsup}
 
-    with n pseudo-boxes in B unlabeled images and r = ``unsup_ramp``. YOLOv8 divides its losses by the sum of the
-    assigned scores, which is small if there are few pseudo-boxes. The factor min(1, n / B) compensates for this.
+    with n pseudo-boxes in B unlabeled images and r = ``unsup_ramp``. The heads divide their losses by the number of
+    positives or by the sum of their scores. Both are small if there are few pseudo-boxes. The factor min(1, n / B)
+    compensates for this.
 
     An image with ``known_empty`` in its meta has no object. The teacher's boxes there are dropped, and the image does
     not count for ``class_thresholds``. In a batch with such an image, n is at least 1.
@@ -60,7 +66,8 @@ class SemiYOLODetector(SemiBaseDetector):
         latest: ``UnlabeledBatch`` of the latest loss. None in burn-in, and if ``keep_latest`` is False (default).
 
     Raises:
-        ValueError: an option is out of range or unknown, or does not fit the head.
+        ValueError: ``detector`` is no single-stage detector, or an option is out of range, is unknown or does not fit
+            the head.
     """
 
     semi_train_cfg: SemiTrainOptions
@@ -79,6 +86,11 @@ class SemiYOLODetector(SemiBaseDetector):
         one_of('semi_test_cfg.predict_on', semi_test_cfg.get('predict_on', 'teacher'), ('teacher', 'student'))
         super().__init__(detector, {}, semi_test_cfg, data_preprocessor, init_cfg)
         self.semi_train_cfg, self.bg_branch = options, EmptyBranch.from_cfg(bg_branch)
+        if not isinstance(self.student, SingleStageDetector):
+            raise ValueError(
+                'Expected a single-stage detector, whose `bbox_head` predicts boxes, as `model.detector`, but got '
+                f'{type(self.student).__name__}'
+            )
         head = self.student.bbox_head
         if isinstance(head, BgPenaltyYOLOv8Head):
             head.sync_avg_factor = options.sync_avg_factor
@@ -133,22 +145,49 @@ class SemiYOLODetector(SemiBaseDetector):
         least = test_cfg.score_thr if self.class_thresholds is None else self.class_thresholds.floor
         if options.unsure_thr is not None:
             least = min(least, options.unsure_thr)
-        outs = self._teacher_predictions(batch_inputs)
-        # The head clips boxes to `ori_shape` and reads `scale_factor`. Here boxes stay in pixels of the view.
-        meta = dict(ori_shape=tuple(batch_inputs.shape[-2:]), scale_factor=(1.0, 1.0))
-        # Decode in fp32: bf16 and fp16 have too few bits (8 and 11) for coordinates in pixels.
-        results = self.teacher.bbox_head.predict_by_feat(
-            *([level.float() for level in levels] for levels in outs),
-            batch_img_metas=[meta] * len(batch_inputs),
-            cfg=ConfigDict(test_cfg, score_thr=least),
-            rescale=False,
-        )
+        if options.teacher_flips and not isinstance(self.teacher.bbox_head, YOLOv8Head):
+            outs, results = None, self._fused_boxes(batch_inputs, least)
+        else:
+            outs = self._teacher_predictions(batch_inputs)
+            results = self._boxes(outs, batch_inputs, least)
         for sample, instances in zip(batch_data_samples, results):
             sample.gt_instances = instances[:0] if is_known_empty(sample) else instances
         if options.unsure_thr is not None or self.class_thresholds is not None:
             self._keep_confident(batch_data_samples)
         self.pseudo_labels = batch_data_samples
         return batch_data_samples, dict(predictions=outs)
+
+    def _boxes(self, outs: tuple, batch_inputs: Tensor, least: float) -> list[InstanceData]:
+        """The teacher's boxes of each image, with scores above ``least``, in the pixels of the view."""
+        # Heads clip boxes to `ori_shape` or `img_shape`. Here these are the view.
+        meta = dict.fromkeys(('ori_shape', 'img_shape', 'pad_shape'), tuple(batch_inputs.shape[-2:]))
+        test_cfg = ConfigDict(self.semi_train_cfg.pseudo_test_cfg, score_thr=least)
+        # Decode in fp32: bf16 and fp16 have too few bits (8 and 11) for coordinates in pixels.
+        results = self.teacher.bbox_head.predict_by_feat(
+            *([level.float() for level in levels] for levels in outs),
+            batch_img_metas=[dict(meta, scale_factor=(1.0, 1.0))] * len(batch_inputs),
+            cfg=test_cfg,
+            rescale=False,
+        )
+        height, width = batch_inputs.shape[-2:]
+        for found in results:  # some heads do not clip
+            found.bboxes[:, 0::2].clamp_(0, width)
+            found.bboxes[:, 1::2].clamp_(0, height)
+        # Heads with centerness compare scores to `score_thr` before they multiply them by it.
+        return [found[found.scores > least][: test_cfg.max_per_img] for found in results]
+
+    def _fused_boxes(self, batch_inputs: Tensor, least: float) -> list[InstanceData]:
+        """``fused_boxes`` of the view and its ``teacher_flips``, with scores above ``least``."""
+        options, views = self.semi_train_cfg, []
+        for axes in ((), *(FLIPS[flip] for flip in options.teacher_flips)):
+            outs = self.teacher.bbox_head(self.teacher.extract_feat(batch_inputs.flip(axes)))
+            # A mean score above `least` may have parts below it.
+            found = self._boxes(outs, batch_inputs, least / (1 + len(options.teacher_flips)))
+            for instances in found:
+                instances.bboxes = flip_boxes(instances.bboxes, batch_inputs.shape[-2:], axes)
+            views.append(found)
+        fused = (fused_boxes(image, options.pseudo_test_cfg.nms) for image in zip(*views))
+        return [found[found.scores > least][: options.pseudo_test_cfg.max_per_img] for found in fused]
 
     def _teacher_predictions(self, batch_inputs: Tensor) -> tuple:
         """What the teacher's head returns. With ``teacher_flips`` the mean over the view and its flips."""
@@ -193,7 +232,30 @@ class SemiYOLODetector(SemiBaseDetector):
 
     def loss_by_gt_instances(self, batch_inputs: Tensor, batch_data_samples: list) -> dict:
         """Losses of the labeled images, times their weights."""
-        return self._weighed(self.student.loss(batch_inputs, batch_data_samples))
+        with self._penalty_times(self.semi_train_cfg.sup_loss_weights):
+            return self._weighed(self._student_losses(batch_inputs, batch_data_samples))
+
+    def _student_losses(self, batch_inputs: Tensor, samples: list) -> dict:
+        head = self.student.bbox_head
+        if isinstance(head, YOLOv5Head) and not isinstance(head, YOLOv8Head):
+            # The format of MMYOLO's fast collate function. Its YOLOX takes no other.
+            rows = [
+                torch.cat([boxes.new_full((len(boxes), 1), i), found.labels[:, None].to(boxes), boxes], dim=1)
+                for i, (found, boxes) in enumerate((one.gt_instances, one.gt_instances.bboxes) for one in samples)
+            ]
+            fast = dict(bboxes_labels=torch.cat(rows), img_metas=[one.metainfo for one in samples])
+            return self.student.loss(batch_inputs, fast)
+        return self.student.loss(batch_inputs, samples)
+
+    @contextmanager
+    def _penalty_times(self, loss_weights: Mapping[str, float]) -> Iterator[None]:
+        """Within it, each BackgroundPenaltyLoss multiplies its penalty by the weight of ``loss_bg``."""
+        losses = [part for part in self.student.modules() if isinstance(part, BackgroundPenaltyLoss)]
+        for loss in losses:
+            loss.factor = loss_weights.get('loss_bg', 1.0)
+        yield
+        for loss in losses:
+            loss.factor = 1.0
 
     def _weighed(self, losses: dict) -> dict:
         options = self.semi_train_cfg
@@ -204,7 +266,8 @@ class SemiYOLODetector(SemiBaseDetector):
         """Losses of the strong views, times ``unsup_ramp``, their weights and min(1, n / B)."""
         # Processes sum n before the student runs. At this point the CPU has just waited for the device anyway.
         scale = self._box_scale(batch_data_samples)
-        losses = self.student.loss(batch_inputs, self._with_soft_objects(batch_data_samples))
+        with self._penalty_times(self.semi_train_cfg.unsup_loss_weights):
+            losses = self._student_losses(batch_inputs, self._with_soft_objects(batch_data_samples))
         weight = self.unsup_ramp * self.semi_train_cfg.unsup_weight
         losses = weigh_losses(losses, weight, self.semi_train_cfg.unsup_loss_weights, scale)
         return {**rename_loss_dict('unsup_', losses), **self._statistics(weight, batch_data_samples)}

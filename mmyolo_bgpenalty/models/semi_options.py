@@ -8,11 +8,11 @@ import torch
 from mmcv.ops import batched_nms
 from mmengine.config import ConfigDict
 
-from mmyolo_bgpenalty.models.thresholds import Thresholds, build_thresholds
+from mmyolo_bgpenalty.models.pseudo_boxes.thresholds import Thresholds, build_thresholds
 from mmyolo_bgpenalty.utils.arguments import flag, fraction, known_keys, non_negative, one_of, whole_number
 from mmyolo_bgpenalty.utils.geometry import FLIPS
 
-LOSSES = ('loss_cls', 'loss_bbox', 'loss_dfl', 'loss_bg')
+LOSSES = ('loss_cls', 'loss_obj', 'loss_centerness', 'loss_bbox', 'loss_l1', 'loss_dfl', 'loss_bg')
 
 # At most one box for an object, with one label. The config of evaluation may allow more.
 PSEUDO_TEST_CFG: dict[str, Any] = dict(
@@ -31,7 +31,8 @@ class SemiTrainOptions:
     Args:
         sup_weight: factor of all losses of labeled images, >= 0. ``unsup_weight``: the same for unlabeled images.
         sup_loss_weights: factors of single losses of labeled images, >= 0, e.g. ``dict(loss_bg=0.0)``. A factor for a
-            loss that the head does not have is ignored. ``unsup_loss_weights``: the same for unlabeled images.
+            loss that the head does not have is ignored. ``loss_bg`` is also the penalty of a BackgroundPenaltyLoss.
+            ``unsup_loss_weights``: the same for unlabeled images.
         pseudo_test_cfg: how predictions become pseudo-boxes. The entries replace those of ``PSEUDO_TEST_CFG``.
         min_pseudo_bbox_wh: minimum width and height of a pseudo-box in the strong view, in pixels.
         class_thresholds: the config for ``build_thresholds``. Its thresholds replace ``pseudo_test_cfg.score_thr``.
@@ -41,7 +42,8 @@ class SemiTrainOptions:
             box losses. This needs ``unsure_thr`` and a head with ``sparse_targets``. Source: Efficient Teacher
             (https://arxiv.org/abs/2302.07577).
         teacher_flips: keys of ``FLIPS``. The teacher's predictions become their mean over the weak view and these flips
-            of it. This is for objects without a fixed orientation.
+            of it: with YOLOv8's head at each prior, with other heads by ``fused_boxes``. This is for objects without a
+            fixed orientation.
         channels_last: memory format of student and teacher. It changes values only by rounding.
         sync_avg_factor: replaces the value in a BgPenaltyYOLOv8Head, see ``SparseYOLOv8Head``. Other heads ignore it.
 

@@ -39,6 +39,15 @@ def project_boxes(boxes: Tensor, homography: Tensor, clip_shape: tuple[int, int]
 FLIPS = {'horizontal': (3,), 'vertical': (2,), 'diagonal': (2, 3)}
 
 
+def flip_boxes(boxes: Tensor, shape: Sequence[int], axes: Sequence[int]) -> Tensor:
+    """The boxes, (M, 4), after a flip of an image of ``shape`` (H, W). ``axes``: a value of ``FLIPS``, or none."""
+    for axis in axes:
+        low, size = 3 - axis, shape[axis - 2]
+        boxes = boxes.clone()
+        boxes[:, [low, low + 2]] = size - boxes[:, [low + 2, low]]
+    return boxes
+
+
 def flipped_back(
     cls_scores: Sequence[Tensor], distances: Sequence[Tensor], direction: str
 ) -> tuple[list[Tensor], list[Tensor]]:

@@ -18,7 +18,7 @@ from mmyolo.registry import DATASETS, TRANSFORMS
 from mmyolo_bgpenalty import ClassThresholdsHook, CollapseMonitorHook
 from mmyolo_bgpenalty.config_check.check import check_config
 from mmyolo_bgpenalty.datasets.known_empty import places_of, read_names
-from mmyolo_bgpenalty.models.thresholds import build_thresholds
+from mmyolo_bgpenalty.models.pseudo_boxes.thresholds import build_thresholds
 from tests.helpers.monitored import OBJECTS, TRUE, Listed, fake_runner
 from tests.helpers.pictures import PICTURES, Pictures, picture
 from tests.helpers.semi import batch, build, sample, teacher_sees, total

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from mmyolo_bgpenalty.models.thresholds import build_thresholds
+from mmyolo_bgpenalty.models.pseudo_boxes.thresholds import build_thresholds
 
 
 def images(number, seed=0, most=6):

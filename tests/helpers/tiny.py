@@ -92,6 +92,8 @@ def load(name: str, root: Path, work_dir: Path, **options) -> Config:
     """A shipped config for the tiny set and its size. In the names of ``options``, ``__`` stands for a dot."""
     cfg = Config.fromfile(CONFIGS / name)
     overrides = {**data_options(root), **SMALL}
+    if 'other_heads' in name:  # a ResNet has no `widen_factor`
+        overrides = {key: value for key, value in overrides.items() if not key.endswith('widen_factor')}
     if 'detector' not in cfg.model:
         overrides = {
             key.replace('model.detector', 'model').replace('dataset.labeled', 'dataset'): value

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.structures import InstanceData
 
-from mmyolo_bgpenalty.models.thresholds import build_thresholds
+from mmyolo_bgpenalty.models.pseudo_boxes.thresholds import build_thresholds
 from tests.helpers.processes import in_two_processes
 from tests.helpers.semi import SHAPE, batch, build, sample
 from tests.helpers.thresholds import images

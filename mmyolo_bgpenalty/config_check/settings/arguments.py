@@ -17,8 +17,8 @@ from mmyolo_bgpenalty.config_check.parts import ConfigParts, class_of, dicts_in,
 from mmyolo_bgpenalty.models.empty_branch import LOSSES as EMPTY_LOSSES
 from mmyolo_bgpenalty.models.empty_branch import EmptyBranch
 from mmyolo_bgpenalty.models.losses.penalty import BackgroundPenaltyOptions
+from mmyolo_bgpenalty.models.pseudo_boxes.thresholds import TYPES
 from mmyolo_bgpenalty.models.semi_options import LOSSES, PSEUDO_TEST_CFG, SemiTrainOptions
-from mmyolo_bgpenalty.models.thresholds import TYPES
 
 # Entries that the Runner, a head of MMDetection or an optimizer constructor takes out before it builds the part.
 TAKEN_OUT = dict(

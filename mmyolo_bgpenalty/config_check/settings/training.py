@@ -91,7 +91,9 @@ def check_pseudo_labels(parts: ConfigParts) -> Findings:
         return
     if parts.get(f'{cfg}.unsure_thr') is not None and not parts.head.node.get('ignored_in_cls'):
         what = 'the classification loss learns unsure boxes as background'
-        yield warning(f'{cfg}.unsure_thr', what, f'write {parts.head.path}.ignored_in_cls=True')
+        own = 'SparseYOLOv8Head' in parts.head.names
+        instead = f'{parts.head.path}.ignored_in_cls=True' if own else f'{cfg}.unsure_thr=None'
+        yield warning(f'{cfg}.unsure_thr', what, f'write {instead}')
     if kind_of(parts.get(f'{cfg}.class_thresholds')) == 'ClassFrequency' and not parts.hooks_of('ClassThresholdsHook'):
         add = "add thresholds=dict(type='ClassThresholdsHook') to default_hooks"
         yield error(f'{cfg}.class_thresholds', 'no hook counts the labeled boxes', add)

@@ -17,6 +17,7 @@ from mmyolo.registry import HOOKS
 from torch import Tensor
 
 from mmyolo_bgpenalty.datasets.known_empty import is_known_empty
+from mmyolo_bgpenalty.engine.hooks.lambda_bg import penalties_in
 from mmyolo_bgpenalty.engine.hooks.pseudo_labels import (
     class_names,
     labeled_and_unlabeled,
@@ -167,7 +168,7 @@ def legend_of(model: SemiYOLODetector) -> dict[str, str]:
     if dense or not options.unsup_weight * options.unsup_loss_weights.get('loss_bg', 1.0):
         penalty = 'no penalty on unlabeled images'
     else:
-        penalty = PENALTY if getattr(head, 'lambda_bg', 0) else 'no penalty while λ_bg is 0'
+        penalty = PENALTY if lambda_of(model) else 'no penalty while λ_bg is 0'
     if options.soft_unsure:
         unsure = "the student learns the teacher's score, not the place"
     else:
@@ -180,6 +181,11 @@ def legend_of(model: SemiYOLODetector) -> dict[str, str]:
         background=f'prediction on background ({penalty})',
         padding='padding: no penalty' if penalty == PENALTY else 'padding',
     )
+
+
+def lambda_of(model: SemiYOLODetector) -> float | None:
+    """λ of the student, or None without a penalty."""
+    return next((penalty.lambda_bg for penalty in penalties_in(model.student)), None)
 
 
 def _when(runner: Runner, batch_idx: int) -> str:
@@ -205,8 +211,8 @@ def _state(model: SemiYOLODetector, batch: UnlabeledBatch, names: dict[int, str]
         each = ', '.join(f'{name} {value:.2f}' for name, value in zip(names.values(), values))
         spread = f'{min(values):.2f} to {max(values):.2f}'
         parts.append(f'thresholds: {each if len(each) <= 80 else spread}')
-    if hasattr(model.student.bbox_head, 'lambda_bg'):
-        parts.append(f'λ_bg {model.student.bbox_head.lambda_bg:.3f}')
+    if (lambda_bg := lambda_of(model)) is not None:
+        parts.append(f'λ_bg {lambda_bg:.3f}')
     return ', '.join(parts)
 
 

@@ -46,6 +46,7 @@ class BackgroundPenaltyLoss(nn.Module):
             ``use_sigmoid`` here.
 
     Attributes:
+        factor: a further weight of the penalty, >= 0. SemiYOLODetector sets it to the weight of ``loss_bg``.
         latest_penalty: the sum of the penalties since ``lambda_bg`` was set, a tensor without gradient.
 
     Raises:
@@ -68,6 +69,7 @@ class BackgroundPenaltyLoss(nn.Module):
             raise ValueError(f'Expected a loss with `use_sigmoid=True` to penalise, but got {loss.get("type")}')
         self.bg_penalty = BackgroundPenaltyOptions(**(bg_penalty or {}))
         self.lambda_bg = lambda_bg
+        self.factor = 1.0
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -101,7 +103,7 @@ class BackgroundPenaltyLoss(nn.Module):
         value = self.loss(pred, target, weight, avg_factor, reduction_override, **kwargs)
         max_logits, background = logits_and_background(pred, target, weight)
         self._add_statistics(background_statistics(max_logits, background))
-        if self.lambda_bg == 0:  # no graph, so that 0 · NaN reaches no gradient
+        if self.lambda_bg * self.factor == 0:  # no graph, so that 0 · NaN reaches no gradient
             return value
         positives = _positives(target, pred.shape[-1])
         options = self.bg_penalty
@@ -109,7 +111,8 @@ class BackgroundPenaltyLoss(nn.Module):
         total, number = penalty_sum(
             max_logits, background, options.focal, options.gamma, options.normalizer, divisor, options.hard_score
         )
-        penalty = getattr(self.loss, 'loss_weight', 1.0) * self.lambda_bg * total / number.clamp(min=1)
+        factor = getattr(self.loss, 'loss_weight', 1.0) * self.lambda_bg * self.factor
+        penalty = factor * total / number.clamp(min=1)
         if (reduction_override or getattr(self.loss, 'reduction', 'mean')) != 'mean':
             penalty = penalty * positives.clamp(min=1)
         seen = penalty.detach()

@@ -12,7 +12,7 @@ from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
 
 from mmyolo_bgpenalty import ClassThresholdsHook
-from mmyolo_bgpenalty.models.thresholds import build_thresholds
+from mmyolo_bgpenalty.models.pseudo_boxes.thresholds import build_thresholds
 from tests.helpers.monitored import Listed
 from tests.helpers.thresholds import frequency
 from tests.helpers.tiny import CLASSES, SEMI, load, make_images, make_set

@@ -1,42 +1,19 @@
 """BackgroundPenaltyLoss around the losses of the dense heads of MMDetection and MMYOLO."""
 
-import copy
-from inspect import signature
-from pathlib import Path
+import math
 
-import mmdet
-import mmyolo
 import pytest
 import torch
-from mmdet.registry import MODELS as MMDET_MODELS
-from mmengine.config import Config, ConfigDict
 from mmengine.logging import MessageHub
-from mmengine.registry import DefaultScope
 from mmyolo.registry import MODELS
 
 from mmyolo_bgpenalty import BackgroundPenaltyLoss, background_penalty
 from mmyolo_bgpenalty.models.losses.background_penalty_loss import logits_and_background
 from tests.helpers.heads import NO_OBJECTS, OBJECTS, PENALTIES, batch, build, losses_and_gradients
+from tests.helpers.other_detectors import HEADS, MMYOLO, model_cfg
+from tests.helpers.other_detectors import build as build_part
 
 BCE = dict(type='mmdet.CrossEntropyLoss', use_sigmoid=True, reduction='none', loss_weight=0.5)
-MMDET, MMYOLO = (Path(package.__file__).parent / '.mim/configs' for package in (mmdet, mmyolo))
-# Head -> config file, the loss that gets the penalty, and how often the head calls it
-HEADS = {
-    'RetinaNet': (MMDET, 'retinanet/retinanet_r18_fpn_1x_coco.py', 'loss_cls'),
-    'FCOS': (MMDET, 'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', 'loss_cls'),
-    'ATSS': (MMDET, 'atss/atss_r50_fpn_1x_coco.py', 'loss_cls'),
-    'GFL': (MMDET, 'gfl/gfl_r50_fpn_1x_coco.py', 'loss_cls'),
-    'TOOD': (MMDET, 'tood/tood_r50_fpn_1x_coco.py', 'loss_cls'),
-    'RTMDet of MMDetection': (MMDET, 'rtmdet/rtmdet_tiny_8xb32-300e_coco.py', 'loss_cls'),
-    'YOLOX of MMDetection': (MMDET, 'yolox/yolox_tiny_8xb8-300e_coco.py', 'loss_obj'),
-    'RTMDet': (MMYOLO, 'rtmdet/rtmdet_tiny_syncbn_fast_8xb32-300e_coco.py', 'loss_cls'),
-    'YOLOv5': (MMYOLO, 'yolov5/yolov5_n-v61_syncbn_fast_8xb16-300e_coco.py', 'loss_obj'),
-    'YOLOv6': (MMYOLO, 'yolov6/yolov6_n_syncbn_fast_8xb32-300e_coco.py', 'loss_cls'),
-    'YOLOv7': (MMYOLO, 'yolov7/yolov7_tiny_syncbn_fast_8x16b-300e_coco.py', 'loss_obj'),
-    'YOLOv8': (MMYOLO, 'yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py', 'loss_cls'),
-    'YOLOX': (MMYOLO, 'yolox/yolox_tiny_fast_8xb8-300e_coco.py', 'loss_obj'),
-    'PP-YOLOE': (MMYOLO, 'ppyoloe/ppyoloe_s_fast_8xb32-300e_coco.py', 'loss_cls'),
-}
 
 
 def wrapped(loss=BCE, **kwargs):
@@ -193,34 +170,21 @@ def test_targets_that_do_not_fit():
 
 
 def head_of(name, **penalty):
-    """A head of a shipped config with 3 classes, the features of two images of 128 x 128 pixels, and its loss."""
-    root, file, loss = HEADS[name]
-    with DefaultScope.overwrite_default_scope('mmdet' if root == MMDET else 'mmyolo'):
-        cfg = Config.fromfile(root / file).model
-        head = cfg.bbox_head
-        node = head.get('head_module', head)
-        node.num_classes = 3
-        train_cfg = copy.deepcopy(cfg.get('train_cfg') or ConfigDict())
-        for assigner in (train_cfg, train_cfg.get('assigner', {}), train_cfg.get('initial_assigner', {})):
-            if 'num_classes' in assigner:
-                assigner.num_classes = 3
-        head.update(train_cfg=train_cfg, test_cfg=cfg.get('test_cfg'))
-        if penalty:
-            # The config of YOLOv6 leaves `loss_cls` to the default of the head.
-            own = copy.deepcopy(head.get(loss) or signature(MODELS.get(head.type)).parameters[loss].default)
-            head[loss] = dict(own, type='BackgroundPenaltyLoss' if root == MMYOLO else 'mmyolo.BackgroundPenaltyLoss')
-            head[loss].update(loss=own, **penalty)
-        torch.manual_seed(0)
-        built = (MODELS if root == MMYOLO else MMDET_MODELS).build(head)
-    built.train()
+    """A head of a shipped config, the features of two images of 128 x 128 pixels, and its loss."""
+    scope, _, loss = HEADS[name]
+    cfg = model_cfg(name, **penalty)
+    head = cfg.bbox_head
+    head.update(train_cfg=cfg.train_cfg, test_cfg=cfg.get('test_cfg'))
+    torch.manual_seed(0)
+    built = build_part(head, scope).train()
+    node = head.get('head_module', head)
     channels = node.in_channels
-    if root == MMYOLO:
+    if scope == MMYOLO:
         widths = channels if isinstance(channels, (list, tuple)) else [channels] * 3
         channels = [int(width * node.get('widen_factor', 1.0)) for width in widths]
         channels = [-(-width // 8) * 8 for width in channels] if name != 'YOLOv7' else channels
     else:
-        generator = built.prior_generator
-        channels = [channels] * len(generator.strides)
+        channels = [channels] * len(built.prior_generator.strides)
     strides = [stride[0] if isinstance(stride, tuple) else stride for stride in built.prior_generator.strides]
     random = torch.Generator().manual_seed(1)
     feats = [torch.randn(2, width, -(-128 // s), -(-128 // s), generator=random) for width, s in zip(channels, strides)]
@@ -231,7 +195,10 @@ BOXES = ([[8.0, 8, 72, 72], [30, 4, 120, 60]], [1, 2]), ([[20.0, 24, 100, 110]],
 
 
 def run(name, **penalty):
+    """The sum of the losses, the gradients, the loss module, and what it was given."""
     head, feats, loss = head_of(name, **penalty)
+    calls = []
+    loss.register_forward_pre_hook(lambda module, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
     meta = dict.fromkeys(('img_shape', 'pad_shape', 'batch_input_shape'), (128, 128))
     samples = batch('fast' if HEADS[name][0] == MMYOLO else 'list', BOXES, metas=[meta] * 2)
     for sample in samples if isinstance(samples, list) else ():
@@ -240,22 +207,50 @@ def run(name, **penalty):
     total = sum(
         sum(value) if isinstance(value, list) else value.sum() for key, value in losses.items() if 'loss' in key
     )
+    for args, _ in calls:
+        args[0].retain_grad()
     total.backward()
     gradients = {key: parameter.grad for key, parameter in head.named_parameters() if parameter.grad is not None}
-    return total.detach(), gradients, loss
+    return total.detach(), gradients, loss, calls
+
+
+def naive_penalty(loss, pred, target, weight=None, avg_factor=None, **kwargs):
+    """The focal penalty of one call, row by row, and the rows."""
+    weight = torch.ones_like(pred) if weight is None else weight
+    rows = naive_background(pred, target, weight)
+    scores = [1 / (1 + math.exp(-max(row))) for row in rows]
+    mean = sum(-(score**2) * math.log(1 - score) for score in scores) / max(len(scores), 1)
+    labels, values = target if isinstance(target, (tuple, list)) else (target, target)
+    positives = float(
+        values[labels != pred.shape[-1]].sum() if labels is not values else (labels != pred.shape[-1]).sum()
+    )
+    if labels.is_floating_point():
+        positives = float(labels.sum())
+    divides = loss.loss.reduction == 'mean'
+    return loss.loss.loss_weight * mean * (1 if divides else max(positives, 1)), rows
 
 
 @pytest.mark.parametrize('name', HEADS)
 def test_heads_train_with_the_penalty(name, monkeypatch):
-    """λ = 0 changes nothing, bit for bit. λ = 1 adds the penalty."""
+    """λ = 0 changes nothing, bit for bit. λ = 1 adds the penalty of what the loss was given."""
     # TOOD, YOLOv6 and PP-YOLOE begin with another assigner.
-    monkeypatch.setitem(MessageHub.get_current_instance().runtime_info, 'epoch', 99)
-    plain, gradients, _ = run(name)
-    same, found, loss = run(name, lambda_bg=0.0)
+    monkeypatch.setitem(MessageHub.get_current_instance().runtime_info, 'epoch', 999)
+    plain, gradients, *_ = run(name)
+    same, found, loss, without = run(name, lambda_bg=0.0)
     assert isinstance(loss, BackgroundPenaltyLoss)
     assert torch.equal(same, plain) and found.keys() == gradients.keys()
     assert all(torch.equal(found[key], value) for key, value in gradients.items())
-    more, found, loss = run(name, lambda_bg=1.0, bg_penalty=dict(focal=True))
+    more, found, loss, calls = run(name, lambda_bg=1.0, bg_penalty=dict(focal=True))
     stats = loss.get_bg_penalty_stats()
-    assert more > plain and loss.latest_penalty > 0 and stats['num'] > 50 and 0 < stats['mean'] < 0.9
+    assert more.isfinite() and more > plain and stats['num'] > 50 and 0 < stats['mean'] < 0.9
     assert any(not torch.equal(found[key], value) for key, value in gradients.items())
+    penalties, rows = zip(*(naive_penalty(loss, *args, **kwargs) for args, kwargs in calls))
+    assert float(loss.latest_penalty) == pytest.approx(sum(penalties), rel=1e-4)
+    assert stats['num'] == sum(map(len, rows))
+    for (args, kwargs), (before, _) in zip(calls, without, strict=True):
+        pushed = args[0].grad - before[0].grad
+        weight = args[2] if len(args) > 2 else kwargs.get('weight')
+        _, background = logits_and_background(args[0], args[1], weight)
+        pushed = pushed if pushed.dim() == 4 else pushed.amax(-1)
+        # The gradient of the focal penalty vanishes only at scores of 0.
+        assert (pushed[background] > 0).float().mean() > 0.95

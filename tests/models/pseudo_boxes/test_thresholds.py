@@ -6,7 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmyolo_bgpenalty.models.thresholds import build_thresholds, class_frequency_thresholds, mixture_thresholds
+from mmyolo_bgpenalty.models.pseudo_boxes.thresholds import (
+    build_thresholds,
+    class_frequency_thresholds,
+    mixture_thresholds,
+)
 from tests.helpers.thresholds import frequency, images
 
 BOXES = st.lists(st.tuples(st.floats(0, 1, width=32), st.integers(0, 3)), max_size=40)

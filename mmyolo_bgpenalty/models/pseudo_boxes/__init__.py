@@ -1,0 +1,1 @@
+"""Which boxes of the teacher become pseudo-boxes."""
