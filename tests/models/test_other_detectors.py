@@ -78,6 +78,22 @@ def test_a_detector_learns_from_its_teacher(name):
 
 
 @pytest.mark.parametrize('name', HEADS)
+def test_a_batch_of_images_that_are_known_to_be_empty(name):
+    """All of it is background. The boxes of the teacher do not count."""
+    model = build(name)
+    teacher_finds(model, [[0.9], [0.8, 0.7]])
+    inputs, samples = views()
+    for branch in ('unsup_teacher', 'unsup_student'):
+        for sample in samples[branch]:
+            sample.set_metainfo(dict(known_empty=True))
+    losses = sums(model.loss(inputs, samples))
+    classes = [value for key, value in losses.items() if key in ('unsup_loss_cls', 'unsup_loss_obj')]
+    assert sum(classes) > 0 and all(value.isfinite() for value in losses.values())
+    assert losses['unsup_loss_bbox'] == 0
+    sum(losses.values()).backward()
+
+
+@pytest.mark.parametrize('name', HEADS)
 def test_pseudo_boxes_are_the_predictions_of_the_teacher(name):
     """In the pixels of the view, with scores above the threshold."""
     model = build(name, pseudo_test_cfg=dict(score_thr=LEAST))
