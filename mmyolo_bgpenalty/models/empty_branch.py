@@ -71,13 +71,10 @@ class EmptyBranch:
         """The losses of the labeled images (branch 'sup'), as ``detector.loss`` gives them, and ``bg_*``.
 
         One forward pass has both. In two passes batch normalization has statistics of labeled images and of empty
-        images, and the network learns to tell them apart (docs/experiments.md). The smaller images get padding.
+        images, and the network learns to tell them apart (docs/experiments.md).
         """
         head, labeled = detector.bbox_head, len(inputs['sup'])
-        images = [inputs[branch] for branch in BRANCHES]
-        height, width = (max(one.shape[side] for one in images) for side in (2, 3))
-        images = [pad(one, (0, width - one.shape[3], 0, height - one.shape[2])) for one in images]
-        outs = head(detector.extract_feat(torch.cat(images)))
+        outs = head(detector.extract_feat(one_batch(inputs)))
         objects, ignored, metas = unpack_gt_instances(samples['sup'])
         of_labeled = ([level[:labeled] for level in levels] for levels in outs)
         losses = head.loss_by_feat(*of_labeled, objects, metas, ignored)
@@ -90,6 +87,13 @@ class EmptyBranch:
             **{f'bg_{name}': x if self.loss_weights.get(name, 1.0) else x.nan_to_num() for name, x in weighed.items()},
             'bg/with_alarm': (highest >= ALARM).float().mean(),
         }
+
+
+def one_batch(inputs: Mapping[str, Tensor]) -> Tensor:
+    """The labeled images, then the empty ones. The smaller images get padding on the right and at the bottom."""
+    images = [inputs[branch] for branch in BRANCHES]
+    height, width = (max(one.shape[side] for one in images) for side in (2, 3))
+    return torch.cat([pad(one, (0, width - one.shape[3], 0, height - one.shape[2])) for one in images])
 
 
 @MODELS.register_module()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mmyolo_bgpenalty.datasets.known_empty import is_known_empty
 from mmyolo_bgpenalty.models.bg_penalty_head import BgPenaltyYOLOv8Head
-from mmyolo_bgpenalty.models.empty_branch import EmptyBranch
+from mmyolo_bgpenalty.models.empty_branch import EmptyBranch, one_batch
 from mmyolo_bgpenalty.models.losses.background_penalty_loss import BackgroundPenaltyLoss
 from mmyolo_bgpenalty.models.pseudo_boxes.fused_boxes import fused_boxes
 from mmyolo_bgpenalty.models.semi_options import SemiTrainOptions
@@ -51,7 +51,8 @@ class SemiYOLODetector(SemiBaseDetector):
     An image with ``known_empty`` in its meta has no object. The teacher's boxes there are dropped, and the image does
     not count for ``class_thresholds``. In a batch with such an image, n is at least 1.
 
-    Images of the branch ``bg`` have no objects either. They have losses of their own, see ``EmptyBranch``.
+    Images of the branch ``bg`` have no objects either. With a BgPenaltyYOLOv8Head they have losses of their own, see
+    ``EmptyBranch``. With other heads they are labeled images without objects.
 
     Args:
         detector: config of the student, and of the teacher.
@@ -95,6 +96,8 @@ class SemiYOLODetector(SemiBaseDetector):
         if isinstance(head, BgPenaltyYOLOv8Head):
             head.sync_avg_factor = options.sync_avg_factor
             self.bg_branch.options_for(head)
+        elif bg_branch:
+            raise ValueError(f'Expected a BgPenaltyYOLOv8Head for `bg_branch`, but got {type(head).__name__}')
         if options.soft_unsure and not getattr(head, 'sparse_targets', False):
             raise ValueError(
                 'Expected a head with `sparse_targets` for `semi_train_cfg.soft_unsure`, but got '
@@ -119,7 +122,9 @@ class SemiYOLODetector(SemiBaseDetector):
         """
         inputs, samples = multi_batch_inputs, multi_batch_data_samples
         self.pseudo_labels, self.latest = [], None
-        if 'bg' in inputs:
+        if 'bg' in inputs and not isinstance(self.student.bbox_head, BgPenaltyYOLOv8Head):
+            losses = self.loss_by_gt_instances(one_batch(inputs), [*samples['sup'], *samples['bg']])
+        elif 'bg' in inputs:
             labeled, empty = self.bg_branch.losses(self.student, inputs, samples)
             losses = self._weighed(labeled) | empty
         else:

@@ -23,7 +23,7 @@ def last_epochs(monkeypatch):
     monkeypatch.setitem(MessageHub.get_current_instance().runtime_info, 'epoch', 999)
 
 
-def build(name, penalty=None, **semi_train_cfg):
+def build(name, penalty=None, bg_branch=None, **semi_train_cfg):
     with DefaultScope.overwrite_default_scope('mmyolo'):
         torch.manual_seed(0)
         model = MODELS.build(
@@ -34,6 +34,7 @@ def build(name, penalty=None, **semi_train_cfg):
                     type='SemiDataPreprocessor', data_preprocessor=dict(type='mmdet.DetDataPreprocessor')
                 ),
                 semi_train_cfg=semi_train_cfg,
+                bg_branch=bg_branch,
             )
         )
     assert isinstance(model, SemiYOLODetector)
@@ -91,6 +92,23 @@ def test_a_batch_of_images_that_are_known_to_be_empty(name):
     assert sum(classes) > 0 and all(value.isfinite() for value in losses.values())
     assert losses['unsup_loss_bbox'] == 0
     sum(losses.values()).backward()
+
+
+@pytest.mark.parametrize('name', ['RetinaNet', 'RTMDet', 'YOLOX'])
+def test_good_parts_are_labeled_images_without_objects(name):
+    inputs, samples = views()
+    inputs['bg'], samples['bg'] = torch.rand(2, 3, *SHAPE), views()[1]['unsup_teacher']
+    for sample in samples['bg']:
+        sample.gt_instances = sample.gt_instances[:0]
+    model = build(name)
+    model.unsup_ramp = 0.0
+    found = sums(model.loss({key: inputs[key] for key in ('sup', 'bg')}, samples))
+    model = build(name)
+    both = [*samples['sup'], *samples['bg']]
+    expected = sums(model.loss_by_gt_instances(torch.cat([inputs['sup'], inputs['bg']]), both))
+    assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
+    alone = sums(build(name).loss({'sup': inputs['sup']}, samples))
+    assert any(not torch.isclose(found[key], alone[key]) for key in found)
 
 
 @pytest.mark.parametrize('name', HEADS)
@@ -153,3 +171,8 @@ def test_two_stage_detectors_are_refused():
     cfg.neck.in_channels = [64, 128, 256, 512]
     with pytest.raises(ValueError, match='single-stage.*`model.detector`, but got FasterRCNN'):
         MODELS.build(dict(type='SemiSingleStageDetector', detector=dict(cfg, _scope_='mmdet')))
+
+
+def test_options_of_good_parts_are_for_yolov8():
+    with pytest.raises(ValueError, match='BgPenaltyYOLOv8Head for `bg_branch`, but got RTMDetHead'):
+        build('RTMDet', bg_branch=dict(loss_weights=dict(loss_bg=0.5)))
