@@ -12,7 +12,7 @@ from mmyolo_bgpenalty.models.pseudo_boxes.thresholds import Thresholds, build_th
 from mmyolo_bgpenalty.utils.arguments import flag, fraction, known_keys, non_negative, one_of, whole_number
 from mmyolo_bgpenalty.utils.geometry import FLIPS
 
-LOSSES = ('loss_cls', 'loss_obj', 'loss_centerness', 'loss_bbox', 'loss_l1', 'loss_dfl', 'loss_bg')
+LOSSES = ('loss_cls', 'loss_obj', 'loss_centerness', 'loss_bbox', 'loss_l1', 'loss_bbox_aux', 'loss_dfl', 'loss_bg')
 
 # At most one box for an object, with one label. The config of evaluation may allow more.
 PSEUDO_TEST_CFG: dict[str, Any] = dict(

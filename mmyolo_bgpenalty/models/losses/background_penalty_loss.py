@@ -34,8 +34,8 @@ class BackgroundPenaltyLoss(nn.Module):
     - scores, (…, N, C): a prior whose scores are all 0 (YOLOv6, YOLOv8, PP-YOLOE; YOLOX's objectness has C = 1);
     - scores, (B, A, H, W): each score of 0 is a prior (the objectness of YOLOv5 and YOLOv7).
 
-    A prior with the weight 0 is no background. The targets do not say where boxes, padding and ignored objects are.
-    Only BgPenaltyYOLOv8Head knows these places.
+    A prior with the weight 0 is no background. Each process counts its own background. The targets do not say where
+    boxes, padding and ignored objects are. Only BgPenaltyYOLOv8Head knows these places.
 
     Args:
         loss: config of the loss. It needs logits and must be a sigmoid loss.
@@ -46,7 +46,8 @@ class BackgroundPenaltyLoss(nn.Module):
             ``use_sigmoid`` here.
 
     Attributes:
-        factor: a further weight of the penalty, >= 0. SemiYOLODetector sets it to the weight of ``loss_bg``.
+        factor: a further weight of the penalty, >= 0. SemiYOLODetector sets it to the weight of ``loss_bg``. With 0 a
+            call does not count for the statistics.
         latest_penalty: the sum of the penalties since ``lambda_bg`` was set, a tensor without gradient.
 
     Raises:
@@ -101,9 +102,11 @@ class BackgroundPenaltyLoss(nn.Module):
     ) -> Tensor:
         """As ``loss``, with the penalty. If ``loss`` gives no reduction, each element gets an equal part of it."""
         value = self.loss(pred, target, weight, avg_factor, reduction_override, **kwargs)
+        if self.factor == 0:
+            return value
         max_logits, background = logits_and_background(pred, target, weight)
         self._add_statistics(background_statistics(max_logits, background))
-        if self.lambda_bg * self.factor == 0:  # no graph, so that 0 · NaN reaches no gradient
+        if self.lambda_bg == 0:  # no graph, so that 0 · NaN reaches no gradient
             return value
         positives = _positives(target, pred.shape[-1])
         options = self.bg_penalty
