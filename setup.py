@@ -55,10 +55,12 @@ setup(
         'Topic :: Scientific/Engineering :: Image Recognition',
     ],
     packages=find_packages(include=[f'{NAME}*']),
+    package_data={f'{NAME}.cli.report': ['page.*']},
     # Not torch, OpenMMLab's packages and OpenCV: they must match each other and the machine, so pip must not replace
-    # them. The package checks their versions at import. All of these but globox are also needed by OpenMMLab.
+    # them. The package checks their versions at import. torch needs jinja2, and OpenMMLab needs all others but globox.
     install_requires=[
         'globox',
+        'jinja2',
         'matplotlib',
         'numpy',
         'pillow',

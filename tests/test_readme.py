@@ -132,6 +132,9 @@ def test_commands(stage):
                 os.listdir(stage / 'results')
             )
             assert len([*(stage / 'shown').rglob('*.jpg')]) == 2
+        elif name == 'report':
+            run(stage, command)
+            assert '<title>Detection report' in (stage / 'report.html').read_text(encoding='utf-8')
         elif name == 'predict':
             run(stage, command, *options)
             (found,) = stage.glob('predictions/*/predictions.json')

@@ -66,10 +66,15 @@ def test_the_wheel_has_everything_once(package):
         'tools/noxfile.py',
     }
     assert shipped == tools | {f'configs/{path.relative_to(CONFIGS).as_posix()}' for path in CONFIGS.rglob('*.py')}
-    modules = {path.relative_to(package).as_posix() for path in package.rglob('*.py') if '.mim' not in path.parts}
-    assert modules == {
-        path.relative_to(ROOT / 'mmyolo_bgpenalty').as_posix() for path in (ROOT / 'mmyolo_bgpenalty').rglob('*.py')
-    }
+    inside, checkout = (
+        {
+            path.relative_to(folder).as_posix()
+            for path in folder.rglob('*.*')
+            if path.suffix in ('.py', '.html', '.css', '.js')
+        }
+        for folder in (package, ROOT / 'mmyolo_bgpenalty')
+    )
+    assert {name for name in inside if not name.startswith('.mim/')} == checkout
 
 
 def test_mim_finds_each_config_by_its_file_name(package):

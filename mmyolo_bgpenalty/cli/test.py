@@ -28,11 +28,12 @@ from mmyolo_bgpenalty.utils.arguments import fraction, is_meant
 from mmyolo_bgpenalty.utils.files import write_whole
 
 OUT = (
-    'folder for metrics.json and, from PrecisionRecallMetric, the curves (json), precision_recall.png, confidence.png '
-    'and confusion_matrix.png'
+    'folder for metrics.json and the config and, from PrecisionRecallMetric, the predictions and curves (json), '
+    'precision_recall.png, confidence.png and confusion_matrix.png. `report` reads it'
 )
 SHOW = 'a new or empty folder for pictures of the test set: hits are green, false positives red, missed objects yellow'
 
+CONFIG = 'config.py'  # in the folder of --out: `report` finds the images there
 RESAMPLES = 1000  # of the images, for intervals
 
 
@@ -75,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # JSON has no nan and no inf. They stand for an undefined metric and for a recall that is not reached.
         known = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
         write_whole(os.path.join(args.out, 'metrics.json'), json.dumps(known, indent=1) + '\n')
+        write_whole(os.path.join(args.out, CONFIG), cfg.pretty_text)
         print(f'written to {args.out}: {", ".join(sorted(os.listdir(args.out)))}')
 
 

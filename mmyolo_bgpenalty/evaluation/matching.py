@@ -4,11 +4,13 @@ Shapes: N detections and G annotated boxes of one image; D detections of all I i
 height in pixels, as in a COCO file.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask
+
+from mmyolo_bgpenalty.utils.coco_json import is_crowd
 
 # The kinds of false positives, similar to those of TIDE (Bolya et al., 2020, https://arxiv.org/abs/2008.08115).
 MISTAKES = ('background', 'place', 'class', 'duplicate')
@@ -53,6 +55,17 @@ def true_boxes(instances: Sequence[dict]) -> np.ndarray:
 def truth_of(rows: np.ndarray) -> Truth:
     """The rows of ``true_boxes`` as objects and ignored boxes."""
     return Truth(xywh(rows[:, :4]), rows[:, 4].astype(int), rows[:, 5] > 0)
+
+
+def truth_by_image(coco: Mapping, categories: Sequence) -> list[Truth]:
+    """The boxes of each image of a COCO set. Labels are places in ``categories``, the ids of the classes."""
+    labels = {category: label for label, category in enumerate(categories)}
+    rows: dict[Any, list[tuple]] = {image['id']: [] for image in coco['images']}
+    for one in coco.get('annotations') or ():
+        if one['category_id'] in labels:
+            rows[one['image_id']].append((*one['bbox'], labels[one['category_id']], is_crowd(one)))
+    tables = (np.array(one, dtype=float).reshape(-1, 6) for one in rows.values())
+    return [Truth(table[:, :4], table[:, 4].astype(int), table[:, 5] > 0) for table in tables]
 
 
 def xywh(boxes: np.ndarray) -> np.ndarray:
@@ -102,7 +115,9 @@ def assign_boxes(found: Detections, truth: Truth, iou_thr: float = 0.5) -> tuple
 
 def box_iou(found: Detections, truth: Truth) -> np.ndarray:
     """(N, G). For an ignored box it is the share of the detection that the box covers."""
-    iou = mask.iou(found.boxes, truth.boxes, truth.ignored.astype(np.uint8))
+    # pycocotools reads the memory of an array in C order, whatever its order is.
+    boxes, objects = (np.ascontiguousarray(one, dtype=float) for one in (found.boxes, truth.boxes))
+    iou = mask.iou(boxes, objects, truth.ignored.astype(np.uint8))
     return np.reshape(iou, (len(found.boxes), len(truth.boxes)))  # pycocotools returns [] without boxes
 
 

@@ -11,7 +11,6 @@ from io import StringIO
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 from mmdet.datasets.api_wrappers import COCO
 from mmdet.evaluation import CocoMetric
 from mmengine.fileio import get_local_path
@@ -21,13 +20,13 @@ from mmyolo.registry import METRICS
 from mmyolo_bgpenalty.datasets.coco import CheckedCOCO
 from mmyolo_bgpenalty.evaluation.confusion import confusion_matrix
 from mmyolo_bgpenalty.evaluation.false_alarms import Interval, false_alarm_intervals, false_alarms, operating_points
-from mmyolo_bgpenalty.evaluation.matching import Detections, Matches, Truth, match_images, xywh
+from mmyolo_bgpenalty.evaluation.matching import Detections, Matches, Truth, match_images, truth_by_image, xywh
 from mmyolo_bgpenalty.evaluation.names import metric_names
 from mmyolo_bgpenalty.evaluation.plots import write_plots
 from mmyolo_bgpenalty.evaluation.precision_recall import RECALLS_SHOWN, precision_recall
 from mmyolo_bgpenalty.evaluation.table import FILE_ONLY, alarm_table, operating_table, report_table, unreached
 from mmyolo_bgpenalty.utils.arguments import flag, fraction, whole_number
-from mmyolo_bgpenalty.utils.coco_json import is_crowd, with_own_ids
+from mmyolo_bgpenalty.utils.coco_json import with_own_ids
 from mmyolo_bgpenalty.utils.files import printable, write_whole
 from mmyolo_bgpenalty.utils.image_files import size_fault
 
@@ -62,8 +61,9 @@ class PrecisionRecallMetric(CocoMetric):
             TeacherStudentValLoop they show the student.
         kwargs: further arguments of CocoMetric. ``classwise`` logs each class, and reports ``pr/{class}_precision``,
             ``_recall``, ``_f1``, ``_ap`` (at IoU 0.5 also as ``_ap_50``) and ``_recall_at_0.25`` for each class with
-            objects, see ``metric_names``. ``outfile_prefix='a/b'`` writes the report at every evaluation to
-            ``a/b.precision_recall.json``, with null for nan and inf, and with the ``intervals`` of ``bootstrap``.
+            objects, see ``metric_names``. ``outfile_prefix='a/b'`` writes the predictions at every evaluation to
+            ``a/b.bbox.json``. The report goes to ``a/b.precision_recall.json``, with null for nan and inf, and with the
+            ``intervals`` of ``bootstrap``.
             TeacherStudentValLoop evaluates the student last, so the file has the figures of the student.
 
     Raises:
@@ -117,6 +117,9 @@ class PrecisionRecallMetric(CocoMetric):
             self._coco_api.dataset.setdefault('annotations', [])  # MMDetection writes none without objects
         self._check_images([gt for gt, _ in results])
         numbers = self._precision_recall(results)
+        if self.outfile_prefix is not None:  # these files have the ids of the set
+            self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
+            self.results2json([prediction for _, prediction in results], self.outfile_prefix)
         if not self.coco:
             return numbers
         names = self._read_classes_and_truth()
@@ -148,9 +151,6 @@ class PrecisionRecallMetric(CocoMetric):
 
     def _coco_figures(self, results: list) -> dict[str, float]:
         """The figures of CocoMetric."""
-        if self.outfile_prefix is not None:  # these files have the ids of the set
-            self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
-            self.results2json([prediction for _, prediction in results], self.outfile_prefix)
         # The order of the images decides between equal scores. So it stays as it is.
         ids = sorted((gt['img_id'] for gt, _ in results), key=lambda image: (isinstance(image, str), image))
         numbers = {image: number for number, image in enumerate(ids, 1)}
@@ -221,13 +221,7 @@ class PrecisionRecallMetric(CocoMetric):
         if missing:
             raise ValueError(f'{self.ann_file}: `categories` has no {", ".join(map(repr, missing))}')
         if not self._truth:
-            for image in coco.get_img_ids():
-                objects = [a for a in coco.imgToAnns.get(image, ()) if a['category_id'] in ids]
-                self._truth[image] = Truth(
-                    np.array([a['bbox'] for a in objects], float).reshape(-1, 4),
-                    np.array([ids.index(a['category_id']) for a in objects], int),
-                    np.array([is_crowd(a) for a in objects], bool),
-                )
+            self._truth = dict(zip(coco.imgs, truth_by_image(coco.dataset, ids)))
         return names
 
     def _pairs(self, results: list) -> Iterator[tuple[Detections, Truth]]:

@@ -13,6 +13,7 @@ from mmengine.logging import MMLogger
 from PIL import Image
 
 from mmyolo_bgpenalty.cli import test as test_command
+from mmyolo_bgpenalty.cli.report import report
 from tests.helpers.seen_squares import see_squares, write_checkpoint
 from tests.helpers.tiny import CLASSES
 
@@ -73,7 +74,7 @@ def change(trained, tmp_path, **settings):
 
 def test_curves_confusion_and_pictures_are_written(run, trained, tmp_path):
     code, out, _ = run('--out', 'new', '--show-dir', 'shown')
-    assert code == 0 and 'written to new: confidence.png, confusion_matrix.png, metrics.json' in out
+    assert code == 0 and 'written to new: confidence.png, config.py, confusion_matrix.png, metrics.json' in out
     assert {*PLOTS, 'metrics.json', 'test.precision_recall.json'} <= {
         path.name for path in (tmp_path / 'new').iterdir()
     }
@@ -92,6 +93,16 @@ def test_curves_confusion_and_pictures_are_written(run, trained, tmp_path):
         edge = picture[y + height // 4 : y + height * 3 // 4, x + width - 1 : x + width + 2]
         near = np.abs(edge - colour).max(axis=-1) < 90
         assert near.any(axis=1).mean() > 0.4, name
+
+
+def test_the_report_shows_what_was_tested(run, tmp_path):
+    assert run('--out', 'new')[0] == 0
+    assert report.main(['new', '--out', 'new.html']) == 0
+    data = json.loads(re.search(r'json">(.*?)</script>', (tmp_path / 'new.html').read_text(), re.S).group(1))
+    kinds = [(entry[1], data['names'][entry[4]]) for entry in data['entries']]
+    # One object cannot be seen, and one bright square is no object.
+    assert sorted(kinds) == [(-1, 'b/x.png'), (data['kinds'].index('background'), 'b/x.png')]
+    assert [run['name'] for run in data['runs']] == ['new']
 
 
 def test_a_score_decides_what_is_shown(run, tmp_path):
@@ -128,7 +139,7 @@ def test_without_our_metric_there_are_no_plots_but_a_line(run, trained, tmp_path
     evaluator = dict(type='mmdet.CocoMetric', ann_file=f'{trained.root}/test.json', metric='bbox')
     code, out, _ = run('--out', 'new', config=change(trained, tmp_path, test_evaluator=evaluator))
     assert code == 0 and 'No plots are written: they need a PrecisionRecallMetric in `test_evaluator`' in out
-    assert [path.name for path in (tmp_path / 'new').iterdir()] == ['metrics.json']
+    assert sorted(path.name for path in (tmp_path / 'new').iterdir()) == ['config.py', 'metrics.json']
 
 
 @pytest.mark.parametrize('key', ['test_evaluator', 'test_dataloader', 'test_cfg'])

@@ -170,7 +170,8 @@ def test_the_json_file_the_keys_per_class_and_the_table_are_right(crowd, coco, s
     prefix = str(tmp_path / 'new' / 'val')
     options = dict(score_thr=0.5, recalls=[0.3, 1.0])
     result = evaluate(samples, ann_file=crowd, classwise=True, outfile_prefix=prefix, **options)
-    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*.*')] == ['new/val.precision_recall.json']
+    files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*.*'))
+    assert files == ['new/val.bbox.json', 'new/val.precision_recall.json']
 
     with open(f'{prefix}.precision_recall.json') as file:
         content = json.load(file, parse_constant=pytest.fail)

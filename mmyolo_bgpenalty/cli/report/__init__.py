@@ -1,0 +1,1 @@
+"""The report: false alarms and misses of one or more detectors, as one HTML file."""

@@ -1,0 +1,167 @@
+"""What a report shows: figures, curves, and the entries of the gallery with their pictures."""
+
+import base64
+import io
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from mmyolo_bgpenalty.cli.report.sources import Run
+from mmyolo_bgpenalty.evaluation.false_alarms import false_alarm_intervals, operating_points
+from mmyolo_bgpenalty.evaluation.judged import HIT, Judged, judged, partner_scores
+from mmyolo_bgpenalty.evaluation.matching import MISTAKES, Matches, match_images
+from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall
+
+LEAST = 0.01  # the lowest confidence on the page
+LEAST_SHOWN = 0.05  # the lowest score of a false positive in the gallery
+LEAST_FOUND = 0.5  # objects that are found with a lower score are in the gallery
+ALARMS, RECALLS = (1.0, 5.0, 20.0), (0.8, 0.9)
+CROP = 144  # pixels of the longer side of a picture
+
+
+def content_of(runs: Sequence[Run], most: int, resamples: int) -> dict[str, Any]:
+    """The content of the page for runs on the same images. ``most``: mistakes of each run in the gallery."""
+    source = runs[0].source
+    all_judged = [judged(run.found, source.truth, source.iou_thr) for run in runs]
+    pictures = Pictures(source.folder, source.images)
+    entries = [entry for place in range(len(runs)) for entry in _entries(all_judged, place, pictures, most)]
+    good = [not len(truth.boxes) for truth in source.truth]
+    return dict(
+        file=source.file,
+        folder=os.path.abspath(source.folder),
+        classes=source.classes,
+        iou=source.iou_thr,
+        confidence=source.score_thr,
+        images=len(source.images),
+        good=sum(good),
+        objects=np.bincount(all_judged[0].object_labels.astype(int), minlength=len(source.classes)).tolist(),
+        kinds=MISTAKES,
+        runs=[_run(run, one, good, resamples) for run, one in zip(runs, all_judged)],
+        names=[str(image['file_name']) for image in source.images],
+        pictures=pictures.encoded,
+        entries=entries,
+    )
+
+
+def _run(run: Run, one: Judged, good: Sequence[bool], resamples: int) -> dict[str, Any]:
+    source = run.source
+    matches = match_images(zip(run.found, source.truth), len(source.classes), source.iou_thr)
+    metrics = precision_recall(matches, source.score_thr)['metrics']
+    intervals = false_alarm_intervals(matches, source.score_thr, resamples=resamples) if matches.empty_images else {}
+    shown = one.scores >= LEAST
+    return dict(
+        name=run.name,
+        points=[['best F1', metrics['best_confidence']], *_points(matches)],
+        intervals={name: [float(low), float(high)] for name, (low, high) in intervals.items()},
+        scores=_packed(one.scores[shown], np.float32),
+        labels=_packed(one.labels[shown], np.uint16),
+        kinds=_packed(one.kinds[shown], np.uint16),
+        good=_packed(np.asarray(good)[one.image[shown].astype(int)], np.uint16),
+        images=_packed(one.image[shown], np.uint32),
+        curve=_curve(matches),
+    )
+
+
+def _points(matches: Matches) -> list[list]:
+    """Confidences that are worth copying, each with what it is for."""
+    found, objects = [], matches.num_gt.sum()
+    for recall in RECALLS if objects else ():
+        place = np.searchsorted(np.cumsum(matches.tp) / objects, recall)
+        found.append([f'recall {recall:g}', float(matches.scores[place]) if place < len(matches.scores) else None])
+    for point in operating_points(matches, ALARMS) if matches.empty_images else ():
+        confidence = point.confidence if np.isfinite(point.confidence) else None
+        found.append([f'{point.alarms:g} false alarms per 100 good parts', confidence])
+    return found
+
+
+def _curve(matches: Matches) -> list[list[float]]:
+    """Recall and precision of all classes together, at up to 200 confidences."""
+    if not len(matches.scores) or not matches.num_gt.sum():
+        return []
+    ends = np.flatnonzero(np.append(np.diff(matches.scores) != 0, True))
+    recall, precision = (
+        np.cumsum(matches.tp) / matches.num_gt.sum(),
+        np.cumsum(matches.tp) / np.arange(1, len(matches.tp) + 1),
+    )
+    ends = ends[np.unique(np.searchsorted(recall[ends], np.linspace(0, recall[-1], 200)))]
+    return np.round(np.stack([recall[ends], precision[ends]], axis=1), 4).tolist()
+
+
+def _packed(values: np.ndarray, kind: type) -> str:
+    """Numbers for the page, as base64 of their bytes in little-endian order."""
+    return base64.b64encode(np.asarray(values, dtype=np.dtype(kind).newbyteorder('<')).tobytes()).decode()
+
+
+def _entries(runs: Sequence[Judged], place: int, pictures: 'Pictures', most: int) -> list[list]:
+    """The mistakes of a run: [run, kind, label, score, image, picture, box in the picture, score of the other runs].
+
+    The kind of a missed object is -1, and its score is that of the detection that finds it, or 0. The other runs have
+    the highest score of a false positive at the same place, or the score with which they find the object.
+    """
+    one = runs[place]
+
+    def entry(kind: int, label: int, score: float, image: int, box: np.ndarray, others: Sequence[float]) -> list:
+        crop = pictures.add(int(image), box)
+        return [place, int(kind), int(label), _rounded(score), int(image), *crop, [*map(_rounded, others)]]
+
+    wrong = np.flatnonzero((one.kinds != HIT) & (one.scores >= LEAST_SHOWN))[:most]
+    others = np.stack([partner_scores(one, other)[wrong] for other in runs], axis=1)
+    columns = one.kinds, one.labels, one.scores, one.image, one.boxes
+    entries = [entry(*row) for row in zip(*(column[wrong] for column in columns), others)]
+    missed = np.argsort(one.object_scores, kind='stable')
+    missed = missed[one.object_scores[missed] < LEAST_FOUND][:most]
+    found = np.stack([run.object_scores for run in runs], axis=1)
+    columns = one.object_labels, one.object_scores, one.object_image, one.object_boxes, found
+    return entries + [entry(-1, *row) for row in zip(*(column[missed] for column in columns))]
+
+
+def _rounded(score: float) -> float:
+    return round(float(score), 4)
+
+
+class Pictures:
+    """Crops around boxes, as JPEG in base64. Boxes at one place share a crop."""
+
+    def __init__(self, folder: str, images: Sequence[dict]):
+        self._folder, self._images = folder, images
+        self._open: tuple[int, Image.Image | None] = (-1, None)
+        self._places: dict[tuple, int] = {}
+        self.encoded: list[str] = []
+
+    def add(self, image: int, box: np.ndarray) -> list:
+        """The index of the crop, or -1 if the picture cannot be read, and the box in it as shares of its sides."""
+        picture = self._picture(image)
+        if picture is None:
+            return [-1, []]
+        x, y, width, height = map(float, box)
+        side = max(3 * max(width, height), 48.0)
+        # A grid of crops, so that boxes of several runs at one place share one.
+        step = side / 4
+        left, top = (round((middle - side / 2) / step) * step for middle in (x + width / 2, y + height / 2))
+        left, top = (min(max(low, 0.0), max(size - side, 0.0)) for low, size in zip((left, top), picture.size))
+        right, bottom = (min(low + side, size) for low, size in zip((left, top), picture.size))
+        corners = round(left), round(top), round(max(right, left + 1)), round(max(bottom, top + 1))
+        key = image, *corners
+        if key not in self._places:
+            self._places[key] = len(self.encoded)
+            crop = picture.crop(corners)
+            crop.thumbnail((CROP, CROP)) if max(crop.size) > CROP else None
+            buffer = io.BytesIO()
+            crop.save(buffer, 'JPEG', quality=80)
+            self.encoded.append(base64.b64encode(buffer.getvalue()).decode())
+        sides = corners[2] - corners[0], corners[3] - corners[1]
+        shares = (x - corners[0]) / sides[0], (y - corners[1]) / sides[1], width / sides[0], height / sides[1]
+        return [self._places[key], [round(share, 4) for share in shares]]
+
+    def _picture(self, image: int) -> Image.Image | None:
+        if self._open[0] != image:
+            path = os.path.join(self._folder, self._images[image]['file_name'])
+            try:
+                with Image.open(path) as opened:
+                    self._open = image, ImageOps.exif_transpose(opened).convert('RGB')
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # the figures do not need it
+                self._open = image, None
+        return self._open[1]

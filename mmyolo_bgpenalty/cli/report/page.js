@@ -1,0 +1,209 @@
+'use strict';
+const data = JSON.parse(document.getElementById('data').textContent);
+const hit = data.kinds.length, missed = -1, step = 120;
+const at = id => document.getElementById(id);
+
+function unpacked(text, kind) {
+  const bytes = Uint8Array.from(atob(text), one => one.charCodeAt(0));
+  return new kind(bytes.buffer);
+}
+
+for (const run of data.runs) {
+  run.scores = unpacked(run.scores, Float32Array);
+  for (const name of ['labels', 'kinds', 'good']) run[name] = unpacked(run[name], Uint16Array);
+  run.images = unpacked(run.images, Uint32Array);
+}
+
+function element(name, text, attributes = {}, space) {
+  const one = space ? document.createElementNS(space, name) : document.createElement(name);
+  if (text !== undefined && text !== null) one.textContent = text;
+  for (const [key, value] of Object.entries(attributes)) one.setAttribute(key, value);
+  return one;
+}
+
+const drawn = (name, attributes, text) => element(name, text, attributes, 'http://www.w3.org/2000/svg');
+
+/** The figures of a run at a confidence, as PrecisionRecallMetric defines them. */
+function figures(run, confidence) {
+  const tp = data.classes.map(() => 0), found = data.classes.map(() => 0), withAlarm = new Set();
+  let count = 0, wrong = 0, alarms = 0;
+  for (; count < run.scores.length && run.scores[count] >= confidence; count++) {
+    const right = run.kinds[count] === hit;
+    found[run.labels[count]]++;
+    if (right) tp[run.labels[count]]++; else wrong++;
+    if (run.good[count]) { alarms++; withAlarm.add(run.images[count]); }
+  }
+  const classes = data.classes.map((name, i) => ({
+    name, objects: data.objects[i], found: found[i],
+    precision: tp[i] / Math.max(found[i], 1), recall: tp[i] / Math.max(data.objects[i], 1),
+    f1: 2 * tp[i] / Math.max(found[i] + data.objects[i], 1),
+  }));
+  const present = classes.filter(one => one.objects);
+  const mean = key => present.length ? present.reduce((sum, one) => sum + one[key], 0) / present.length : 0;
+  const hits = tp.reduce((a, b) => a + b, 0), objects = data.objects.reduce((a, b) => a + b, 0);
+  return {
+    classes, precision: mean('precision'), recall: mean('recall'), f1: mean('f1'), perImage: wrong / data.images,
+    alarms: data.good ? 100 * alarms / data.good : NaN, withAlarm: data.good ? withAlarm.size / data.good : NaN,
+    pooled: [objects ? hits / objects : 0, count ? hits / count : 0],
+  };
+}
+
+const shown = (value, digits) => Number.isFinite(value) ? value.toFixed(digits) : '–';
+
+function table(id, head, rows) {
+  const row = (cells, name) => {
+    const line = element('tr');
+    for (const cell of cells) {
+      const one = element(name);
+      one.append(cell);
+      line.append(one);
+    }
+    return line;
+  };
+  at(id).replaceChildren(row(head, 'th'), ...rows.map(cells => row(cells, 'td')));
+}
+
+function label(i) {
+  const one = element('span');
+  one.append(element('span', '', {class: 'key', style: `background: ${colour(i)}`}), data.runs[i].name);
+  return one;
+}
+
+const colour = i => data.colours[i % data.colours.length];
+
+function drawFigures(confidence) {
+  const all = data.runs.map(run => figures(run, confidence));
+  const good = data.good ? ['false alarms per 100 good parts', 'good parts with an alarm'] : [];
+  table('figures', ['run', 'precision', 'recall', 'F1', 'false positives an image', ...good], all.map((one, i) => [
+    label(i), shown(one.precision, 3), shown(one.recall, 3), shown(one.f1, 3), shown(one.perImage, 2),
+    ...(data.good ? [shown(one.alarms, 1), shown(100 * one.withAlarm, 1) + ' %'] : []),
+  ]));
+  const head = ['class', 'objects'];
+  for (const run of data.runs) head.push(...['precision', 'recall'].map(
+    name => data.runs.length > 1 ? `${name}, ${run.name}` : name));
+  table('classes', head, data.classes.map((name, i) => [name, String(data.objects[i]), ...all.flatMap(
+    one => [shown(one.classes[i].precision, 3), shown(one.classes[i].recall, 3)])]));
+  drawCurve(all.map(one => one.pooled));
+}
+
+function drawCurve(points) {
+  const width = 420, height = 300, left = 44, bottom = 40, top = 8, right = 8;
+  const x = value => left + value * (width - left - right), y = value => height - bottom - value * (height - top - bottom);
+  const parts = [];
+  for (const tick of [0, 0.2, 0.4, 0.6, 0.8, 1]) {
+    parts.push(drawn('line', {x1: x(0), x2: x(1), y1: y(tick), y2: y(tick), stroke: 'var(--line)'}));
+    parts.push(drawn('text', {x: left - 6, y: y(tick) + 4, 'text-anchor': 'end'}, tick.toFixed(1)));
+    parts.push(drawn('text', {x: x(tick), y: height - bottom + 16, 'text-anchor': 'middle'}, tick.toFixed(1)));
+  }
+  parts.push(drawn('text', {x: x(0.5), y: height - 6, 'text-anchor': 'middle'}, 'recall'));
+  parts.push(drawn('text', {x: 12, y: y(0.5), 'text-anchor': 'middle', transform: `rotate(-90 12 ${y(0.5)})`}, 'precision'));
+  data.runs.forEach((run, i) => {
+    const line = run.curve.map(([recall, precision]) => `${x(recall).toFixed(1)},${y(precision).toFixed(1)}`).join(' ');
+    parts.push(drawn('polyline', {points: line, fill: 'none', stroke: colour(i), 'stroke-width': 2}));
+    parts.push(drawn('circle', {cx: x(points[i][0]), cy: y(points[i][1]), r: 5, fill: colour(i)}));
+  });
+  at('curve').setAttribute('viewBox', `0 0 ${width} ${height}`);
+  at('curve').replaceChildren(drawn('g', {'font-size': 12, fill: 'currentColor'}));
+  at('curve').firstChild.append(...parts);
+}
+
+const meanings = {
+  background: 'A false positive where no object is.',
+  place: 'A false positive whose box fits an object of its class badly (IoU from 0.1).',
+  class: 'A false positive on an object of another class.',
+  duplicate: 'A second box on an object that is already found.',
+  missed: 'An object without a detection of its class at this confidence.',
+  suspects: 'A false positive on background that every run has. It may be an object that nobody has marked.',
+};
+
+/** Whether a mistake of the first run is gone in another one, and whether one of another run is new. */
+function change(entry) {
+  // [run, kind, label, score, image, picture, box, scores of the runs]
+  const confidence = Number(at('confidence').value), first = entry[7][0] >= confidence, own = entry[3] >= confidence;
+  if (entry[1] === missed) {
+    if (entry[0] === 0) return data.runs.slice(1).some((run, i) => entry[7][i + 1] >= confidence) ? 'gone' : 'still there';
+    return first ? 'new' : 'still there';
+  }
+  if (entry[0] === 0) return entry[7].slice(1).some(score => score < confidence) ? 'gone' : 'still there';
+  return own && !first ? 'new' : 'still there';
+}
+
+let limit = step;
+
+function drawGallery() {
+  const confidence = Number(at('confidence').value), kind = at('kind').value;
+  const chosen = data.entries.filter(entry => {
+    if (entry[1] === missed ? entry[3] >= confidence : entry[3] < confidence) return false;
+    if (at('run').value !== 'all' && entry[0] !== Number(at('run').value)) return false;
+    if (at('class').value !== 'all' && entry[2] !== Number(at('class').value)) return false;
+    if (kind === 'missed' ? entry[1] !== missed : entry[1] === missed) return false;
+    if (kind === 'suspects' && (entry[1] !== 0 || entry[7].some(score => score < confidence))) return false;
+    if (data.kinds.includes(kind) && data.kinds[entry[1]] !== kind) return false;
+    // The first run shows what is still there.
+    if (at('run').value === 'all' && entry[0] > 0 && change(entry) === 'still there') return false;
+    return at('change').value === 'all' || change(entry) === at('change').value;
+  });
+  chosen.sort((a, b) => kind === 'missed' ? a[3] - b[3] : b[3] - a[3]);
+  at('meaning').textContent = meanings[kind] || 'False positives of every kind.';
+  at('count').textContent = `${chosen.length} shown here, ` + (kind === 'missed'
+    ? 'the lowest score first' : 'the highest score first') + '.';
+  at('gallery').replaceChildren(...chosen.slice(0, limit).map(card));
+  at('more').hidden = chosen.length <= limit;
+}
+
+function card(entry) {
+  const [run, kind, klass, score, image, picture, box] = entry;
+  const one = element('article', null, {class: 'entry'});
+  const svg = drawn('svg', {viewBox: '0 0 100 100', role: 'img', 'aria-label': data.classes[klass]});
+  if (picture >= 0) {
+    const [x, y, width, height] = box.map(share => 100 * share);
+    const stroke = kind === missed ? '#f2c230' : '#f0483e';
+    svg.append(
+      drawn('image', {href: 'data:image/jpeg;base64,' + data.pictures[picture], width: 100, height: 100,
+        preserveAspectRatio: 'none'}),
+      drawn('rect', {x, y, width, height, fill: 'none', stroke, 'stroke-width': 1.5}));
+  } else svg.append(drawn('text', {x: 50, y: 52, 'text-anchor': 'middle', fill: 'currentColor', 'font-size': 8}, 'no picture'));
+  const name = kind === missed ? 'missed' : data.kinds[kind];
+  one.append(svg, element('p', `${data.classes[klass]} ${kind === missed && !score ? '' : score.toFixed(2)}`));
+  const which = element('p', null, {class: 'none'});
+  which.append(element('span', '', {class: 'key', style: `background: ${colour(run)}`}), name);
+  if (data.runs.length > 1) which.append(`, ${change(entry)}`);
+  one.append(which, element('p', data.names[image], {class: 'file', title: `${data.folder}/${data.names[image]}`}));
+  return one;
+}
+
+function options(id, list) {
+  at(id).replaceChildren(...list.map(([value, text]) => element('option', text, {value})));
+}
+
+function start() {
+  at('about').textContent = `${data.runs.map(run => run.name).join(' and ')} on ${data.images} images of ${data.file}, `
+    + `${data.good} of them without objects. A detection is right at IoU ${data.iou}.`;
+  options('run', [['all', 'all'], ...data.runs.map((run, i) => [i, run.name])]);
+  options('class', [['all', 'all'], ...data.classes.map((name, i) => [i, name])]);
+  const several = data.runs.length > 1;
+  options('kind', [['all', 'false positives'], ...data.kinds.map(kind => [kind, kind]), ['missed', 'missed objects'],
+    ['suspects', 'likely missing labels']]);
+  options('change', [['all', 'all'], ['gone', 'gone'], ['new', 'new'], ['still there', 'still there']]);
+  at('changes').hidden = !several;
+  const copied = value => {
+    const copy = element('button', value === null ? 'not reached' : value.toFixed(3), {type: 'button'});
+    copy.disabled = value === null;
+    copy.addEventListener('click', () => navigator.clipboard && navigator.clipboard.writeText(value.toFixed(4)));
+    return copy;
+  };
+  table('points', ['for', ...data.runs.map((run, i) => label(i))], data.runs[0].points.map(
+    ([what], place) => [what, ...data.runs.map(run => copied(run.points[place][1]))]));
+  at('confidence').value = data.confidence;
+  const draw = () => {
+    at('value').textContent = Number(at('confidence').value).toFixed(2);
+    drawFigures(Number(at('confidence').value));
+    drawGallery();
+  };
+  at('confidence').addEventListener('input', draw);
+  for (const id of ['run', 'kind', 'class', 'change']) at(id).addEventListener('change', () => { limit = step; drawGallery(); });
+  at('more').addEventListener('click', () => { limit += step; drawGallery(); });
+  draw();
+}
+
+start();

@@ -1,0 +1,234 @@
+"""The command report: its page, in Python and in a browser."""
+
+import json
+import re
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from PIL import Image
+
+from mmyolo_bgpenalty.cli.report import report
+from mmyolo_bgpenalty.cli.report.sources import read_run
+from mmyolo_bgpenalty.evaluation.judged import HIT, judged
+from mmyolo_bgpenalty.evaluation.matching import MISTAKES, match_images
+from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall
+
+NASTY = '<script>alert(1)</script>'
+CLASSES = ('scratch', NASTY)
+SIZE = 200
+
+
+@pytest.fixture(scope='module')
+def results(tmp_path_factory):
+    """Two folders like those of `test --out`: 12 images, of which 4 are good, with random boxes near the objects."""
+    root = tmp_path_factory.mktemp('report')
+    rng = np.random.default_rng(0)
+    (root / 'images').mkdir()
+    images, annotations, rows = [], [], {'before': [], 'after': []}
+    for number in range(12):
+        name = f'{number}{"&<b>" if number == 3 else ""}.jpg'
+        Image.fromarray(rng.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)).save(root / 'images' / name)
+        images.append(dict(id=number, file_name=name, width=SIZE, height=SIZE))
+        objects = [] if number < 4 else [(*rng.integers(0, 150, 2), 30, 30, int(rng.integers(1, 3))) for _ in range(3)]
+        for x, y, width, height, category in objects:
+            annotations.append(
+                dict(id=len(annotations) + 1, image_id=number, category_id=category, iscrowd=0, area=900)
+                | dict(bbox=[int(x), int(y), width, height])
+            )
+        false = [(*rng.integers(0, 150, 2), 30, 30, int(rng.integers(1, 3))) for _ in range(3)]
+        for run, share in (('before', 1.0), ('after', 0.4)):
+            for x, y, width, height, category in [*objects, *false]:
+                score = float(
+                    np.float32(rng.uniform(0.02, 0.99) * (1 if (x, y) in {o[:2] for o in objects} else share))
+                )
+                box = [float(x) + 2, float(y), width, height]
+                rows[run].append(dict(image_id=number, bbox=box, score=score, category_id=category))
+    categories = [dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)]
+    content = dict(images=images, annotations=annotations, categories=categories)
+    (root / 'test.json').write_text(json.dumps(content))
+    for run, predictions in rows.items():
+        (root / run).mkdir()
+        (root / run / 'test.bbox.json').write_text(json.dumps(predictions))
+        dataset = dict(data_root=f'{root}/', data_prefix=dict(img='images/'), metainfo=dict(classes=CLASSES))
+        evaluator = dict(type='PrecisionRecallMetric', ann_file=f'{root}/test.json')
+        Config(dict(test_dataloader=dict(dataset=dataset), test_evaluator=evaluator)).dump(root / run / 'config.py')
+    return root
+
+
+def content(page):
+    """The data in a page."""
+    text = re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.S).group(1)
+    return json.loads(text)
+
+
+@pytest.fixture(scope='module')
+def page(results):
+    report.main([str(results / 'before'), str(results / 'after'), '--out', str(results / 'report.html')])
+    return (results / 'report.html').read_text(encoding='utf-8')
+
+
+def test_the_page_has_every_mistake_of_both_runs(page, results):
+    data = content(page)
+    assert [run['name'] for run in data['runs']] == ['before', 'after'] and data['good'] == 4
+    for place, name in enumerate(('before', 'after')):
+        run = read_run(str(results / name))
+        one = judged(run.found, run.source.truth)
+        shown = [entry for entry in data['entries'] if entry[0] == place]
+        wrong = Counter(entry[1] for entry in shown if entry[1] >= 0)
+        expected = Counter(one.kinds[(one.kinds != HIT) & (one.scores >= 0.05)].tolist())
+        assert wrong == expected and sum(expected.values()) > 5
+        assert sum(entry[1] < 0 for entry in shown) == (one.object_scores < 0.5).sum()
+        for entry in shown:
+            assert entry[7][place] == entry[3] and entry[5] >= 0 and all(-0.1 <= share <= 1.1 for share in entry[6])
+    assert data['kinds'] == list(MISTAKES)
+
+
+def test_names_from_files_are_data_and_never_html(page):
+    assert NASTY in content(page)['classes'] and NASTY not in page and '&<b>' not in page
+    assert page.count('<script') == 2
+
+
+def test_the_page_asks_no_server(page):
+    text = re.sub(r'<script id="data".*?</script>', '', page, flags=re.S)
+    addresses = set(re.findall(r'https?://[^\'" )]+', text))
+    assert addresses == {'http://www.w3.org/2000/svg'}  # a name, not an address to load
+    assert not re.search(r'(?:src|href)="(?!data:)', text)
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (
+            lambda root: (root / 'after/test.bbox.json').unlink(),
+            r'after: expected a folder that.*but it has 0 \*\.bbox\.json',
+        ),
+        (lambda root: (root / 'after/test.bbox.json').write_text('[{"image_id": 99}]'), '99.*does not fit'),
+        (lambda root: (root / 'test.json').write_text('{}'), 'test.json'),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(change, message, results, tmp_path, capsys):
+    shutil.copytree(results, tmp_path / 'copy')
+    root = tmp_path / 'copy'
+    for run in ('before', 'after'):
+        file = root / run / 'config.py'
+        file.write_text(file.read_text().replace(str(results), str(root)))
+    change(root)
+    code = report.main([str(root / 'before'), str(root / 'after'), '--out', str(tmp_path / 'page.html')])
+    error = capsys.readouterr().err
+    assert code == 2 and re.search(message, error) and error.count('\n') == 1
+    assert not (tmp_path / 'page.html').exists()
+
+
+def test_pictures_that_are_gone_leave_the_figures(results, tmp_path):
+    shutil.copytree(results, tmp_path / 'copy')
+    root = tmp_path / 'copy'
+    file = root / 'before/config.py'
+    file.write_text(file.read_text().replace(str(results), str(root)))
+    shutil.rmtree(root / 'images')
+    report.main([str(root / 'before'), '--out', str(root / 'page.html')])
+    data = content((root / 'page.html').read_text(encoding='utf-8'))
+    assert data['pictures'] == [] and {entry[5] for entry in data['entries']} == {-1}
+
+
+# In a browser
+
+
+@pytest.fixture(scope='module')
+def browser():
+    """Headless Chromium of the system, with the logs of its console and its requests."""
+    webdriver = pytest.importorskip('selenium.webdriver')
+    chromium = shutil.which('chromium') or shutil.which('google-chrome')
+    if chromium is None or shutil.which('chromedriver') is None:
+        pytest.skip('Chromium and chromedriver are not installed')
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ('headless', 'no-sandbox', 'disable-gpu', 'no-first-run', 'disable-background-networking'):
+        options.add_argument(f'--{argument}')
+    options.add_argument('--window-size=1200,900')
+    options.set_capability('goog:loggingPrefs', dict(browser='ALL', performance='ALL'))
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which('chromedriver')))
+    yield driver
+    driver.quit()
+
+
+def move_slider(browser, value):
+    script = "const one = document.getElementById('confidence'); one.value = arguments[0];"
+    browser.execute_script(script + "one.dispatchEvent(new Event('input'));", value)
+
+
+def choose(browser, name, value):
+    script = 'const one = document.getElementById(arguments[0]); one.value = arguments[1];'
+    browser.execute_script(script + "one.dispatchEvent(new Event('change'));", name, value)
+
+
+def table(browser, name):
+    script = 'return [...document.getElementById(arguments[0]).rows].map(row => [...row.cells].map(c => c.textContent))'
+    return browser.execute_script(script, name)
+
+
+def test_the_figures_at_a_confidence_are_those_of_the_metric(browser, page, results):
+    browser.get(f'file://{results}/report.html')
+    for confidence in (0.25, 0.4, 0.73, 0.01):
+        move_slider(browser, confidence)
+        rows = table(browser, 'figures')[1:]
+        classes = table(browser, 'classes')[1:]
+        for place, name in enumerate(('before', 'after')):
+            run = read_run(str(results / name))
+            matches = match_images(zip(run.found, run.source.truth), 2)
+            found = precision_recall(matches, score_thr=confidence)
+            figures = found['metrics']
+            suffix = f'_at_{confidence:g}'
+            expected = [figures[key + suffix] for key in ('precision', 'recall', 'f1', 'fp_per_image')]
+            expected.append(100 * figures['fp_per_empty_image' + suffix])
+            for text, value, digits in zip(rows[place][1:6], expected, (3, 3, 3, 2, 1), strict=True):
+                assert re.fullmatch(rf'\d+\.\d{{{digits}}}', text) and abs(float(text) - value) <= 0.51 * 10**-digits
+            for line, entry in zip(classes, found['classes']):
+                for text, key in zip(line[2 + 2 * place :], ('precision', 'recall')):
+                    assert abs(float(text) - entry[key + suffix]) <= 0.00051
+
+
+def test_the_gallery_is_filtered(browser, page, results):
+    browser.get(f'file://{results}/report.html')
+    data, confidence = content(page), 0.3
+    move_slider(browser, confidence)
+    count = "return document.querySelectorAll('#gallery .entry').length"
+
+    def near(entry):
+        return any(entry[7][other] >= confidence for other in (0, 1) if other != entry[0])
+
+    wrong = [entry for entry in data['entries'] if entry[1] >= 0 and entry[3] >= confidence]
+    assert browser.execute_script(count) == len([one for one in wrong if one[0] == 0 or not near(one)])
+    for run in (0, 1):
+        choose(browser, 'run', str(run))
+        for label in (0, 1):
+            choose(browser, 'class', str(label))
+            expected = [entry for entry in wrong if entry[0] == run and entry[2] == label]
+            assert browser.execute_script(count) == len(expected)
+        choose(browser, 'class', 'all')
+        choose(browser, 'change', ('gone', 'new')[run])
+        expected = [entry for entry in wrong if entry[0] == run and not near(entry)]
+        assert browser.execute_script(count) == len(expected)
+        choose(browser, 'change', 'all')
+    choose(browser, 'run', 'all')
+    choose(browser, 'kind', 'suspects')
+    expected = [one for one in wrong if one[0] == 0 and one[1] == 0 and near(one)]
+    assert browser.execute_script(count) == len(expected)
+    choose(browser, 'run', '0')
+    choose(browser, 'kind', 'missed')
+    missed = [entry for entry in data['entries'] if entry[0] == 0 and entry[1] < 0 and entry[3] < confidence]
+    assert browser.execute_script(count) == len(missed) > 0
+    texts = browser.execute_script("return document.getElementById('gallery').textContent")
+    assert NASTY in texts  # as a text
+
+
+def test_no_error_and_no_request(browser, page, results):
+    browser.get_log('browser'), browser.get_log('performance')
+    browser.get(f'file://{results}/report.html')
+    move_slider(browser, 0.5)
+    assert browser.get_log('browser') == []
+    events = [json.loads(entry['message'])['message'] for entry in browser.get_log('performance')]
+    sent = [one['params']['request']['url'] for one in events if one['method'] == 'Network.requestWillBeSent']
+    assert [url for url in sent if not url.startswith('data:')] == [f'file://{results}/report.html']
