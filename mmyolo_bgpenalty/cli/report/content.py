@@ -39,6 +39,7 @@ def content_of(runs: Sequence[Run], most: int, resamples: int) -> dict[str, Any]
         good=sum(good),
         objects=np.bincount(all_judged[0].object_labels.astype(int), minlength=len(source.classes)).tolist(),
         kinds=MISTAKES,
+        most=most,
         runs=[_run(run, one, good, resamples) for run, one in zip(runs, all_judged)],
         names=[str(image['file_name']) for image in source.images],
         pictures=pictures.encoded,

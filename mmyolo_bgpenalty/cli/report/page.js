@@ -143,10 +143,13 @@ function drawGallery() {
     if (at('run').value === 'all' && entry[0] > 0 && change(entry) === 'still there') return false;
     return at('change').value === 'all' || change(entry) === at('change').value;
   });
+  const full = data.runs.some((run, i) => data.entries.filter(
+    entry => entry[0] === i && (entry[1] === missed) === (kind === 'missed')).length >= data.most);
   chosen.sort((a, b) => kind === 'missed' ? a[3] - b[3] : b[3] - a[3]);
   at('meaning').textContent = meanings[kind] || 'False positives of every kind.';
   at('count').textContent = `${chosen.length} shown here, ` + (kind === 'missed'
-    ? 'the lowest score first' : 'the highest score first') + '.';
+    ? 'the lowest score first' : 'the highest score first') + '.'
+    + (full ? ` The page keeps the first ${data.most} of each run. --most changes this.` : '');
   at('gallery').replaceChildren(...chosen.slice(0, limit).map(card));
   at('more').hidden = chosen.length <= limit;
 }

@@ -15,6 +15,7 @@ from mmyolo_bgpenalty.cli.report.sources import read_run
 from mmyolo_bgpenalty.evaluation.judged import HIT, judged
 from mmyolo_bgpenalty.evaluation.matching import MISTAKES, match_images
 from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall
+from mmyolo_bgpenalty.utils.coco_json import read_coco
 
 NASTY = '<script>alert(1)</script>'
 CLASSES = ('scratch', NASTY)
@@ -131,6 +132,28 @@ def test_pictures_that_are_gone_leave_the_figures(results, tmp_path):
     report.main([str(root / 'before'), '--out', str(root / 'page.html')])
     data = content((root / 'page.html').read_text(encoding='utf-8'))
     assert data['pictures'] == [] and {entry[5] for entry in data['entries']} == {-1}
+
+
+def test_suggestions_are_what_all_runs_find_on_background(results, tmp_path, capsys):
+    out, file = tmp_path / 'page.html', tmp_path / 'missing.json'
+    folders = [str(results / 'before'), str(results / 'after')]
+    assert report.main([*folders, '--out', str(out), '--suggestions', str(file), '--suggest-score', '0.1']) == 0
+    coco = read_coco(file)
+    names = {image['id']: image['file_name'] for image in coco['images']}
+    found = {(names[one['image_id']], one['category_id'], tuple(one['bbox'])) for one in coco['annotations']}
+    data = content(out.read_text(encoding='utf-8'))
+    both = [one for one in data['entries'] if one[0] == 0 and one[1] == 0 and min(one[7]) >= 0.1]
+    assert len(found) == len(coco['annotations']) == len(both) > 3
+    assert {name for name, *_ in found} == {data['names'][one[4]] for one in both} == set(names.values())
+    scores = sorted(one['score'] for one in coco['annotations'])
+    assert scores == pytest.approx(sorted(sum(one[7]) / 2 for one in both), abs=1e-3)
+    assert f'{len(both)} likely missing labels in {len(names)} images' in capsys.readouterr().out
+
+
+def test_the_most_mistakes_are_kept(results, tmp_path):
+    report.main([str(results / 'before'), '--out', str(tmp_path / 'page.html'), '--most', '3'])
+    data = content((tmp_path / 'page.html').read_text(encoding='utf-8'))
+    assert Counter(entry[1] < 0 for entry in data['entries']) == {True: 3, False: 3}
 
 
 # In a browser
