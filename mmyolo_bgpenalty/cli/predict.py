@@ -6,6 +6,7 @@ In a semi-supervised config the teacher predicts, in any other config the detect
 - pictures/: the pictures with boxes, as JPEG. A video becomes one video with boxes instead.
 - predictions.json, with --labels coco: a COCO set with scores. File names are relative to the folder of the pictures.
 - labels/ and data.yaml, with --labels yolo: a text file for each picture, in the format of Ultralytics.
+- Annotations/, with --labels voc: a Pascal VOC xml file for each picture. The format has no place for scores.
 - images/, with --labels: links to the pictures, or the frames of a video. `init` takes these, not the drawn ones.
 """
 
@@ -30,7 +31,16 @@ from mmyolo_bgpenalty.evaluation.drawing import PictureFolder, class_legend, dra
 from mmyolo_bgpenalty.evaluation.matching import Detections
 from mmyolo_bgpenalty.utils.arguments import fraction, is_meant
 from mmyolo_bgpenalty.utils.files import NAMED, printable, write_whole
-from mmyolo_bgpenalty.utils.label_export import LabeledPicture, coco_labels, yolo_data, yolo_file, yolo_labels
+from mmyolo_bgpenalty.utils.label_export import (
+    LabeledPicture,
+    coco_labels,
+    label_file,
+    voc_labels,
+    yolo_data,
+    yolo_labels,
+)
+
+SUFFIXES = dict(yolo='.txt', voc='.xml')  # of the formats with a file for each picture
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -42,7 +52,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument('--score', type=float, default=0.25, help='lowest score of a box (default 0.25)')
     labels = 'also write the boxes as labels for an annotation tool'
-    parser.add_argument('--labels', nargs='+', choices=['coco', 'yolo'], default=[], help=labels)
+    parser.add_argument('--labels', nargs='+', choices=['coco', 'yolo', 'voc'], default=[], help=labels)
     parser.add_argument('--save-conf', action='store_true', help='with --labels yolo: the score as the sixth column')
     args = parser.parse_args(argv)
     if args.save_conf and 'yolo' not in args.labels:
@@ -60,8 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise FileNotFoundError(f'no such checkpoint: {args.checkpoint}{is_meant(args.checkpoint)}')
         loader = PictureLoader(cfg)
         source = open_source(args.path, loader.load)
-        if 'yolo' in args.labels:
-            _check_label_files(source)
+        for suffix in (suffix for kind, suffix in SUFFIXES.items() if kind in args.labels):
+            _check_label_files(source, suffix)
         predictor = Predictor(cfg, args.checkpoint, loader)
         path = Path(args.path).absolute()
         folder = new_folder('--out', args.out or unused(Path('predictions', path.name if path.is_dir() else path.stem)))
@@ -105,12 +115,12 @@ def _batches(pictures: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
         yield batch
 
 
-def _check_label_files(source: Source) -> None:
+def _check_label_files(source: Source, suffix: str) -> None:
     first: dict[str, str] = {}
     for name in source.names:
-        other = first.setdefault(yolo_file(name), name)
+        other = first.setdefault(label_file(name, suffix), name)
         if other != name:
-            raise ValueError(f'{other} and {name} would share the label file {yolo_file(name)}: rename one of them')
+            raise ValueError(f'{other} and {name} would share the label file {label_file(name, suffix)}: rename one')
 
 
 class Outputs:
@@ -149,7 +159,9 @@ class Outputs:
         if 'coco' in self.labels:
             self._labeled.append(labeled)
         if 'yolo' in self.labels:
-            write_whole(self.folder / 'labels' / yolo_file(name), yolo_labels(labeled, self.save_conf))
+            write_whole(self.folder / 'labels' / label_file(name), yolo_labels(labeled, self.save_conf))
+        if 'voc' in self.labels:
+            write_whole(self.folder / 'Annotations' / label_file(name, '.xml'), voc_labels(labeled, self.classes))
         if self._is_video:
             write_whole(self.folder / 'images' / name, cv2.imencode('.jpg', image)[1].tobytes())
         else:

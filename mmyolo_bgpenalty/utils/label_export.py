@@ -1,8 +1,9 @@
-"""Write detections as labels for annotation tools: COCO json and YOLO txt. Needs NumPy and PyYAML."""
+"""Write detections as labels for annotation tools: COCO json, YOLO txt and VOC xml. Needs NumPy, PyYAML and globox."""
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
+from xml.etree import ElementTree
 
 import numpy as np
 import yaml
@@ -55,9 +56,22 @@ def yolo_labels(picture: LabeledPicture, with_score: bool = False) -> str:
     return ''.join(lines)
 
 
-def yolo_file(file_name: str) -> str:
+def voc_labels(picture: LabeledPicture, classes: Sequence[str]) -> str:
+    """Pascal VOC xml. Pixels are counted from 1. The format has no place for scores."""
+    from globox import Annotation, BoundingBox  # only this format needs it
+
+    boxes = []
+    for (x, y, width, height), label in zip(picture.boxes.tolist(), picture.labels):
+        left, top = round(x + 1, 2), round(y + 1, 2)
+        right, bottom = max(round(x + width, 2), left), max(round(y + height, 2), top)  # these pixels are in the box
+        boxes.append(BoundingBox(label=str(classes[label]), xmin=left, ymin=top, xmax=right, ymax=bottom))
+    annotation = Annotation(PurePosixPath(picture.file_name).name, (picture.width, picture.height), boxes)
+    return ElementTree.tostring(annotation.to_pascal_voc(), encoding='unicode')
+
+
+def label_file(file_name: str, suffix: str = '.txt') -> str:
     """The label file of a picture: ``a/b.png`` -> ``a/b.txt``."""
-    return str(PurePosixPath(file_name).with_suffix('.txt'))
+    return str(PurePosixPath(file_name).with_suffix(suffix))
 
 
 def yolo_data(classes: Sequence[str]) -> str:

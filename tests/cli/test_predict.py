@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -130,6 +131,29 @@ def test_yolo_labels_of_a_folder_are_a_set_to_train_on(run, pictures, tmp_path):
         os.path.relpath(path, tmp_path / 'set') for path in (tmp_path / 'set').rglob('*.png')
     )
     assert all(os.path.islink(picture.path) for picture in found.boxes) and any(found.boxes.values())
+
+
+def test_voc_labels_of_a_folder_are_those_of_the_coco_json(run, pictures, tmp_path):
+    """A round trip: predict, correct one box by hand, and read the labels as `init` does."""
+    assert run('set', '--out', 'new', '--labels', 'voc', 'coco')[0] == 0
+    coco = read_coco('new/predictions.json')
+    names = {image['id']: image['file_name'] for image in coco['images']}
+    expected = {names[one['image_id']]: one['bbox'] for one in coco['annotations']}
+    (tmp_path / 'new/predictions.json').unlink()
+    (tmp_path / 'set/broken.jpg').unlink()
+    found = read_labeled(Path('new'))['train']
+    read = {os.path.relpath(picture.path, tmp_path / 'new/images'): boxes for picture, boxes in found.boxes.items()}
+    assert read['empty.png'] == [] and len(expected) == 2
+    for name, box in expected.items():
+        (one,) = read[name]
+        np.testing.assert_allclose(one[1:5], box, atol=0.011)
+    xml = tmp_path / 'new/Annotations/a/x.xml'
+    text = xml.read_text()
+    old = re.search('<xmin>(.*?)</xmin>', text).group(1)
+    xml.write_text(text.replace(f'<xmin>{old}<', f'<xmin>{float(old) + 3}<'))
+    corrected = read_labeled(Path('new'))['train'].boxes
+    (box,) = next(boxes for picture, boxes in corrected.items() if '/a/' in picture.path)
+    assert box.x == pytest.approx(expected['a/x.png'][0] + 3, abs=0.011)
 
 
 def test_a_video_becomes_a_video_and_labeled_frames(run, video, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from mmyolo_bgpenalty.utils.coco_json import read_coco
-from mmyolo_bgpenalty.utils.label_export import LabeledPicture, coco_labels, yolo_data, yolo_file, yolo_labels
+from mmyolo_bgpenalty.utils.label_export import LabeledPicture, coco_labels, label_file, yolo_data, yolo_labels
 
 CLASSES = ['cell', 'crack: "new"', 'no']
 
@@ -52,6 +52,6 @@ def test_yolo_lines_are_the_boxes_within_rounding(with_score, pictures):
             np.testing.assert_allclose(rows[:, 5], picture.scores, atol=1e-6)
 
 
-def test_yolo_files_and_names():
-    assert yolo_file('a.b/c.d.png') == 'a.b/c.d.txt'
+def test_label_files_and_names():
+    assert label_file('a.b/c.d.png') == 'a.b/c.d.txt'
     assert yaml.safe_load(yolo_data(CLASSES)) == dict(train='images', val='images', names=dict(enumerate(CLASSES)))

@@ -126,9 +126,9 @@ def _xml_files(folder: Path) -> dict[str, list[Path]]:
     """
     for place in (folder / 'Annotations', folder / 'annotations', folder):
         files = [path for path in _files(place) if path.suffix.lower() == '.xml']
-        if not files and place.name.lower() == 'annotations':
+        if place.name.lower() == 'annotations':
             parts = {role: _xml_below(inner) for role, inner in _part_folders(place).items()}
-            if parts.get('train'):
+            if parts.get('train') and not files:
                 return {role: inner for role, inner in parts.items() if inner}
             files = _xml_below(place)
         if files:
