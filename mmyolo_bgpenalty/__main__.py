@@ -9,6 +9,7 @@ from mmyolo_bgpenalty.utils.arguments import similar
 COMMANDS = {
     'init': ('data.init', 'make a project: a config and annotations from labeled pictures in any common format'),
     'check': ('check', 'look for mistakes in a config and its files; --step: also in its first batch'),
+    'browse': ('browse', 'draw the first training batches, as the network gets them'),
     'split': ('data.split', 'split a COCO set into labeled and unlabeled parts'),
     'make-solar': ('data.make_solar', 'make the solar set with any size and seed'),
     'train': ('train', 'train a detector'),

@@ -132,6 +132,11 @@ def test_commands(stage):
                 os.listdir(stage / 'results')
             )
             assert len([*(stage / 'shown').rglob('*.jpg')]) == 2
+        elif name == 'browse':
+            run(stage, command, *options)
+            assert sorted(os.listdir(stage / 'browse')) == [
+                f'1_{branch}.jpg' for branch in ('sup', 'unsup_student', 'unsup_teacher')
+            ]
         elif name == 'report':
             run(stage, command)
             assert '<title>Detection report' in (stage / 'report.html').read_text(encoding='utf-8')

@@ -39,6 +39,13 @@ def predicted_boxes(found: Detections, classes: Sequence[str]) -> list[DrawnBox]
     return [DrawnBox(b, f'{classes[k]} {score:.2f}', _colour(k), short=f'{score:.2f}') for b, score, k in rows]
 
 
+def true_label_boxes(truth: Truth, classes: Sequence[str]) -> list[DrawnBox]:
+    """Annotated boxes in a colour for each class. Ignored ones are grey and dashed."""
+    rows = zip(truth.boxes.tolist(), truth.labels.tolist(), truth.ignored.tolist())
+    names = [*classes, '']  # an ignored box may have no class, -1
+    return [DrawnBox(box, names[k], IGNORED if ignored else _colour(k), ignored) for box, k, ignored in rows]
+
+
 def class_legend(found: Detections, classes: Sequence[str]) -> Title:
     """The classes of the detections in the colours of ``predicted_boxes``."""
     return [(classes[k], _colour(k)) for k in np.unique(found.labels).tolist()]
