@@ -22,7 +22,7 @@ def test_help_has_a_line_for_each_command(arguments, code, capsys):
     assert all(any(line.startswith(f'  {name} ') for line in lines) for name in COMMANDS)
 
 
-@pytest.mark.parametrize('name, meant', [('trian', 'train?'), ('xyz', 'init, check, split, ')])
+@pytest.mark.parametrize('name, meant', [('trian', 'train?'), ('xyz', 'init, check, browse, ')])
 def test_an_unknown_command_gives_an_error_of_one_line(name, meant, capsys):
     assert main([name]) == 2
     error = capsys.readouterr().err
