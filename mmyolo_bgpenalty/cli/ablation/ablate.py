@@ -23,6 +23,7 @@ from mmyolo_bgpenalty.cli.ablation.does_it_help import Comparison, does_it_help
 from mmyolo_bgpenalty.cli.ablation.plan import estimate_seconds, plan_runs, read_variants
 from mmyolo_bgpenalty.cli.ablation.report import Question, write_report
 from mmyolo_bgpenalty.cli.ablation.runs import Run
+from mmyolo_bgpenalty.cli.report.report import write_report as write_mistakes
 from mmyolo_bgpenalty.cli.run import CONFIG_HELP, InputCheck, InputError, command, config_parser, read_config
 from mmyolo_bgpenalty.config_check.settings.plan import run_plan
 from mmyolo_bgpenalty.utils.files import lock_folder, write_whole
@@ -84,9 +85,21 @@ def main(argv: Sequence[str] | None = None) -> int:
                 sep='\n',
             )
             print(f'All numbers: {work_dir}/ablation.md, .csv and .json. The plot: {work_dir}/ablation.png')
+            _write_page(work_dir)
     for failed, why in failures.items():
         print(f'failed: {failed}: {why}', file=sys.stderr)
     return 1 if failures else 0
+
+
+def _write_page(work_dir: Path) -> None:
+    """The false alarms and misses of the first seed. It needs the predictions of PrecisionRecallMetric."""
+    page = work_dir / 'report.html'
+    try:
+        write_mistakes(page, [work_dir])
+    except (OSError, ValueError) as error:  # the numbers are complete without it
+        print(f'No page of the mistakes: {error}')
+    else:
+        print(f'The mistakes of each variant, in a browser: {page}')
 
 
 @contextmanager

@@ -3,9 +3,10 @@
     python -m mmyolo_bgpenalty test CONFIG CHECKPOINT --out results/a
     python -m mmyolo_bgpenalty report results/a [results/b …] --out report.html
 
-Each RUN is a folder that `test --out` wrote. All runs must be on the same images. The report is one file that needs no
-network: figures at any confidence, and the mistakes sorted by kind. With two or more runs it shows which mistakes of
-the first run are gone and which are new.
+Each RUN is a folder that `test --out` wrote, or the folder of an ablation: then the first seed of each variant is
+shown. All runs must be on the same images. The report is one file that needs no network. It has the figures at any
+confidence, and the mistakes sorted by kind. With two or more runs it shows which mistakes of the first run are gone and
+which are new.
 
 --suggestions writes likely missing labels as a COCO json for an annotation tool: boxes on background that all runs find
 with --suggest-score. The annotations are not changed.
@@ -18,22 +19,41 @@ from pathlib import Path
 
 from mmyolo_bgpenalty.cli.report.content import content_of
 from mmyolo_bgpenalty.cli.report.page import page_of
-from mmyolo_bgpenalty.cli.report.sources import read_run
+from mmyolo_bgpenalty.cli.report.sources import Run, read_run, results_in
 from mmyolo_bgpenalty.cli.report.suggestions import suggestions
 from mmyolo_bgpenalty.cli.run import InputCheck, InputError, command
 from mmyolo_bgpenalty.utils.arguments import Parser, fraction, whole_number
-from mmyolo_bgpenalty.utils.files import write_together
+from mmyolo_bgpenalty.utils.files import write_together, write_whole
 
 RESAMPLES = 1000  # of the images, for intervals
+MOST = 300  # false positives, and misses, of a run
+
+
+def read_runs(paths: Sequence[str | Path]) -> list[Run]:
+    """The runs in these folders, which must have the same images and classes."""
+    folders = [(name, folder) for path in paths for name, folder in results_in(path).items()]
+    runs = [read_run(folder, name) for name, folder in folders]
+    first = runs[0].source
+    for source, (_, folder) in ((run.source, folder) for run, folder in zip(runs[1:], folders[1:])):
+        if [one['file_name'] for one in first.images] != [one['file_name'] for one in source.images]:
+            raise InputError(f'{folder}: expected predictions on {first.file}, but got some on {source.file}')
+        if first.classes != source.classes:
+            raise InputError(f'{folder}: expected the classes {first.classes}, but got {source.classes}')
+    return runs
+
+
+def write_report(path: str | Path, results: Sequence[str | Path]) -> None:
+    """Write the report of these folders. Raises ValueError or InputError as the command does."""
+    write_whole(path, page_of(content_of(read_runs(results), MOST, RESAMPLES)))
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     parser: argparse.ArgumentParser = Parser(__doc__)
-    parser.add_argument('runs', nargs='+', metavar='RUN', help='a folder that `test --out` wrote')
+    parser.add_argument('runs', nargs='+', metavar='RUN', help='a folder of `test --out`, or of an ablation')
     parser.add_argument('--out', default='report.html', help='the file to write (default report.html)')
-    most = 'most false positives and most misses of each run that are shown (default 300)'
-    parser.add_argument('--most', type=int, default=300, help=most)
+    most = f'most false positives and most misses of each run that are shown (default {MOST})'
+    parser.add_argument('--most', type=int, default=MOST, help=most)
     suggested = 'a json file to write likely missing labels to: boxes on background that all runs find'
     parser.add_argument('--suggestions', metavar='FILE', help=suggested)
     parser.add_argument('--suggest-score', type=float, default=0.5, help='their lowest score in each run (default 0.5)')
@@ -41,13 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with InputCheck():
         whole_number('--most', args.most)
         fraction('--suggest-score', args.suggest_score)
-        runs = [read_run(path) for path in args.runs]
-        for run, path in zip(runs[1:], args.runs[1:]):
-            first, other = runs[0].source, run.source
-            if [one['file_name'] for one in first.images] != [one['file_name'] for one in other.images]:
-                raise InputError(f'{path}: expected predictions on {first.file}, but got some on {other.file}')
-            if first.classes != other.classes:
-                raise InputError(f'{path}: expected the classes {first.classes}, but got {other.classes}')
+        runs = read_runs(args.runs)
         written = {args.out: page_of(content_of(runs, args.most, RESAMPLES))}
         if args.suggestions:
             labels = suggestions(runs, args.suggest_score)

@@ -33,7 +33,18 @@ class Run(NamedTuple):
     found: list[Detections]  # in each image of the source
 
 
-def read_run(path: str) -> Run:
+def results_in(path: str | Path) -> dict[str, str | Path]:
+    """The results of ``test --out`` by name: those of each variant of an ablation (its first seed), or the folder."""
+    ablation = Path(path, 'ablation.json')
+    if not ablation.is_file():
+        return {_name_of(Path(path)): path}
+    found: dict[str, str | Path] = {}
+    for run in sorted(read_json(ablation)['runs'], key=lambda run: run['seed']):
+        found.setdefault(run['variant'], Path(run['config']).with_suffix('') / 'test')
+    return found
+
+
+def read_run(path: str | Path, name: str) -> Run:
     """The run in a folder that ``test --out`` wrote: the config, and the predictions as ``*.bbox.json``.
 
     Raises:
@@ -47,7 +58,7 @@ def read_run(path: str) -> Run:
             f'{path}: expected a folder that `test CONFIG CHECKPOINT --out {path}` wrote, but it has {what}'
         )
     source = _source(Config.fromfile(config, import_custom_modules=False))
-    return Run(_name_of(folder), source, _detections(predictions[0], source))
+    return Run(name, source, _detections(predictions[0], source))
 
 
 def _name_of(folder: Path) -> str:

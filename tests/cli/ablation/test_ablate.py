@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -274,6 +275,10 @@ def test_a_real_run(data, tmp_path):
     log = (tmp_path / 'work/focal/seed_0/log.txt').read_text()
     assert 'resumed epoch: 1, iter: 5' in log
     assert (tmp_path / 'work/ablation.png').read_bytes()[:4] == b'\x89PNG'
+    assert f'in a browser: {tmp_path}/work/report.html' in done.stdout
+    page = (tmp_path / 'work/report.html').read_text(encoding='utf-8')
+    names = [run['name'] for run in json.loads(re.search(r'json">(.*?)</script>', page, re.S).group(1))['runs']]
+    assert names == ['focal', 'labels only']
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_the_page_has_every_mistake_of_both_runs(page, results):
     data = content(page)
     assert [run['name'] for run in data['runs']] == ['before', 'after'] and data['good'] == 4
     for place, name in enumerate(('before', 'after')):
-        run = read_run(str(results / name))
+        run = read_run(results / name, name)
         one = judged(run.found, run.source.truth)
         shown = [entry for entry in data['entries'] if entry[0] == place]
         wrong = Counter(entry[1] for entry in shown if entry[1] >= 0)
@@ -199,7 +199,7 @@ def test_the_figures_at_a_confidence_are_those_of_the_metric(browser, page, resu
         rows = table(browser, 'figures')[1:]
         classes = table(browser, 'classes')[1:]
         for place, name in enumerate(('before', 'after')):
-            run = read_run(str(results / name))
+            run = read_run(results / name, name)
             matches = match_images(zip(run.found, run.source.truth), 2)
             found = precision_recall(matches, score_thr=confidence)
             figures = found['metrics']
