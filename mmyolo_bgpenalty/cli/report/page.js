@@ -86,25 +86,12 @@ function drawFigures(confidence) {
   drawCurve(all.map(one => one.pooled));
 }
 
+/** Dots on the plot, which has a line for each run. */
 function drawCurve(points) {
-  const width = 420, height = 300, left = 44, bottom = 40, top = 8, right = 8;
-  const x = value => left + value * (width - left - right), y = value => height - bottom - value * (height - top - bottom);
-  const parts = [];
-  for (const tick of [0, 0.2, 0.4, 0.6, 0.8, 1]) {
-    parts.push(drawn('line', {x1: x(0), x2: x(1), y1: y(tick), y2: y(tick), stroke: 'var(--line)'}));
-    parts.push(drawn('text', {x: left - 6, y: y(tick) + 4, 'text-anchor': 'end'}, tick.toFixed(1)));
-    parts.push(drawn('text', {x: x(tick), y: height - bottom + 16, 'text-anchor': 'middle'}, tick.toFixed(1)));
-  }
-  parts.push(drawn('text', {x: x(0.5), y: height - 6, 'text-anchor': 'middle'}, 'recall'));
-  parts.push(drawn('text', {x: 12, y: y(0.5), 'text-anchor': 'middle', transform: `rotate(-90 12 ${y(0.5)})`}, 'precision'));
-  data.runs.forEach((run, i) => {
-    const line = run.curve.map(([recall, precision]) => `${x(recall).toFixed(1)},${y(precision).toFixed(1)}`).join(' ');
-    parts.push(drawn('polyline', {points: line, fill: 'none', stroke: colour(i), 'stroke-width': 2}));
-    parts.push(drawn('circle', {cx: x(points[i][0]), cy: y(points[i][1]), r: 5, fill: colour(i)}));
-  });
-  at('curve').setAttribute('viewBox', `0 0 ${width} ${height}`);
-  at('curve').replaceChildren(drawn('g', {'font-size': 12, fill: 'currentColor'}));
-  at('curve').firstChild.append(...parts);
+  const {left, right, top, bottom} = data.axes, plot = document.querySelector('#curve svg');
+  for (const one of plot.querySelectorAll('circle')) one.remove();
+  points.forEach(([recall, precision], i) => plot.append(drawn('circle', {
+    cx: left + recall * (right - left), cy: bottom + precision * (top - bottom), r: 4.5, fill: colour(i)})));
 }
 
 const meanings = {

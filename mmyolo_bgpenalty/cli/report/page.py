@@ -6,14 +6,21 @@ from typing import Any
 
 from jinja2 import Environment
 
-COLOURS = ('#3b7dd8', '#d9772b', '#2f9e6e', '#a45bc4', '#c2455a', '#7a7f87')  # of the runs
+from mmyolo_bgpenalty.cli.report.plots import COLOURS
 
 
-def page_of(content: dict[str, Any]) -> str:
-    """The page. Texts of the data are in one JSON block, and the script shows them as text, never as HTML."""
+def page_of(content: dict[str, Any], plots: dict[str, str]) -> str:
+    """The page, with ``plots`` as SVG.
+
+    Texts of the data are in one JSON block, and the script shows them as text, never as HTML.
+    """
     folder = files(__package__)
     parts = {name: folder.joinpath(f'page.{name}').read_text(encoding='utf-8') for name in ('html', 'css', 'js')}
     data = json.dumps(content | dict(colours=COLOURS), allow_nan=False)
     for character in '<>&\u2028\u2029':  # so that no text ends the block
         data = data.replace(character, f'\\u{ord(character):04x}')
-    return Environment(autoescape=False).from_string(parts['html']).render(css=parts['css'], js=parts['js'], data=data)
+    return (
+        Environment(autoescape=False)
+        .from_string(parts['html'])
+        .render(css=parts['css'], js=parts['js'], data=data, **plots)
+    )

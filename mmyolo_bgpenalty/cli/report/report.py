@@ -19,6 +19,7 @@ from pathlib import Path
 
 from mmyolo_bgpenalty.cli.report.content import content_of
 from mmyolo_bgpenalty.cli.report.page import page_of
+from mmyolo_bgpenalty.cli.report.plots import history_svg, precision_recall_svg, training_history
 from mmyolo_bgpenalty.cli.report.sources import Run, read_run, results_in
 from mmyolo_bgpenalty.cli.report.suggestions import suggestions
 from mmyolo_bgpenalty.cli.run import InputCheck, InputError, command
@@ -42,9 +43,17 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
     return runs
 
 
+def page(runs: Sequence[Run], most: int = MOST) -> str:
+    """The HTML of the report."""
+    content = content_of(runs, most, RESAMPLES)
+    curve, content['axes'] = precision_recall_svg([run.pop('curve') for run in content['runs']])
+    history = history_svg([training_history(run.checkpoint) for run in runs])
+    return page_of(content, dict(curve=curve, history=history))
+
+
 def write_report(path: str | Path, results: Sequence[str | Path]) -> None:
     """Write the report of these folders. Raises ValueError or InputError as the command does."""
-    write_whole(path, page_of(content_of(read_runs(results), MOST, RESAMPLES)))
+    write_whole(path, page(read_runs(results)))
 
 
 @command
@@ -62,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         whole_number('--most', args.most)
         fraction('--suggest-score', args.suggest_score)
         runs = read_runs(args.runs)
-        written = {args.out: page_of(content_of(runs, args.most, RESAMPLES))}
+        written = {args.out: page(runs, args.most)}
         if args.suggestions:
             labels = suggestions(runs, args.suggest_score)
             written[args.suggestions] = json.dumps(labels)

@@ -31,6 +31,7 @@ class Run(NamedTuple):
     name: str
     source: Source
     found: list[Detections]  # in each image of the source
+    checkpoint: str | None
 
 
 def results_in(path: str | Path) -> dict[str, str | Path]:
@@ -57,8 +58,9 @@ def read_run(path: str | Path, name: str) -> Run:
         raise ValueError(
             f'{path}: expected a folder that `test CONFIG CHECKPOINT --out {path}` wrote, but it has {what}'
         )
-    source = _source(Config.fromfile(config, import_custom_modules=False))
-    return Run(name, source, _detections(predictions[0], source))
+    cfg = Config.fromfile(config, import_custom_modules=False)
+    source = _source(cfg)
+    return Run(name, source, _detections(predictions[0], source), cfg.get('load_from'))
 
 
 def _name_of(folder: Path) -> str:

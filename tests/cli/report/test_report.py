@@ -11,6 +11,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmyolo_bgpenalty.cli.report import report
+from mmyolo_bgpenalty.cli.report.plots import COLOURS, TEXT, history_svg, precision_recall_svg, training_history
 from mmyolo_bgpenalty.cli.report.sources import read_run
 from mmyolo_bgpenalty.evaluation.judged import HIT, judged
 from mmyolo_bgpenalty.evaluation.matching import MISTAKES, match_images
@@ -55,7 +56,12 @@ def results(tmp_path_factory):
         (root / run / 'test.bbox.json').write_text(json.dumps(predictions))
         dataset = dict(data_root=f'{root}/', data_prefix=dict(img='images/'), metainfo=dict(classes=CLASSES))
         evaluator = dict(type='PrecisionRecallMetric', ann_file=f'{root}/test.json')
-        Config(dict(test_dataloader=dict(dataset=dataset), test_evaluator=evaluator)).dump(root / run / 'config.py')
+        cfg = dict(test_dataloader=dict(dataset=dataset), test_evaluator=evaluator)
+        cfg['load_from'] = f'{root}/work/{run}/epoch_2.pth'
+        Config(cfg).dump(root / run / 'config.py')
+    log = root / 'work/after/1/vis_data/scalars.json'
+    log.parent.mkdir(parents=True)
+    log.write_text('{"loss": 3.0, "iter": 10}\n{"coco/bbox_mAP": 0.5, "step": 1}\n')
     return root
 
 
@@ -87,6 +93,49 @@ def test_the_page_has_every_mistake_of_both_runs(page, results):
     assert data['kinds'] == list(MISTAKES)
 
 
+def test_the_training_is_shown_where_its_log_is_found(page, results, tmp_path):
+    assert '<h2 id="training">' in page and page.count('<svg') == 2
+    report.main([str(results / 'before'), '--out', str(tmp_path / 'page.html')])
+    assert '<h2 id="training">' not in (tmp_path / 'page.html').read_text(encoding='utf-8')
+
+
+def test_a_resumed_part_replaces_what_was_logged_before(tmp_path):
+    rows = [
+        [{'loss': 3.0, 'iter': 10}, {'loss': 2.0, 'iter': 20}, {'teacher/coco/bbox_mAP': 0.2, 'step': 1}],
+        [
+            {'loss': 1.5, 'iter': 20, 'semi/threshold_a': 0.2, 'semi/threshold_b': 0.4},
+            {'coco/bbox_mAP': 0.3, 'step': 1},
+        ],
+    ]
+    for name, part in zip(('20260101', '20260102'), rows):
+        (tmp_path / name / 'vis_data').mkdir(parents=True)
+        (tmp_path / name / 'vis_data/scalars.json').write_text('\n'.join(map(json.dumps, part)))
+    (tmp_path / '20260103/vis_data').mkdir(parents=True)
+    (tmp_path / '20260103/vis_data/scalars.json').write_text('{"loss": 1.0, "it')  # a full disk
+    history = training_history(str(tmp_path / 'epoch_2.pth'))
+    assert history == {
+        'loss': [(10, 3.0), (20, 1.5)],
+        'mAP in validation': [(20, 0.3)],
+        'mean threshold of pseudo-labels': [(20, pytest.approx(0.3))],
+    }
+    assert training_history(None) == {} == training_history(str(tmp_path / 'other/epoch_2.pth'))
+
+
+def test_plots_have_the_colours_of_the_page():
+    curve, axes = precision_recall_svg([[[0.0, 1.0], [1.0, 0.5]], []])
+    history = history_svg([{'loss': [(1, 2.0), (2, 1.0)]}, {}])
+    for text in (curve, history):
+        assert text.startswith('<svg') and 'currentColor' in text and TEXT not in text and '#000000' not in text
+    assert COLOURS[0] in curve and COLOURS[0] in history
+    # The line goes from the upper left corner of the axes to the middle of their right side.
+    points = re.search(
+        r'<path d="M ([\d.]+) ([\d.]+) \nL ([\d.]+) ([\d.]+) \n" [^>]*' + COLOURS[0], curve, re.S
+    ).groups()
+    middle = (axes['top'] + axes['bottom']) / 2
+    assert [*map(float, points)] == pytest.approx([axes['left'], axes['top'], axes['right'], middle], abs=0.02)
+    assert history_svg([{}, {}]) == ''
+
+
 def test_names_from_files_are_data_and_never_html(page):
     assert NASTY in content(page)['classes'] and NASTY not in page and '&<b>' not in page
     assert page.count('<script') == 2
@@ -95,8 +144,9 @@ def test_names_from_files_are_data_and_never_html(page):
 def test_the_page_asks_no_server(page):
     text = re.sub(r'<script id="data".*?</script>', '', page, flags=re.S)
     addresses = set(re.findall(r'https?://[^\'" )]+', text))
-    assert addresses == {'http://www.w3.org/2000/svg'}  # a name, not an address to load
-    assert not re.search(r'(?:src|href)="(?!data:)', text)
+    # names of formats, not addresses to load
+    assert addresses == {'http://www.w3.org/2000/svg', 'http://www.w3.org/1999/xlink'}
+    assert not re.search(r'(?:src|href)="(?!data:|#)', text)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +242,11 @@ def table(browser, name):
     return browser.execute_script(script, name)
 
 
+def dots(browser):
+    script = "return [...document.querySelectorAll('#curve circle')].map(c => [c.cx.baseVal.value, c.cy.baseVal.value])"
+    return browser.execute_script(script)
+
+
 def test_the_figures_at_a_confidence_are_those_of_the_metric(browser, page, results):
     browser.get(f'file://{results}/report.html')
     for confidence in (0.25, 0.4, 0.73, 0.01):
@@ -208,6 +263,16 @@ def test_the_figures_at_a_confidence_are_those_of_the_metric(browser, page, resu
             expected.append(100 * figures['fp_per_empty_image' + suffix])
             for text, value, digits in zip(rows[place][1:6], expected, (3, 3, 3, 2, 1), strict=True):
                 assert re.fullmatch(rf'\d+\.\d{{{digits}}}', text) and abs(float(text) - value) <= 0.51 * 10**-digits
+            pooled = [
+                matches.tp[matches.scores >= confidence].sum() / count
+                for count in (matches.num_gt.sum(), max((matches.scores >= confidence).sum(), 1))
+            ]
+            axes, dot = content(page)['axes'], dots(browser)[place]
+            expected = [
+                axes['left'] + pooled[0] * (axes['right'] - axes['left']),
+                axes['bottom'] + pooled[1] * (axes['top'] - axes['bottom']),
+            ]
+            assert dot == pytest.approx(expected, abs=0.01)
             for line, entry in zip(classes, found['classes']):
                 for text, key in zip(line[2 + 2 * place :], ('precision', 'recall')):
                     assert abs(float(text) - entry[key + suffix]) <= 0.00051
