@@ -19,6 +19,7 @@ LEAST = 0.01  # the lowest confidence on the page
 LEAST_SHOWN = 0.05  # the lowest score of a false positive in the gallery
 LEAST_FOUND = 0.5  # objects that are found with a lower score are in the gallery
 ALARMS, RECALLS = (1.0, 5.0, 20.0), (0.8, 0.9)
+SIZES = {'small': 32**2, 'medium': 96**2, 'large': np.inf}  # area in pixels below which a box has this size, as in COCO
 CROP = 144  # pixels of the longer side of a picture
 
 
@@ -38,6 +39,8 @@ def content_of(runs: Sequence[Run], most: int, resamples: int) -> dict[str, Any]
         images=len(source.images),
         good=sum(good),
         objects=np.bincount(all_judged[0].object_labels.astype(int), minlength=len(source.classes)).tolist(),
+        sizes=[*SIZES],
+        objectSizes=_packed(_sizes(all_judged[0].object_boxes), np.uint16),
         kinds=MISTAKES,
         most=most,
         runs=[_run(run, one, good, resamples) for run, one in zip(runs, all_judged)],
@@ -62,8 +65,15 @@ def _run(run: Run, one: Judged, good: Sequence[bool], resamples: int) -> dict[st
         kinds=_packed(one.kinds[shown], np.uint16),
         good=_packed(np.asarray(good)[one.image[shown].astype(int)], np.uint16),
         images=_packed(one.image[shown], np.uint32),
+        sizes=_packed(_sizes(one.boxes[shown]), np.uint16),
+        foundAt=_packed(one.object_scores, np.float32),
         curve=_curve(matches),
     )
+
+
+def _sizes(boxes: np.ndarray) -> np.ndarray:
+    """The place of each box, (N, 4), in ``SIZES``."""
+    return np.searchsorted([*SIZES.values()], boxes[:, 2] * boxes[:, 3], side='right')
 
 
 def _points(matches: Matches) -> list[list]:

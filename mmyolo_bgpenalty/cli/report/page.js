@@ -8,9 +8,11 @@ function unpacked(text, kind) {
   return new kind(bytes.buffer);
 }
 
+data.objectSizes = unpacked(data.objectSizes, Uint16Array);
 for (const run of data.runs) {
+  run.foundAt = unpacked(run.foundAt, Float32Array);
   run.scores = unpacked(run.scores, Float32Array);
-  for (const name of ['labels', 'kinds', 'good']) run[name] = unpacked(run[name], Uint16Array);
+  for (const name of ['labels', 'kinds', 'good', 'sizes']) run[name] = unpacked(run[name], Uint16Array);
   run.images = unpacked(run.images, Uint32Array);
 }
 
@@ -42,7 +44,7 @@ function figures(run, confidence) {
   const mean = key => present.length ? present.reduce((sum, one) => sum + one[key], 0) / present.length : 0;
   const hits = tp.reduce((a, b) => a + b, 0), objects = data.objects.reduce((a, b) => a + b, 0);
   return {
-    classes, precision: mean('precision'), recall: mean('recall'), f1: mean('f1'), perImage: wrong / data.images,
+    classes, count, precision: mean('precision'), recall: mean('recall'), f1: mean('f1'), perImage: wrong / data.images,
     alarms: data.good ? 100 * alarms / data.good : NaN, withAlarm: data.good ? withAlarm.size / data.good : NaN,
     pooled: [objects ? hits / objects : 0, count ? hits / count : 0],
   };
@@ -78,11 +80,18 @@ function drawFigures(confidence) {
     label(i), shown(one.precision, 3), shown(one.recall, 3), shown(one.f1, 3), shown(one.perImage, 2),
     ...(data.good ? [shown(one.alarms, 1), shown(100 * one.withAlarm, 1) + ' %'] : []),
   ]));
-  const head = ['class', 'objects'];
-  for (const run of data.runs) head.push(...['precision', 'recall'].map(
-    name => data.runs.length > 1 ? `${name}, ${run.name}` : name));
-  table('classes', head, data.classes.map((name, i) => [name, String(data.objects[i]), ...all.flatMap(
+  const heads = (first, names) => [first, 'objects', ...data.runs.flatMap(
+    run => names.map(name => data.runs.length > 1 ? `${name}, ${run.name}` : name))];
+  table('classes', heads('class', ['precision', 'recall']), data.classes.map((name, i) => [name, String(data.objects[i]), ...all.flatMap(
     one => [shown(one.classes[i].precision, 3), shown(one.classes[i].recall, 3)])]));
+  table('sizes', heads('size', ['recall', 'false positives']), data.sizes.map((name, size) => {
+    const objects = data.objectSizes.filter(one => one === size).length;
+    return [name, String(objects), ...data.runs.flatMap((run, i) => {
+      const hits = run.foundAt.filter((score, object) => score >= confidence && data.objectSizes[object] === size).length;
+      const wrong = run.sizes.subarray(0, all[i].count).filter((one, k) => one === size && run.kinds[k] !== hit).length;
+      return [objects ? shown(hits / objects, 3) : '–', String(wrong)];
+    })];
+  }));
   drawCurve(all.map(one => one.pooled));
 }
 

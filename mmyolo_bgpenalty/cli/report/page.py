@@ -9,8 +9,8 @@ from jinja2 import Environment
 from mmyolo_bgpenalty.cli.report.plots import COLOURS
 
 
-def page_of(content: dict[str, Any], plots: dict[str, str]) -> str:
-    """The page, with ``plots`` as SVG.
+def page_of(content: dict[str, Any], plots: dict[str, Any]) -> str:
+    """The page. ``plots``: SVG and names for the template, which escapes the names.
 
     Texts of the data are in one JSON block, and the script shows them as text, never as HTML.
     """

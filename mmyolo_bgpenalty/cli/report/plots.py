@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from mmyolo_bgpenalty.evaluation.plots import confusion_plot
 
 COLOURS = ('#3b7dd8', '#d9772b', '#2f9e6e', '#a45bc4', '#c2455a', '#7a7f87')  # of the runs
 TEXT = '#010203'  # becomes the colour of the page's text
@@ -72,6 +75,12 @@ def _panel(axes: Axes, name: str, histories: Iterable[dict[str, Line]]) -> None:
     axes.grid(alpha=0.3)
 
 
+def confusion_svg(counts: np.ndarray, classes: Sequence[str]) -> str:
+    """The plot of ``confusion_matrix``."""
+    with mpl.rc_context(STYLE | {'axes.spines.top': True, 'axes.spines.right': True}):
+        return _as_svg(confusion_plot(counts, classes))
+
+
 def training_history(checkpoint: str | None) -> dict[str, Line]:
     """The lines of ``HISTORY`` in the logs beside a checkpoint. The values of a resumed part replace earlier ones."""
     logs = sorted(Path(checkpoint).parent.glob('*/vis_data/scalars.json')) if checkpoint else []
@@ -102,8 +111,12 @@ def _rows(log: Path) -> list[dict[str, Any]]:
 def _svg(inches: tuple[float, float], draw: Callable[[Figure], Any]) -> tuple[str, Any]:
     with mpl.rc_context(STYLE):
         figure = Figure(inches)
-        result, content = draw(figure), io.StringIO()
-        nothing = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
-        figure.savefig(content, format='svg', transparent=True, metadata=nothing)
+        result = draw(figure)
+        return _as_svg(figure), result
+
+
+def _as_svg(figure: Figure) -> str:
+    content, nothing = io.StringIO(), dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
+    figure.savefig(content, format='svg', transparent=True, metadata=nothing)
     text = content.getvalue()
-    return text[text.index('<svg') :].replace(TEXT, 'currentColor'), result
+    return text[text.index('<svg') :].replace(TEXT, 'currentColor')

@@ -19,10 +19,11 @@ from pathlib import Path
 
 from mmyolo_bgpenalty.cli.report.content import content_of
 from mmyolo_bgpenalty.cli.report.page import page_of
-from mmyolo_bgpenalty.cli.report.plots import history_svg, precision_recall_svg, training_history
+from mmyolo_bgpenalty.cli.report.plots import confusion_svg, history_svg, precision_recall_svg, training_history
 from mmyolo_bgpenalty.cli.report.sources import Run, read_run, results_in
 from mmyolo_bgpenalty.cli.report.suggestions import suggestions
 from mmyolo_bgpenalty.cli.run import InputCheck, InputError, command
+from mmyolo_bgpenalty.evaluation.confusion import confusion_matrix
 from mmyolo_bgpenalty.utils.arguments import Parser, fraction, whole_number
 from mmyolo_bgpenalty.utils.files import write_together, write_whole
 
@@ -47,8 +48,19 @@ def page(runs: Sequence[Run], most: int = MOST) -> str:
     """The HTML of the report."""
     content = content_of(runs, most, RESAMPLES)
     curve, content['axes'] = precision_recall_svg([run.pop('curve') for run in content['runs']])
-    history = history_svg([training_history(run.checkpoint) for run in runs])
-    return page_of(content, dict(curve=curve, history=history))
+    plots = dict(
+        curve=curve,
+        history=history_svg([training_history(run.checkpoint) for run in runs]),
+        confusions=[(run.name, _confusion(run)) for run in runs],
+        confidence=runs[0].source.score_thr,
+    )
+    return page_of(content, plots)
+
+
+def _confusion(run: Run) -> str:
+    source = run.source
+    pairs = zip(run.found, source.truth)
+    return confusion_svg(confusion_matrix(pairs, len(source.classes), source.score_thr, source.iou_thr), source.classes)
 
 
 def write_report(path: str | Path, results: Sequence[str | Path]) -> None:

@@ -34,7 +34,9 @@ def results(tmp_path_factory):
         name = f'{number}{"&<b>" if number == 3 else ""}.jpg'
         Image.fromarray(rng.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)).save(root / 'images' / name)
         images.append(dict(id=number, file_name=name, width=SIZE, height=SIZE))
-        objects = [] if number < 4 else [(*rng.integers(0, 150, 2), 30, 30, int(rng.integers(1, 3))) for _ in range(3)]
+        side = 30 if number % 2 else 34  # small and medium boxes
+        many = 0 if number < 4 else 3
+        objects = [(*rng.integers(0, 150, 2), side, side, int(rng.integers(1, 3))) for _ in range(many)]
         for x, y, width, height, category in objects:
             annotations.append(
                 dict(id=len(annotations) + 1, image_id=number, category_id=category, iscrowd=0, area=900)
@@ -94,7 +96,7 @@ def test_the_page_has_every_mistake_of_both_runs(page, results):
 
 
 def test_the_training_is_shown_where_its_log_is_found(page, results, tmp_path):
-    assert '<h2 id="training">' in page and page.count('<svg') == 2
+    assert '<h2 id="training">' in page and page.count('<svg') == 4  # also two of the confusion
     report.main([str(results / 'before'), '--out', str(tmp_path / 'page.html')])
     assert '<h2 id="training">' not in (tmp_path / 'page.html').read_text(encoding='utf-8')
 
@@ -134,6 +136,13 @@ def test_plots_have_the_colours_of_the_page():
     middle = (axes['top'] + axes['bottom']) / 2
     assert [*map(float, points)] == pytest.approx([axes['left'], axes['top'], axes['right'], middle], abs=0.02)
     assert history_svg([{}, {}]) == ''
+
+
+def test_the_name_of_a_run_is_escaped_in_the_page(results, tmp_path):
+    shutil.copytree(results / 'before', tmp_path / '<i>run')
+    report.main([str(tmp_path / '<i>run'), '--out', str(tmp_path / 'page.html')])
+    text = (tmp_path / 'page.html').read_text(encoding='utf-8')
+    assert '&lt;i&gt;run' in text and '<i>run' not in text
 
 
 def test_names_from_files_are_data_and_never_html(page):
@@ -276,6 +285,24 @@ def test_the_figures_at_a_confidence_are_those_of_the_metric(browser, page, resu
             for line, entry in zip(classes, found['classes']):
                 for text, key in zip(line[2 + 2 * place :], ('precision', 'recall')):
                     assert abs(float(text) - entry[key + suffix]) <= 0.00051
+
+
+def test_objects_and_false_positives_are_counted_by_size(browser, page, results):
+    browser.get(f'file://{results}/report.html')
+    move_slider(browser, 0.4)
+    rows = table(browser, 'sizes')[1:]
+    assert [row[0] for row in rows] == ['small', 'medium', 'large'] and rows[2][1:] == ['0', '–', '0', '–', '0']
+    for place, name in enumerate(('before', 'after')):
+        run = read_run(results / name, name)
+        one = judged(run.found, run.source.truth)
+        for row, (low, high) in zip(rows, ((0, 1024), (1024, 9216))):
+            objects = [low <= w * h < high for *_, w, h in one.object_boxes]
+            hits = sum(score >= 0.4 for score, right in zip(one.object_scores, objects) if right)
+            false = (one.scores >= 0.4) & (one.kinds != HIT)
+            wrong = sum(low <= w * h < high for *_, w, h in one.boxes[false])
+            assert row[1] == str(sum(objects)) and row[3 + 2 * place] == str(wrong)
+            assert abs(float(row[2 + 2 * place]) - hits / sum(objects)) <= 0.00051
+    assert sum(int(row[1]) for row in rows) == sum(content(page)['objects'])
 
 
 def test_the_gallery_is_filtered(browser, page, results):
