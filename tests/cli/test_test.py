@@ -102,7 +102,9 @@ def test_the_report_shows_what_was_tested(run, tmp_path):
     kinds = [(entry[1], data['names'][entry[4]]) for entry in data['entries']]
     # One object cannot be seen, and one bright square is no object.
     assert sorted(kinds) == [(-1, 'b/x.png'), (data['kinds'].index('background'), 'b/x.png')]
-    assert [run['name'] for run in data['runs']] == ['new']
+    (only,) = data['runs']
+    metrics = json.loads((tmp_path / 'new/metrics.json').read_text())
+    assert only['name'] == 'new' and dict(only['key'])['mAP50'] == f'{metrics["coco/bbox_mAP_50"]:.3f}'
 
 
 def test_a_score_decides_what_is_shown(run, tmp_path):

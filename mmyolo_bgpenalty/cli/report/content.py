@@ -3,14 +3,14 @@
 import base64
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from mmyolo_bgpenalty.cli.report.sources import Run
-from mmyolo_bgpenalty.evaluation.false_alarms import false_alarm_intervals, operating_points
+from mmyolo_bgpenalty.evaluation.false_alarms import false_alarm_intervals, false_alarms, operating_points
 from mmyolo_bgpenalty.evaluation.judged import HIT, Judged, judged, partner_scores
 from mmyolo_bgpenalty.evaluation.matching import MISTAKES, Matches, match_images
 from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall
@@ -20,6 +20,10 @@ LEAST_SHOWN = 0.05  # the lowest score of a false positive in the gallery
 LEAST_FOUND = 0.5  # objects that are found with a lower score are in the gallery
 ALARMS, RECALLS = (1.0, 5.0, 20.0), (0.8, 0.9)
 SIZES = {'small': 32**2, 'medium': 96**2, 'large': np.inf}  # area in pixels below which a box has this size, as in COCO
+ALARM_FIGURES = (
+    ('alarms_per_100_good', 'false alarms per 100 good parts', 1, 1),
+    ('good_with_alarm', 'good parts with an alarm, %', 100, 1),
+)
 CROP = 144  # pixels of the longer side of a picture
 
 
@@ -54,12 +58,11 @@ def _run(run: Run, one: Judged, good: Sequence[bool], resamples: int) -> dict[st
     source = run.source
     matches = match_images(zip(run.found, source.truth), len(source.classes), source.iou_thr)
     metrics = precision_recall(matches, source.score_thr)['metrics']
-    intervals = false_alarm_intervals(matches, source.score_thr, resamples=resamples) if matches.empty_images else {}
     shown = one.scores >= LEAST
     return dict(
         name=run.name,
         points=[['best F1', metrics['best_confidence']], *_points(matches)],
-        intervals={name: [float(low), float(high)] for name, (low, high) in intervals.items()},
+        key=[*_coco_figures(run.metrics), *_key_figures(matches, source.score_thr, resamples)],
         scores=_packed(one.scores[shown], np.float32),
         labels=_packed(one.labels[shown], np.uint16),
         kinds=_packed(one.kinds[shown], np.uint16),
@@ -74,6 +77,34 @@ def _run(run: Run, one: Judged, good: Sequence[bool], resamples: int) -> dict[st
 def _sizes(boxes: np.ndarray) -> np.ndarray:
     """The place of each box, (N, 4), in ``SIZES``."""
     return np.searchsorted([*SIZES.values()], boxes[:, 2] * boxes[:, 3], side='right')
+
+
+def _coco_figures(metrics: Mapping[str, float | None]) -> list[list[str]]:
+    """mAP and mAP50, if the evaluation had them. A teacher comes before its student."""
+    values = {name: [v for key, v in metrics.items() if key.endswith(f'bbox_{name}')] for name in ('mAP', 'mAP_50')}
+    return [
+        [name.replace('_', ''), '–' if not found or found[0] is None else f'{found[0]:.3f}']
+        for name, found in values.items()
+    ]
+
+
+def _key_figures(matches: Matches, score_thr: float, resamples: int) -> list[list[str]]:
+    """The false alarms, each with its 95 % interval over the images."""
+    if not matches.empty_images:
+        return []
+    options = score_thr, RECALLS
+    figures = false_alarms(matches, *options)
+    intervals = false_alarm_intervals(matches, *options, resamples=resamples)
+    rows = []
+    for place in (f'{score_thr:g}', *(f'recall_{recall:g}' for recall in RECALLS)):
+        where = f'at {place.replace("_", " ")}' if 'recall' in place else f'at confidence {place}'
+        for name, what, factor, digits in ALARM_FIGURES:
+            value, *edges = (factor * one for one in (figures[f'{name}_at_{place}'], *intervals[f'{name}_at_{place}']))
+            texts = [f'{one:.{digits}f}' if np.isfinite(one) else 'not reached' for one in (value, *edges)]
+            rows.append(
+                [f'{what}, {where}', f'{texts[0]} [{texts[1]}, {texts[2]}]' if np.isfinite(value) else texts[0]]
+            )
+    return rows
 
 
 def _points(matches: Matches) -> list[list]:

@@ -191,6 +191,8 @@ function start() {
     copy.addEventListener('click', () => navigator.clipboard && navigator.clipboard.writeText(value.toFixed(4)));
     return copy;
   };
+  table('key', ['', ...data.runs.map((run, i) => label(i))], data.runs[0].key.map(
+    ([what], place) => [what, ...data.runs.map(run => run.key[place][1])]));
   table('points', ['for', ...data.runs.map((run, i) => label(i))], data.runs[0].points.map(
     ([what], place) => [what, ...data.runs.map(run => copied(run.points[place][1]))]));
   at('confidence').value = data.confidence;

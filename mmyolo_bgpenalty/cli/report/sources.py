@@ -32,6 +32,7 @@ class Run(NamedTuple):
     source: Source
     found: list[Detections]  # in each image of the source
     checkpoint: str | None
+    metrics: dict[str, float | None]  # of metrics.json
 
 
 def results_in(path: str | Path) -> dict[str, str | Path]:
@@ -60,7 +61,8 @@ def read_run(path: str | Path, name: str) -> Run:
         )
     cfg = Config.fromfile(config, import_custom_modules=False)
     source = _source(cfg)
-    return Run(name, source, _detections(predictions[0], source), cfg.get('load_from'))
+    metrics = read_json(folder / 'metrics.json') if (folder / 'metrics.json').is_file() else {}
+    return Run(name, source, _detections(predictions[0], source), cfg.get('load_from'), metrics)
 
 
 def _name_of(folder: Path) -> str:

@@ -1,6 +1,7 @@
 """The command report: its page, in Python and in a browser."""
 
 import json
+import math
 import re
 import shutil
 from collections import Counter
@@ -13,6 +14,7 @@ from PIL import Image
 from mmyolo_bgpenalty.cli.report import report
 from mmyolo_bgpenalty.cli.report.plots import COLOURS, TEXT, history_svg, precision_recall_svg, training_history
 from mmyolo_bgpenalty.cli.report.sources import read_run
+from mmyolo_bgpenalty.evaluation.false_alarms import false_alarm_intervals, false_alarms
 from mmyolo_bgpenalty.evaluation.judged import HIT, judged
 from mmyolo_bgpenalty.evaluation.matching import MISTAKES, match_images
 from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall
@@ -93,6 +95,25 @@ def test_the_page_has_every_mistake_of_both_runs(page, results):
         for entry in shown:
             assert entry[7][place] == entry[3] and entry[5] >= 0 and all(-0.1 <= share <= 1.1 for share in entry[6])
     assert data['kinds'] == list(MISTAKES)
+
+
+def test_key_figures_are_those_of_the_evaluation_with_intervals(page, results):
+    for run in content(page)['runs']:
+        found = read_run(results / run['name'], run['name'])
+        matches = match_images(zip(found.found, found.source.truth), 2)
+        figures = false_alarms(matches, 0.25, (0.8, 0.9))
+        intervals = false_alarm_intervals(matches, 0.25, (0.8, 0.9))
+        key = dict(run['key'])
+        assert key['mAP'] == '–'  # without metrics.json
+        for place, where in (
+            ('0.25', 'at confidence 0.25'),
+            ('recall_0.8', 'at recall 0.8'),
+            ('recall_0.9', 'at recall 0.9'),
+        ):
+            name = f'alarms_per_100_good_at_{place}'
+            low, high = intervals[name]
+            expected = f'{figures[name]:.1f} [{low:.1f}, {high:.1f}]' if math.isfinite(figures[name]) else 'not reached'
+            assert key[f'false alarms per 100 good parts, {where}'] == expected.replace('inf', 'not reached')
 
 
 def test_the_training_is_shown_where_its_log_is_found(page, results, tmp_path):
