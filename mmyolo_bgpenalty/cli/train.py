@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -165,9 +166,14 @@ class Report(Hook):
         if not checkpoint:
             return []
         work_dir = ['--work-dir', self.args.work_dir] if self.args.work_dir else []
-        commands = [('test', *work_dir)] if runner.cfg.get('test_dataloader') else []
+        out = shown(os.path.join(runner.work_dir, 'test'))
+        commands = [('test', *work_dir, '--out', out)] if runner.cfg.get('test_dataloader') else []
         commands += [('predict', 'PICTURES'), ('export',)]
         lines = [command_line(name, self.args, shown(checkpoint), *more) for name, *more in commands]
+        if runner.cfg.get('test_dataloader'):
+            lines.insert(
+                1, shlex.join(['python', '-m', 'mmyolo_bgpenalty', 'report', out])
+            )  # it reads what `test` wrote
         return ['What to run next:', *(f'  {line}' for line in lines)]
 
     def stopped(self, runner: Runner, how: str) -> None:

@@ -95,13 +95,17 @@ def test_the_next_commands_can_be_copied(semi, monkeypatch, capsys):
     _, *commands = semi.text.partition('What to run next:')[2].splitlines()
     words = [shlex.split(line) for line in commands]
     assert [line[:4] for line in words] == [
-        ['python', '-m', 'mmyolo_bgpenalty', name] for name in ('test', 'predict', 'export')
+        ['python', '-m', 'mmyolo_bgpenalty', name] for name in ('test', 'report', 'predict', 'export')
     ]
     monkeypatch.chdir(semi.folder)
     assert all(
-        line[-3:] == ['--cfg-options', 'lambda_bg=0.5', 'model.semi_train_cfg.teacher_flips=[]'] for line in words
+        line[-3:] == ['--cfg-options', 'lambda_bg=0.5', 'model.semi_train_cfg.teacher_flips=[]']
+        for line in words
+        if line[3] != 'report'
     )
-    assert run_command(words[2][3:]) == 0 and Path('work/epoch_2_teacher.pth').exists()
+    assert run_command(words[0][3:]) == run_command(words[1][3:]) == 0
+    assert '<title>Detection report' in Path('report.html').read_text(encoding='utf-8')
+    assert run_command(words[3][3:]) == 0 and Path('work/epoch_2_teacher.pth').exists()
 
 
 def test_a_finished_run_says_so_and_how_to_train_longer(semi, monkeypatch):
@@ -122,6 +126,7 @@ def end_of(monkeypatch, tmp_path):
     def end(metrics, best='best.pth'):
         lines, hub = [], SimpleNamespace(runtime_info=dict(last_ckpt='last.pth'))
         runner = SimpleNamespace(iter=3, message_hub=hub, model=torch.nn.Identity(), cfg={}, log_dir=str(tmp_path))
+        runner.work_dir = str(tmp_path)
         runner.logger = SimpleNamespace(info=lines.append, log_file='log')
         monkeypatch.setattr(train_command, 'best_checkpoint', lambda _: best)
         report = Report(train_command.parse_args(['tiny.py']))
