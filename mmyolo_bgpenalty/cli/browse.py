@@ -79,7 +79,8 @@ def _write_sheet(file: Path, pictures: Sequence[tuple], classes: Sequence[str]) 
 
 
 def _drawn(image, sample, classes: Sequence[str]) -> Image.Image:
-    picture = rgb(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+    picture = image.permute(1, 2, 0).numpy()
+    picture = picture[..., 0] if picture.shape[-1] == 1 else rgb(picture)
     title: Title = [(printable(Path(str(sample.metainfo.get('img_path', ''))).name), 'white')]
     drawn = Image.fromarray(draw_boxes(picture, true_label_boxes(_truth(sample), classes), title))
     return drawn.resize((WIDTH, round(drawn.height * WIDTH / drawn.width)))

@@ -4,7 +4,7 @@ import argparse
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmengine.config import Config
@@ -28,12 +28,12 @@ from mmyolo_bgpenalty.utils.arguments import fraction, is_meant
 from mmyolo_bgpenalty.utils.files import write_whole
 
 OUT = (
-    'folder for metrics.json and the config and, from PrecisionRecallMetric, the predictions and curves (json), '
+    'folder for metrics.json and, from PrecisionRecallMetric, the predictions and curves (json), '
     'precision_recall.png, confidence.png and confusion_matrix.png. `report` reads it'
 )
 SHOW = 'a new or empty folder for pictures of the test set: hits are green, false positives red, missed objects yellow'
 
-CONFIG = 'config.py'  # in the folder of --out: `report` finds the images there
+TESTED = 'tested.json'  # beside the predictions: what they are of, for `report`
 RESAMPLES = 1000  # of the images, for intervals
 
 
@@ -76,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         # JSON has no nan and no inf. They stand for an undefined metric and for a recall that is not reached.
         known = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
         write_whole(os.path.join(args.out, 'metrics.json'), json.dumps(known, indent=1) + '\n')
-        write_whole(os.path.join(args.out, CONFIG), cfg.pretty_text)
+        for evaluator in own:
+            _write_tested(runner, evaluator, args.checkpoint)
         print(f'written to {args.out}: {", ".join(sorted(os.listdir(args.out)))}')
 
 
@@ -94,6 +95,24 @@ def _write_curves(own: list, folder: str) -> None:
         evaluator.update(outfile_prefix=os.path.join(place, 'test'), plot_dir=place)
     if not own:
         print('No plots are written: they need a PrecisionRecallMetric in `test_evaluator`.')
+
+
+def _write_tested(runner: Runner, metric: Mapping, checkpoint: str) -> None:
+    """Write beside the predictions which images they are of. Without ``ann_file`` there is nothing to compare with."""
+    if not metric.get('ann_file'):
+        return
+    dataset = runner.test_dataloader.dataset
+    infos = (dataset.get_data_info(index) for index in range(len(dataset)))
+    content = dict(
+        ann_file=os.path.abspath(metric['ann_file']) if os.path.exists(metric['ann_file']) else metric['ann_file'],
+        classes=list(map(str, dataset.metainfo.get('classes') or ())),
+        iou_thr=metric.get('iou_thr', 0.5),
+        score_thr=metric.get('score_thr', 0.25),
+        checkpoint=os.path.abspath(checkpoint),
+        images=[[info['img_id'], os.path.abspath(info['img_path'])] for info in infos],
+    )
+    folder = os.path.dirname(metric['outfile_prefix'])
+    write_whole(os.path.join(folder, TESTED), json.dumps(content, default=str) + '\n')
 
 
 class PredictionPictures(Hook):

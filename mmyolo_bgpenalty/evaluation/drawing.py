@@ -42,8 +42,10 @@ def predicted_boxes(found: Detections, classes: Sequence[str]) -> list[DrawnBox]
 def true_label_boxes(truth: Truth, classes: Sequence[str]) -> list[DrawnBox]:
     """Annotated boxes in a colour for each class. Ignored ones are grey and dashed."""
     rows = zip(truth.boxes.tolist(), truth.labels.tolist(), truth.ignored.tolist())
-    names = [*classes, '']  # an ignored box may have no class, -1
-    return [DrawnBox(box, names[k], IGNORED if ignored else _colour(k), ignored) for box, k, ignored in rows]
+    names = {k: name for k, name in enumerate(classes)} | {-1: ''}  # an ignored box may have no class
+    return [
+        DrawnBox(box, names.get(k, str(k)), IGNORED if ignored else _colour(k), ignored) for box, k, ignored in rows
+    ]
 
 
 def class_legend(found: Detections, classes: Sequence[str]) -> Title:

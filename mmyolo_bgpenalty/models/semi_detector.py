@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from typing import NamedTuple
 
 import torch
@@ -93,6 +94,9 @@ class SemiYOLODetector(SemiBaseDetector):
                 f'{type(self.student).__name__}'
             )
         head = self.student.bbox_head
+        taken = signature(head.predict_by_feat).parameters
+        if 'cfg' not in taken and not any(one.kind is one.VAR_KEYWORD for one in taken.values()):  # such as CenterNet
+            raise ValueError(f'Expected a head that predicts with a `cfg`, but got {type(head).__name__}')
         if isinstance(head, BgPenaltyYOLOv8Head):
             head.sync_avg_factor = options.sync_avg_factor
             self.bg_branch.options_for(head)
@@ -168,12 +172,13 @@ class SemiYOLODetector(SemiBaseDetector):
         meta = dict.fromkeys(('ori_shape', 'img_shape', 'pad_shape'), tuple(batch_inputs.shape[-2:]))
         test_cfg = ConfigDict(self.semi_train_cfg.pseudo_test_cfg, score_thr=least)
         # Decode in fp32: bf16 and fp16 have too few bits (8 and 11) for coordinates in pixels.
-        results = self.teacher.bbox_head.predict_by_feat(
-            *([level.float() for level in levels] for levels in outs),
-            batch_img_metas=[dict(meta, scale_factor=(1.0, 1.0))] * len(batch_inputs),
-            cfg=test_cfg,
-            rescale=False,
-        )
+        with torch.autocast(batch_inputs.device.type, enabled=False):
+            results = self.teacher.bbox_head.predict_by_feat(
+                *_in_fp32(outs),
+                batch_img_metas=[dict(meta, scale_factor=(1.0, 1.0))] * len(batch_inputs),
+                cfg=test_cfg,
+                rescale=False,
+            )
         height, width = batch_inputs.shape[-2:]
         for found in results:  # some heads do not clip
             found.bboxes[:, 0::2].clamp_(0, width)
@@ -313,6 +318,11 @@ class SemiYOLODetector(SemiBaseDetector):
             'semi/pseudo_score': score,
             'semi/pseudo_empty': torch.full((), counts.count(0) / images, device=device),
         }
+
+
+def _in_fp32(outs):
+    """What a head returns: tensors in tuples and lists of any depth."""
+    return outs.float() if isinstance(outs, Tensor) else type(outs)(map(_in_fp32, outs))
 
 
 def weigh_losses(

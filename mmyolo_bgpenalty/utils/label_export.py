@@ -8,6 +8,8 @@ from xml.etree import ElementTree
 import numpy as np
 import yaml
 
+from mmyolo_bgpenalty.utils.files import printable
+
 
 class LabeledPicture(NamedTuple):
     file_name: str  # relative to the folder of the pictures
@@ -64,8 +66,8 @@ def voc_labels(picture: LabeledPicture, classes: Sequence[str]) -> str:
     for (x, y, width, height), label in zip(picture.boxes.tolist(), picture.labels):
         left, top = round(x + 1, 2), round(y + 1, 2)
         right, bottom = max(round(x + width, 2), left), max(round(y + height, 2), top)  # these pixels are in the box
-        boxes.append(BoundingBox(label=str(classes[label]), xmin=left, ymin=top, xmax=right, ymax=bottom))
-    annotation = Annotation(PurePosixPath(picture.file_name).name, (picture.width, picture.height), boxes)
+        boxes.append(BoundingBox(label=printable(classes[label]), xmin=left, ymin=top, xmax=right, ymax=bottom))
+    annotation = Annotation(printable(PurePosixPath(picture.file_name).name), (picture.width, picture.height), boxes)
     return ElementTree.tostring(annotation.to_pascal_voc(), encoding='unicode')
 
 

@@ -176,3 +176,23 @@ def test_two_stage_detectors_are_refused():
 def test_options_of_good_parts_are_for_yolov8():
     with pytest.raises(ValueError, match='BgPenaltyYOLOv8Head for `bg_branch`, but got RTMDetHead'):
         build('RTMDet', bg_branch=dict(loss_weights=dict(loss_bg=0.5)))
+
+
+def test_heads_that_do_not_predict_by_a_cfg_are_refused():
+    """CenterNet would fail when burn-in ends."""
+    cfg = Config.fromfile(FOLDERS['mmdet'] / 'centernet/centernet_r18_8xb16-crop512-140e_coco.py').model
+    cfg.backbone.init_cfg = None
+    with pytest.raises(ValueError, match='a head that predicts with a `cfg`, but got CenterNetHead'):
+        MODELS.build(dict(type='SemiSingleStageDetector', detector=dict(cfg, _scope_='mmdet')))
+
+
+def test_boxes_are_decoded_in_fp32_under_autocast():
+    """GFL decodes by a linear function, which autocast would compute in bf16."""
+    model = build('GFL', pseudo_test_cfg=dict(score_thr=LEAST))
+    inputs, _ = views(1)
+    with torch.autocast('cpu', torch.bfloat16):
+        outs = model._teacher_predictions(inputs['unsup_teacher'])
+        (found,) = model._boxes(outs, inputs['unsup_teacher'], LEAST)
+    plain = tuple([level.float() for level in levels] for levels in outs)
+    (expected,) = model._boxes(plain, inputs['unsup_teacher'], LEAST)
+    assert len(found) > 0 and torch.equal(found.bboxes, expected.bboxes) and found.bboxes.dtype == torch.float32

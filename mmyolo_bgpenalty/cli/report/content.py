@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,8 +15,6 @@ from mmyolo_bgpenalty.evaluation.matching import MISTAKES, Matches, match_images
 from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall
 
 LEAST = 0.01  # the lowest confidence on the page
-LEAST_SHOWN = 0.05  # the lowest score of a false positive in the gallery
-LEAST_FOUND = 0.5  # objects that are found with a lower score are in the gallery
 ALARMS, RECALLS = (1.0, 5.0, 20.0), (0.8, 0.9)
 SIZES = {'small': 32**2, 'medium': 96**2, 'large': np.inf}  # area in pixels below which a box has this size, as in COCO
 ALARM_FIGURES = (
@@ -31,12 +28,11 @@ def content_of(runs: Sequence[Run], most: int, resamples: int) -> dict[str, Any]
     """The content of the page for runs on the same images. ``most``: mistakes of each run in the gallery."""
     source = runs[0].source
     all_judged = [judged(run.found, source.truth, source.iou_thr) for run in runs]
-    pictures = Pictures(source.folder, source.images)
+    pictures = Pictures(source.paths)
     entries = [entry for place in range(len(runs)) for entry in _entries(all_judged, place, pictures, most)]
     good = [not len(truth.boxes) for truth in source.truth]
     return dict(
         file=source.file,
-        folder=os.path.abspath(source.folder),
         classes=source.classes,
         iou=source.iou_thr,
         confidence=source.score_thr,
@@ -49,6 +45,7 @@ def content_of(runs: Sequence[Run], most: int, resamples: int) -> dict[str, Any]
         most=most,
         runs=[_run(run, one, good, resamples) for run, one in zip(runs, all_judged)],
         names=[str(image['file_name']) for image in source.images],
+        paths=source.paths,
         pictures=pictures.encoded,
         entries=entries,
     )
@@ -61,7 +58,7 @@ def _run(run: Run, one: Judged, good: Sequence[bool], resamples: int) -> dict[st
     shown = one.scores >= LEAST
     return dict(
         name=run.name,
-        points=[['best F1', metrics['best_confidence']], *_points(matches)],
+        points=[['best F1', _below(metrics['best_confidence'])], *_points(matches)],
         key=[*_coco_figures(run.metrics), *_key_figures(matches, source.score_thr, resamples)],
         scores=_packed(one.scores[shown], np.float32),
         labels=_packed(one.labels[shown], np.uint16),
@@ -112,11 +109,16 @@ def _points(matches: Matches) -> list[list]:
     found, objects = [], matches.num_gt.sum()
     for recall in RECALLS if objects else ():
         place = np.searchsorted(np.cumsum(matches.tp) / objects, recall)
-        found.append([f'recall {recall:g}', float(matches.scores[place]) if place < len(matches.scores) else None])
+        found.append([f'recall {recall:g}', _below(matches.scores[place]) if place < len(matches.scores) else None])
     for point in operating_points(matches, ALARMS) if matches.empty_images else ():
-        confidence = point.confidence if np.isfinite(point.confidence) else None
+        confidence = -_below(-point.confidence) if np.isfinite(point.confidence) else None
         found.append([f'{point.alarms:g} false alarms per 100 good parts', confidence])
     return found
+
+
+def _below(confidence: float) -> float:
+    """Rounded down to 6 digits, so that the detection with this score still counts."""
+    return float(np.floor(confidence * 1e6) / 1e6)
 
 
 def _curve(matches: Matches) -> list[list[float]]:
@@ -149,12 +151,11 @@ def _entries(runs: Sequence[Judged], place: int, pictures: 'Pictures', most: int
         crop = pictures.add(int(image), box)
         return [place, int(kind), int(label), _rounded(score), int(image), *crop, [*map(_rounded, others)]]
 
-    wrong = np.flatnonzero((one.kinds != HIT) & (one.scores >= LEAST_SHOWN))[:most]
+    wrong = np.flatnonzero((one.kinds != HIT) & (one.scores >= LEAST))[:most]
     others = np.stack([partner_scores(one, other)[wrong] for other in runs], axis=1)
     columns = one.kinds, one.labels, one.scores, one.image, one.boxes
     entries = [entry(*row) for row in zip(*(column[wrong] for column in columns), others)]
-    missed = np.argsort(one.object_scores, kind='stable')
-    missed = missed[one.object_scores[missed] < LEAST_FOUND][:most]
+    missed = np.argsort(one.object_scores, kind='stable')[:most]
     found = np.stack([run.object_scores for run in runs], axis=1)
     columns = one.object_labels, one.object_scores, one.object_image, one.object_boxes, found
     return entries + [entry(-1, *row) for row in zip(*(column[missed] for column in columns))]
@@ -167,8 +168,8 @@ def _rounded(score: float) -> float:
 class Pictures:
     """Crops around boxes, as JPEG in base64. Boxes at one place share a crop."""
 
-    def __init__(self, folder: str, images: Sequence[dict]):
-        self._folder, self._images = folder, images
+    def __init__(self, paths: Sequence[str]):
+        self._paths = paths
         self._open: tuple[int, Image.Image | None] = (-1, None)
         self._places: dict[tuple, int] = {}
         self.encoded: list[str] = []
@@ -200,9 +201,8 @@ class Pictures:
 
     def _picture(self, image: int) -> Image.Image | None:
         if self._open[0] != image:
-            path = os.path.join(self._folder, self._images[image]['file_name'])
             try:
-                with Image.open(path) as opened:
+                with Image.open(self._paths[image]) as opened:
                     self._open = image, ImageOps.exif_transpose(opened).convert('RGB')
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # the figures do not need it
                 self._open = image, None

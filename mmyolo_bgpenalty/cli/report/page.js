@@ -167,7 +167,7 @@ function card(entry) {
   const which = element('p', null, {class: 'none'});
   which.append(element('span', '', {class: 'key', style: `background: ${colour(run)}`}), name);
   if (data.runs.length > 1) which.append(`, ${change(entry)}`);
-  one.append(which, element('p', data.names[image], {class: 'file', title: `${data.folder}/${data.names[image]}`}));
+  one.append(which, element('p', data.names[image], {class: 'file', title: data.paths[image]}));
   return one;
 }
 
@@ -188,7 +188,8 @@ function start() {
   const copied = value => {
     const copy = element('button', value === null ? 'not reached' : value.toFixed(3), {type: 'button'});
     copy.disabled = value === null;
-    copy.addEventListener('click', () => navigator.clipboard && navigator.clipboard.writeText(value.toFixed(4)));
+    if (value !== null) copy.title = String(value);
+    copy.addEventListener('click', () => navigator.clipboard && navigator.clipboard.writeText(copy.title));
     return copy;
   };
   table('key', ['', ...data.runs.map((run, i) => label(i))], data.runs[0].key.map(

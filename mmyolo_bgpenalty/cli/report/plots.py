@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,13 +82,20 @@ def confusion_svg(counts: np.ndarray, classes: Sequence[str]) -> str:
         return _as_svg(confusion_plot(counts, classes))
 
 
-def training_history(checkpoint: str | None) -> dict[str, Line]:
-    """The lines of ``HISTORY`` in the logs beside a checkpoint. The values of a resumed part replace earlier ones."""
-    logs = sorted(Path(checkpoint).parent.glob('*/vis_data/scalars.json')) if checkpoint else []
+def training_history(checkpoint: str) -> dict[str, Line]:
+    """The lines of ``HISTORY`` in the logs beside a checkpoint.
+
+    A resumed part replaces what was logged from its first iteration on.
+    """
+    logs = sorted(Path(checkpoint).parent.glob('*/vis_data/scalars.json'))
     found: dict[str, dict[float, float]] = {}
     for log in logs:
-        iteration = 0.0
-        for row in _rows(log):
+        iteration, rows = 0.0, _rows(log)
+        first = next((row['iter'] for row in rows if 'iter' in row), math.inf)
+        for line in found.values():  # what an earlier run logged from here on is not of this one
+            for later in [one for one in line if one >= first]:
+                del line[later]
+        for row in rows:
             iteration = float(row.get('iter', iteration))  # a validation only has its epoch
             for name, keys in HISTORY.items():
                 values = next(filter(None, ([v for k, v in row.items() if _is(k, key)] for key in keys)), [])

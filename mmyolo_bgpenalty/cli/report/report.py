@@ -20,7 +20,7 @@ from pathlib import Path
 from mmyolo_bgpenalty.cli.report.content import content_of
 from mmyolo_bgpenalty.cli.report.page import page_of
 from mmyolo_bgpenalty.cli.report.plots import confusion_svg, history_svg, precision_recall_svg, training_history
-from mmyolo_bgpenalty.cli.report.sources import Run, read_run, results_in
+from mmyolo_bgpenalty.cli.report.sources import Run, read_run, results_in, same_truth
 from mmyolo_bgpenalty.cli.report.suggestions import suggestions
 from mmyolo_bgpenalty.cli.run import InputCheck, InputError, command
 from mmyolo_bgpenalty.evaluation.confusion import confusion_matrix
@@ -36,11 +36,10 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
     folders = [(name, folder) for path in paths for name, folder in results_in(path).items()]
     runs = [read_run(folder, name) for name, folder in folders]
     first = runs[0].source
-    for source, (_, folder) in ((run.source, folder) for run, folder in zip(runs[1:], folders[1:])):
-        if [one['file_name'] for one in first.images] != [one['file_name'] for one in source.images]:
-            raise InputError(f'{folder}: expected predictions on {first.file}, but got some on {source.file}')
-        if first.classes != source.classes:
-            raise InputError(f'{folder}: expected the classes {first.classes}, but got {source.classes}')
+    for run, (_, folder) in zip(runs[1:], folders[1:]):
+        if not same_truth(first, run.source):
+            what = 'the images, classes, boxes, `iou_thr` and `score_thr`'
+            raise InputError(f'{folder}: expected {what} of {folders[0][1]}, but got others: {run.source.file}')
     return runs
 
 

@@ -1,14 +1,12 @@
 """Read the predictions of a run, and the annotated images they are on."""
 
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from mmengine.config import Config
 
-from mmyolo_bgpenalty.cli.test import CONFIG
+from mmyolo_bgpenalty.cli.test import TESTED
 from mmyolo_bgpenalty.evaluation.matching import Detections, Truth, truth_by_image
 from mmyolo_bgpenalty.utils.coco_json import read_coco
 from mmyolo_bgpenalty.utils.files import printable, read_json
@@ -18,7 +16,7 @@ class Source(NamedTuple):
     """The annotated images on which runs are compared."""
 
     file: str
-    folder: str  # of the images
+    paths: list[str]  # of the images
     images: list[dict]  # of the COCO json
     classes: list[str]
     truth: list[Truth]  # of each image
@@ -31,68 +29,85 @@ class Run(NamedTuple):
     name: str
     source: Source
     found: list[Detections]  # in each image of the source
-    checkpoint: str | None
+    checkpoint: str
     metrics: dict[str, float | None]  # of metrics.json
 
 
-def results_in(path: str | Path) -> dict[str, str | Path]:
-    """The results of ``test --out`` by name: those of each variant of an ablation (its first seed), or the folder."""
-    ablation = Path(path, 'ablation.json')
-    if not ablation.is_file():
-        return {_name_of(Path(path)): path}
-    found: dict[str, str | Path] = {}
-    for run in sorted(read_json(ablation)['runs'], key=lambda run: run['seed']):
-        found.setdefault(run['variant'], Path(run['config']).with_suffix('') / 'test')
+def results_in(path: str | Path) -> dict[str, Path]:
+    """The results of ``test --out`` by name: those of each variant of an ablation (its first seed), or the folder.
+
+    Raises:
+        ValueError: there are no results. Or several, because the test had several metrics.
+    """
+    folder = Path(path)
+    if not (folder / 'ablation.json').is_file():
+        return {_name_of(folder): _with_results(folder)}
+    found: dict[str, Path] = {}
+    for run in sorted(read_json(folder / 'ablation.json')['runs'], key=lambda run: run['seed']):
+        if run['variant'] not in found:
+            place = Path(run['config']).with_suffix('').parts[-2:]  # variant and seed
+            found[run['variant']] = _with_results(folder.joinpath(*place, 'test'))
     return found
 
 
-def read_run(path: str | Path, name: str) -> Run:
-    """The run in a folder that ``test --out`` wrote: the config, and the predictions as ``*.bbox.json``.
+def _with_results(folder: Path) -> Path:
+    if (folder / TESTED).is_file():
+        return folder
+    inner = [file.parent for file in sorted(folder.glob(f'*/{TESTED}'))]
+    if len(inner) > 1:
+        raise ValueError(f'{folder}: has the results of several metrics. Name one: {", ".join(map(str, inner))}')
+    if not inner:
+        expected = f'expected a folder that `test CONFIG CHECKPOINT --out {folder}` wrote'
+        raise ValueError(f'{folder}: {expected} with a PrecisionRecallMetric with `ann_file`, but it has no {TESTED}')
+    return inner[0]
+
+
+def read_run(folder: Path, name: str) -> Run:
+    """The run in a folder with ``tested.json`` and the predictions, ``test.bbox.json``.
 
     Raises:
         ValueError: a file is missing, or does not fit the annotations.
     """
-    folder = Path(path)
-    predictions, config = sorted(folder.glob('*.bbox.json')), folder / CONFIG
-    if len(predictions) != 1 or not config.is_file():
-        what = f'{len(predictions)} *.bbox.json' if config.is_file() else f'no {CONFIG}'
-        raise ValueError(
-            f'{path}: expected a folder that `test CONFIG CHECKPOINT --out {path}` wrote, but it has {what}'
-        )
-    cfg = Config.fromfile(config, import_custom_modules=False)
-    source = _source(cfg)
-    metrics = read_json(folder / 'metrics.json') if (folder / 'metrics.json').is_file() else {}
-    return Run(name, source, _detections(predictions[0], source), cfg.get('load_from'), metrics)
+    tested = read_json(folder / TESTED)
+    coco = read_coco(tested['ann_file'])
+    # Labels follow the order of the file's categories, as in CocoMetric.
+    known = [one for one in coco['categories'] if one['name'] in tested['classes']]
+    categories = [one['id'] for one in known]
+    images, truth = {one['id']: one for one in coco['images']}, truth_by_image(coco, categories)
+    boxes = dict(zip(images, truth))
+    missing = [image for image, _ in tested['images'] if image not in images]
+    if missing:
+        raise ValueError(f'{tested["ann_file"]}: expected the tested image {missing[0]!r} of {folder}, but it has none')
+    source = Source(
+        file=str(tested['ann_file']),
+        paths=[path for _, path in tested['images']],
+        images=[images[image] for image, _ in tested['images']],
+        classes=[one['name'] for one in known],
+        truth=[boxes[image] for image, _ in tested['images']],
+        categories=categories,
+        iou_thr=tested['iou_thr'],
+        score_thr=tested['score_thr'],
+    )
+    files = [place / 'metrics.json' for place in (folder, folder.parent) if (place / 'metrics.json').is_file()]
+    metrics: Mapping = read_json(files[0]) if files else {}
+    return Run(name, source, _detections(folder / 'test.bbox.json', source), tested['checkpoint'], dict(metrics))
+
+
+def same_truth(one: Source, other: Source) -> bool:
+    """Whether two sources have the same images, classes, boxes and settings of the metric."""
+    plain = [[source.classes, source.iou_thr, source.score_thr, _names(source.images)] for source in (one, other)]
+    pairs = zip(one.truth, other.truth)
+    return plain[0] == plain[1] and all(np.array_equal(*parts) for pair in pairs for parts in zip(*pair))
+
+
+def _names(images: Sequence[dict]) -> list:
+    return [image['file_name'] for image in images]
 
 
 def _name_of(folder: Path) -> str:
     """The name of the folder, or that of its parent if it only says what it is."""
     folder = folder.resolve()
     return folder.parent.name if folder.name in ('test', 'val', 'out', 'results') else folder.name
-
-
-def _source(cfg: Config) -> Source:
-    dataset = cfg.test_dataloader.dataset
-    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
-    metric: Mapping = next((one for one in evaluators if one.get('ann_file')), {})
-    file = metric.get('ann_file')
-    if file is None:
-        raise ValueError(f'{cfg.filename}: expected a metric with `ann_file` in `test_evaluator`, but there is none')
-    coco = read_coco(file)
-    classes = list((dataset.get('metainfo') or {}).get('classes') or [one['name'] for one in coco['categories']])
-    # Labels follow the order of the file's categories, as in CocoMetric.
-    known = [one for one in coco['categories'] if one['name'] in classes]
-    categories = [one['id'] for one in known]
-    return Source(
-        file=str(file),
-        folder=os.path.join(dataset.get('data_root') or '', (dataset.get('data_prefix') or {}).get('img') or ''),
-        images=coco['images'],
-        classes=[one['name'] for one in known],
-        truth=truth_by_image(coco, categories),
-        categories=categories,
-        iou_thr=metric.get('iou_thr', 0.5),
-        score_thr=metric.get('score_thr', 0.25),
-    )
 
 
 def _detections(file: Path, source: Source) -> list[Detections]:

@@ -17,7 +17,6 @@ from mmyolo.registry import HOOKS
 from torch import Tensor
 
 from mmyolo_bgpenalty.datasets.known_empty import is_known_empty
-from mmyolo_bgpenalty.engine.hooks.lambda_bg import penalties_in
 from mmyolo_bgpenalty.engine.hooks.pseudo_labels import (
     class_names,
     labeled_and_unlabeled,
@@ -184,8 +183,8 @@ def legend_of(model: SemiYOLODetector) -> dict[str, str]:
 
 
 def lambda_of(model: SemiYOLODetector) -> float | None:
-    """λ of the student, or None without a penalty."""
-    return next((penalty.lambda_bg for penalty in penalties_in(model.student)), None)
+    """λ of the head or of its loss, or None without a penalty."""
+    return next((part.lambda_bg for part in model.student.bbox_head.modules() if hasattr(part, 'lambda_bg')), None)
 
 
 def _when(runner: Runner, batch_idx: int) -> str:

@@ -34,7 +34,8 @@ class BackgroundPenaltyLoss(nn.Module):
     - scores, (…, N, C): a prior whose scores are all 0 (YOLOv6, YOLOv8, PP-YOLOE; YOLOX's objectness has C = 1);
     - scores, (B, A, H, W): each score of 0 is a prior (the objectness of YOLOv5 and YOLOv7).
 
-    A prior with the weight 0 is no background. Each process counts its own background. The targets do not say where
+    A prior with the weight 0 is no background. Each process counts its own background and, in D, its own
+    targets. The targets do not say where
     boxes, padding and ignored objects are. Only BgPenaltyYOLOv8Head knows these places.
 
     Args:
@@ -101,7 +102,7 @@ class BackgroundPenaltyLoss(nn.Module):
         **kwargs,
     ) -> Tensor:
         """As ``loss``, with the penalty. If ``loss`` gives no reduction, each element gets an equal part of it."""
-        value = self.loss(pred, target, weight, avg_factor, reduction_override, **kwargs)
+        value = self.loss(pred, target, weight, avg_factor=avg_factor, reduction_override=reduction_override, **kwargs)
         if self.factor == 0:
             return value
         max_logits, background = logits_and_background(pred, target, weight)

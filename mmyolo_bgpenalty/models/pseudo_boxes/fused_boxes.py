@@ -17,7 +17,7 @@ def fused_boxes(views: Sequence[InstanceData], nms: Mapping) -> InstanceData:
 
     Args:
         views: ``bboxes`` in the pixels of the image, ``scores`` and ``labels`` of each view.
-        nms: config for batched_nms of MMCV, with ``iou_threshold``.
+        nms: config for batched_nms of MMCV. ``iou_threshold`` is 0.5 without an entry.
 
     Returns:
         The boxes, highest score first.
@@ -28,7 +28,7 @@ def fused_boxes(views: Sequence[InstanceData], nms: Mapping) -> InstanceData:
     found = found[batched_nms(found.bboxes, found.scores, found.labels, dict(nms))[1]]
     scores, boxes = torch.zeros_like(found.scores), torch.zeros_like(found.bboxes)
     for view in (view for view in views if len(view)):
-        same = bbox_overlaps(found.bboxes, view.bboxes) >= nms['iou_threshold']
+        same = bbox_overlaps(found.bboxes, view.bboxes) >= nms.get('iou_threshold', 0.5)
         same &= found.labels[:, None] == view.labels
         best, place = (same * view.scores).max(dim=1)
         scores += best

@@ -166,6 +166,16 @@ def test_targets_that_do_not_fit():
         logits_and_background(torch.zeros(4, 3), torch.zeros(5))
 
 
+def test_losses_with_fewer_arguments_can_be_wrapped():
+    """GHMC has no `avg_factor`."""
+    ghm = dict(type='mmdet.GHMC', bins=10, use_sigmoid=True)
+    pred, labels, _ = targets_of('labels')
+    weight = torch.ones(24)
+    plain = MODELS.build(ghm)(pred, labels, weight)
+    assert torch.equal(wrapped(ghm, lambda_bg=0.0)(pred, labels, weight), plain)
+    assert wrapped(ghm, lambda_bg=1.0)(pred, labels, weight) > plain
+
+
 # Real heads
 
 

@@ -69,6 +69,12 @@ def test_without_boxes():
     assert len(fused_boxes([view(), view()], NMS)) == 0
 
 
+def test_soft_nms_may_have_no_threshold():
+    box = [10.0, 10, 50, 50]
+    fused = fused_boxes([view((box, 0.8, 1)), view((box, 0.4, 1))], dict(type='soft_nms', min_score=0.5))
+    assert fused.scores.tolist() == pytest.approx([0.6])
+
+
 # Scores that differ, so that the order of the boxes is clear.
 rows = st.lists(
     st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(3, 9), st.integers(3, 9), st.integers(0, 1)), max_size=5
