@@ -38,6 +38,7 @@ def content_of(runs: Sequence[Run], most: int, resamples: int) -> dict[str, Any]
         confidence=source.score_thr,
         images=len(source.images),
         good=sum(good),
+        goodImages=_packed(np.array(good), np.uint16),
         objects=np.bincount(all_judged[0].object_labels.astype(int), minlength=len(source.classes)).tolist(),
         sizes=[*SIZES],
         objectSizes=_packed(_sizes(all_judged[0].object_boxes), np.uint16),
@@ -112,7 +113,7 @@ def _points(matches: Matches) -> list[list]:
         found.append([f'recall {recall:g}', _below(matches.scores[place]) if place < len(matches.scores) else None])
     for point in operating_points(matches, ALARMS) if matches.empty_images else ():
         confidence = -_below(-point.confidence) if np.isfinite(point.confidence) else None
-        found.append([f'{point.alarms:g} false alarms per 100 good parts', confidence])
+        found.append([f'at most {point.alarms:g} false alarms per 100 good parts', confidence])
     return found
 
 

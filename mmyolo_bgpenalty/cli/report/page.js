@@ -9,6 +9,7 @@ function unpacked(text, kind) {
 }
 
 data.objectSizes = unpacked(data.objectSizes, Uint16Array);
+data.goodImages = unpacked(data.goodImages, Uint16Array);
 for (const run of data.runs) {
   run.foundAt = unpacked(run.foundAt, Float32Array);
   run.scores = unpacked(run.scores, Float32Array);
@@ -75,11 +76,13 @@ const colour = i => data.colours[i % data.colours.length];
 
 function drawFigures(confidence) {
   const all = data.runs.map(run => figures(run, confidence));
-  const good = data.good ? ['false alarms per 100 good parts', 'good parts with an alarm'] : [];
-  table('figures', ['run', 'precision', 'recall', 'F1', 'false positives an image', ...good], all.map((one, i) => [
-    label(i), shown(one.precision, 3), shown(one.recall, 3), shown(one.f1, 3), shown(one.perImage, 2),
-    ...(data.good ? [shown(one.alarms, 1), shown(100 * one.withAlarm, 1) + ' %'] : []),
-  ]));
+  const rows = [
+    ['precision', one => one.count ? shown(one.precision, 3) : '–'], ['recall', one => shown(one.recall, 3)],
+    ['F1', one => shown(one.f1, 3)], ['false positives per image', one => shown(one.perImage, 2)],
+    ...(data.good ? [['false alarms per 100 good parts', one => shown(one.alarms, 1)],
+      ['good parts with an alarm', one => shown(100 * one.withAlarm, 1) + ' %']] : []),
+  ];
+  table('figures', ['', ...data.runs.map((run, i) => label(i))], rows.map(([name, text]) => [name, ...all.map(text)]));
   const heads = (first, names) => [first, 'objects', ...data.runs.flatMap(
     run => names.map(name => data.runs.length > 1 ? `${name}, ${run.name}` : name))];
   table('classes', heads('class', ['precision', 'recall']), data.classes.map((name, i) => [name, String(data.objects[i]), ...all.flatMap(
@@ -92,25 +95,29 @@ function drawFigures(confidence) {
       return [objects ? shown(hits / objects, 3) : '–', String(wrong)];
     })];
   }));
-  drawCurve(all.map(one => one.pooled));
+  drawCurve(all.map(one => one.count ? one.pooled : null));
 }
 
 /** Dots on the plot, which has a line for each run. */
 function drawCurve(points) {
   const {left, right, top, bottom} = data.axes, plot = document.querySelector('#curve svg');
   for (const one of plot.querySelectorAll('circle')) one.remove();
-  points.forEach(([recall, precision], i) => plot.append(drawn('circle', {
-    cx: left + recall * (right - left), cy: bottom + precision * (top - bottom), r: 4.5, fill: colour(i)})));
+  points.forEach((point, i) => point && plot.append(drawn('circle', {
+    cx: left + point[0] * (right - left), cy: bottom + point[1] * (top - bottom), r: 4.5, fill: colour(i)})));
 }
 
+const names = {background: 'on background', place: 'wrong place', class: 'wrong class', duplicate: 'second box'};
 const meanings = {
+  all: 'A false positive is any detection that is not right. On a good part it is a false alarm.',
   background: 'A false positive where no object is.',
-  place: 'A false positive whose box fits an object of its class badly (IoU from 0.1).',
+  place: 'The class is right, but the box overlaps the object too little.',
   class: 'A false positive on an object of another class.',
   duplicate: 'A second box on an object that is already found.',
   missed: 'An object without a detection of its class at this confidence.',
-  suspects: 'A false positive on background that every run has. It may be an object that nobody has marked.',
+  suspects: 'A false positive on background that every run has. It may be an object that nobody has marked, or something '
+    + 'that every run mistakes.',
 };
+const compared = 'Gone: another run does not have it. New: the first run does not have it. What is still there is shown once.';
 
 /** Whether a mistake of the first run is gone in another one, and whether one of another run is new. */
 function change(entry) {
@@ -135,19 +142,26 @@ function drawGallery() {
     if (kind === 'missed' ? entry[1] !== missed : entry[1] === missed) return false;
     if (kind === 'suspects' && (entry[1] !== 0 || entry[7].some(score => score < confidence))) return false;
     if (data.kinds.includes(kind) && data.kinds[entry[1]] !== kind) return false;
+    if (at('images').value !== 'all' && data.goodImages[entry[4]] !== Number(at('images').value === 'good')) return false;
     // The first run shows what is still there.
     if (at('run').value === 'all' && entry[0] > 0 && change(entry) === 'still there') return false;
     return at('change').value === 'all' || change(entry) === at('change').value;
   });
-  const full = data.runs.some((run, i) => data.entries.filter(
-    entry => entry[0] === i && (entry[1] === missed) === (kind === 'missed')).length >= data.most);
   chosen.sort((a, b) => kind === 'missed' ? a[3] - b[3] : b[3] - a[3]);
-  at('meaning').textContent = meanings[kind] || 'False positives of every kind.';
-  at('count').textContent = `${chosen.length} shown here, ` + (kind === 'missed'
-    ? 'the lowest score first' : 'the highest score first') + '.'
-    + (full ? ` The page keeps the first ${data.most} of each run. --most changes this.` : '');
+  at('meaning').textContent = meanings[kind] + (data.runs.length > 1 ? ` ${compared}` : '');
+  at('count').textContent = [`${chosen.length} with these filters, the ${kind === 'missed' ? 'lowest' : 'highest'} score first.`,
+    ...data.runs.map((run, i) => cut(run, i, confidence, kind === 'missed'))].filter(text => text).join(' ');
   at('gallery').replaceChildren(...chosen.slice(0, limit).map(card));
   at('more').hidden = chosen.length <= limit;
+}
+
+/** What the page does not have of a run at this confidence, '' if it has all. */
+function cut(run, i, confidence, ofMissed) {
+  const kept = data.entries.filter(entry => entry[0] === i && (entry[1] === missed) === ofMissed).map(entry => entry[3]);
+  const all = ofMissed ? run.foundAt.filter(score => score < confidence).length
+    : run.scores.filter((score, k) => score >= confidence && run.kinds[k] !== hit).length;
+  const here = kept.filter(score => ofMissed ? score < confidence : score >= confidence).length;
+  return here >= all ? '' : `${run.name}: the page has ${here} of ${all}. To keep more, make it again with --most ${all}.`;
 }
 
 function card(entry) {
@@ -162,11 +176,12 @@ function card(entry) {
         preserveAspectRatio: 'none'}),
       drawn('rect', {x, y, width, height, fill: 'none', stroke, 'stroke-width': 1.5}));
   } else svg.append(drawn('text', {x: 50, y: 52, 'text-anchor': 'middle', fill: 'currentColor', 'font-size': 8}, 'no picture'));
-  const name = kind === missed ? 'missed' : data.kinds[kind];
-  one.append(svg, element('p', `${data.classes[klass]} ${kind === missed && !score ? '' : score.toFixed(2)}`));
+  const several = data.runs.length > 1;
+  one.append(svg, element('p', data.classes[klass] + (kind === missed ? '' : ` ${score.toFixed(2)}`)));
+  const name = kind !== missed ? names[data.kinds[kind]] : score ? `missed, best score ${score.toFixed(2)}` : 'never found';
   const which = element('p', null, {class: 'none'});
-  which.append(element('span', '', {class: 'key', style: `background: ${colour(run)}`}), name);
-  if (data.runs.length > 1) which.append(`, ${change(entry)}`);
+  if (several) which.append(element('span', '', {class: 'key', style: `background: ${colour(run)}`}), `${data.runs[run].name}: `);
+  which.append(several ? `${name}, ${change(entry)}` : name);
   one.append(which, element('p', data.names[image], {class: 'file', title: data.paths[image]}));
   return one;
 }
@@ -176,20 +191,26 @@ function options(id, list) {
 }
 
 function start() {
-  at('about').textContent = `${data.runs.map(run => run.name).join(' and ')} on ${data.images} images of ${data.file}, `
-    + `${data.good} of them without objects. A detection is right at IoU ${data.iou}.`;
+  const good = data.good ? `; ${data.good} show no object: good parts` : '';
+  at('about').textContent = `Test set: ${data.file} (${data.images} images${good}). A detection is right if it overlaps an `
+    + `object of its class with an IoU of at least ${data.iou}.`;
   options('run', [['all', 'all'], ...data.runs.map((run, i) => [i, run.name])]);
   options('class', [['all', 'all'], ...data.classes.map((name, i) => [i, name])]);
   const several = data.runs.length > 1;
-  options('kind', [['all', 'false positives'], ...data.kinds.map(kind => [kind, kind]), ['missed', 'missed objects'],
-    ['suspects', 'likely missing labels']]);
+  options('kind', [['all', 'all false positives'], ...data.kinds.map(kind => [kind, names[kind]]),
+    ['suspects', several ? 'on background in every run' : 'possible missing labels'], ['missed', 'missed objects']]);
+  options('images', [['all', 'all'], ['good', 'without objects'], ['other', 'with objects']]);
+  at('of').hidden = !data.good;
   options('change', [['all', 'all'], ['gone', 'gone'], ['new', 'new'], ['still there', 'still there']]);
   at('changes').hidden = !several;
   const copied = value => {
-    const copy = element('button', value === null ? 'not reached' : value.toFixed(3), {type: 'button'});
-    copy.disabled = value === null;
-    if (value !== null) copy.title = String(value);
-    copy.addEventListener('click', () => navigator.clipboard && navigator.clipboard.writeText(copy.title));
+    if (value === null) return 'not reached';
+    const copy = element('button', value.toFixed(3), {type: 'button', title: String(value)});
+    copy.addEventListener('click', () => {
+      if (navigator.clipboard) navigator.clipboard.writeText(copy.title);
+      at('confidence').value = value;
+      draw();
+    });
     return copy;
   };
   table('key', ['', ...data.runs.map((run, i) => label(i))], data.runs[0].key.map(
@@ -198,12 +219,12 @@ function start() {
     ([what], place) => [what, ...data.runs.map(run => copied(run.points[place][1]))]));
   at('confidence').value = data.confidence;
   const draw = () => {
-    at('value').textContent = Number(at('confidence').value).toFixed(2);
+    at('value').textContent = Number(at('confidence').value).toFixed(3);
     drawFigures(Number(at('confidence').value));
     drawGallery();
   };
   at('confidence').addEventListener('input', draw);
-  for (const id of ['run', 'kind', 'class', 'change']) at(id).addEventListener('change', () => { limit = step; drawGallery(); });
+  for (const id of ['run', 'kind', 'class', 'images', 'change']) at(id).addEventListener('change', () => { limit = step; drawGallery(); });
   at('more').addEventListener('click', () => { limit += step; drawGallery(); });
   draw();
 }

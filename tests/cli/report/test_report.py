@@ -321,7 +321,8 @@ def test_the_figures_at_a_confidence_are_those_of_the_metric(browser, page, resu
             suffix = f'_at_{confidence:g}'
             expected = [figures[key + suffix] for key in ('precision', 'recall', 'f1', 'fp_per_image')]
             expected.append(100 * figures['fp_per_empty_image' + suffix])
-            for text, value, digits in zip(rows[place][1:6], expected, (3, 3, 3, 2, 1), strict=True):
+            column = [row[1 + place] for row in rows]
+            for text, value, digits in zip(column[:5], expected, (3, 3, 3, 2, 1), strict=True):
                 assert re.fullmatch(rf'\d+\.\d{{{digits}}}', text) and abs(float(text) - value) <= 0.51 * 10**-digits
             pooled = [
                 matches.tp[matches.scores >= confidence].sum() / count
@@ -378,6 +379,12 @@ def test_the_gallery_is_filtered(browser, page, results):
         expected = [entry for entry in wrong if entry[0] == run and not near(entry)]
         assert browser.execute_script(count) == len(expected)
         choose(browser, 'change', 'all')
+    choose(browser, 'run', '0')
+    for images, numbers in (('good', range(4)), ('other', range(4, 12))):
+        choose(browser, 'images', images)
+        expected = [entry for entry in wrong if entry[0] == 0 and entry[4] in numbers]
+        assert browser.execute_script(count) == len(expected) > 0
+    choose(browser, 'images', 'all')
     choose(browser, 'run', 'all')
     choose(browser, 'kind', 'suspects')
     expected = [one for one in wrong if one[0] == 0 and one[1] == 0 and near(one)]
@@ -388,6 +395,40 @@ def test_the_gallery_is_filtered(browser, page, results):
     assert browser.execute_script(count) == len(missed) > 0
     texts = browser.execute_script("return document.getElementById('gallery').textContent")
     assert NASTY in texts  # as a text
+
+
+def test_a_page_says_what_it_left_out(browser, results, tmp_path):
+    report.main([str(results / 'before'), '--out', str(tmp_path / 'page.html'), '--most', '3'])
+    browser.get(f'file://{tmp_path}/page.html')
+    run = read_run(results / 'before', 'before')
+    one = judged(run.found, run.source.truth)
+    scores = one.scores[one.kinds != HIT]
+    text = "return document.getElementById('count').textContent"
+    for confidence in (0.1, float(scores[2])):
+        move_slider(browser, confidence)
+        number = int((scores >= confidence).sum())
+        left_out = f'before: the page has 3 of {number}. To keep more, make it again with --most {number}.'
+        assert (left_out in browser.execute_script(text)) == (number > 3)
+        assert f'{min(number, 3)} with these filters' in browser.execute_script(text)
+
+
+def test_a_confidence_for_a_goal_moves_the_slider(browser, page, results):
+    browser.get(f'file://{results}/report.html')
+    browser.execute_script("document.querySelectorAll('#points button')[1].click()")
+    value = float(browser.execute_script("return document.getElementById('confidence').value"))
+    assert value == content(page)['runs'][1]['points'][0][1]  # the best F1 of the second run
+    run = read_run(results / 'after', 'after')
+    best = precision_recall(match_images(zip(run.found, run.source.truth), 2))['metrics']
+    assert float(table(browser, 'figures')[3][2]) == pytest.approx(best['f1'], abs=0.00051)
+
+
+def test_without_detections_there_is_no_precision(browser, page, results):
+    browser.get(f'file://{results}/report.html')
+    move_slider(browser, 0.99)
+    rows = table(browser, 'figures')
+    counts = [(read_run(results / name, name).found, name) for name in ('before', 'after')]
+    none = [not any((one.scores >= 0.99).any() for one in found) for found, _ in counts]
+    assert [text == '–' for text in rows[1][1:]] == none and any(none) and len(dots(browser)) == none.count(False)
 
 
 def test_no_error_and_no_request(browser, page, results):
