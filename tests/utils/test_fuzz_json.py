@@ -161,7 +161,8 @@ def metric(file):
             labels=torch.tensor([entry['bbox_label'] for entry in objects], dtype=torch.long),
             scores=torch.linspace(0.5, 0.9, len(objects)),
         )
-        metric.process({}, [dict(img_id=info['img_id'], ori_shape=(9, 9), pred_instances=found)])
+        shape = info['height'], info['width']
+        metric.process({}, [dict(img_id=info['img_id'], ori_shape=shape, pred_instances=found)])
     figures = metric.evaluate(len(dataset))
     annotations = read_coco(file)['annotations']
     largest = max((abs(side) for entry in annotations for side in entry['bbox']), default=math.inf)
