@@ -18,8 +18,8 @@ LEAST = 0.01  # the lowest confidence on the page
 ALARMS, RECALLS = (1.0, 5.0, 20.0), (0.8, 0.9)
 SIZES = {'small': 32**2, 'medium': 96**2, 'large': np.inf}  # area in pixels below which a box has this size, as in COCO
 ALARM_FIGURES = (
-    ('alarms_per_100_good', 'false alarms per 100 good parts', 1, 1),
-    ('good_with_alarm', 'good parts with an alarm, %', 100, 1),
+    ('alarms_per_100_good', 'false alarms per 100 good parts', 1),
+    ('good_with_alarm', 'good parts with an alarm, %', 100),
 )
 CROP = 144  # pixels of the longer side of a picture
 
@@ -43,7 +43,6 @@ def content_of(runs: Sequence[Run], most: int, resamples: int) -> dict[str, Any]
         sizes=[*SIZES],
         objectSizes=_packed(_sizes(all_judged[0].object_boxes), np.uint16),
         kinds=MISTAKES,
-        most=most,
         runs=[_run(run, one, good, resamples) for run, one in zip(runs, all_judged)],
         names=[str(image['file_name']) for image in source.images],
         paths=source.paths,
@@ -96,9 +95,9 @@ def _key_figures(matches: Matches, score_thr: float, resamples: int) -> list[lis
     rows = []
     for place in (f'{score_thr:g}', *(f'recall_{recall:g}' for recall in RECALLS)):
         where = f'at {place.replace("_", " ")}' if 'recall' in place else f'at confidence {place}'
-        for name, what, factor, digits in ALARM_FIGURES:
+        for name, what, factor in ALARM_FIGURES:
             value, *edges = (factor * one for one in (figures[f'{name}_at_{place}'], *intervals[f'{name}_at_{place}']))
-            texts = [f'{one:.{digits}f}' if np.isfinite(one) else 'not reached' for one in (value, *edges)]
+            texts = [f'{one:.1f}' if np.isfinite(one) else 'not reached' for one in (value, *edges)]
             rows.append(
                 [f'{what}, {where}', f'{texts[0]} [{texts[1]}, {texts[2]}]' if np.isfinite(value) else texts[0]]
             )
@@ -127,10 +126,8 @@ def _curve(matches: Matches) -> list[list[float]]:
     if not len(matches.scores) or not matches.num_gt.sum():
         return []
     ends = np.flatnonzero(np.append(np.diff(matches.scores) != 0, True))
-    recall, precision = (
-        np.cumsum(matches.tp) / matches.num_gt.sum(),
-        np.cumsum(matches.tp) / np.arange(1, len(matches.tp) + 1),
-    )
+    tp = np.cumsum(matches.tp)
+    recall, precision = tp / matches.num_gt.sum(), tp / np.arange(1, len(tp) + 1)
     ends = ends[np.unique(np.searchsorted(recall[ends], np.linspace(0, recall[-1], 200)))]
     return np.round(np.stack([recall[ends], precision[ends]], axis=1), 4).tolist()
 
@@ -192,7 +189,7 @@ class Pictures:
         if key not in self._places:
             self._places[key] = len(self.encoded)
             crop = picture.crop(corners)
-            crop.thumbnail((CROP, CROP)) if max(crop.size) > CROP else None
+            crop.thumbnail((CROP, CROP))  # it only shrinks
             buffer = io.BytesIO()
             crop.save(buffer, 'JPEG', quality=80)
             self.encoded.append(base64.b64encode(buffer.getvalue()).decode())

@@ -34,9 +34,8 @@ class BackgroundPenaltyLoss(nn.Module):
     - scores, (…, N, C): a prior whose scores are all 0 (YOLOv6, YOLOv8, PP-YOLOE; YOLOX's objectness has C = 1);
     - scores, (B, A, H, W): each score of 0 is a prior (the objectness of YOLOv5 and YOLOv7).
 
-    A prior with the weight 0 is no background. Each process counts its own background and, in D, its own
-    targets. The targets do not say where
-    boxes, padding and ignored objects are. Only BgPenaltyYOLOv8Head knows these places.
+    A prior with the weight 0 is no background. Each process counts its own background and, in D, its own targets. The
+    targets do not say where boxes, padding and ignored objects are. Only BgPenaltyYOLOv8Head knows these places.
 
     Args:
         loss: config of the loss. It needs logits and must be a sigmoid loss.
