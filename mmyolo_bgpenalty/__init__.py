@@ -43,6 +43,7 @@ from mmyolo_bgpenalty.engine.hooks.compile import CompileHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.last_epochs import LastEpochsPipelineHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.mean_teacher import BurnInMeanTeacherHook  # noqa: E402
+from mmyolo_bgpenalty.engine.hooks.misfires import MisfiresFirstHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.nonfinite_guard import NonFiniteGuardHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.pictures import PseudoLabelPicturesHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.progress_bar import ProgressBarHook  # noqa: E402
@@ -84,6 +85,7 @@ __all__ = [
     'LabeledUnlabeledDataset',
     'LambdaBgSchedulerHook',
     'LastEpochsPipelineHook',
+    'MisfiresFirstHook',
     'NonFiniteGuardHook',
     'PrecisionRecallMetric',
     'ProgressBarHook',

@@ -111,6 +111,8 @@ class LabeledUnlabeledBatchSampler(SeededBatchSampler):
 
     Attributes:
         labeled_only: number of batches at the start of training that have no unlabeled images (burn-in).
+        empty_shares: (empty images,): the probability of each in a draw with replacement. The same in all processes.
+            None: all empty images are drawn equally often, as those of the other sets.
     """
 
     def __init__(
@@ -145,8 +147,9 @@ class LabeledUnlabeledBatchSampler(SeededBatchSampler):
         self.sizes = [len(dataset) for dataset in members]
         place = sources.index(epoch_of)
         self._length = math.ceil(self.sizes[place] / (self.shares[place] * sampler.world_size))
-        self._sources = sources
+        self.sources = sources
         self.labeled_only = 0
+        self.empty_shares: np.ndarray | None = None
 
     def __len__(self) -> int:
         return self._length
@@ -159,19 +162,23 @@ class LabeledUnlabeledBatchSampler(SeededBatchSampler):
             # Unlabeled images are drawn in burn-in too. So their order does not depend on the length of burn-in.
             parts = [list(islice(stream, share)) for stream, share in zip(streams, self.shares)]
             kept = (
-                part for name, part in zip(self._sources, parts) if name != 'unlabeled' or batch >= self.labeled_only
+                part for name, part in zip(self.sources, parts) if name != 'unlabeled' or batch >= self.labeled_only
             )
             yield [index for part in kept for index in part]
 
     def _indices(self, place: int, skipped: int) -> Iterator[int]:
         """The indices of one set for this process, without end. The first ``skipped`` are left out."""
         sampler, size, offset = self.sampler, self.sizes[place], sum(self.sizes[:place])
-        source = SOURCES.index(self._sources[place])
+        source = SOURCES.index(self.sources[place])
         rng = np.random.default_rng([sampler.seed, sampler.epoch, source])
+        chances = self.empty_shares if self.sources[place] == 'empty' else None
 
         def endless():
             while True:
-                yield from rng.permutation(size) if sampler.shuffle else range(size)
+                if chances is not None:
+                    yield from rng.choice(size, size, p=chances)
+                else:
+                    yield from rng.permutation(size) if sampler.shuffle else range(size)
 
         first = skipped * sampler.world_size + sampler.rank
         for position, index in islice(enumerate(endless()), first, None, sampler.world_size):

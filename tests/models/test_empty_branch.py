@@ -5,12 +5,12 @@ import math
 
 import pytest
 import torch
-from mmengine.config import Config
 
 from mmyolo_bgpenalty.config_check.check import check_config
 from mmyolo_bgpenalty.models.empty_branch import EmptyBranch
+from tests.helpers.good_parts import own_empty, set_with_good_parts
 from tests.helpers.heads import GRIDS, NO_OBJECTS, OBJECTS, batch, build, features
-from tests.helpers.tiny import CLASSES, SEMI, load, make_images, make_set, train
+from tests.helpers.tiny import SEMI, load, train
 
 PENALTIES = ({}, dict(focal=True, gamma=0.0), dict(normalizer='hard', hard_score=0.15))
 
@@ -198,10 +198,7 @@ def recorded(runner, name):
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
-    root = make_set(tmp_path_factory.mktemp('set'))
-    make_images(root, 'good', 4, seed=7)
-    (root / 'good.txt').write_text('\n'.join(f'good_00{i}.png' for i in range(4)))
-    return root
+    return set_with_good_parts(tmp_path_factory.mktemp('set'), 4)
 
 
 def test_semi_supervised_training_with_empty_images(data, tmp_path):
@@ -220,22 +217,7 @@ def test_semi_supervised_training_with_empty_images(data, tmp_path):
 
 def test_supervised_training_with_empty_images(data, tmp_path):
     """One line makes the difference."""
-    leaf = tmp_path / 'mine.py'
-    leaf.write_text(f"""_base_ = __import__('mmyolo_bgpenalty').config(
-    'yolov8_bgpenalty_own_empty.py', classes={CLASSES!r}, model_size='n', img_scale=(96, 64), max_epochs=2,
-    data_root='{data}/', image_folder='images/', labeled_ann_file='labeled.json', val_ann_file='val.json',
-    empty='good.txt',
-)
-burn_in = 1
-lambda_bg_warmup = 0
-model = dict(bg_branch=dict(penalty=dict(normalizer='background')))
-train_dataloader = dict(batch_size=3, num_workers=0, persistent_workers=False)
-val_dataloader = dict(num_workers=0, persistent_workers=False)
-train_cfg = dict(val_interval=2)
-visualizer = dict(name='{leaf}')
-work_dir = '{tmp_path}/work'
-""")
-    cfg = Config.fromfile(leaf)
+    cfg = own_empty(data, tmp_path)
     assert [one for one in check_config(cfg) if one.level == 'error'] == []
     runner = train(cfg)
     assert type(runner.model).__name__ == 'EmptyImagesYOLODetector' and len(runner.train_dataloader) == 2
