@@ -26,5 +26,6 @@ visualizer = dict(type='mmdet.DetLocalVisualizer', name='visualizer', vis_backen
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
 log_level = 'INFO'
 load_from = None
+report = False  # True: `train` ends with report.html in the work dir, the mistakes of the best checkpoint
 resume = False
 randomness = dict(seed=0)

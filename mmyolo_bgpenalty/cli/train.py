@@ -12,11 +12,12 @@ from pathlib import Path
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import get_world_size
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 
+from mmyolo_bgpenalty.cli.report.report import write_report
 from mmyolo_bgpenalty.cli.run import (
     InputCheck,
     build_runner,
@@ -35,7 +36,7 @@ from mmyolo_bgpenalty.engine.console import evaluated_model
 from mmyolo_bgpenalty.engine.hooks.checkpoint import ResumableCheckpointHook
 from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook
 from mmyolo_bgpenalty.evaluation.table import class_table, headline
-from mmyolo_bgpenalty.utils.arguments import is_meant
+from mmyolo_bgpenalty.utils.arguments import flag, is_meant
 from mmyolo_bgpenalty.utils.distributed import destroy_processes, init_cpu_processes, sync_batch_norm_on_cpu
 from mmyolo_bgpenalty.utils.files import lock_folder
 
@@ -171,9 +172,7 @@ class Report(Hook):
         commands += [('predict', 'PICTURES'), ('export',)]
         lines = [command_line(name, self.args, shown(checkpoint), *more) for name, *more in commands]
         if runner.cfg.get('test_dataloader'):
-            lines.insert(
-                1, shlex.join(['python', '-m', 'mmyolo_bgpenalty', 'report', out])
-            )  # it reads what `test` wrote
+            lines.insert(1, shlex.join(['python', '-m', 'mmyolo_bgpenalty', 'report', shown(runner.work_dir)]))
         return ['What to run next:', *(f'  {line}' for line in lines)]
 
     def stopped(self, runner: Runner, how: str) -> None:
@@ -261,6 +260,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with InputCheck() as check:
         cfg = check.cfg = load_config(args)
+        flag('report', cfg.get('report', False))
         if args.launcher == 'none':
             lock_folder(cfg.work_dir)  # before the runner writes there
         sync_bn = args.launcher == 'pytorch' and get_device() == 'cpu' and init_cpu_processes(cfg)
@@ -288,5 +288,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             report.stopped(runner, 'Stopped')
             raise
         report.end(runner)
+        page = bool(cfg.get('report')) and is_main_process()
     del runner
     destroy_processes()
+    if page:
+        write_page(cfg.work_dir)
+
+
+def write_page(work_dir: str) -> None:
+    """Test the best checkpoint and write ``report.html`` to the work dir. Without it the training is complete, too."""
+    page = Path(work_dir, 'report.html')
+    try:
+        write_report(page, [work_dir])
+    except (OSError, ValueError) as error:
+        print(f'No report: {error}')
+    else:
+        print(f'The mistakes, in a browser: {shown(str(page))}')

@@ -20,7 +20,7 @@ from mmyolo_bgpenalty.utils.shipped_configs import variables_of_configs
 # The top-level names that something reads.
 LIVE_NAMES = {*signature(Runner.__init__).parameters, 'custom_imports', 'env_cfg', 'runner_type'} - {'self', 'cfg'}
 LIVE_NAMES |= {'sync_bn', 'model_wrapper_cfg', 'find_unused_parameters', *SETTINGS}
-LIVE_NAMES |= {'activation_checkpointing', 'efficient_conv_bn_eval', 'compile'}
+LIVE_NAMES |= {'activation_checkpointing', 'efficient_conv_bn_eval', 'compile', 'report'}
 
 
 def check_overrides(cfg: Mapping, options: Iterable[str]) -> None:

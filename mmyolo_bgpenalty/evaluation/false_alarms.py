@@ -19,18 +19,13 @@ A figure is inf if no confidence reaches the recall (a precision is 0), and nan 
 recall is of.
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from mmyolo_bgpenalty.evaluation.bootstrap import Interval, interval_of, resampled_images
 from mmyolo_bgpenalty.evaluation.matching import Matches
-
-
-class Interval(NamedTuple):
-    low: float
-    high: float
 
 
 class OperatingPoint(NamedTuple):
@@ -64,16 +59,9 @@ def false_alarm_intervals(
     ranking, images = _Ranking(matches), matches.images
     if not images:
         return {}
-    counts = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), resamples)
+    counts = resampled_images(images, resamples, seed)
     samples = [ranking.figures(weights, score_thr, recalls, prevalence) for weights in counts]
-    found = {}
-    for name in samples[0]:
-        values = np.array([sample[name] for sample in samples])
-        values = np.sort(values[~np.isnan(values)])
-        low, high = int(0.025 * len(values)), math.ceil(0.975 * len(values)) - 1
-        # No interpolation, since a value may be inf.
-        found[name] = Interval(*(float(values[place]) if len(values) else math.nan for place in (low, high)))
-    return found
+    return {name: interval_of(np.array([sample[name] for sample in samples])) for name in samples[0]}
 
 
 def operating_points(matches: Matches, alarms: Sequence[float]) -> list[OperatingPoint]:

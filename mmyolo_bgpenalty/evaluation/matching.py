@@ -43,6 +43,7 @@ class Matches(NamedTuple):
     empty_images: int
     image: np.ndarray  # (D,), index of the image of each detection
     objects: np.ndarray  # (I,), number of objects of each image
+    object_labels: np.ndarray  # (G,), of the objects of the first image, then of the second, and so on
     empty: np.ndarray  # (I,) bool, images without any box
 
 
@@ -173,5 +174,6 @@ def match_images(images: Iterable[tuple[Detections, Truth]], num_classes: int, i
         empty_images=sum(empty),
         image=image,
         objects=np.array([len(labels) for labels in objects[1:]], int),
+        object_labels=np.concatenate(objects),
         empty=np.array(empty, bool),
     )

@@ -18,8 +18,9 @@ from mmengine.logging import MMLogger, print_log
 from mmyolo.registry import METRICS
 
 from mmyolo_bgpenalty.datasets.coco import CheckedCOCO
+from mmyolo_bgpenalty.evaluation.bootstrap import Interval
 from mmyolo_bgpenalty.evaluation.confusion import confusion_matrix
-from mmyolo_bgpenalty.evaluation.false_alarms import Interval, false_alarm_intervals, false_alarms, operating_points
+from mmyolo_bgpenalty.evaluation.false_alarms import false_alarm_intervals, false_alarms, operating_points
 from mmyolo_bgpenalty.evaluation.matching import Detections, Matches, Truth, match_images, truth_by_image, xywh
 from mmyolo_bgpenalty.evaluation.names import metric_names
 from mmyolo_bgpenalty.evaluation.plots import write_plots

@@ -37,6 +37,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mmyolo_bgpenalty.evaluation.bootstrap import Interval, interval_of, resampled_images
 from mmyolo_bgpenalty.evaluation.matching import MISTAKES, Matches
 
 RECALLS = np.linspace(0, 1, 101)
@@ -81,6 +82,39 @@ def precision_recall(matches: Matches, score_thr: float = 0.25, recalls: Sequenc
         classes=classes,
         curve=dict(recall=RECALLS.tolist(), precision=curve.tolist()),
     )
+
+
+def ratio_intervals(matches: Matches, score_thr: float = 0.25, resamples: int = 1000) -> dict[str, Interval]:
+    """95 % intervals over the images of ``precision_at_0.25``, ``recall_at_0.25`` and ``f1_at_0.25``, at ``score_thr``.
+
+    A sample without objects of a class has no value of this class. See ``resampled_images`` and ``interval_of``.
+    """
+    images, classes = matches.images, len(matches.num_gt)
+    if not images:
+        return {}
+
+    def table(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return np.bincount(image * classes + labels, minlength=images * classes).reshape(images, classes)
+
+    counted = matches.scores >= score_thr
+    right = counted & matches.tp
+    weights = resampled_images(images, resamples)
+    tp, found, objects = (
+        weights @ table(*columns)
+        for columns in (
+            (matches.image[right], matches.labels[right]),
+            (matches.image[counted], matches.labels[counted]),
+            (np.repeat(np.arange(images), matches.objects), matches.object_labels),
+        )
+    )
+    present = objects > 0
+    sums = dict(precision=(tp, found), recall=(tp, objects), f1=(2 * tp, found + objects))
+    with np.errstate(invalid='ignore'):  # a sample without any object
+        means = {
+            name: (part / np.maximum(total, 1) * present).sum(axis=1) / present.sum(axis=1)
+            for name, (part, total) in sums.items()
+        }
+    return {f'{name}_at_{score_thr:g}': interval_of(values) for name, values in means.items()}
 
 
 def confidence_curves(matches: Matches, confidences: Sequence[float] | np.ndarray) -> np.ndarray:

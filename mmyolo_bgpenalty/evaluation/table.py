@@ -8,7 +8,8 @@ from numbers import Real
 import numpy as np
 from terminaltables import AsciiTable
 
-from mmyolo_bgpenalty.evaluation.false_alarms import Interval, OperatingPoint, where_recall_ends
+from mmyolo_bgpenalty.evaluation.bootstrap import Interval
+from mmyolo_bgpenalty.evaluation.false_alarms import OperatingPoint, where_recall_ends
 from mmyolo_bgpenalty.evaluation.matching import Matches
 from mmyolo_bgpenalty.utils.files import printable
 

@@ -105,7 +105,9 @@ def test_the_report_shows_what_was_tested(run, tmp_path):
     assert wrong == [('background', 'b/x.png')] and missed == ['b/x.png']
     (only,) = data['runs']
     metrics = json.loads((tmp_path / 'new/metrics.json').read_text())
-    assert only['name'] == 'new' and dict(only['key'])['mAP50'] == f'{metrics["coco/bbox_mAP_50"]:.3f}'
+    assert (
+        only['name'] == 'new' and dict(row[1:] for row in only['key'])['mAP50'] == f'{metrics["coco/bbox_mAP_50"]:.3f}'
+    )
 
 
 def test_a_score_decides_what_is_shown(run, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -76,10 +77,28 @@ def test_overrides_take_effect(tool, config, tmp_path):
             assert 0 < row['sup_loss_bg'] < 0.1 * row['semi/lambda_bg'] * row['semi/bg_penalty_mean']
 
 
+def test_a_training_ends_with_its_report(config, tmp_path):
+    """Teacher and student are tested, and the page shows what the tests found."""
+    done = train(OURS, config, tmp_path, 'report=True', 'train_cfg.max_epochs=1')
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip().endswith(f'The mistakes, in a browser: {tmp_path}/report.html')
+    page = (tmp_path / 'report.html').read_text(encoding='utf-8')
+    data = json.loads(re.search(r'json">(.*?)</script>', page, re.S).group(1))
+    name = tmp_path.name
+    assert [run['name'] for run in data['runs']] == [name, f'{name}, student']
+    tested = [json.loads((tmp_path / out / 'tested.json').read_text()) for out in ('test', 'test_student')]
+    assert {one['checkpoint'] for one in tested} == {str(max(tmp_path.glob('best_*.pth')))}
+    for run, (out, role) in zip(data['runs'], (('test', 'teacher'), ('test_student', 'student'))):
+        metrics = json.loads((tmp_path / out / 'metrics.json').read_text())
+        assert dict(row[1:] for row in run['key'])['mAP'] == f'{metrics["coco/bbox_mAP"]:.3f}', role
+    assert '<h2 id="training">' in page
+
+
 @pytest.mark.parametrize(
     'options, part',
     [
         (['lamda_bg=1.5'], '`lambda_bg` meant'),
+        (['report=yes'], "`report` to be True or False, but got 'yes'"),
         (['load_from=none.pth'], 'no such checkpoint: none.pth'),
         # These are found when the Runner is built, or just before training.
         (['train_dataloader.dataset.labeled.ann_file=none.json'], 'none.json'),

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmyolo_bgpenalty.evaluation.bootstrap import interval_of, resampled_images
 from mmyolo_bgpenalty.evaluation.matching import MISTAKES, match_images
-from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall
+from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall, ratio_intervals
 from tests.helpers.detections import CLASSES, IOU, coco_eval, image, images
 
 
@@ -136,3 +137,27 @@ def test_numbers_are_defined_where_there_is_nothing_to_count(drawn, expected):
     assert {key: metrics[key] for key in expected} == pytest.approx(expected, nan_ok=True)
     assert metrics['precision_at_recall_0.6'] == 0 and not np.isfinite(metrics['fp_per_image_at_recall_0.6'])
     assert len(report['curve']['precision']) == 101
+
+
+@given(images(), st.floats(0, 1))
+def test_intervals_are_those_of_repeated_images(drawn, confidence):
+    """Each sample is evaluated as a set of its own. A sample without objects does not count."""
+    drawn = list(drawn)
+    found = ratio_intervals(match_images(drawn, CLASSES, IOU), confidence, resamples=20)
+    if not drawn:
+        assert found == {}
+        return
+    samples = [
+        [one for one, count in zip(drawn, row) for _ in range(count)] for row in resampled_images(len(drawn), 20)
+    ]
+    matches = [match_images(sample, CLASSES, IOU) for sample in samples]
+    figures = [precision_recall(one, confidence)['metrics'] for one in matches if one.num_gt.sum()]
+    for name in ('precision', 'recall', 'f1'):
+        values = np.array([one[f'{name}_at_{confidence:g}'] for one in figures])
+        assert found[f'{name}_at_{confidence:g}'] == pytest.approx(interval_of(values), nan_ok=True)
+
+
+def test_the_interval_has_95_percent_of_the_values():
+    values = np.append(np.random.default_rng(0).permutation(np.arange(1000.0)), np.nan)
+    assert interval_of(values) == (25, 974)
+    assert interval_of(np.array([1.0, np.inf])) == (1, np.inf) and all(map(np.isnan, interval_of(np.array([np.nan]))))

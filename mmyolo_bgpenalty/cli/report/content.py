@@ -11,8 +11,15 @@ from PIL import Image, ImageOps
 from mmyolo_bgpenalty.cli.report.sources import Run
 from mmyolo_bgpenalty.evaluation.false_alarms import false_alarm_intervals, false_alarms, operating_points
 from mmyolo_bgpenalty.evaluation.judged import HIT, Judged, judged, partner_scores
-from mmyolo_bgpenalty.evaluation.matching import MISTAKES, Matches, match_images
-from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall
+from mmyolo_bgpenalty.evaluation.matching import (
+    MISTAKES,
+    Detections,
+    Matches,
+    Truth,
+    box_iou,
+    match_images,
+)
+from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall, ratio_intervals
 
 LEAST = 0.01  # the lowest confidence on the page
 ALARMS, RECALLS = (1.0, 5.0, 20.0), (0.8, 0.9)
@@ -21,6 +28,7 @@ ALARM_FIGURES = (
     ('alarms_per_100_good', 'false alarms per 100 good parts', 1),
     ('good_with_alarm', 'good parts with an alarm, %', 100),
 )
+MOST_OBJECTS = 20  # that a crop shows
 CROP = 144  # pixels of the longer side of a picture
 
 
@@ -28,8 +36,10 @@ def content_of(runs: Sequence[Run], most: int, resamples: int) -> dict[str, Any]
     """The content of the page for runs on the same images. ``most``: mistakes of each run in the gallery."""
     source = runs[0].source
     all_judged = [judged(run.found, source.truth, source.iou_thr) for run in runs]
-    pictures = Pictures(source.paths)
-    entries = [entry for place in range(len(runs)) for entry in _entries(all_judged, place, pictures, most)]
+    pictures = Pictures(source.paths, source.truth)
+    entries = [
+        entry for place in range(len(runs)) for entry in _entries(all_judged, place, pictures, source.truth, most)
+    ]
     good = [not len(truth.boxes) for truth in source.truth]
     return dict(
         file=source.file,
@@ -47,6 +57,7 @@ def content_of(runs: Sequence[Run], most: int, resamples: int) -> dict[str, Any]
         names=[str(image['file_name']) for image in source.images],
         paths=source.paths,
         pictures=pictures.encoded,
+        truth=pictures.truth,
         entries=entries,
     )
 
@@ -59,7 +70,11 @@ def _run(run: Run, one: Judged, good: Sequence[bool], resamples: int) -> dict[st
     return dict(
         name=run.name,
         points=[['best F1', _below(metrics['best_confidence'])], *_points(matches)],
-        key=[*_coco_figures(run.metrics), *_key_figures(matches, source.score_thr, resamples)],
+        key=[
+            *_coco_figures(run.metrics),
+            *_ratios(matches, metrics, source.score_thr, resamples),
+            *_key_figures(matches, source.score_thr, resamples),
+        ],
         scores=_packed(one.scores[shown], np.float32),
         labels=_packed(one.labels[shown], np.uint16),
         kinds=_packed(one.kinds[shown], np.uint16),
@@ -77,16 +92,25 @@ def _sizes(boxes: np.ndarray) -> np.ndarray:
 
 
 def _coco_figures(metrics: Mapping[str, float | None]) -> list[list[str]]:
-    """mAP and mAP50, if the evaluation had them. A teacher comes before its student."""
+    """mAP and mAP50, if the evaluation had them, as [where, what, text]. A teacher comes before its student."""
     values = {name: [v for key, v in metrics.items() if key.endswith(f'bbox_{name}')] for name in ('mAP', 'mAP_50')}
     return [
-        [name.replace('_', ''), '–' if not found or found[0] is None else f'{found[0]:.3f}']
+        ['over all confidences', name.replace('_', ''), '–' if not found or found[0] is None else f'{found[0]:.3f}']
         for name, found in values.items()
     ]
 
 
+def _ratios(matches: Matches, metrics: Mapping[str, float], score_thr: float, resamples: int) -> list[list[str]]:
+    """Precision, recall and F1 with their 95 % intervals over the images, as [where, what, text]."""
+    rows = []
+    for name, edges in ratio_intervals(matches, score_thr, resamples).items():
+        text = _with_interval((metrics[name], *edges), 3)
+        rows.append([f'at confidence {score_thr:g}', name.partition('_at_')[0].replace('f1', 'F1'), text])
+    return rows
+
+
 def _key_figures(matches: Matches, score_thr: float, resamples: int) -> list[list[str]]:
-    """The false alarms, each with its 95 % interval over the images."""
+    """The false alarms with their 95 % intervals over the images, as [where, what, text]."""
     if not matches.empty_images:
         return []
     options = score_thr, RECALLS
@@ -96,12 +120,15 @@ def _key_figures(matches: Matches, score_thr: float, resamples: int) -> list[lis
     for place in (f'{score_thr:g}', *(f'recall_{recall:g}' for recall in RECALLS)):
         where = f'at {place.replace("_", " ")}' if 'recall' in place else f'at confidence {place}'
         for name, what, factor in ALARM_FIGURES:
-            value, *edges = (factor * one for one in (figures[f'{name}_at_{place}'], *intervals[f'{name}_at_{place}']))
-            texts = [f'{one:.1f}' if np.isfinite(one) else 'not reached' for one in (value, *edges)]
-            rows.append(
-                [f'{what}, {where}', f'{texts[0]} [{texts[1]}, {texts[2]}]' if np.isfinite(value) else texts[0]]
-            )
+            values = (figures[f'{name}_at_{place}'], *intervals[f'{name}_at_{place}'])
+            rows.append([where, what, _with_interval([factor * value for value in values], 1)])
     return rows
+
+
+def _with_interval(values: Sequence[float], digits: int) -> str:
+    """A value and its interval. An infinite value stands for a recall that is not reached."""
+    value, low, high = (f'{one:.{digits}f}' if np.isfinite(one) else 'not reached' for one in values)
+    return f'{value} [{low}, {high}]' if np.isfinite(values[0]) else value
 
 
 def _points(matches: Matches) -> list[list]:
@@ -137,17 +164,19 @@ def _packed(values: np.ndarray, kind: type) -> str:
     return base64.b64encode(np.asarray(values, dtype=np.dtype(kind).newbyteorder('<')).tobytes()).decode()
 
 
-def _entries(runs: Sequence[Judged], place: int, pictures: 'Pictures', most: int) -> list[list]:
-    """The mistakes of a run: [run, kind, label, score, image, picture, box in the picture, score of the other runs].
+def _entries(runs: Sequence[Judged], place: int, pictures: 'Pictures', truth: Sequence[Truth], most: int) -> list[list]:
+    """The mistakes of a run: [run, kind, label, score, image, picture, box in it, scores of the runs, true label].
 
     The kind of a missed object is -1, and its score is that of the detection that finds it, or 0. The other runs have
-    the highest score of a false positive at the same place, or the score with which they find the object.
+    the highest score of a false positive at the same place, or the score with which they find the object. Only a
+    mistake of the kind 'class' has a true label, else it is -1.
     """
     one = runs[place]
 
     def entry(kind: int, label: int, score: float, image: int, box: np.ndarray, others: Sequence[float]) -> list:
         crop = pictures.add(int(image), box)
-        return [place, int(kind), int(label), _rounded(score), int(image), *crop, [*map(_rounded, others)]]
+        true = _label_at(box, label, truth[int(image)]) if kind == MISTAKES.index('class') else -1
+        return [place, int(kind), int(label), _rounded(score), int(image), *crop, [*map(_rounded, others)], true]
 
     wrong = np.flatnonzero((one.kinds != HIT) & (one.scores >= LEAST))[:most]
     others = np.stack([partner_scores(one, other)[wrong] for other in runs], axis=1)
@@ -159,6 +188,12 @@ def _entries(runs: Sequence[Judged], place: int, pictures: 'Pictures', most: int
     return entries + [entry(-1, *row) for row in zip(*(column[missed] for column in columns))]
 
 
+def _label_at(box: np.ndarray, label: int, truth: Truth) -> int:
+    """The label of the object of another class that overlaps a box most."""
+    iou = box_iou(Detections(box[None], np.ones(1), np.array([label])), truth)[0]
+    return int(truth.labels[np.argmax(np.where((truth.labels != label) & ~truth.ignored, iou, -1))])
+
+
 def _rounded(score: float) -> float:
     return round(float(score), 4)
 
@@ -166,11 +201,12 @@ def _rounded(score: float) -> float:
 class Pictures:
     """Crops around boxes, as JPEG in base64. Boxes at one place share a crop."""
 
-    def __init__(self, paths: Sequence[str]):
-        self._paths = paths
+    def __init__(self, paths: Sequence[str], truth: Sequence[Truth]):
+        self._paths, self._truth = paths, truth
         self._open: tuple[int, Image.Image | None] = (-1, None)
         self._places: dict[tuple, int] = {}
         self.encoded: list[str] = []
+        self.truth: list[list[list]] = []  # the objects in each crop: label, and the box in it as shares of its sides
 
     def add(self, image: int, box: np.ndarray) -> list:
         """The index of the crop, or -1 if the picture cannot be read, and the box in it as shares of its sides."""
@@ -193,9 +229,10 @@ class Pictures:
             buffer = io.BytesIO()
             crop.save(buffer, 'JPEG', quality=80)
             self.encoded.append(base64.b64encode(buffer.getvalue()).decode())
-        sides = corners[2] - corners[0], corners[3] - corners[1]
-        shares = (x - corners[0]) / sides[0], (y - corners[1]) / sides[1], width / sides[0], height / sides[1]
-        return [self._places[key], [round(share, 4) for share in shares]]
+            objects = zip(self._truth[image].labels.tolist(), self._truth[image].boxes)
+            inside = ([int(label), _shares(one, corners)] for label, one in objects if _overlap(one, corners))
+            self.truth.append([*inside][:MOST_OBJECTS])
+        return [self._places[key], _shares(box, corners)]
 
     def _picture(self, image: int) -> Image.Image | None:
         if self._open[0] != image:
@@ -205,3 +242,16 @@ class Pictures:
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # the figures do not need it
                 self._open = image, None
         return self._open[1]
+
+
+def _shares(box: Sequence[float] | np.ndarray, corners: Sequence[int]) -> list[float]:
+    """A box as shares of the sides of a crop. ``corners``: left, top, right, bottom."""
+    x, y, width, height = map(float, box)
+    left, top, sides = corners[0], corners[1], (corners[2] - corners[0], corners[3] - corners[1])
+    shares = (x - left) / sides[0], (y - top) / sides[1], width / sides[0], height / sides[1]
+    return [round(share, 4) for share in shares]
+
+
+def _overlap(box: Sequence[float] | np.ndarray, corners: Sequence[int]) -> bool:
+    x, y, width, height = map(float, box)
+    return x < corners[2] and y < corners[3] and x + width > corners[0] and y + height > corners[1]

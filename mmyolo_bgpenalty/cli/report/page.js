@@ -57,7 +57,7 @@ function table(id, head, rows) {
   const row = (cells, name) => {
     const line = element('tr');
     for (const cell of cells) {
-      const one = element(name);
+      const one = element(name, null, cells.length < head.length ? {colspan: head.length} : {});
       one.append(cell);
       line.append(one);
     }
@@ -108,7 +108,8 @@ function drawCurve(points) {
 
 const names = {background: 'on background', place: 'wrong place', class: 'wrong class', duplicate: 'second box'};
 const meanings = {
-  all: 'A false positive is any detection that is not right. On a good part it is a false alarm.',
+  all: 'A false positive (red) is any detection that is not right. On a good part it is a false alarm. Dashed green boxes are the '
+    + 'marked objects.',
   background: 'A false positive where no object is.',
   place: 'The class is right, but the box overlaps the object too little.',
   class: 'A false positive on an object of another class.',
@@ -121,7 +122,7 @@ const compared = 'Gone: another run does not have it. New: the first run does no
 
 /** Whether a mistake of the first run is gone in another one, and whether one of another run is new. */
 function change(entry) {
-  // [run, kind, label, score, image, picture, box, scores of the runs]
+  // [run, kind, label, score, image, picture, box, scores of the runs, class of the object]
   const confidence = Number(at('confidence').value), first = entry[7][0] >= confidence, own = entry[3] >= confidence;
   if (entry[1] === missed) {
     if (entry[0] === 0) return data.runs.slice(1).some((run, i) => entry[7][i + 1] >= confidence) ? 'gone' : 'still there';
@@ -165,24 +166,34 @@ function cut(run, i, confidence, ofMissed) {
 }
 
 function card(entry) {
-  const [run, kind, klass, score, image, picture, box] = entry;
+  const [run, kind, klass, score, image, picture, box, , object] = entry;
   const one = element('article', null, {class: 'entry'});
   const svg = drawn('svg', {viewBox: '0 0 100 100', role: 'img', 'aria-label': data.classes[klass]});
   if (picture >= 0) {
     const [x, y, width, height] = box.map(share => 100 * share);
     const stroke = kind === missed ? '#f2c230' : '#f0483e';
-    svg.append(
-      drawn('image', {href: 'data:image/jpeg;base64,' + data.pictures[picture], width: 100, height: 100,
-        preserveAspectRatio: 'none'}),
-      drawn('rect', {x, y, width, height, fill: 'none', stroke, 'stroke-width': 1.5}));
+    svg.append(drawn('image', {href: 'data:image/jpeg;base64,' + data.pictures[picture], width: 100, height: 100,
+      preserveAspectRatio: 'none'}));
+    for (const [label, shares] of kind === missed ? [] : data.truth[picture]) {
+      const [left, top, across, down] = shares.map(share => 100 * share);
+      const object = drawn('rect', {x: left, y: top, width: across, height: down, fill: 'none', stroke: '#37b24d',
+        'stroke-width': 1.2, 'stroke-dasharray': '4 2'});
+      object.append(drawn('title', {}, data.classes[label]));
+      svg.append(object);
+    }
+    svg.append(drawn('rect', {x, y, width, height, fill: 'none', stroke, 'stroke-width': 1.5}));
   } else svg.append(drawn('text', {x: 50, y: 52, 'text-anchor': 'middle', fill: 'currentColor', 'font-size': 8}, 'no picture'));
   const several = data.runs.length > 1;
   one.append(svg, element('p', data.classes[klass] + (kind === missed ? '' : ` ${score.toFixed(2)}`)));
-  const name = kind !== missed ? names[data.kinds[kind]] : score ? `missed, best score ${score.toFixed(2)}` : 'never found';
+  const confused = data.kinds[kind] === 'class' ? `, marked as ${data.classes[object]}` : '';
+  const name = kind !== missed ? names[data.kinds[kind]] + confused : score ? `missed, best score ${score.toFixed(2)}` : 'never found';
   const which = element('p', null, {class: 'none'});
   if (several) which.append(element('span', '', {class: 'key', style: `background: ${colour(run)}`}), `${data.runs[run].name}: `);
   which.append(several ? `${name}, ${change(entry)}` : name);
-  one.append(which, element('p', data.names[image], {class: 'file', title: data.paths[image]}));
+  const file = element('p', null, {class: 'file'});
+  file.append(element('a', data.names[image], {title: data.paths[image], target: '_blank',
+    href: 'file://' + data.paths[image].split('/').map(encodeURIComponent).join('/')}));
+  one.append(which, file);
   return one;
 }
 
@@ -213,8 +224,12 @@ function start() {
     });
     return copy;
   };
-  table('key', ['', ...data.runs.map((run, i) => label(i))], data.runs[0].key.map(
-    ([what], place) => [what, ...data.runs.map(run => run.key[place][1])]));
+  let group = '';
+  table('key', ['', ...data.runs.map((run, i) => label(i))], data.runs[0].key.flatMap(([where, what], place) => {
+    const rows = where === group ? [] : [[element('strong', where)]];
+    group = where;
+    return [...rows, [what, ...data.runs.map(run => run.key[place][2])]];
+  }));
   table('points', ['for', ...data.runs.map((run, i) => label(i))], data.runs[0].points.map(
     ([what], place) => [what, ...data.runs.map(run => copied(run.points[place][1]))]));
   at('confidence').value = data.confidence;

@@ -1,10 +1,13 @@
 """Show the false alarms and the misses of one or more detectors in a browser.
 
-    python -m mmyolo_bgpenalty test CONFIG CHECKPOINT --out results/a
-    python -m mmyolo_bgpenalty report results/a [results/b …] --out report.html
+    python -m mmyolo_bgpenalty report work_dirs/a [work_dirs/b …] --out report.html
 
-Each RUN is a folder that `test --out` wrote, or the folder of an ablation: then the first seed of each variant is
-shown. All runs must be on the same images. The report is one file that needs no network. It has the figures at any
+Each RUN is one of these folders:
+- the work dir of a training: its best checkpoint is tested first; of a semi-supervised one, teacher and student;
+- what `test CONFIG CHECKPOINT --out RUN` wrote;
+- the work dir of an ablation: the first seed of each variant is shown.
+
+All runs must be on the same images. The report is one file that needs no network. It has the figures at any
 confidence, and the mistakes sorted by kind. With two or more runs it shows which mistakes of the first run are gone and
 which are new.
 
@@ -70,7 +73,9 @@ def write_report(path: str | Path, results: Sequence[str | Path]) -> None:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     parser: argparse.ArgumentParser = Parser(__doc__)
-    parser.add_argument('runs', nargs='+', metavar='RUN', help='a folder of `test --out`, or of an ablation')
+    parser.add_argument(
+        'runs', nargs='+', metavar='RUN', help='a work dir of `train` or `ablate`, or a folder of `test --out`'
+    )
     parser.add_argument('--out', default='report.html', help='the file to write (default report.html)')
     most = f'most false positives and most misses of each run that are shown (default {MOST})'
     parser.add_argument('--most', type=int, default=MOST, help=most)
@@ -81,10 +86,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     with InputCheck():
         whole_number('--most', args.most)
         fraction('--suggest-score', args.suggest_score)
-        runs = read_runs(args.runs)
-        written = {args.out: page(runs, args.most)}
+        found = read_runs(args.runs)
+        written = {args.out: page(found, args.most)}
         if args.suggestions:
-            labels = suggestions(runs, args.suggest_score)
+            labels = suggestions(found, args.suggest_score)
             written[args.suggestions] = json.dumps(labels)
         write_together(written.items(), overwrite=True)
     if args.suggestions:

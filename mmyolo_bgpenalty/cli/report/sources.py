@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mmyolo_bgpenalty.cli.report.trained import is_training, tested_models
 from mmyolo_bgpenalty.cli.test import TESTED
 from mmyolo_bgpenalty.evaluation.matching import Detections, Truth, truth_by_image
 from mmyolo_bgpenalty.utils.coco_json import read_coco
@@ -36,10 +37,14 @@ class Run(NamedTuple):
 def results_in(path: str | Path) -> dict[str, Path]:
     """The results of ``test --out`` by name: those of each variant of an ablation (its first seed), or the folder.
 
+    The best checkpoint of a training is tested, see ``tested_models``.
+
     Raises:
         ValueError: there are no results. Or several, because the test had several metrics.
     """
     folder = Path(path)
+    if is_training(folder):
+        return {f'{_name_of(folder)}{model}': _with_results(out) for model, out in tested_models(folder).items()}
     if not (folder / 'ablation.json').is_file():
         return {_name_of(folder): _with_results(folder)}
     found: dict[str, Path] = {}

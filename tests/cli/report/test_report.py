@@ -16,7 +16,7 @@ from mmyolo_bgpenalty.cli.report.sources import read_run
 from mmyolo_bgpenalty.evaluation.false_alarms import false_alarm_intervals, false_alarms
 from mmyolo_bgpenalty.evaluation.judged import HIT, judged
 from mmyolo_bgpenalty.evaluation.matching import MISTAKES, match_images
-from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall
+from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall, ratio_intervals
 from mmyolo_bgpenalty.utils.coco_json import read_coco
 
 NASTY = '<script>alert(1)</script>'
@@ -99,10 +99,14 @@ def test_key_figures_are_those_of_the_evaluation_with_intervals(page, results):
     for run in content(page)['runs']:
         found = read_run(results / run['name'], run['name'])
         matches = match_images(zip(found.found, found.source.truth), 2)
+        key = {(where, what): text for where, what, text in run['key']}
+        assert key['over all confidences', 'mAP'] == '–'  # without metrics.json
+        ratios, edges = precision_recall(matches, 0.25)['metrics'], ratio_intervals(matches, 0.25)
+        for name, what in (('precision', 'precision'), ('recall', 'recall'), ('f1', 'F1')):
+            low, high = edges[f'{name}_at_0.25']
+            assert key['at confidence 0.25', what] == f'{ratios[f"{name}_at_0.25"]:.3f} [{low:.3f}, {high:.3f}]'
         figures = false_alarms(matches, 0.25, (0.8, 0.9))
         intervals = false_alarm_intervals(matches, 0.25, (0.8, 0.9))
-        key = dict(run['key'])
-        assert key['mAP'] == '–'  # without metrics.json
         for place, where in (
             ('0.25', 'at confidence 0.25'),
             ('recall_0.8', 'at recall 0.8'),
@@ -111,7 +115,25 @@ def test_key_figures_are_those_of_the_evaluation_with_intervals(page, results):
             name = f'alarms_per_100_good_at_{place}'
             low, high = intervals[name]
             expected = f'{figures[name]:.1f} [{low:.1f}, {high:.1f}]' if math.isfinite(figures[name]) else 'not reached'
-            assert key[f'false alarms per 100 good parts, {where}'] == expected.replace('inf', 'not reached')
+            assert key[where, 'false alarms per 100 good parts'] == expected.replace('inf', 'not reached')
+
+
+def test_a_picture_has_the_objects_in_it(page, results):
+    """Mistakes on an object of another class name this class."""
+    data, source = content(page), read_run(results / 'before', 'before').source
+    named = 0
+    for _, kind, label, _, image, picture, (x, y, width, height), _, true in data['entries']:
+        objects = data['truth'][picture]
+        assert (true >= 0) == (kind == MISTAKES.index('class')) and true != label
+        named += true >= 0
+        assert {one for one, _ in objects} <= {*source.truth[image].labels.tolist()}
+        if kind == -1:
+            assert [label, [x, y, width, height]] in objects
+        elif kind == MISTAKES.index('class'):
+            # the object overlaps the box
+            near = [[a, b, c, d] for one, (a, b, c, d) in objects if one == true]
+            assert any(a < x + width and x < a + c and b < y + height and y < b + d for a, b, c, d in near)
+    assert named > 3
 
 
 def test_the_training_is_shown_where_its_log_is_found(page, results, tmp_path):
