@@ -12,7 +12,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from mmyolo_bgpenalty.cli import predict
+from mmyolo_bgpenalty.cli import predict, train
+from mmyolo_bgpenalty.cli.data import init
 from mmyolo_bgpenalty.utils.coco_json import read_coco
 from mmyolo_bgpenalty.utils.label_formats.read import read_labeled
 from tests.helpers.seen_squares import see_squares, write_checkpoint, write_square
@@ -134,7 +135,7 @@ def test_yolo_labels_of_a_folder_are_a_set_to_train_on(run, pictures, tmp_path):
 
 
 def test_voc_labels_of_a_folder_are_those_of_the_coco_json(run, pictures, tmp_path):
-    """A round trip: predict, correct one box by hand, and read the labels as `init` does."""
+    """A box that is corrected by hand is read as `init` reads it."""
     assert run('set', '--out', 'new', '--labels', 'voc', 'coco')[0] == 0
     coco = read_coco('new/predictions.json')
     names = {image['id']: image['file_name'] for image in coco['images']}
@@ -154,6 +155,28 @@ def test_voc_labels_of_a_folder_are_those_of_the_coco_json(run, pictures, tmp_pa
     corrected = read_labeled(Path('new'))['train'].boxes
     (box,) = next(boxes for picture, boxes in corrected.items() if '/a/' in picture.path)
     assert box.x == pytest.approx(expected['a/x.png'][0] + 3, abs=0.011)
+
+
+def test_a_round_trip_ends_with_a_training(run, tmp_path, monkeypatch):
+    """Predict, correct one box by hand, make a project of the corrected file, and train on."""
+    for number in range(10):
+        write_square(tmp_path / f'set/{number}.png', (96, 64), (8 * number, 16, 16, 16), number % len(CLASSES))
+    assert run('set', '--out', 'new', '--labels', 'coco')[0] == 0
+    file = tmp_path / 'new/predictions.json'
+    coco = json.loads(file.read_text())
+    assert len(coco['annotations']) == 10 and all('score' in one for one in coco['annotations'])
+    coco['annotations'][3]['bbox'][2] += 5
+    corrected = coco['annotations'][3]['bbox']
+    file.write_text(json.dumps(coco))
+    assert init.main(['mine', '--labeled', str(file), '--model', 'n', '--size', '64']) == 0
+    sets = [read_coco(path) for path in (tmp_path / 'mine/annotations').glob('*.json')]
+    assert corrected in [one['bbox'] for found in sets for one in found['annotations']]
+    monkeypatch.undo()  # the network sees again
+    monkeypatch.chdir(tmp_path)
+    loaders = [f'{name}_dataloader.num_workers=0' for name in ('train', 'val')]
+    options = ['train_cfg.max_epochs=1', 'burn_in=0', 'lambda_bg_warmup=0', f'visualizer.name={tmp_path}', *loaders]
+    assert train.main(['mine/mine.py', '--work-dir', 'wd', '--cfg-options', *options]) == 0
+    assert (tmp_path / 'wd/last_checkpoint').exists()
 
 
 def test_a_video_becomes_a_video_and_labeled_frames(run, video, tmp_path):

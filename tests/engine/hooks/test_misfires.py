@@ -2,19 +2,23 @@
 
 import copy
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
+from mmengine.structures import InstanceData
 from torch.utils.data import ConcatDataset
 
 from mmyolo_bgpenalty import LabeledUnlabeledBatchSampler, MisfiresFirstHook
 from mmyolo_bgpenalty.engine.hooks.misfires import shares
 from tests.helpers.good_parts import own_empty, set_with_good_parts
+from tests.helpers.processes import in_two_processes
 from tests.helpers.states import assert_equal, states
 from tests.helpers.tiny import SEMI, load, train
 
@@ -201,6 +205,32 @@ def test_at_most_as_many_images_are_scored_as_are_drawn(data, tmp_path):
     train(cfg, scores, draws)
     assert len(scores.seen) == 2 * 2 and len(set(scores.seen[:2])) == 2
     np.testing.assert_allclose(draws.shares[-1], 1 / GOOD)
+
+
+def test_two_processes_share_the_work_and_the_scores(tmp_path):
+    """Image i has the score i / 10. Each process predicts on every second image."""
+
+    class Images:
+        def first_readable(self, place, transforms):
+            return dict(inputs=torch.zeros(1), data_samples=place)
+
+    class Model(torch.nn.Module):
+        def test_step(self, batch):
+            self.seen = [*getattr(self, 'seen', ()), *batch['data_samples']]
+            found = [InstanceData(scores=torch.tensor([place / 10])) for place in batch['data_samples']]
+            return [SimpleNamespace(pred_instances=one) for one in found]
+
+    def scores(rank):
+        hook, model = MisfiresFirstHook(), Model()
+        hook._images = Images()
+        loader = SimpleNamespace(batch_sampler=SimpleNamespace(batch_size=2), num_workers=0)
+        cfg = Config(dict(test_dataloader=dict(dataset=dict(type='CocoDataset', pipeline=[]))))
+        runner = SimpleNamespace(hooks=[], model=model, cfg=cfg, train_dataloader=loader)
+        return hook._predict(runner, np.array([1, 3, 4, 7, 9])).tolist(), model.seen
+
+    (one, mine), (other, theirs) = in_two_processes(scores, tmp_path)
+    assert one == other == pytest.approx([0.1, 0.3, 0.4, 0.7, 0.9])
+    assert (mine, theirs) == ([1, 4, 9], [3, 7])
 
 
 def test_without_empty_images_nothing_is_done(data, tmp_path):
