@@ -26,3 +26,5 @@ train_dataloader = dict(
 images = dict(_base_.model.data_preprocessor, type='StackingDetDataPreprocessor', pad_size_divisor=32)
 data_preprocessor = dict(_delete_=True, type='SemiDataPreprocessor', data_preprocessor=images)
 model = dict(type='EmptyImagesYOLODetector', data_preprocessor=data_preprocessor)
+# Empty images with false alarms are drawn more often.
+default_hooks = dict(misfires=dict(type='MisfiresFirstHook'))

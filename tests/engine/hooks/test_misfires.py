@@ -169,7 +169,6 @@ def test_without_a_teacher_the_ema_model_scores(data, tmp_path):
 
     draws, cfg = Draws(), own_empty(data, tmp_path)
     cfg.merge_from_dict(dict(val_dataloader=None, val_evaluator=None, val_cfg=None))
-    cfg.default_hooks.misfires = dict(type='MisfiresFirstHook', times=1)
     cfg.default_hooks.checkpoint.save_best = None
     train(cfg, Poisoned(), draws)
     assert draws.shares[0] is None and draws.shares[1].sum() == pytest.approx(1) and draws.shares[1].std() > 0
