@@ -7,14 +7,25 @@ import of the package also
 - imports MMYOLO. With the MMCV of the fork of OpenMMLab it skips MMYOLO's own version checks (``import_mmyolo``);
 - lets ``torch.load`` read the types that MMEngine stores in checkpoints (``allow_checkpoint_types``).
 
-It does not change the functions of MMEngine that load checkpoints. In this package's own commands Ctrl-C prints no
-traceback, also during these imports, which take seconds (``end_quietly_on_ctrl_c``).
+It does not change the functions of MMEngine that load checkpoints. In this package's own commands
+
+- Ctrl-C prints no traceback, also during these imports, which take seconds (``end_quietly_on_ctrl_c``);
+- threads that wait do not keep their core busy (``wait_passively``).
 """
 
-from mmyolo_bgpenalty.compat import allow_checkpoint_types, check_versions, end_quietly_on_ctrl_c, import_mmyolo
+from mmyolo_bgpenalty.compat import (
+    allow_checkpoint_types,
+    check_versions,
+    end_quietly_on_ctrl_c,
+    import_mmyolo,
+    is_own_command,
+)
+from mmyolo_bgpenalty.utils.threads import wait_passively
 from mmyolo_bgpenalty.version import __version__
 
-end_quietly_on_ctrl_c()
+if is_own_command():
+    end_quietly_on_ctrl_c()
+    wait_passively()
 check_versions()
 import_mmyolo()
 allow_checkpoint_types()
@@ -48,6 +59,7 @@ from mmyolo_bgpenalty.engine.hooks.nonfinite_guard import NonFiniteGuardHook  # 
 from mmyolo_bgpenalty.engine.hooks.pictures import PseudoLabelPicturesHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.progress_bar import ProgressBarHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.pseudo_labels import ClassThresholdsHook, PseudoLabelQualityHook  # noqa: E402
+from mmyolo_bgpenalty.engine.hooks.slowdown import SlowdownHook  # noqa: E402
 from mmyolo_bgpenalty.engine.schedule import lambda_bg_at  # noqa: E402
 from mmyolo_bgpenalty.engine.train_loop import ResumableTrainLoop  # noqa: E402
 from mmyolo_bgpenalty.engine.warmup_lr import WarmupLR  # noqa: E402
@@ -101,6 +113,7 @@ __all__ = [
     'SeededBatchSampler',
     'SemiDataPreprocessor',
     'SemiYOLODetector',
+    'SlowdownHook',
     'SolarPanelDataset',
     'SparseYOLOv8Head',
     'StackingDetDataPreprocessor',

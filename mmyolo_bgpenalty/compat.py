@@ -41,14 +41,19 @@ def installed(distribution: str) -> str | None:
         return None
 
 
-def end_quietly_on_ctrl_c() -> None:
-    """In ``python -m mmyolo_bgpenalty`` and the files of tools/, let Ctrl-C end with 130 and without a traceback."""
+def is_own_command() -> bool:
+    """Whether this process runs ``python -m mmyolo_bgpenalty`` or a file of tools/."""
     package = Path(__file__).resolve().parent
     tools = package.parent / 'tools', package / '.mim/tools'
     # Python imports a package before its __main__.py, and argv[0] is '-m' until then.
     with contextlib.suppress(IndexError, OSError):  # no argv, or the current folder is deleted
-        if (sys.argv[0] == '-m' and package.name in sys.orig_argv) or Path(sys.argv[0]).resolve().parent in tools:
-            sys.excepthook = _without_interrupts
+        return (sys.argv[0] == '-m' and package.name in sys.orig_argv) or Path(sys.argv[0]).resolve().parent in tools
+    return False
+
+
+def end_quietly_on_ctrl_c() -> None:
+    """Let Ctrl-C end with 130 and without a traceback."""
+    sys.excepthook = _without_interrupts
 
 
 def _without_interrupts(kind, error, tb) -> None:

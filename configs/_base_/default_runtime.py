@@ -14,6 +14,7 @@ default_hooks = dict(
     guard=dict(type='NonFiniteGuardHook'),
     collapse=dict(type='CollapseMonitorHook'),
     progress=dict(type='ProgressBarHook'),
+    slowdown=dict(type='SlowdownHook'),
 )
 custom_hooks = []
 

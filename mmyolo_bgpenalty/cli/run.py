@@ -18,6 +18,7 @@ import mmcv
 import mmdet
 import mmengine
 import mmyolo
+import torch
 from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
@@ -31,6 +32,7 @@ from mmyolo_bgpenalty.engine.console import SPELLED, CommandRunner, quiet_librar
 from mmyolo_bgpenalty.utils.arguments import Parser, is_meant
 from mmyolo_bgpenalty.utils.files import printable_lines, unlock_folders
 from mmyolo_bgpenalty.utils.shipped_configs import config
+from mmyolo_bgpenalty.utils.threads import free_cores
 
 # The user's own code is neither in these folders nor in an installed package. MMDetection may be a checkout.
 FOLDERS = (sysconfig.get_path('stdlib'), *(osp.dirname(one.__file__) for one in (mmcv, mmdet, mmengine, mmyolo)))
@@ -47,7 +49,8 @@ def command(main: Callable) -> Callable[[Sequence[str] | None], int]:
     """Make ``main(argv)`` a command, which returns an exit code.
 
     The exit code is what ``main`` returns, or 0 for None. An InputError becomes one line on stderr and exit code 2.
-    Other exceptions pass through. ``quiet_libraries`` hides warnings that a user can do nothing about.
+    Other exceptions pass through. ``quiet_libraries`` hides warnings that a user can do nothing about. torch gets no
+    more threads than other programs leave cores free, see ``free_cores``.
     """
 
     @functools.wraps(main)
@@ -57,6 +60,9 @@ def command(main: Callable) -> Callable[[Sequence[str] | None], int]:
                 # The encoding of the terminal may lack λ, or a character of a file name.
                 stream.reconfigure(errors=SPELLED)
         try:
+            free = free_cores()
+            if free is not None and free < torch.get_num_threads():
+                torch.set_num_threads(free)
             with quiet_libraries():
                 return main(argv) or 0
         except InputError as error:

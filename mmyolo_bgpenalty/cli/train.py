@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
+import torch
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -39,6 +40,7 @@ from mmyolo_bgpenalty.evaluation.table import class_table, headline
 from mmyolo_bgpenalty.utils.arguments import flag, is_meant
 from mmyolo_bgpenalty.utils.distributed import destroy_processes, init_cpu_processes, sync_batch_norm_on_cpu
 from mmyolo_bgpenalty.utils.files import lock_folder
+from mmyolo_bgpenalty.utils.threads import cores
 
 BETTER = 0.02  # in mAP; smaller differences are chance
 Rows = Mapping[str, Mapping[str, float]]  # of `headline`
@@ -125,7 +127,7 @@ class Report(Hook):
         return [
             f'Training {self.args.config}',
             f'  images: {_images(runner)}',
-            f'  device: {get_device()}{processes}',
+            f'  device: {get_device()}{processes}{_threads()}',
             f'  plan: {RunPlan(len(runner.train_dataloader), burn_in, runner.max_iters)}',
             f'  work dir: {shown(runner.work_dir)}',
             *self._start_of(runner),
@@ -192,6 +194,11 @@ class Report(Hook):
             again = command_line('train', self.args, *flags, '--resume')
             lines.append(f'  {again}' if self.args.launcher == 'none' else '  the same command, with --resume')
         runner.logger.info('\n'.join(lines))
+
+
+def _threads() -> str:
+    threads = torch.get_num_threads()
+    return f', {threads} thread{"s" * (threads > 1)} on {cores()} cores' if get_device() == 'cpu' else ''
 
 
 def _how_to_train_longer(runner: Runner) -> str:

@@ -327,3 +327,13 @@ SHOWN = [
     (logging.WARNING, 'a class has no box'),
     (logging.ERROR, 'Failed to search registry with scope "mine"'),
 ]
+
+
+@pytest.mark.parametrize('free, expected', [(None, []), (1, [1]), (4, []), (9, [])])
+def test_a_command_leaves_the_cores_of_other_programs_alone(monkeypatch, free, expected):
+    threads = []
+    monkeypatch.setattr('mmyolo_bgpenalty.cli.run.free_cores', lambda: free)
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 4)
+    monkeypatch.setattr(torch, 'set_num_threads', threads.append)
+    assert command(lambda argv: None)([]) == 0
+    assert threads == expected
