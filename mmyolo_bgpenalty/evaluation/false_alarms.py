@@ -56,12 +56,25 @@ def false_alarm_intervals(
 
     A figure that is nan in a sample, for example because the sample has no good part, is left out of the percentiles.
     """
+    samples = false_alarm_samples(matches, score_thr, recalls, prevalence, resamples, seed)
+    return {name: interval_of(values) for name, values in samples.items()}
+
+
+def false_alarm_samples(
+    matches: Matches,
+    score_thr: float = 0.25,
+    recalls: Sequence[float] = (0.8,),
+    prevalence: float | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """The figures of each bootstrap sample of the images, (S,) each. Equal images and seeds have the same samples."""
     ranking, images = _Ranking(matches), matches.images
     if not images:
         return {}
     counts = resampled_images(images, resamples, seed)
     samples = [ranking.figures(weights, score_thr, recalls, prevalence) for weights in counts]
-    return {name: interval_of(np.array([sample[name] for sample in samples])) for name in samples[0]}
+    return {name: np.array([sample[name] for sample in samples]) for name in samples[0]}
 
 
 def operating_points(matches: Matches, alarms: Sequence[float]) -> list[OperatingPoint]:

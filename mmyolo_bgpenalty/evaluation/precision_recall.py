@@ -37,7 +37,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmyolo_bgpenalty.evaluation.bootstrap import Interval, interval_of, resampled_images
+from mmyolo_bgpenalty.evaluation.bootstrap import resampled_images
 from mmyolo_bgpenalty.evaluation.matching import MISTAKES, Matches
 
 RECALLS = np.linspace(0, 1, 101)
@@ -84,10 +84,10 @@ def precision_recall(matches: Matches, score_thr: float = 0.25, recalls: Sequenc
     )
 
 
-def ratio_intervals(matches: Matches, score_thr: float = 0.25, resamples: int = 1000) -> dict[str, Interval]:
-    """95 % intervals over the images of ``precision_at_0.25``, ``recall_at_0.25`` and ``f1_at_0.25``, at ``score_thr``.
+def ratio_samples(matches: Matches, score_thr: float = 0.25, resamples: int = 1000) -> dict[str, np.ndarray]:
+    """``precision_at_0.25``, ``recall_at_0.25`` and ``f1_at_0.25``, at ``score_thr``, of each bootstrap sample, (S,).
 
-    A sample without objects of a class has no value of this class. See ``resampled_images`` and ``interval_of``.
+    The images are drawn by ``resampled_images``. A sample without objects of a class has no value of this class.
     """
     images, classes = matches.images, len(matches.num_gt)
     if not images:
@@ -114,7 +114,7 @@ def ratio_intervals(matches: Matches, score_thr: float = 0.25, resamples: int = 
             name: (part / np.maximum(total, 1) * present).sum(axis=1) / present.sum(axis=1)
             for name, (part, total) in sums.items()
         }
-    return {f'{name}_at_{score_thr:g}': interval_of(values) for name, values in means.items()}
+    return {f'{name}_at_{score_thr:g}': values for name, values in means.items()}
 
 
 def confidence_curves(matches: Matches, confidences: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mmyolo_bgpenalty.cli.report.sources import Run
-from mmyolo_bgpenalty.evaluation.false_alarms import false_alarm_intervals, false_alarms, operating_points
+from mmyolo_bgpenalty.evaluation.bootstrap import interval_of
+from mmyolo_bgpenalty.evaluation.false_alarms import false_alarm_samples, false_alarms, operating_points
 from mmyolo_bgpenalty.evaluation.judged import HIT, Judged, judged, partner_scores
 from mmyolo_bgpenalty.evaluation.matching import (
     MISTAKES,
@@ -19,15 +20,21 @@ from mmyolo_bgpenalty.evaluation.matching import (
     box_iou,
     match_images,
 )
-from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall, ratio_intervals
+from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall, ratio_samples
 
+MISSED = -1  # the kind of a missed object
+NEAR = 0.1  # lowest IoU of a detection that is near an object
 LEAST = 0.01  # the lowest confidence on the page
 ALARMS, RECALLS = (1.0, 5.0, 20.0), (0.8, 0.9)
 SIZES = {'small': 32**2, 'medium': 96**2, 'large': np.inf}  # area in pixels below which a box has this size, as in COCO
-ALARM_FIGURES = (
-    ('alarms_per_100_good', 'false alarms per 100 good parts', 1),
-    ('good_with_alarm', 'good parts with an alarm, %', 100),
-)
+FIGURES = {  # name -> what the page calls it, the factor, and the digits
+    'alarms_per_100_good': ('false alarms per 100 good parts', 1, 1),
+    'good_with_alarm': ('good parts with an alarm, %', 100, 1),
+    'precision': ('precision', 1, 3),
+    'recall': ('recall', 1, 3),
+    'f1': ('F1', 1, 3),
+}
+Samples = Mapping[str, np.ndarray]
 MOST_OBJECTS = 20  # that a crop shows
 CROP = 144  # pixels of the longer side of a picture
 
@@ -41,6 +48,8 @@ def content_of(runs: Sequence[Run], most: int, resamples: int) -> dict[str, Any]
         entry for place in range(len(runs)) for entry in _entries(all_judged, place, pictures, source.truth, most)
     ]
     good = [not len(truth.boxes) for truth in source.truth]
+    matches = [match_images(zip(run.found, source.truth), len(source.classes), source.iou_thr) for run in runs]
+    first = _samples(matches[0], source.score_thr, resamples)
     return dict(
         file=source.file,
         classes=source.classes,
@@ -53,7 +62,7 @@ def content_of(runs: Sequence[Run], most: int, resamples: int) -> dict[str, Any]
         sizes=[*SIZES],
         objectSizes=_packed(_sizes(all_judged[0].object_boxes), np.uint16),
         kinds=MISTAKES,
-        runs=[_run(run, one, good, resamples) for run, one in zip(runs, all_judged)],
+        runs=[_run(*parts, good, first, resamples) for parts in zip(runs, all_judged, matches)],
         names=[str(image['file_name']) for image in source.images],
         paths=source.paths,
         pictures=pictures.encoded,
@@ -62,19 +71,15 @@ def content_of(runs: Sequence[Run], most: int, resamples: int) -> dict[str, Any]
     )
 
 
-def _run(run: Run, one: Judged, good: Sequence[bool], resamples: int) -> dict[str, Any]:
+def _run(
+    run: Run, one: Judged, matches: Matches, good: Sequence[bool], first: 'Samples', resamples: int
+) -> dict[str, Any]:
     source = run.source
-    matches = match_images(zip(run.found, source.truth), len(source.classes), source.iou_thr)
-    metrics = precision_recall(matches, source.score_thr)['metrics']
     shown = one.scores >= LEAST
     return dict(
         name=run.name,
-        points=[['best F1', _below(metrics['best_confidence'])], *_points(matches)],
-        key=[
-            *_coco_figures(run.metrics),
-            *_ratios(matches, metrics, source.score_thr, resamples),
-            *_key_figures(matches, source.score_thr, resamples),
-        ],
+        points=_points(matches),
+        key=[*_coco_figures(run.metrics), *_key_figures(matches, source.score_thr, first, resamples)],
         scores=_packed(one.scores[shown], np.float32),
         labels=_packed(one.labels[shown], np.uint16),
         kinds=_packed(one.kinds[shown], np.uint16),
@@ -92,55 +97,70 @@ def _sizes(boxes: np.ndarray) -> np.ndarray:
 
 
 def _coco_figures(metrics: Mapping[str, float | None]) -> list[list[str]]:
-    """mAP and mAP50, if the evaluation had them, as [where, what, text]. A teacher comes before its student."""
+    """mAP and mAP50, if the evaluation had them, as rows of ``_key_figures``. A teacher comes before its student."""
     values = {name: [v for key, v in metrics.items() if key.endswith(f'bbox_{name}')] for name in ('mAP', 'mAP_50')}
     return [
-        ['over all confidences', name.replace('_', ''), '–' if not found or found[0] is None else f'{found[0]:.3f}']
+        ['over all confidences', name.replace('_', ''), '–' if not found or found[0] is None else f'{found[0]:.3f}', '']
         for name, found in values.items()
     ]
 
 
-def _ratios(matches: Matches, metrics: Mapping[str, float], score_thr: float, resamples: int) -> list[list[str]]:
-    """Precision, recall and F1 with their 95 % intervals over the images, as [where, what, text]."""
+def _samples(matches: Matches, score_thr: float, resamples: int) -> Samples:
+    """All figures of each bootstrap sample of the images, (S,) each. Runs on equal images have the same samples."""
+    alarms = false_alarm_samples(matches, score_thr, RECALLS, resamples=resamples) if matches.empty_images else {}
+    return alarms | ratio_samples(matches, score_thr, resamples)
+
+
+def _key_figures(matches: Matches, score_thr: float, first: Samples, resamples: int) -> list[list[str]]:
+    """[where, what, the figure with its interval, the interval of its difference to the first run, if there is any].
+
+    The intervals are 95 % over the images. ``first``: the samples of the first run.
+    """
+    figures = precision_recall(matches, score_thr)['metrics'] | false_alarms(matches, score_thr, RECALLS)
+    samples = _samples(matches, score_thr, resamples)
     rows = []
-    for name, edges in ratio_intervals(matches, score_thr, resamples).items():
-        text = _with_interval((metrics[name], *edges), 3)
-        rows.append([f'at confidence {score_thr:g}', name.partition('_at_')[0].replace('f1', 'F1'), text])
+    for place in (*(f'recall_{recall:g}' for recall in RECALLS), f'{score_thr:g}'):
+        where = f'at {place.replace("_", " ")} of all objects' if 'recall' in place else f'at confidence {place}'
+        for name, (what, factor, digits) in FIGURES.items():
+            key = f'{name}_at_{place}'
+            if key in samples:
+                figure = _with_interval(figures[key], samples[key], factor, digits)
+                rows.append([where, what, figure, _difference(samples[key], first[key], factor, digits)])
     return rows
 
 
-def _key_figures(matches: Matches, score_thr: float, resamples: int) -> list[list[str]]:
-    """The false alarms with their 95 % intervals over the images, as [where, what, text]."""
-    if not matches.empty_images:
-        return []
-    options = score_thr, RECALLS
-    figures = false_alarms(matches, *options)
-    intervals = false_alarm_intervals(matches, *options, resamples=resamples)
-    rows = []
-    for place in (f'{score_thr:g}', *(f'recall_{recall:g}' for recall in RECALLS)):
-        where = f'at {place.replace("_", " ")}' if 'recall' in place else f'at confidence {place}'
-        for name, what, factor in ALARM_FIGURES:
-            values = (figures[f'{name}_at_{place}'], *intervals[f'{name}_at_{place}'])
-            rows.append([where, what, _with_interval([factor * value for value in values], 1)])
-    return rows
+def _with_interval(value: float, samples: np.ndarray, factor: float, digits: int) -> str:
+    """A figure and its interval. An infinite value stands for a recall that is not reached."""
+    numbers = [value, *interval_of(samples)]
+    texts = [f'{factor * one:.{digits}f}' if np.isfinite(one) else 'not reached' for one in numbers]
+    return f'{texts[0]} [{texts[1]}, {texts[2]}]' if np.isfinite(value) else texts[0]
 
 
-def _with_interval(values: Sequence[float], digits: int) -> str:
-    """A value and its interval. An infinite value stands for a recall that is not reached."""
-    value, low, high = (f'{one:.{digits}f}' if np.isfinite(one) else 'not reached' for one in values)
-    return f'{value} [{low}, {high}]' if np.isfinite(values[0]) else value
+def _difference(samples: np.ndarray, first: np.ndarray, factor: float, digits: int) -> str:
+    """The interval of a difference. '' if there is none, or if a recall is not reached in too many samples."""
+    with np.errstate(invalid='ignore'):  # inf - inf is nan
+        low, high = (factor * edge for edge in interval_of(samples - first))
+    known = np.isfinite([low, high]).all() and not np.array_equal(samples, first, equal_nan=True)
+    return f'[{low:+.{digits}f}, {high:+.{digits}f}]' if known else ''
 
 
 def _points(matches: Matches) -> list[list]:
-    """Confidences that are worth copying, each with what it is for."""
-    found, objects = [], matches.num_gt.sum()
+    """Confidences that are worth copying: [what for, confidence, share of all objects that are found there]."""
+    objects, hits = matches.num_gt.sum(), np.cumsum(matches.tp)
+    best = _below(precision_recall(matches)['metrics']['best_confidence'])
+    found: list[tuple[str, float | None]] = [('best F1, mean over classes', best)]
     for recall in RECALLS if objects else ():
-        place = np.searchsorted(np.cumsum(matches.tp) / objects, recall)
-        found.append([f'recall {recall:g}', _below(matches.scores[place]) if place < len(matches.scores) else None])
+        place = np.searchsorted(hits / objects, recall)
+        found.append((f'recall {recall:g}', _below(matches.scores[place]) if place < len(matches.scores) else None))
     for point in operating_points(matches, ALARMS) if matches.empty_images else ():
         confidence = -_below(-point.confidence) if np.isfinite(point.confidence) else None
-        found.append([f'at most {point.alarms:g} false alarms per 100 good parts', confidence])
-    return found
+        found.append((f'at most {point.alarms:g} false alarms per 100 good parts', confidence))
+    return [[what, one, None if one is None else _recall(matches, one)] for what, one in found]
+
+
+def _recall(matches: Matches, confidence: float) -> float | None:
+    objects = matches.num_gt.sum()
+    return _rounded(matches.tp[matches.scores >= confidence].sum() / objects) if objects else None
 
 
 def _below(confidence: float) -> float:
@@ -165,18 +185,24 @@ def _packed(values: np.ndarray, kind: type) -> str:
 
 
 def _entries(runs: Sequence[Judged], place: int, pictures: 'Pictures', truth: Sequence[Truth], most: int) -> list[list]:
-    """The mistakes of a run: [run, kind, label, score, image, picture, box in it, scores of the runs, true label].
+    """The mistakes of a run: [run, kind, label, score, image, picture, box in it, scores of the runs, near].
 
     The kind of a missed object is -1, and its score is that of the detection that finds it, or 0. The other runs have
-    the highest score of a false positive at the same place, or the score with which they find the object. Only a
-    mistake of the kind 'class' has a true label, else it is -1.
+    the highest score of a false positive at the same place, or the score with which they find the object. ``near`` of a
+    mistake of the kind 'class' is the label of the object. Of a missed object it is [label, score, IoU, box in the
+    picture] of the surest detection with an IoU of at least 0.1. Else it is None.
     """
     one = runs[place]
 
     def entry(kind: int, label: int, score: float, image: int, box: np.ndarray, others: Sequence[float]) -> list:
-        crop = pictures.add(int(image), box)
-        true = _label_at(box, label, truth[int(image)]) if kind == MISTAKES.index('class') else -1
-        return [place, int(kind), int(label), _rounded(score), int(image), *crop, [*map(_rounded, others)], true]
+        picture, shares, corners = pictures.add(int(image), box)
+        near: Any = None
+        if kind == MISTAKES.index('class'):
+            near = _label_at(box, label, truth[int(image)])
+        elif kind == MISSED and corners:
+            near = _detection_at(box, one, int(image), corners)
+        scores = [*map(_rounded, others)]
+        return [place, int(kind), int(label), _rounded(score), int(image), picture, shares, scores, near]
 
     wrong = np.flatnonzero((one.kinds != HIT) & (one.scores >= LEAST))[:most]
     others = np.stack([partner_scores(one, other)[wrong] for other in runs], axis=1)
@@ -185,13 +211,25 @@ def _entries(runs: Sequence[Judged], place: int, pictures: 'Pictures', truth: Se
     missed = np.argsort(one.object_scores, kind='stable')[:most]
     found = np.stack([run.object_scores for run in runs], axis=1)
     columns = one.object_labels, one.object_scores, one.object_image, one.object_boxes, found
-    return entries + [entry(-1, *row) for row in zip(*(column[missed] for column in columns))]
+    return entries + [entry(MISSED, *row) for row in zip(*(column[missed] for column in columns))]
 
 
 def _label_at(box: np.ndarray, label: int, truth: Truth) -> int:
     """The label of the object of another class that overlaps a box most."""
     iou = box_iou(Detections(box[None], np.ones(1), np.array([label])), truth)[0]
     return int(truth.labels[np.argmax(np.where((truth.labels != label) & ~truth.ignored, iou, -1))])
+
+
+def _detection_at(box: np.ndarray, run: Judged, image: int, corners: Sequence[int]) -> list | None:
+    """Label, score, IoU and box of the surest detection that overlaps an object."""
+    here = np.flatnonzero((run.image == image) & (run.scores >= LEAST))  # the surest first
+    only = Truth(box[None], np.zeros(1, int), np.zeros(1, bool))
+    iou = box_iou(Detections(run.boxes[here], run.scores[here], run.labels[here]), only)[:, 0]
+    near = np.flatnonzero(iou >= NEAR)
+    if not len(near):
+        return None
+    one = here[near[0]]
+    return [int(run.labels[one]), _rounded(run.scores[one]), _rounded(iou[near[0]]), _shares(run.boxes[one], corners)]
 
 
 def _rounded(score: float) -> float:
@@ -209,10 +247,13 @@ class Pictures:
         self.truth: list[list[list]] = []  # the objects in each crop: label, and the box in it as shares of its sides
 
     def add(self, image: int, box: np.ndarray) -> list:
-        """The index of the crop, or -1 if the picture cannot be read, and the box in it as shares of its sides."""
+        """The index of the crop, the box in it as shares of its sides, and its corners: left, top, right, bottom.
+
+        If the picture cannot be read: -1 and empty lists.
+        """
         picture = self._picture(image)
         if picture is None:
-            return [-1, []]
+            return [-1, [], []]
         x, y, width, height = map(float, box)
         side = max(3 * max(width, height), 48.0)
         # A grid of crops, so that boxes of several runs at one place share one.
@@ -232,7 +273,7 @@ class Pictures:
             objects = zip(self._truth[image].labels.tolist(), self._truth[image].boxes)
             inside = ([int(label), _shares(one, corners)] for label, one in objects if _overlap(one, corners))
             self.truth.append([*inside][:MOST_OBJECTS])
-        return [self._places[key], _shares(box, corners)]
+        return [self._places[key], _shares(box, corners), corners]
 
     def _picture(self, image: int) -> Image.Image | None:
         if self._open[0] != image:

@@ -110,63 +110,72 @@ const names = {background: 'on background', place: 'wrong place', class: 'wrong 
 const meanings = {
   all: 'A false positive (red) is any detection that is not right. On a good part it is a false alarm. Dashed green boxes are the '
     + 'marked objects.',
-  background: 'A false positive where no object is.',
-  place: 'The class is right, but the box overlaps the object too little.',
-  class: 'A false positive on an object of another class.',
+  background: 'A false positive that overlaps no object with an IoU of 0.1 or more.',
+  place: `The class is right, but the IoU with the object is below ${data.iou}.`,
+  class: `A false positive that overlaps an object of another class, with an IoU of 0.1 or more. (The confusion counts from `
+    + `${data.iou} on.)`,
   duplicate: 'A second box on an object that is already found.',
-  missed: 'An object without a detection of its class at this confidence.',
+  missed: 'An object (yellow) without a right detection at this confidence. Dashed red is the surest detection that overlaps it. '
+    + '"Never found": not even with a low score.',
   suspects: 'A false positive on background that every run has. It may be an object that nobody has marked, or something '
     + 'that every run mistakes.',
 };
-const compared = 'Gone: another run does not have it. New: the first run does not have it. What is still there is shown once.';
 
-/** Whether a mistake of the first run is gone in another one, and whether one of another run is new. */
-function change(entry) {
-  // [run, kind, label, score, image, picture, box, scores of the runs, class of the object]
-  const confidence = Number(at('confidence').value), first = entry[7][0] >= confidence, own = entry[3] >= confidence;
-  if (entry[1] === missed) {
-    if (entry[0] === 0) return data.runs.slice(1).some((run, i) => entry[7][i + 1] >= confidence) ? 'gone' : 'still there';
-    return first ? 'new' : 'still there';
-  }
-  if (entry[0] === 0) return entry[7].slice(1).some(score => score < confidence) ? 'gone' : 'still there';
-  return own && !first ? 'new' : 'still there';
+/** Whether a run has a mistake at this confidence. entry: [run, kind, label, score, image, picture, box, scores of the runs,
+ *  near]. A missed object has the scores with which the runs find it. */
+function has(entry, run, confidence) {
+  return entry[1] === missed ? entry[7][run] < confidence : entry[7][run] >= confidence;
+}
+
+/** What the select "show" offers: [value, text, run of the entries, which of them]. With a comparison, what is gone and what
+ *  is left are mistakes of the first run, and what is new are mistakes of the other. */
+function views() {
+  const all = (entry, confidence) => has(entry, entry[0], confidence), first = data.runs[0].name;
+  const found = data.runs.map((run, i) => [`of ${i}`, data.runs.length > 1 ? `all of ${run.name}` : 'all', i, all]);
+  data.runs.slice(1).forEach((run, k) => {
+    const other = k + 1;
+    found.push(
+      [`gone ${other}`, `gone: ${first} has it, ${run.name} has not`, 0, (entry, c) => all(entry, c) && !has(entry, other, c)],
+      [`new ${other}`, `new: ${run.name} has it, ${first} has not`, other, (entry, c) => all(entry, c) && !has(entry, 0, c)],
+      [`both ${other}`, `still there: ${first} and ${run.name} have it`, 0, (entry, c) => all(entry, c) && has(entry, other, c)]);
+  });
+  if (data.runs.length > 2) found.push(['every', 'in every run', 0, (entry, c) => data.runs.every((run, i) => has(entry, i, c))]);
+  return found;
 }
 
 let limit = step;
 
 function drawGallery() {
   const confidence = Number(at('confidence').value), kind = at('kind').value;
+  const [, , run, shows] = views().find(([value]) => value === at('show').value);
   const chosen = data.entries.filter(entry => {
-    if (entry[1] === missed ? entry[3] >= confidence : entry[3] < confidence) return false;
-    if (at('run').value !== 'all' && entry[0] !== Number(at('run').value)) return false;
-    if (at('class').value !== 'all' && entry[2] !== Number(at('class').value)) return false;
+    if (entry[0] !== run || !shows(entry, confidence)) return false;
     if (kind === 'missed' ? entry[1] !== missed : entry[1] === missed) return false;
-    if (kind === 'suspects' && (entry[1] !== 0 || entry[7].some(score => score < confidence))) return false;
+    if (kind === 'suspects' && (entry[1] !== 0 || !data.runs.every((one, i) => has(entry, i, confidence)))) return false;
     if (data.kinds.includes(kind) && data.kinds[entry[1]] !== kind) return false;
-    if (at('images').value !== 'all' && data.goodImages[entry[4]] !== Number(at('images').value === 'good')) return false;
-    // The first run shows what is still there.
-    if (at('run').value === 'all' && entry[0] > 0 && change(entry) === 'still there') return false;
-    return at('change').value === 'all' || change(entry) === at('change').value;
+    if (at('class').value !== 'all' && entry[2] !== Number(at('class').value)) return false;
+    return at('images').value === 'all' || data.goodImages[entry[4]] === Number(at('images').value === 'good');
   });
   chosen.sort((a, b) => kind === 'missed' ? a[3] - b[3] : b[3] - a[3]);
-  at('meaning').textContent = meanings[kind] + (data.runs.length > 1 ? ` ${compared}` : '');
-  at('count').textContent = [`${chosen.length} with these filters, the ${kind === 'missed' ? 'lowest' : 'highest'} score first.`,
-    ...data.runs.map((run, i) => cut(run, i, confidence, kind === 'missed'))].filter(text => text).join(' ');
+  at('meaning').textContent = meanings[kind];
+  at('count').textContent = `${chosen.length} with these filters, the ${kind === 'missed' ? 'lowest' : 'highest'} score first.`
+    + cut(data.runs[run], run, confidence, kind === 'missed');
   at('gallery').replaceChildren(...chosen.slice(0, limit).map(card));
   at('more').hidden = chosen.length <= limit;
 }
 
 /** What the page does not have of a run at this confidence, '' if it has all. */
 function cut(run, i, confidence, ofMissed) {
-  const kept = data.entries.filter(entry => entry[0] === i && (entry[1] === missed) === ofMissed).map(entry => entry[3]);
+  const kept = data.entries.filter(entry => entry[0] === i && (entry[1] === missed) === ofMissed && has(entry, i, confidence));
   const all = ofMissed ? run.foundAt.filter(score => score < confidence).length
     : run.scores.filter((score, k) => score >= confidence && run.kinds[k] !== hit).length;
-  const here = kept.filter(score => ofMissed ? score < confidence : score >= confidence).length;
-  return here >= all ? '' : `${run.name}: the page has ${here} of ${all}. To keep more, make it again with --most ${all}.`;
+  const what = ofMissed ? 'misses with the lowest' : 'false positives with the highest';
+  return kept.length >= all ? '' : ` Only the ${kept.length} ${what} scores of ${run.name} are in this page, of ${all} at this `
+    + `confidence. To have all, make it again with --most ${all}.`;
 }
 
 function card(entry) {
-  const [run, kind, klass, score, image, picture, box, , object] = entry;
+  const [run, kind, klass, score, image, picture, box, scores, near] = entry;
   const one = element('article', null, {class: 'entry'});
   const svg = drawn('svg', {viewBox: '0 0 100 100', role: 'img', 'aria-label': data.classes[klass]});
   if (picture >= 0) {
@@ -182,19 +191,41 @@ function card(entry) {
       svg.append(object);
     }
     svg.append(drawn('rect', {x, y, width, height, fill: 'none', stroke, 'stroke-width': 1.5}));
+    if (kind === missed && near && !score) {
+      const [left, top, across, down] = near[3].map(share => 100 * share);
+      svg.append(drawn('rect', {x: left, y: top, width: across, height: down, fill: 'none', stroke: '#f0483e',
+        'stroke-width': 1.2, 'stroke-dasharray': '4 2'}));
+    }
   } else svg.append(drawn('text', {x: 50, y: 52, 'text-anchor': 'middle', fill: 'currentColor', 'font-size': 8}, 'no picture'));
-  const several = data.runs.length > 1;
   one.append(svg, element('p', data.classes[klass] + (kind === missed ? '' : ` ${score.toFixed(2)}`)));
-  const confused = data.kinds[kind] === 'class' ? `, marked as ${data.classes[object]}` : '';
-  const name = kind !== missed ? names[data.kinds[kind]] + confused : score ? `missed, best score ${score.toFixed(2)}` : 'never found';
-  const which = element('p', null, {class: 'none'});
-  if (several) which.append(element('span', '', {class: 'key', style: `background: ${colour(run)}`}), `${data.runs[run].name}: `);
-  which.append(several ? `${name}, ${change(entry)}` : name);
+  const what = kind === missed ? reason(entry) : names[data.kinds[kind]]
+    + (data.kinds[kind] === 'class' ? `, marked as ${data.classes[near]}` : '');
+  one.append(element('p', what, {class: 'none'}));
+  if (data.runs.length > 1) {
+    const each = element('p', null, {class: 'none', title: 'score in each run'});
+    data.runs.forEach((other, i) => each.append(
+      element('span', '', {class: 'key', style: `background: ${colour(i)}`}), `${scores[i] ? scores[i].toFixed(2) : '–'} `));
+    one.append(each);
+  }
   const file = element('p', null, {class: 'file'});
-  file.append(element('a', data.names[image], {title: data.paths[image], target: '_blank',
+  file.append(element('a', data.names[image].split('/').pop(), {title: data.paths[image], target: '_blank',
     href: 'file://' + data.paths[image].split('/').map(encodeURIComponent).join('/')}));
-  one.append(which, file);
+  one.append(file);
   return one;
+}
+
+/** Why an object is missed. */
+function reason([, , , score, , , , , near]) {
+  if (score) return `found only with a score of ${score.toFixed(2)}`;
+  return near ? `never found; ${data.classes[near[0]]} ${near[1].toFixed(2)} overlaps it with an IoU of ${near[2].toFixed(2)}`
+    : 'never found: no detection overlaps it';
+}
+
+/** A key figure, and below it the interval of its difference to the first run. */
+function figure([, , text, difference]) {
+  const cell = element('span', text);
+  if (difference) cell.append(element('span', `difference ${difference}`, {class: 'difference'}));
+  return cell;
 }
 
 function options(id, list) {
@@ -205,33 +236,33 @@ function start() {
   const good = data.good ? `; ${data.good} show no object: good parts` : '';
   at('about').textContent = `Test set: ${data.file} (${data.images} images${good}). A detection is right if it overlaps an `
     + `object of its class with an IoU of at least ${data.iou}.`;
-  options('run', [['all', 'all'], ...data.runs.map((run, i) => [i, run.name])]);
+  options('show', views());
   options('class', [['all', 'all'], ...data.classes.map((name, i) => [i, name])]);
-  const several = data.runs.length > 1;
   options('kind', [['all', 'all false positives'], ...data.kinds.map(kind => [kind, names[kind]]),
-    ['suspects', several ? 'on background in every run' : 'possible missing labels'], ['missed', 'missed objects']]);
+    ['suspects', 'possible missing labels'], ['missed', 'missed objects']]);
   options('images', [['all', 'all'], ['good', 'without objects'], ['other', 'with objects']]);
   at('of').hidden = !data.good;
-  options('change', [['all', 'all'], ['gone', 'gone'], ['new', 'new'], ['still there', 'still there']]);
-  at('changes').hidden = !several;
-  const copied = value => {
+  const copied = ([, value, recall]) => {
     if (value === null) return 'not reached';
+    const cell = element('span');
     const copy = element('button', value.toFixed(3), {type: 'button', title: String(value)});
     copy.addEventListener('click', () => {
       if (navigator.clipboard) navigator.clipboard.writeText(copy.title);
       at('confidence').value = value;
       draw();
     });
-    return copy;
+    cell.append(copy);
+    if (recall !== null) cell.append(element('span', `finds ${(100 * recall).toFixed(0)} %`, {class: 'difference'}));
+    return cell;
   };
   let group = '';
   table('key', ['', ...data.runs.map((run, i) => label(i))], data.runs[0].key.flatMap(([where, what], place) => {
     const rows = where === group ? [] : [[element('strong', where)]];
     group = where;
-    return [...rows, [what, ...data.runs.map(run => run.key[place][2])]];
+    return [...rows, [what, ...data.runs.map(run => figure(run.key[place]))]];
   }));
   table('points', ['for', ...data.runs.map((run, i) => label(i))], data.runs[0].points.map(
-    ([what], place) => [what, ...data.runs.map(run => copied(run.points[place][1]))]));
+    ([what], place) => [what, ...data.runs.map(run => copied(run.points[place]))]));
   at('confidence').value = data.confidence;
   const draw = () => {
     at('value').textContent = Number(at('confidence').value).toFixed(3);
@@ -239,7 +270,7 @@ function start() {
     drawGallery();
   };
   at('confidence').addEventListener('input', draw);
-  for (const id of ['run', 'kind', 'class', 'images', 'change']) at(id).addEventListener('change', () => { limit = step; drawGallery(); });
+  for (const id of ['show', 'kind', 'class', 'images']) at(id).addEventListener('change', () => { limit = step; drawGallery(); });
   at('more').addEventListener('click', () => { limit += step; drawGallery(); });
   draw();
 }

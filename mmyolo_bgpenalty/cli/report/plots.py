@@ -48,8 +48,8 @@ def precision_recall_svg(curves: Sequence[Sequence[Sequence[float]]]) -> tuple[s
 
 
 def history_svg(histories: Sequence[dict[str, Line]]) -> str:
-    """The panels of ``HISTORY`` that any run has, '' if none has one."""
-    names = [name for name in HISTORY if any(name in history for history in histories)]
+    """The panels of ``HISTORY`` in which any run has a line, '' if there is none. A line has two points or more."""
+    names = [name for name in HISTORY if any(len(history.get(name, ())) > 1 for history in histories)]
     if not names:
         return ''
 

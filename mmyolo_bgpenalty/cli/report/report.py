@@ -22,7 +22,13 @@ from pathlib import Path
 
 from mmyolo_bgpenalty.cli.report.content import content_of
 from mmyolo_bgpenalty.cli.report.page import page_of
-from mmyolo_bgpenalty.cli.report.plots import confusion_svg, history_svg, precision_recall_svg, training_history
+from mmyolo_bgpenalty.cli.report.plots import (
+    COLOURS,
+    confusion_svg,
+    history_svg,
+    precision_recall_svg,
+    training_history,
+)
 from mmyolo_bgpenalty.cli.report.sources import Run, read_run, results_in, same_truth
 from mmyolo_bgpenalty.cli.report.suggestions import suggestions
 from mmyolo_bgpenalty.cli.run import InputCheck, InputError, command
@@ -31,7 +37,7 @@ from mmyolo_bgpenalty.utils.arguments import Parser, fraction, whole_number
 from mmyolo_bgpenalty.utils.files import write_together, write_whole
 
 RESAMPLES = 1000  # of the images, for intervals
-MOST = 300  # false positives, and misses, of a run
+MOST = 1500  # false positives, and misses, of all runs together, so that the page stays below 10 MB
 
 
 def read_runs(paths: Sequence[str | Path]) -> list[Run]:
@@ -46,15 +52,17 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
     return runs
 
 
-def page(runs: Sequence[Run], most: int = MOST) -> str:
-    """The HTML of the report."""
-    content = content_of(runs, most, RESAMPLES)
+def page(runs: Sequence[Run], most: int | None = None) -> str:
+    """The HTML of the report. ``most``: false positives, and misses, of each run."""
+    content = content_of(runs, most or max(1, MOST // len(runs)), RESAMPLES)
     curve, content['axes'] = precision_recall_svg([run.pop('curve') for run in content['runs']])
     plots = dict(
         curve=curve,
         history=history_svg([training_history(run.checkpoint) for run in runs]),
+        legend=[(run.name, COLOURS[place % len(COLOURS)]) for place, run in enumerate(runs)],
         confusions=[(run.name, _confusion(run)) for run in runs],
         confidence=runs[0].source.score_thr,
+        iou=runs[0].source.iou_thr,
     )
     return page_of(content, plots)
 
@@ -77,14 +85,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         'runs', nargs='+', metavar='RUN', help='a work dir of `train` or `ablate`, or a folder of `test --out`'
     )
     parser.add_argument('--out', default='report.html', help='the file to write (default report.html)')
-    most = f'most false positives and most misses of each run that are shown (default {MOST})'
-    parser.add_argument('--most', type=int, default=MOST, help=most)
+    most = f'most false positives and most misses of each run that are shown (default: {MOST}, divided by the runs)'
+    parser.add_argument('--most', type=int, help=most)
     suggested = 'a json file to write likely missing labels to: boxes on background that all runs find'
     parser.add_argument('--suggestions', metavar='FILE', help=suggested)
     parser.add_argument('--suggest-score', type=float, default=0.5, help='their lowest score in each run (default 0.5)')
     args = parser.parse_args(argv)
     with InputCheck():
-        whole_number('--most', args.most)
+        if args.most is not None:
+            whole_number('--most', args.most)
         fraction('--suggest-score', args.suggest_score)
         found = read_runs(args.runs)
         written = {args.out: page(found, args.most)}
