@@ -10,7 +10,7 @@ import of the package also
 It does not change the functions of MMEngine that load checkpoints. In this package's own commands
 
 - Ctrl-C prints no traceback, also during these imports, which take seconds (``end_quietly_on_ctrl_c``);
-- threads that wait do not keep their core busy (``wait_passively``).
+- threads that wait do not keep their core busy (``start_command``).
 """
 
 from mmyolo_bgpenalty.compat import (
@@ -20,12 +20,12 @@ from mmyolo_bgpenalty.compat import (
     import_mmyolo,
     is_own_command,
 )
-from mmyolo_bgpenalty.utils.threads import wait_passively
+from mmyolo_bgpenalty.utils.threads import start_command
 from mmyolo_bgpenalty.version import __version__
 
 if is_own_command():
     end_quietly_on_ctrl_c()
-    wait_passively()
+    start_command()
 check_versions()
 import_mmyolo()
 allow_checkpoint_types()

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for key in ('test_dataloader', 'test_cfg', 'test_evaluator'):
             if not cfg.get(key):
                 raise ValueError(f'{args.config}: expected `{key}` in the config, but there is none')
-        cfg.load_from, cfg.resume = args.checkpoint, False
+        cfg.load_from, cfg.resume, cfg.launcher = args.checkpoint, False, 'none'
         cfg.work_dir = work_dir_of(args, cfg)
         own = _own_metrics(cfg)
         for evaluator in own:

@@ -1,10 +1,12 @@
 """Train a detector, like MMDetection's tools/train.py. Overrides that would change nothing are refused."""
 
 import argparse
+import gc
 import os
 import shlex
 import signal
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -40,7 +42,7 @@ from mmyolo_bgpenalty.evaluation.table import class_table, headline
 from mmyolo_bgpenalty.utils.arguments import flag, is_meant
 from mmyolo_bgpenalty.utils.distributed import destroy_processes, init_cpu_processes, sync_batch_norm_on_cpu
 from mmyolo_bgpenalty.utils.files import lock_folder
-from mmyolo_bgpenalty.utils.threads import cores
+from mmyolo_bgpenalty.utils.threads import number_of_cores
 
 BETTER = 0.02  # in mAP; smaller differences are chance
 Rows = Mapping[str, Mapping[str, float]]  # of `headline`
@@ -198,7 +200,7 @@ class Report(Hook):
 
 def _threads() -> str:
     threads = torch.get_num_threads()
-    return f', {threads} thread{"s" * (threads > 1)} on {cores()} cores' if get_device() == 'cpu' else ''
+    return f', {threads} thread{"s" * (threads > 1)} on {number_of_cores()} cores' if get_device() == 'cpu' else ''
 
 
 def _how_to_train_longer(runner: Runner) -> str:
@@ -296,8 +298,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         report.end(runner)
         page = bool(cfg.get('report')) and is_main_process()
-    del runner
+    del runner, report, check
     destroy_processes()
+    gc.collect()  # memory for the report
     if page:
         write_page(cfg.work_dir)
 
@@ -307,7 +310,10 @@ def write_page(work_dir: str) -> None:
     page = Path(work_dir, 'report.html')
     try:
         write_report(page, [work_dir])
-    except (OSError, ValueError) as error:
-        print(f'No report: {error}')
+    except Exception as error:  # memory may be short
+        if not isinstance(error, (OSError, ValueError)):
+            traceback.print_exc()
+        again = shlex.join(['python', '-m', 'mmyolo_bgpenalty', 'report', work_dir])
+        print(f'No report: {error}. The training is complete. To try again: {again}')
     else:
         print(f'The mistakes, in a browser: {shown(str(page))}')

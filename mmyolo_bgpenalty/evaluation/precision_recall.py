@@ -117,6 +117,19 @@ def ratio_samples(matches: Matches, score_thr: float = 0.25, resamples: int = 10
     return {f'{name}_at_{score_thr:g}': values for name, values in means.items()}
 
 
+def false_positive_samples(matches: Matches, recalls: Sequence[float], resamples: int = 1000) -> dict[str, np.ndarray]:
+    """``fp_per_image_at_recall_0.8`` … of each bootstrap sample of the images, (S,). The images are drawn as above."""
+    names, ends = [f'fp_per_image_at_recall_{recall:g}' for recall in recalls], _ends(matches.scores)
+    values = np.full((resamples if matches.images else 0, len(names)), np.nan)
+    for row, weights in zip(values, resampled_images(matches.images, resamples) if matches.images else ()):
+        objects = weights @ matches.objects
+        if objects:
+            counts = weights[matches.image]
+            hits, all_found = np.append(0, np.cumsum(counts * matches.tp))[ends], np.append(0, np.cumsum(counts))[ends]
+            row[:] = np.append(all_found - hits, np.inf)[np.searchsorted(hits / objects, recalls)] / matches.images
+    return dict(zip(names, values.T))
+
+
 def confidence_curves(matches: Matches, confidences: Sequence[float] | np.ndarray) -> np.ndarray:
     """Precision, recall and f1 of each class at each of C confidences, (3, K, C); nan where nothing is found."""
     counts = _Counts(matches)

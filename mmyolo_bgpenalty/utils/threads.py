@@ -6,6 +6,7 @@ default a waiting thread keeps its core busy. So if other programs use the cores
 """
 
 import math
+import multiprocessing
 import os
 import time
 from contextlib import suppress
@@ -14,36 +15,47 @@ from typing import NamedTuple
 
 WAITING = ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME')
 THREADS = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OMP_THREAD_LIMIT')
+PROC = Path('/proc')
 
 
 class CpuTime(NamedTuple):
     """Seconds since the start of the machine, or of this process."""
 
     clock: float
-    busy: float  # of all programs on the cores that this process may use, summed over the cores
-    own: float  # of this process and its children that have ended
+    busy: float  # of all programs on the cores that this process may run on, summed over the cores
+    own: float  # of this process and its children, such as the workers of a data loader
 
 
-def wait_passively() -> None:
-    """Let waiting threads sleep, unless the user has a setting for it. After torch's import this has no effect."""
+_start: CpuTime | None = None  # of a command
+
+
+def start_command() -> None:
+    """Begin to measure for ``free_cores``, and let waiting threads sleep, unless the user has a setting for it.
+
+    It must come before torch's import. Later the threads cannot change how they wait.
+    """
+    global _start
+    _start = cpu_time()
     if not any(name in os.environ for name in WAITING):
         os.environ['OMP_WAIT_POLICY'] = 'passive'
 
 
-def cpu_time(stat: Path = Path('/proc/stat')) -> CpuTime | None:
+def cpu_time(proc: Path = PROC) -> CpuTime | None:
     """The times until now, or None where the system does not tell."""
     try:
-        rows = [line.split() for line in stat.read_text().splitlines()]
-        own_cores = {f'cpu{core}' for core in os.sched_getaffinity(0)}
+        rows = [line.split() for line in (proc / 'stat').read_text().splitlines()]
+        cores = {f'cpu{core}' for core in os.sched_getaffinity(0)}
         # user, nice, system, idle, iowait, irq, softirq, steal. The last is what the other guests of the host take.
-        ticks = [sum(map(int, [*row[1:4], *row[6:9]])) for row in rows if row and row[0] in own_cores]
-        busy = sum(ticks) / os.sysconf('SC_CLK_TCK')
+        ticks = [sum(map(int, [*row[1:4], *row[6:9]])) for row in rows if row and row[0] in cores]
+        tick = os.sysconf('SC_CLK_TCK')
     except (OSError, AttributeError, ValueError):
         return None
-    return CpuTime(time.monotonic(), busy, sum(os.times()[:4]))
-
-
-_at_import = cpu_time()
+    own = sum(os.times()[:4])  # with the children that have ended
+    for child in multiprocessing.active_children():
+        with suppress(OSError, ValueError, IndexError):  # it has just ended
+            fields = (proc / str(child.pid) / 'stat').read_text().rpartition(')')[2].split()
+            own += sum(map(int, fields[11:15])) / tick  # utime, stime, and those of its children
+    return CpuTime(time.monotonic(), sum(ticks) / tick, own)
 
 
 def cores_of_others(before: CpuTime | None, after: CpuTime | None) -> float | None:
@@ -53,21 +65,25 @@ def cores_of_others(before: CpuTime | None, after: CpuTime | None) -> float | No
     return max(0.0, (after.busy - before.busy - after.own + before.own) / (after.clock - before.clock))
 
 
-def cores() -> int:
-    """The number of cores that this process may use: those it may run on, and the quota of its container."""
-    number = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    with suppress(OSError, ValueError):  # there is no quota
+def number_of_cores() -> int:
+    """The number of cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def cpu_quota() -> float:
+    """How many cores the container of this process may use at a time; inf without a limit."""
+    with suppress(OSError, ValueError):
         quota, period = map(int, Path('/sys/fs/cgroup/cpu.max').read_text().split())
-        number = min(number, math.ceil(quota / period))
-    return number
+        return quota / period
+    return math.inf
 
 
 def free_cores() -> int | None:
-    """The number of cores that other programs have left free since this module was imported, at least 1.
+    """The number of cores that other programs have left free since the start of the command, at least 1.
 
-    None: the user has chosen a number of threads, or nothing is known.
+    None: this is no command of this package, the user has chosen a number of threads, or nothing is known.
     """
-    others = cores_of_others(_at_import, cpu_time())
+    others = cores_of_others(_start, cpu_time())
     if others is None or any(name in os.environ for name in THREADS):
         return None
-    return max(1, round(cores() - others))
+    return max(1, min(round(number_of_cores() - others), math.ceil(min(cpu_quota(), number_of_cores()))))

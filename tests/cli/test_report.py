@@ -18,6 +18,7 @@ from mmyolo_bgpenalty.__main__ import main as run_command
 from mmyolo_bgpenalty.cli import train as train_command
 from mmyolo_bgpenalty.cli.train import Report
 from mmyolo_bgpenalty.cli.train import main as train
+from mmyolo_bgpenalty.utils.threads import number_of_cores
 from tests.helpers.tiny import SEMI, SUPERVISED, load
 
 
@@ -75,7 +76,7 @@ def test_the_start_says_what_is_trained(semi):
     assert (
         'Training tiny.py\n'
         '  images: 6 labeled and 10 unlabeled, 4 for validation\n'
-        '  device: cpu\n'
+        f'  device: cpu, 1 thread on {number_of_cores()} cores\n'
         '  plan: an epoch = 5 iterations; burn-in 5; total 10\n'
         '  work dir: work\n'
     ) in start

@@ -106,7 +106,8 @@ def test_the_report_shows_what_was_tested(run, tmp_path):
     (only,) = data['runs']
     metrics = json.loads((tmp_path / 'new/metrics.json').read_text())
     assert (
-        only['name'] == 'new' and dict(row[1:] for row in only['key'])['mAP50'] == f'{metrics["coco/bbox_mAP_50"]:.3f}'
+        only['name'] == 'new'
+        and {what: text for _, what, text, _ in only['key']}['mAP50'] == f'{metrics["coco/bbox_mAP_50"]:.3f}'
     )
 
 

@@ -86,12 +86,15 @@ def test_a_training_ends_with_its_report(config, tmp_path):
     data = json.loads(re.search(r'json">(.*?)</script>', page, re.S).group(1))
     name = tmp_path.name
     assert [run['name'] for run in data['runs']] == [name, f'{name}, student']
-    tested = [json.loads((tmp_path / out / 'tested.json').read_text()) for out in ('test', 'test_student')]
+    tested = [json.loads((tmp_path / out / 'tested.json').read_text()) for out in ('report/best', 'report/student')]
     assert {one['checkpoint'] for one in tested} == {str(max(tmp_path.glob('best_*.pth')))}
-    for run, (out, role) in zip(data['runs'], (('test', 'teacher'), ('test_student', 'student'))):
+    for run, (out, role) in zip(data['runs'], (('report/best', 'teacher'), ('report/student', 'student'))):
         metrics = json.loads((tmp_path / out / 'metrics.json').read_text())
-        assert dict(row[1:] for row in run['key'])['mAP'] == f'{metrics["coco/bbox_mAP"]:.3f}', role
+        assert {what: text for _, what, text, _ in run['key']}['mAP'] == f'{metrics["coco/bbox_mAP"]:.3f}', role
     assert '<h2 id="training">' in page
+    assert 'predict_on=' not in (tmp_path / 'tiny.py').read_text() or 'student' not in re.findall(
+        r"predict_on='(\w+)'", (tmp_path / 'tiny.py').read_text()
+    )
 
 
 @pytest.mark.parametrize(

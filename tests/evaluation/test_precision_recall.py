@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mmyolo_bgpenalty.evaluation.bootstrap import interval_of, resampled_images
 from mmyolo_bgpenalty.evaluation.matching import MISTAKES, match_images
-from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall, ratio_samples
+from mmyolo_bgpenalty.evaluation.precision_recall import false_positive_samples, precision_recall, ratio_samples
 from tests.helpers.detections import CLASSES, IOU, coco_eval, image, images
 
 
@@ -156,6 +156,17 @@ def test_samples_are_sets_of_repeated_images(drawn, confidence):
             precision_recall(one, confidence)['metrics'][name] if one.num_gt.sum() else np.nan for one in matches
         ]
         assert found[name].tolist() == pytest.approx(expected, nan_ok=True)
+
+
+@given(images(), st.sampled_from([0.3, 0.5, 1]))
+def test_samples_of_false_positives_are_sets_of_repeated_images(drawn, recall):
+    drawn = list(drawn)
+    found = false_positive_samples(match_images(drawn, CLASSES, IOU), [recall], resamples=20)
+    name = f'fp_per_image_at_recall_{recall:g}'
+    rows = resampled_images(len(drawn), 20) if drawn else ()
+    samples = [[one for one, count in zip(drawn, row) for _ in range(count)] for row in rows]
+    reports = [precision_recall(match_images(sample, CLASSES, IOU), recalls=[recall]) for sample in samples]
+    assert found[name].tolist() == pytest.approx([one['metrics'][name] for one in reports], nan_ok=True)
 
 
 def test_the_interval_has_95_percent_of_the_values():

@@ -1,5 +1,6 @@
 """Threads on a machine that is busy with other programs."""
 
+import math
 import multiprocessing
 import os
 import subprocess
@@ -9,7 +10,14 @@ import time
 import pytest
 
 from mmyolo_bgpenalty.utils import threads
-from mmyolo_bgpenalty.utils.threads import CpuTime, cores, cores_of_others, cpu_time, free_cores
+from mmyolo_bgpenalty.utils.threads import (
+    CpuTime,
+    cores_of_others,
+    cpu_quota,
+    cpu_time,
+    free_cores,
+    number_of_cores,
+)
 from tests.helpers.tiny import ROOT
 
 linux = pytest.mark.skipif(sys.platform != 'linux', reason='only Linux tells what other programs use')
@@ -21,14 +29,14 @@ def test_the_time_of_the_own_cores_is_read_in_seconds(tmp_path, monkeypatch):
     rows = ['cpu 9 9 9 9 9 9 9 9 9 9', 'cpu0 1 2 3 1000 1000 4 5 6 7 8', 'cpu1 9 9 9 9 9 9 9 9 9 9']
     (tmp_path / 'stat').write_text('\n'.join([*rows, 'cpu2 100 0 0 0 0 0 0 0 0 0', 'intr 5']))
     ticks = os.sysconf('SC_CLK_TCK')
-    assert cpu_time(tmp_path / 'stat').busy == pytest.approx((1 + 2 + 3 + 4 + 5 + 6 + 100) / ticks)
+    assert cpu_time(tmp_path).busy == pytest.approx((1 + 2 + 3 + 4 + 5 + 6 + 100) / ticks)
 
 
 @pytest.mark.parametrize('text', [None, 'cpu0 a b c', 'nothing'])
 def test_a_system_that_does_not_tell(tmp_path, text):
     if text is not None:
         (tmp_path / 'stat').write_text(text)
-    found = cpu_time(tmp_path / 'stat')
+    found = cpu_time(tmp_path)
     assert found is None or found.busy == 0
     assert (found is None) == (text != 'nothing')
 
@@ -53,46 +61,77 @@ def _busy(ready):
         pass
 
 
+def busy_for(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
 @linux
-def test_another_program_is_seen_and_this_one_is_not():
+def test_another_program_is_seen():
     """Compared with the same measurement without the other program, since the machine may be busy."""
 
     def measured():
-        before, end = cpu_time(), time.monotonic() + 2
-        while time.monotonic() < end:
-            pass
+        before = cpu_time()
+        busy_for(2)
         return cores_of_others(before, cpu_time())
 
-    fork = multiprocessing.get_context('fork')
-    ready = fork.Event()
     alone = measured()
-    other = fork.Process(target=_busy, args=(ready,))
-    other.start()
-    try:
-        ready.wait()
-        beside = measured()
-    finally:
-        other.kill()
-        other.join()
-    assert beside <= cores() + 0.2 and beside > min(alone + 0.2, cores() - 1.2)
+    code = 'print(flush=True)\nwhile True: pass'
+    with subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE) as other:
+        try:
+            other.stdout.readline()
+            beside = measured()
+        finally:
+            other.kill()
+    assert beside <= number_of_cores() + 0.2 and beside > min(alone + 0.2, number_of_cores() - 1.2)
 
 
-@pytest.mark.parametrize('others, free', [(0.2, 8), (1.6, 6), (7.9, 1), (30, 1), (None, None)])
-def test_free_cores(monkeypatch, others, free):
+@linux
+def test_the_workers_of_a_data_loader_are_no_other_program():
+    """Neither while they run nor after they have ended."""
+    worker = multiprocessing.get_context('fork').Process(target=busy_for, args=(1.0,))
+    before = cpu_time()
+    worker.start()
+    time.sleep(0.7)
+    during = cpu_time()
+    worker.join()
+    after = cpu_time()
+    own = during.own - before.own, after.own - before.own
+    assert own[0] > 0.1 and own[1] > own[0]
+
+
+@pytest.mark.parametrize(
+    'others, quota, free',
+    [
+        (0.2, math.inf, 8),
+        (1.6, math.inf, 6),
+        (7.9, math.inf, 1),
+        (30, math.inf, 1),
+        (None, math.inf, None),
+        (5, 2.5, 3),
+    ],
+)
+def test_free_cores(monkeypatch, others, quota, free):
+    """A quota is for this container alone: the others of the machine do not use it."""
     for name in threads.THREADS:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(threads, 'cores', lambda: 8)
+    monkeypatch.setattr(threads, 'number_of_cores', lambda: 8)
+    monkeypatch.setattr(threads, 'cpu_quota', lambda: quota)
     monkeypatch.setattr(threads, 'cores_of_others', lambda *times: others)
     assert free_cores() == free
     monkeypatch.setenv('OMP_NUM_THREADS', '4')
     assert free_cores() is None
 
 
-def test_a_quota_of_a_container_counts(monkeypatch):
-    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: range(64), raising=False)
-    for text, expected in (('250000 100000', 3), ('max 100000', 64)):
-        monkeypatch.setattr(threads.Path, 'read_text', lambda path, text=text: text)
-        assert cores() == expected
+@pytest.mark.parametrize('text, expected', [('250000 100000', 2.5), ('max 100000', math.inf)])
+def test_the_quota_of_a_container(monkeypatch, text, expected):
+    monkeypatch.setattr(threads.Path, 'read_text', lambda path: text)
+    assert cpu_quota() == expected
+
+
+def test_other_programs_that_import_the_package_keep_their_threads():
+    assert threads._start is None and free_cores() is None
 
 
 PRINT = 'import os; import mmyolo_bgpenalty; print(os.environ.get("OMP_WAIT_POLICY"))'

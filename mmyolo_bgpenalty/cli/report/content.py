@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from mmyolo_bgpenalty.evaluation.matching import (
     box_iou,
     match_images,
 )
-from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall, ratio_samples
+from mmyolo_bgpenalty.evaluation.precision_recall import false_positive_samples, precision_recall, ratio_samples
 
 MISSED = -1  # the kind of a missed object
 NEAR = 0.1  # lowest IoU of a detection that is near an object
@@ -30,6 +31,7 @@ SIZES = {'small': 32**2, 'medium': 96**2, 'large': np.inf}  # area in pixels bel
 FIGURES = {  # name -> what the page calls it, the factor, and the digits
     'alarms_per_100_good': ('false alarms per 100 good parts', 1, 1),
     'good_with_alarm': ('good parts with an alarm, %', 100, 1),
+    'fp_per_image': ('false positives per image', 1, 2),
     'precision': ('precision', 1, 3),
     'recall': ('recall', 1, 3),
     'f1': ('F1', 1, 3),
@@ -64,7 +66,7 @@ def content_of(runs: Sequence[Run], most: int, resamples: int) -> dict[str, Any]
         kinds=MISTAKES,
         runs=[_run(*parts, good, first, resamples) for parts in zip(runs, all_judged, matches)],
         names=[str(image['file_name']) for image in source.images],
-        paths=source.paths,
+        links=[Path(path).as_uri() for path in source.paths],
         pictures=pictures.encoded,
         truth=pictures.truth,
         entries=entries,
@@ -108,7 +110,8 @@ def _coco_figures(metrics: Mapping[str, float | None]) -> list[list[str]]:
 def _samples(matches: Matches, score_thr: float, resamples: int) -> Samples:
     """All figures of each bootstrap sample of the images, (S,) each. Runs on equal images have the same samples."""
     alarms = false_alarm_samples(matches, score_thr, RECALLS, resamples=resamples) if matches.empty_images else {}
-    return alarms | ratio_samples(matches, score_thr, resamples)
+    found = false_positive_samples(matches, RECALLS, resamples) | ratio_samples(matches, score_thr, resamples)
+    return alarms | found
 
 
 def _key_figures(matches: Matches, score_thr: float, first: Samples, resamples: int) -> list[list[str]]:
@@ -116,14 +119,15 @@ def _key_figures(matches: Matches, score_thr: float, first: Samples, resamples: 
 
     The intervals are 95 % over the images. ``first``: the samples of the first run.
     """
-    figures = precision_recall(matches, score_thr)['metrics'] | false_alarms(matches, score_thr, RECALLS)
+    figures = precision_recall(matches, score_thr, RECALLS)['metrics'] | false_alarms(matches, score_thr, RECALLS)
     samples = _samples(matches, score_thr, resamples)
     rows = []
     for place in (*(f'recall_{recall:g}' for recall in RECALLS), f'{score_thr:g}'):
         where = f'at {place.replace("_", " ")} of all objects' if 'recall' in place else f'at confidence {place}'
         for name, (what, factor, digits) in FIGURES.items():
             key = f'{name}_at_{place}'
-            if key in samples:
+            # Without objects only the false alarms at a confidence are known.
+            if key in samples and not np.isnan(samples[key]).all():
                 figure = _with_interval(figures[key], samples[key], factor, digits)
                 rows.append([where, what, figure, _difference(samples[key], first[key], factor, digits)])
     return rows

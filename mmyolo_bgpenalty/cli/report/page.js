@@ -208,8 +208,7 @@ function card(entry) {
     one.append(each);
   }
   const file = element('p', null, {class: 'file'});
-  file.append(element('a', data.names[image].split('/').pop(), {title: data.paths[image], target: '_blank',
-    href: 'file://' + data.paths[image].split('/').map(encodeURIComponent).join('/')}));
+  file.append(element('a', data.names[image].split('/').pop(), {title: data.names[image], target: '_blank', href: data.links[image]}));
   one.append(file);
   return one;
 }

@@ -37,7 +37,7 @@ from mmyolo_bgpenalty.utils.arguments import Parser, fraction, whole_number
 from mmyolo_bgpenalty.utils.files import write_together, write_whole
 
 RESAMPLES = 1000  # of the images, for intervals
-MOST = 1500  # false positives, and misses, of all runs together, so that the page stays below 10 MB
+MOST = 1000  # false positives, and misses, of all runs together, so that the page stays below 10 MB
 
 
 def read_runs(paths: Sequence[str | Path]) -> list[Run]:

@@ -1,43 +1,69 @@
 """The results of a training: `report` tests its best checkpoint, if this has not been done."""
 
+import os
 from pathlib import Path
 
+from mmengine.config import Config
+
 from mmyolo_bgpenalty.cli import test
-from mmyolo_bgpenalty.cli.run import InputError, read_config
-from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import latest_checkpoint
+from mmyolo_bgpenalty.cli.run import InputError
+from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import latest_checkpoint, read_checkpoint
+from mmyolo_bgpenalty.utils.files import read_json, write_whole
+
+PREDICT_ON = 'model.semi_test_cfg.predict_on'
 
 
 def is_training(folder: Path) -> bool:
     """Whether a folder is the work dir of a training that has saved a checkpoint."""
-    return bool(latest_checkpoint(folder)) and any(folder.glob('*.py'))
+    return bool(latest_checkpoint(folder))
 
 
 def tested_models(folder: Path) -> dict[str, Path]:
     """The results of the best checkpoint of a work dir, or of the last one if none is the best.
 
-    They are in its folders `test` and, for the student of a semi-supervised detector, `test_student`. Results that are
-    older than the checkpoint are made anew.
+    They are in its folders `report/best` and, for the student of a semi-supervised detector, `report/student`. They are
+    made anew if the checkpoint is another one, or if it or the annotations are newer.
 
     Returns:
         Folders by what is added to the name of the run: '' and, for a student, ', student'.
 
     Raises:
         InputError: a test fails. It has printed why.
+        CheckpointError, OSError: the checkpoint cannot be read, or has no config.
     """
-    config = max(folder.glob('*.py'), key=_time)  # MMEngine writes it when a training starts
     best = sorted(folder.glob('best_*.pth'), key=_time)
-    checkpoint = best[-1] if best else Path(latest_checkpoint(folder))
-    results: dict[str, tuple[Path, list[str]]] = {'': (folder / 'test', [])}
-    if 'semi_test_cfg' in read_config(str(config), {}).model:
-        student = ['--cfg-options', 'model.semi_test_cfg.predict_on=student']
-        results[', student'] = (folder / 'test_student', student)
-    for out, options in results.values():
-        file = out / test.TESTED
-        if not file.is_file() or (checkpoint.is_file() and _time(file) < _time(checkpoint)):
-            paths = [str(config), str(checkpoint), '--work-dir', str(folder), '--out', str(out)]
-            if test.main([*paths, *options]):
-                raise InputError(f'{folder}: expected a training that can be tested, but `test` failed')
-    return {name: out for name, (out, _) in results.items()}
+    latest = Path(latest_checkpoint(folder))
+    moved = folder / latest.name  # the file `last_checkpoint` has the path at the time of the training
+    checkpoint = best[-1] if best else moved if moved.is_file() else latest
+    out = folder / 'report'
+    results = {'': out / 'best', ', student': out / 'student'}
+    if not checkpoint.is_file() and (results[''] / test.TESTED).is_file():  # removed to save space
+        return {name: place for name, place in results.items() if (place / test.TESTED).is_file()}
+    # A later `test` writes another config to the work dir.
+    text = (read_checkpoint(str(checkpoint)).get('meta') or {}).get('cfg')
+    if not isinstance(text, str):
+        raise InputError(f'{checkpoint}: expected the config of the training in its `meta`, but there is none')
+    models = ['teacher', 'student'] if 'semi_test_cfg' in Config.fromstring(text, '.py').model else [None]
+    for model, place in zip(models, results.values()):
+        if _is_current(place / test.TESTED, checkpoint):
+            continue
+        config = place / f'{folder.resolve().name}.py'
+        write_whole(config, text)
+        # MMEngine shares visualizers of equal names, and this process may have trained with one.
+        options = [f'visualizer.name={place}', *([] if model is None else [f'{PREDICT_ON}={model}'])]
+        paths = [str(config), str(checkpoint), '--work-dir', str(place), '--out', str(place)]
+        if test.main([*paths, '--cfg-options', *options]):
+            raise InputError(f'{folder}: expected a training that can be tested, but `test` failed')
+    return dict(list(results.items())[: len(models)])
+
+
+def _is_current(file: Path, checkpoint: Path) -> bool:
+    if not file.is_file():
+        return False
+    tested = read_json(file)
+    sources = [checkpoint, Path(tested['ann_file'])]
+    newer = any(one.is_file() and _time(one) > _time(file) for one in sources)
+    return tested['checkpoint'] == os.path.abspath(checkpoint) and not newer
 
 
 def _time(file: Path) -> float:

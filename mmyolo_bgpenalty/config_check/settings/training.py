@@ -123,7 +123,12 @@ def check_loop(parts: ConfigParts) -> Findings:
         if 'LastEpochsPipelineHook' in hook.names:  # this hook logs its own warning
             continue
         switch = hook.node.get('switch_epoch') if 'PipelineSwitchHook' in hook.names else None
-        by_epoch = {'YOLOv5ParamSchedulerHook', 'PipelineSwitchHook', 'YOLOXModeSwitchHook'} & hook.names
+        by_epoch = {
+            'YOLOv5ParamSchedulerHook',
+            'PipelineSwitchHook',
+            'YOLOXModeSwitchHook',
+            'MisfiresFirstHook',
+        } & hook.names
         if parts.by_epoch is False and by_epoch:
             yield error(hook.path, f'{hook.kind} {STAYS_IN_EPOCH_0}', 'use an EpochBasedTrainLoop, or remove the hook')
         elif parts.by_epoch and epochs and switch is not None and switch >= epochs:

@@ -38,7 +38,7 @@ class MisfiresFirstHook(Hook):
     with ``empty`` nothing is done.
 
     Args:
-        times: how often the images are scored, >= 1, evenly over the epochs.
+        times: how often the images are scored, >= 1, evenly over the epochs. A short run may have fewer epochs.
         floor: share of the draws in which all images are equal, in (0, 1].
 
     Raises:
@@ -60,7 +60,7 @@ class MisfiresFirstHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         state = checkpoint.get('misfires')
         if runner._resume and state:
-            self._scores, self._scored = state['scores'].numpy(), state['epoch']
+            self._scores, self._scored = state['scores'].cpu().numpy(), state['epoch']
 
     def before_train(self, runner: Runner) -> None:
         sampler = runner.train_dataloader.batch_sampler
@@ -74,7 +74,7 @@ class MisfiresFirstHook(Hook):
         if self._scores is not None and len(self._scores) != len(self._images):
             text = f'{len(self._scores)} empty images before, {len(self._images)} now: their scores begin anew'
             print_log(text, logger='current', level=logging.WARNING)
-            self._scores = None
+            self._scores, self._scored = None, 0
         if self._scores is not None:
             sampler.empty_shares = shares(self._scores, self.floor)
 
@@ -87,7 +87,7 @@ class MisfiresFirstHook(Hook):
         sampler = runner.train_dataloader.batch_sampler
         drawn = len(sampler) * sampler.shares[sampler.sources.index('empty')] * get_world_size()
         number = min(len(self._images), max(1, drawn * (epoch - max([0, *(step for step in steps if step < epoch)]))))
-        rng = np.random.default_rng([runner.seed or 0, epoch, len(SOURCES)])
+        rng = np.random.default_rng([sampler.sampler.seed, epoch, len(SOURCES)])  # the same in all processes
         places = np.sort(rng.choice(len(self._images), number, replace=False))
         found = self._predict(runner, places)
         if self._scores is None:
@@ -95,7 +95,7 @@ class MisfiresFirstHook(Hook):
         self._scores[places], self._scored = found, epoch
         sampler.empty_shares = shares(self._scores, self.floor)
         alarms = int((found >= ALARM).sum())
-        text = f'{alarms} of {number} empty images have a false alarm (score >= {ALARM}). They are drawn more often.'
+        text = f'{alarms} of {number} empty images have a false alarm (score >= {ALARM}); high scores are drawn more'
         print_log(text, logger='current')
         runner.message_hub.update_scalar('train/bg/images_with_alarm', alarms / number)
 
@@ -109,6 +109,7 @@ class MisfiresFirstHook(Hook):
             batch_size=runner.train_dataloader.batch_sampler.batch_size,
             num_workers=runner.train_dataloader.num_workers,
             collate_fn=pseudo_collate,
+            worker_init_fn=runner.train_dataloader.worker_init_fn,  # signals are for the main process
             generator=torch.Generator(),  # the random numbers of training stay as they are
         )
         training, own = model.training, []

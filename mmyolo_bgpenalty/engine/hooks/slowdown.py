@@ -5,13 +5,14 @@ import statistics
 import time
 
 import torch
+from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmyolo.registry import HOOKS
 
 from mmyolo_bgpenalty.utils.arguments import non_negative
-from mmyolo_bgpenalty.utils.threads import cores, cores_of_others, cpu_time
+from mmyolo_bgpenalty.utils.threads import cores_of_others, cpu_time, number_of_cores
 
 WINDOW = 20  # iterations
 FIRST = 10  # iterations that are not counted: caches are filled, and kernels are chosen
@@ -47,16 +48,16 @@ class SlowdownHook(Hook):
         self._cpu = cpu_time()
 
     def before_train_epoch(self, runner: Runner) -> None:
-        self._last = time.monotonic()
+        self._last = time.perf_counter()
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        self._last = time.monotonic()
+        self._last = time.perf_counter()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
-        self._read = time.monotonic()
+        self._read = time.perf_counter()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
-        now = time.monotonic()
+        now = time.perf_counter()
         seconds, waited, self._last = now - self._last, self._read - self._last, now
         unlabeled = any(name.startswith('unsup') for name in outputs or ())
         if unlabeled != self._unlabeled:
@@ -72,11 +73,13 @@ class SlowdownHook(Hook):
         window, self._window = self._window, []
         before, self._cpu = self._cpu, cpu_time()
         median, total = statistics.median(seconds for seconds, _ in window), sum(seconds for seconds, _ in window)
-        start = self._start.setdefault(self._unlabeled, median)
+        start = self._start.setdefault(self._unlabeled, max(median, 1e-3))
         if median >= self.times * start and total >= LEAST:
             self._warned = True
             waiting = sum(waited for _, waited in window) / total
-            why = reason(waiting, cores_of_others(before, self._cpu), cores(), torch.get_num_threads())
+            # The other processes of this training are no other programs.
+            others = cores_of_others(before, self._cpu) if get_world_size() == 1 else None
+            why = reason(waiting, others, number_of_cores(), torch.get_num_threads())
             text = f'An iteration takes {median:.2g} s, {median / start:.0f} times as long as at the start. {why}'
             print_log(text, logger='current', level=logging.WARNING)
 
@@ -87,7 +90,7 @@ def reason(waiting: float, others: float | None, number: int, threads: int) -> s
     Args:
         waiting: share of the time in which an iteration waits for its images, in [0, 1].
         others: cores that other programs use. None: not known.
-        number: cores of this machine.
+        number: cores that this process may run on.
         threads: of torch in this process.
     """
     if waiting > 0.5:

@@ -17,7 +17,7 @@ from mmyolo_bgpenalty.evaluation.bootstrap import interval_of
 from mmyolo_bgpenalty.evaluation.false_alarms import false_alarm_samples, false_alarms
 from mmyolo_bgpenalty.evaluation.judged import HIT, judged
 from mmyolo_bgpenalty.evaluation.matching import MISTAKES, match_images
-from mmyolo_bgpenalty.evaluation.precision_recall import precision_recall, ratio_samples
+from mmyolo_bgpenalty.evaluation.precision_recall import false_positive_samples, precision_recall, ratio_samples
 from mmyolo_bgpenalty.utils.coco_json import read_coco
 
 NASTY = '<script>alert(1)</script>'
@@ -101,8 +101,12 @@ def test_key_figures_are_those_of_the_evaluation_with_intervals(page, results):
     found = [read_run(results / run['name'], run['name']) for run in runs]
     matches = [match_images(zip(run.found, run.source.truth), 2) for run in found]
     figures = [precision_recall(one, 0.25)['metrics'] | false_alarms(one, 0.25, (0.8, 0.9)) for one in matches]
-    samples = [ratio_samples(one, 0.25) | false_alarm_samples(one, 0.25, (0.8, 0.9)) for one in matches]
+    samples = [
+        ratio_samples(one, 0.25) | false_alarm_samples(one, 0.25, (0.8, 0.9)) | false_positive_samples(one, (0.8, 0.9))
+        for one in matches
+    ]
     named = dict(precision='precision', recall='recall', f1='F1', alarms_per_100_good='false alarms per 100 good parts')
+    named |= dict(fp_per_image='false positives per image')
     keys = [({(where, what): rest for where, what, *rest in run['key']}) for run in runs]
     assert all(key['over all confidences', 'mAP'] == ['–', ''] for key in keys)  # without metrics.json
     compared = 0
@@ -110,9 +114,10 @@ def test_key_figures_are_those_of_the_evaluation_with_intervals(page, results):
         where = f'at confidence {place}' if place == '0.25' else f'at {place.replace("_", " ")} of all objects'
         for name, what in named.items():
             if (where, what) not in keys[0]:
-                assert place != '0.25'  # precision, recall and F1 are at a confidence
+                # precision, recall and F1 are at a confidence, and false positives per image at a recall
+                assert (place == '0.25') == (name == 'fp_per_image')
                 continue
-            digits = 1 if 'alarms' in name else 3
+            digits = dict(alarms_per_100_good=1, fp_per_image=2).get(name, 3)
             for run, key in enumerate(keys):
                 values = samples[run][f'{name}_at_{place}']
                 numbers = [figures[run][f'{name}_at_{place}'], *interval_of(values)]

@@ -16,6 +16,7 @@ from mmengine.structures import InstanceData
 from torch.utils.data import ConcatDataset
 
 from mmyolo_bgpenalty import LabeledUnlabeledBatchSampler, MisfiresFirstHook
+from mmyolo_bgpenalty.config_check.check import check_config
 from mmyolo_bgpenalty.engine.hooks.misfires import shares
 from tests.helpers.good_parts import own_empty, set_with_good_parts
 from tests.helpers.processes import in_two_processes
@@ -152,7 +153,7 @@ def test_the_teacher_scores_all_images_before_an_epoch(data, tmp_path, monkeypat
     assert draws.shares[0] is None
     for found in draws.shares[1:]:
         np.testing.assert_allclose(found, shares(np.float32(scores.scores).astype(float), 0.3))
-    assert said == [f'2 of {GOOD} empty images have a false alarm (score >= 0.25). They are drawn more often.'] * 2
+    assert said == [f'2 of {GOOD} empty images have a false alarm (score >= 0.25); high scores are drawn more'] * 2
     assert runner.message_hub.get_scalar('train/bg/images_with_alarm').current() == pytest.approx(2 / GOOD)
     assert [len(images) for images in draws.images] == [2] * 15
 
@@ -222,7 +223,7 @@ def test_two_processes_share_the_work_and_the_scores(tmp_path):
     def scores(rank):
         hook, model = MisfiresFirstHook(), Model()
         hook._images = Images()
-        loader = SimpleNamespace(batch_sampler=SimpleNamespace(batch_size=2), num_workers=0)
+        loader = SimpleNamespace(batch_sampler=SimpleNamespace(batch_size=2), num_workers=0, worker_init_fn=None)
         cfg = Config(dict(test_dataloader=dict(dataset=dict(type='CocoDataset', pipeline=[]))))
         runner = SimpleNamespace(hooks=[], model=model, cfg=cfg, train_dataloader=loader)
         return hook._predict(runner, np.array([1, 3, 4, 7, 9])).tolist(), model.seen
@@ -230,6 +231,24 @@ def test_two_processes_share_the_work_and_the_scores(tmp_path):
     (one, mine), (other, theirs) = in_two_processes(scores, tmp_path)
     assert one == other == pytest.approx([0.1, 0.3, 0.4, 0.7, 0.9])
     assert (mine, theirs) == ([1, 4, 9], [3, 7])
+
+
+def test_scores_of_a_gpu_are_read(tmp_path):
+    """MMEngine loads a checkpoint to the device of the training."""
+
+    class OnDevice:
+        def cpu(self):
+            return torch.tensor([0.5, 0.25])
+
+    hook = MisfiresFirstHook()
+    hook.after_load_checkpoint(SimpleNamespace(_resume=True), dict(misfires=dict(scores=OnDevice(), epoch=3)))
+    assert hook._scores.tolist() == [0.5, 0.25]
+
+
+def test_check_names_a_loop_without_epochs(data, tmp_path):
+    loop = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=4, val_interval=100)
+    found = [one for one in check_config(semi(data, tmp_path, train_cfg=loop), data=False) if 'misfires' in one.where]
+    assert len(found) == 1 and 'IterBasedTrainLoop stays in epoch 0' in found[0].what
 
 
 def test_without_empty_images_nothing_is_done(data, tmp_path):

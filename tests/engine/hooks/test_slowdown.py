@@ -13,9 +13,9 @@ def run(monkeypatch):
     """Run iterations of given lengths, with others using some cores. Returns the warnings."""
     said, clock, others = [], [0.0], [0.0]
     monkeypatch.setattr(slowdown, 'print_log', lambda text, **options: said.append(text))
-    monkeypatch.setattr(slowdown.time, 'monotonic', lambda: clock[0])
+    monkeypatch.setattr(slowdown.time, 'perf_counter', lambda: clock[0])
     monkeypatch.setattr(slowdown, 'cpu_time', lambda: CpuTime(clock[0], others[0] * clock[0], 0.0))
-    monkeypatch.setattr(slowdown, 'cores', lambda: 2)
+    monkeypatch.setattr(slowdown, 'number_of_cores', lambda: 2)
     hook = SlowdownHook()
 
     def call(seconds, number=20, waiting=0.0, using=0.0, **outputs):
@@ -52,6 +52,17 @@ def test_a_few_slow_iterations_are_no_slow_run(run):
 def test_short_iterations_are_never_slow(run):
     run(0.001, number=30)
     assert not run(0.1)
+
+
+def test_a_clock_with_coarse_steps(run):
+    run(0.0, number=30)
+    assert '250 times' in run(0.25)[0]
+
+
+def test_other_processes_of_the_training_are_no_other_programs(run, monkeypatch):
+    monkeypatch.setattr(slowdown, 'get_world_size', lambda: 2)
+    run(0.5, number=30)
+    assert 'Other programs' not in run(5.0, using=2.0)[0]
 
 
 def test_iterations_with_unlabeled_images_have_their_own_start(run):
