@@ -51,7 +51,7 @@ def content_of(runs: Sequence[Run], most: int, resamples: int) -> dict[str, Any]
     ]
     good = [not len(truth.boxes) for truth in source.truth]
     matches = [match_images(zip(run.found, source.truth), len(source.classes), source.iou_thr) for run in runs]
-    first = _samples(matches[0], source.score_thr, resamples)
+    first = _figures(matches[0], source.score_thr, resamples)
     return dict(
         file=source.file,
         classes=source.classes,
@@ -64,7 +64,9 @@ def content_of(runs: Sequence[Run], most: int, resamples: int) -> dict[str, Any]
         sizes=[*SIZES],
         objectSizes=_packed(_sizes(all_judged[0].object_boxes), np.uint16),
         kinds=MISTAKES,
-        runs=[_run(*parts, good, first, resamples) for parts in zip(runs, all_judged, matches)],
+        objectLabels=_packed(all_judged[0].object_labels, np.uint16),
+        objectImages=_packed(all_judged[0].object_image, np.uint32),
+        runs=[_run(*parts, all_judged, good, first, resamples) for parts in zip(runs, all_judged, matches)],
         names=[str(image['file_name']) for image in source.images],
         links=[Path(path).as_uri() for path in source.paths],
         pictures=pictures.encoded,
@@ -74,7 +76,13 @@ def content_of(runs: Sequence[Run], most: int, resamples: int) -> dict[str, Any]
 
 
 def _run(
-    run: Run, one: Judged, matches: Matches, good: Sequence[bool], first: 'Samples', resamples: int
+    run: Run,
+    one: Judged,
+    matches: Matches,
+    judged_runs: Sequence[Judged],
+    good: Sequence[bool],
+    first: tuple[dict[str, float], Samples],
+    resamples: int,
 ) -> dict[str, Any]:
     source = run.source
     shown = one.scores >= LEAST
@@ -85,6 +93,7 @@ def _run(
         scores=_packed(one.scores[shown], np.float32),
         labels=_packed(one.labels[shown], np.uint16),
         kinds=_packed(one.kinds[shown], np.uint16),
+        others=[_packed(partner_scores(one, other)[shown], np.float32) for other in judged_runs],
         good=_packed(np.asarray(good)[one.image[shown].astype(int)], np.uint16),
         images=_packed(one.image[shown], np.uint32),
         sizes=_packed(_sizes(one.boxes[shown]), np.uint16),
@@ -107,20 +116,22 @@ def _coco_figures(metrics: Mapping[str, float | None]) -> list[list[str]]:
     ]
 
 
-def _samples(matches: Matches, score_thr: float, resamples: int) -> Samples:
-    """All figures of each bootstrap sample of the images, (S,) each. Runs on equal images have the same samples."""
+def _figures(matches: Matches, score_thr: float, resamples: int) -> tuple[dict[str, float], Samples]:
+    """All figures, and those of each bootstrap sample of the images, (S,). Equal images have the same samples."""
+    figures = precision_recall(matches, score_thr, RECALLS)['metrics'] | false_alarms(matches, score_thr, RECALLS)
     alarms = false_alarm_samples(matches, score_thr, RECALLS, resamples=resamples) if matches.empty_images else {}
     found = false_positive_samples(matches, RECALLS, resamples) | ratio_samples(matches, score_thr, resamples)
-    return alarms | found
+    return figures, alarms | found
 
 
-def _key_figures(matches: Matches, score_thr: float, first: Samples, resamples: int) -> list[list[str]]:
-    """[where, what, the figure with its interval, the interval of its difference to the first run, if there is any].
+def _key_figures(
+    matches: Matches, score_thr: float, first: tuple[dict[str, float], Samples], resamples: int
+) -> list[list[str]]:
+    """[where, what, the figure with its interval, its difference to the first run with its interval, if there is any].
 
-    The intervals are 95 % over the images. ``first``: the samples of the first run.
+    The intervals are 95 % over the images. ``first``: ``_figures`` of the first run.
     """
-    figures = precision_recall(matches, score_thr, RECALLS)['metrics'] | false_alarms(matches, score_thr, RECALLS)
-    samples = _samples(matches, score_thr, resamples)
+    figures, samples = _figures(matches, score_thr, resamples)
     rows = []
     for place in (*(f'recall_{recall:g}' for recall in RECALLS), f'{score_thr:g}'):
         where = f'at {place.replace("_", " ")} of all objects' if 'recall' in place else f'at confidence {place}'
@@ -129,7 +140,11 @@ def _key_figures(matches: Matches, score_thr: float, first: Samples, resamples: 
             # Without objects only the false alarms at a confidence are known.
             if key in samples and not np.isnan(samples[key]).all():
                 figure = _with_interval(figures[key], samples[key], factor, digits)
-                rows.append([where, what, figure, _difference(samples[key], first[key], factor, digits)])
+                change = (
+                    factor * (figures[key] - first[0][key]),
+                    _difference(samples[key], first[1][key], factor, digits),
+                )
+                rows.append([where, what, figure, f'{change[0]:+.{digits}f} {change[1]}' if change[1] else ''])
     return rows
 
 
@@ -149,7 +164,7 @@ def _difference(samples: np.ndarray, first: np.ndarray, factor: float, digits: i
 
 
 def _points(matches: Matches) -> list[list]:
-    """Confidences that are worth copying: [what for, confidence, share of all objects that are found there]."""
+    """Confidences to copy: [what for, confidence, share of all objects found, false positives per image]."""
     objects, hits = matches.num_gt.sum(), np.cumsum(matches.tp)
     best = _below(precision_recall(matches)['metrics']['best_confidence'])
     found: list[tuple[str, float | None]] = [('best F1, mean over classes', best)]
@@ -159,12 +174,16 @@ def _points(matches: Matches) -> list[list]:
     for point in operating_points(matches, ALARMS) if matches.empty_images else ():
         confidence = -_below(-point.confidence) if np.isfinite(point.confidence) else None
         found.append((f'at most {point.alarms:g} false alarms per 100 good parts', confidence))
-    return [[what, one, None if one is None else _recall(matches, one)] for what, one in found]
+    return [[what, one, *_at(matches, one)] for what, one in found]
 
 
-def _recall(matches: Matches, confidence: float) -> float | None:
-    objects = matches.num_gt.sum()
-    return _rounded(matches.tp[matches.scores >= confidence].sum() / objects) if objects else None
+def _at(matches: Matches, confidence: float | None) -> tuple[float | None, float | None]:
+    """The share of the objects that are found at a confidence, and the false positives per image."""
+    if confidence is None:
+        return None, None
+    counted, objects = matches.scores >= confidence, matches.num_gt.sum()
+    found = matches.tp[counted].sum()
+    return _rounded(found / objects) if objects else None, _rounded((counted.sum() - found) / matches.images)
 
 
 def _below(confidence: float) -> float:
@@ -194,7 +213,8 @@ def _entries(runs: Sequence[Judged], place: int, pictures: 'Pictures', truth: Se
     The kind of a missed object is -1, and its score is that of the detection that finds it, or 0. The other runs have
     the highest score of a false positive at the same place, or the score with which they find the object. ``near`` of a
     mistake of the kind 'class' is the label of the object. Of a missed object it is [label, score, IoU, box in the
-    picture] of the surest detection with an IoU of at least 0.1. Else it is None.
+    picture, whether it finds another object] of the surest detection with an IoU of at least 0.1, if possible of one
+    that finds no other object. Else it is None.
     """
     one = runs[place]
 
@@ -225,15 +245,17 @@ def _label_at(box: np.ndarray, label: int, truth: Truth) -> int:
 
 
 def _detection_at(box: np.ndarray, run: Judged, image: int, corners: Sequence[int]) -> list | None:
-    """Label, score, IoU and box of the surest detection that overlaps an object."""
+    """The last entry of a missed object, see ``_entries``."""
     here = np.flatnonzero((run.image == image) & (run.scores >= LEAST))  # the surest first
     only = Truth(box[None], np.zeros(1, int), np.zeros(1, bool))
     iou = box_iou(Detections(run.boxes[here], run.scores[here], run.labels[here]), only)[:, 0]
     near = np.flatnonzero(iou >= NEAR)
     if not len(near):
         return None
-    one = here[near[0]]
-    return [int(run.labels[one]), _rounded(run.scores[one]), _rounded(iou[near[0]]), _shares(run.boxes[one], corners)]
+    place = min(near, key=lambda one: run.kinds[here[one]] == HIT)  # the first of equals
+    one = here[place]
+    values = _rounded(run.scores[one]), _rounded(iou[place]), _shares(run.boxes[one], corners)
+    return [int(run.labels[one]), *values, bool(run.kinds[one] == HIT)]
 
 
 def _rounded(score: float) -> float:

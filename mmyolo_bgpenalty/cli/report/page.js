@@ -10,11 +10,14 @@ function unpacked(text, kind) {
 
 data.objectSizes = unpacked(data.objectSizes, Uint16Array);
 data.goodImages = unpacked(data.goodImages, Uint16Array);
+data.objectLabels = unpacked(data.objectLabels, Uint16Array);
+data.objectImages = unpacked(data.objectImages, Uint32Array);
 for (const run of data.runs) {
   run.foundAt = unpacked(run.foundAt, Float32Array);
   run.scores = unpacked(run.scores, Float32Array);
   for (const name of ['labels', 'kinds', 'good', 'sizes']) run[name] = unpacked(run[name], Uint16Array);
   run.images = unpacked(run.images, Uint32Array);
+  run.others = run.others.map(text => unpacked(text, Float32Array));
 }
 
 function element(name, text, attributes = {}, space) {
@@ -81,6 +84,7 @@ function drawFigures(confidence) {
     ['F1', one => shown(one.f1, 3)], ['false positives per image', one => shown(one.perImage, 2)],
     ...(data.good ? [['false alarms per 100 good parts', one => shown(one.alarms, 1)],
       ['good parts with an alarm', one => shown(100 * one.withAlarm, 1) + ' %']] : []),
+    ['objects found, all classes together', one => shown(100 * one.pooled[0], 1) + ' %'],
   ];
   table('figures', ['', ...data.runs.map((run, i) => label(i))], rows.map(([name, text]) => [name, ...all.map(text)]));
   const heads = (first, names) => [first, 'objects', ...data.runs.flatMap(
@@ -107,40 +111,60 @@ function drawCurve(points) {
 }
 
 const names = {background: 'on background', place: 'wrong place', class: 'wrong class', duplicate: 'second box'};
+const kinds = new Map([['all', 'all false positives'], ...data.kinds.map(kind => [kind, names[kind]]),
+  ['suspects', 'possible missing labels'], ['missed', 'missed objects']]);
 const meanings = {
-  all: 'A false positive (red) is any detection that is not right. On a good part it is a false alarm. Dashed green boxes are the '
-    + 'marked objects.',
+  all: 'A false positive (red) is any detection that is not right. ' + (data.good ? 'On a good part it is a false alarm. ' : '')
+    + 'Dashed green boxes are the marked objects.',
   background: 'A false positive that overlaps no object with an IoU of 0.1 or more.',
   place: `The class is right, but the IoU with the object is below ${data.iou}.`,
   class: `A false positive that overlaps an object of another class, with an IoU of 0.1 or more. (The confusion counts from `
     + `${data.iou} on.)`,
   duplicate: 'A second box on an object that is already found.',
-  missed: 'An object (yellow) without a right detection at this confidence. Dashed red is the surest detection that overlaps it. '
-    + '"Never found": not even with a low score.',
+  missed: 'An object (yellow) without a right detection at this confidence. Dashed red is the surest detection that overlaps it, '
+    + 'dashed green are other objects. "Never found": not even with a low score.',
   suspects: 'A false positive on background that every run has. It may be an object that nobody has marked, or something '
     + 'that every run mistakes.',
 };
 
-/** Whether a run has a mistake at this confidence. entry: [run, kind, label, score, image, picture, box, scores of the runs,
- *  near]. A missed object has the scores with which the runs find it. */
-function has(entry, run, confidence) {
-  return entry[1] === missed ? entry[7][run] < confidence : entry[7][run] >= confidence;
+/** What the select "show" offers: [value, text, run, which of its mistakes]. The last takes whether each run has it. What is
+ *  gone and what is left are mistakes of the first run, and what is new are mistakes of the other. */
+function views() {
+  const first = `"${data.runs[0].name}"`;
+  const found = data.runs.map((run, i) => [`of ${i}`, data.runs.length > 1 ? `all of "${run.name}"` : 'all', i, () => true]);
+  data.runs.slice(1).forEach((run, k) => {
+    const other = k + 1, name = `"${run.name}"`;
+    found.push([`gone ${other}`, `gone: in ${first}, not in ${name}`, 0, has => !has[other]],
+      [`new ${other}`, `new: in ${name}, not in ${first}`, other, has => !has[0]],
+      [`both ${other}`, `still there: in ${first} and ${name}`, 0, has => has[other]]);
+  });
+  if (data.runs.length > 2) found.push(['every', 'in every run', 0, has => has.every(one => one)]);
+  return found;
 }
 
-/** What the select "show" offers: [value, text, run of the entries, which of them]. With a comparison, what is gone and what
- *  is left are mistakes of the first run, and what is new are mistakes of the other. */
-function views() {
-  const all = (entry, confidence) => has(entry, entry[0], confidence), first = data.runs[0].name;
-  const found = data.runs.map((run, i) => [`of ${i}`, data.runs.length > 1 ? `all of ${run.name}` : 'all', i, all]);
-  data.runs.slice(1).forEach((run, k) => {
-    const other = k + 1;
-    found.push(
-      [`gone ${other}`, `gone: ${first} has it, ${run.name} has not`, 0, (entry, c) => all(entry, c) && !has(entry, other, c)],
-      [`new ${other}`, `new: ${run.name} has it, ${first} has not`, other, (entry, c) => all(entry, c) && !has(entry, 0, c)],
-      [`both ${other}`, `still there: ${first} and ${run.name} have it`, 0, (entry, c) => all(entry, c) && has(entry, other, c)]);
-  });
-  if (data.runs.length > 2) found.push(['every', 'in every run', 0, (entry, c) => data.runs.every((run, i) => has(entry, i, c))]);
-  return found;
+/** All mistakes of a run at a confidence: kind, label, image, and whether each run has it. A missed object has the scores with
+ *  which the runs find it. */
+function* mistakes(run, confidence) {
+  const one = data.runs[run];
+  for (let k = 0; k < one.scores.length && one.scores[k] >= confidence; k++) {
+    if (one.kinds[k] !== hit) {
+      yield [one.kinds[k], one.labels[k], one.images[k], one.others.map((scores, i) => i === run || scores[k] >= confidence)];
+    }
+  }
+  for (let k = 0; k < one.foundAt.length; k++) {
+    if (one.foundAt[k] < confidence) {
+      yield [missed, data.objectLabels[k], data.objectImages[k], data.runs.map(other => other.foundAt[k] < confidence)];
+    }
+  }
+}
+
+/** Whether the filters show a mistake, as ``mistakes`` gives it. */
+function chosen([kind, label, image, has], wanted, shows) {
+  if (wanted === 'missed' ? kind !== missed : kind === missed) return false;
+  if (wanted === 'suspects' ? kind !== 0 || !has.every(one => one) : !shows(has)) return false;
+  if (data.kinds.includes(wanted) && data.kinds[kind] !== wanted) return false;
+  if (at('class').value !== 'all' && label !== Number(at('class').value)) return false;
+  return at('images').value === 'all' || data.goodImages[image] === Number(at('images').value === 'good');
 }
 
 let limit = step;
@@ -148,30 +172,22 @@ let limit = step;
 function drawGallery() {
   const confidence = Number(at('confidence').value), kind = at('kind').value;
   const [, , run, shows] = views().find(([value]) => value === at('show').value);
-  const chosen = data.entries.filter(entry => {
-    if (entry[0] !== run || !shows(entry, confidence)) return false;
-    if (kind === 'missed' ? entry[1] !== missed : entry[1] === missed) return false;
-    if (kind === 'suspects' && (entry[1] !== 0 || !data.runs.every((one, i) => has(entry, i, confidence)))) return false;
-    if (data.kinds.includes(kind) && data.kinds[entry[1]] !== kind) return false;
-    if (at('class').value !== 'all' && entry[2] !== Number(at('class').value)) return false;
-    return at('images').value === 'all' || data.goodImages[entry[4]] === Number(at('images').value === 'good');
+  const counts = new Map([...at('kind').options].map(one => [one.value, 0]));
+  for (const one of mistakes(run, confidence)) {
+    for (const wanted of counts.keys()) if (chosen(one, wanted, shows)) counts.set(wanted, counts.get(wanted) + 1);
+  }
+  for (const one of at('kind').options) one.textContent = `${kinds.get(one.value)} (${counts.get(one.value)})`;
+  const entries = data.entries.filter(entry => {
+    const has = entry[7].map(score => entry[1] === missed ? score < confidence : score >= confidence);
+    return entry[0] === run && has[run] && chosen([entry[1], entry[2], entry[4], has], kind, shows);
   });
-  chosen.sort((a, b) => kind === 'missed' ? a[3] - b[3] : b[3] - a[3]);
+  entries.sort((a, b) => kind === 'missed' ? a[3] - b[3] : b[3] - a[3]);
+  const what = kind === 'missed' ? 'lowest' : 'highest', all = counts.get(kind);
   at('meaning').textContent = meanings[kind];
-  at('count').textContent = `${chosen.length} with these filters, the ${kind === 'missed' ? 'lowest' : 'highest'} score first.`
-    + cut(data.runs[run], run, confidence, kind === 'missed');
-  at('gallery').replaceChildren(...chosen.slice(0, limit).map(card));
-  at('more').hidden = chosen.length <= limit;
-}
-
-/** What the page does not have of a run at this confidence, '' if it has all. */
-function cut(run, i, confidence, ofMissed) {
-  const kept = data.entries.filter(entry => entry[0] === i && (entry[1] === missed) === ofMissed && has(entry, i, confidence));
-  const all = ofMissed ? run.foundAt.filter(score => score < confidence).length
-    : run.scores.filter((score, k) => score >= confidence && run.kinds[k] !== hit).length;
-  const what = ofMissed ? 'misses with the lowest' : 'false positives with the highest';
-  return kept.length >= all ? '' : ` Only the ${kept.length} ${what} scores of ${run.name} are in this page, of ${all} at this `
-    + `confidence. To have all, make it again with --most ${all}.`;
+  at('count').textContent = `${all} at confidence ${confidence.toFixed(3)}, the ${what} score first.` + (entries.length < all
+    ? ` The page has ${entries.length} of them, with the ${what} scores. To have more, make it again with a larger --most.` : '');
+  at('gallery').replaceChildren(...entries.slice(0, limit).map(card));
+  at('more').hidden = entries.length <= limit;
 }
 
 function card(entry) {
@@ -183,7 +199,8 @@ function card(entry) {
     const stroke = kind === missed ? '#f2c230' : '#f0483e';
     svg.append(drawn('image', {href: 'data:image/jpeg;base64,' + data.pictures[picture], width: 100, height: 100,
       preserveAspectRatio: 'none'}));
-    for (const [label, shares] of kind === missed ? [] : data.truth[picture]) {
+    for (const [label, shares] of data.truth[picture]) {
+      if (kind === missed && String(shares) === String(box)) continue;
       const [left, top, across, down] = shares.map(share => 100 * share);
       const object = drawn('rect', {x: left, y: top, width: across, height: down, fill: 'none', stroke: '#37b24d',
         'stroke-width': 1.2, 'stroke-dasharray': '4 2'});
@@ -216,13 +233,16 @@ function card(entry) {
 /** Why an object is missed. */
 function reason([, , , score, , , , , near]) {
   if (score) return `found only with a score of ${score.toFixed(2)}`;
-  return near ? `never found; ${data.classes[near[0]]} ${near[1].toFixed(2)} overlaps it with an IoU of ${near[2].toFixed(2)}`
-    : 'never found: no detection overlaps it';
+  if (!near) return 'never found: no detection overlaps it';
+  const one = `${data.classes[near[0]]} ${near[1].toFixed(2)}`;
+  return near[4] ? `never found; only ${one} overlaps it, which finds another object`
+    : `never found; ${one} overlaps it with an IoU of ${near[2].toFixed(2)}`;
 }
 
 /** A key figure, and below it the interval of its difference to the first run. */
 function figure([, , text, difference]) {
-  const cell = element('span', text);
+  const [value, interval] = text.split(' ['), cell = element('span', value);
+  if (interval) cell.append(element('span', `[${interval}`, {class: 'difference'}));
   if (difference) cell.append(element('span', `difference ${difference}`, {class: 'difference'}));
   return cell;
 }
@@ -237,11 +257,10 @@ function start() {
     + `object of its class with an IoU of at least ${data.iou}.`;
   options('show', views());
   options('class', [['all', 'all'], ...data.classes.map((name, i) => [i, name])]);
-  options('kind', [['all', 'all false positives'], ...data.kinds.map(kind => [kind, names[kind]]),
-    ['suspects', 'possible missing labels'], ['missed', 'missed objects']]);
+  options('kind', [...kinds]);
   options('images', [['all', 'all'], ['good', 'without objects'], ['other', 'with objects']]);
   at('of').hidden = !data.good;
-  const copied = ([, value, recall]) => {
+  const copied = ([, value, recall, perImage]) => {
     if (value === null) return 'not reached';
     const cell = element('span');
     const copy = element('button', value.toFixed(3), {type: 'button', title: String(value)});
@@ -251,7 +270,8 @@ function start() {
       draw();
     });
     cell.append(copy);
-    if (recall !== null) cell.append(element('span', `finds ${(100 * recall).toFixed(0)} %`, {class: 'difference'}));
+    const found = recall === null ? '' : `finds ${(100 * recall).toFixed(0)} %, `;
+    cell.append(element('span', `${found}${perImage.toFixed(2)} FP`, {class: 'difference'}));
     return cell;
   };
   let group = '';

@@ -49,20 +49,26 @@ def precision_recall_svg(curves: Sequence[Sequence[Sequence[float]]]) -> tuple[s
 
 def history_svg(histories: Sequence[dict[str, Line]]) -> str:
     """The panels of ``HISTORY`` in which any run has a line, '' if there is none. A line has two points or more."""
-    names = [name for name in HISTORY if any(len(history.get(name, ())) > 1 for history in histories)]
+    names = shown_panels(histories)
     if not names:
         return ''
 
     def draw(figure: Figure) -> None:
         columns = min(len(names), 3)
         panels = figure.subplots(-(-len(names) // columns), columns, squeeze=False).flat
-        for axes, name in zip(panels, names):
+        for name, axes in zip(names, panels):  # in this order, no panel is taken in vain
             _panel(axes, name, histories)
         for axes in list(panels):
             axes.remove()
         figure.tight_layout()
 
     return _svg((10.0, 2.4 * -(-len(names) // 3)), draw)[0]
+
+
+def shown_panels(histories: Sequence[dict[str, Line]]) -> list[str]:
+    """The panels of ``HISTORY`` in which any run has two points, not all of them 0."""
+    lines = ((name, history.get(name, [])) for name in HISTORY for history in histories)
+    return [*dict.fromkeys(name for name, line in lines if len(line) > 1 and any(value for _, value in line))]
 
 
 def _panel(axes: Axes, name: str, histories: Iterable[dict[str, Line]]) -> None:

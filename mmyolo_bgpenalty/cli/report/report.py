@@ -27,6 +27,7 @@ from mmyolo_bgpenalty.cli.report.plots import (
     confusion_svg,
     history_svg,
     precision_recall_svg,
+    shown_panels,
     training_history,
 )
 from mmyolo_bgpenalty.cli.report.sources import Run, read_run, results_in, same_truth
@@ -56,9 +57,11 @@ def page(runs: Sequence[Run], most: int | None = None) -> str:
     """The HTML of the report. ``most``: false positives, and misses, of each run."""
     content = content_of(runs, most or max(1, MOST // len(runs)), RESAMPLES)
     curve, content['axes'] = precision_recall_svg([run.pop('curve') for run in content['runs']])
+    histories = [training_history(run.checkpoint) for run in runs]
     plots = dict(
         curve=curve,
-        history=history_svg([training_history(run.checkpoint) for run in runs]),
+        history=history_svg(histories),
+        panels=shown_panels(histories),
         legend=[(run.name, COLOURS[place % len(COLOURS)]) for place, run in enumerate(runs)],
         confusions=[(run.name, _confusion(run)) for run in runs],
         confidence=runs[0].source.score_thr,
