@@ -5,7 +5,7 @@ ARGS ?=
 # pytest uses the last of repeated options, so ARGS="-n0 -k name" runs in one process
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help env train test test-slow matrix smoke benchmark lint types clean
+.PHONY: help env train test test-slow matrix smoke benchmark docs lint types clean
 
 help:
 	@echo 'make env        sets up $(ENV) with torch, MMCV, MMDetection and MMYOLO; does nothing if it is up to date'
@@ -15,6 +15,7 @@ help:
 	@echo 'make matrix     runs the tests with each set of versions; ARGS="..." goes to nox, such as ARGS="-s fork"'
 	@echo 'make smoke      trains the shipped config for a minute, with a stop and a resume'
 	@echo 'make benchmark  measures the speed of this package and of MMYOLO; ARGS="..." goes to tools/benchmark.py'
+	@echo 'make docs       builds the site in docs/_build'
 	@echo 'make lint       checks style with ruff, and the direction of imports with import-linter'
 	@echo 'make types      checks types with mypy'
 	@echo 'make clean      removes build outputs and caches; the next `make env` checks $(ENV) again'
@@ -43,7 +44,10 @@ smoke: env
 	$(RUN) .ci/smoke.py
 
 benchmark: env
-	$(RUN) -W ignore tools/benchmark.py --out docs/benchmark $(ARGS)
+	$(RUN) -W ignore tools/benchmark.py --out docs/results/benchmark $(ARGS)
+
+docs: env
+	$(RUN) -m sphinx -q -W --keep-going -b html docs docs/_build
 
 lint: env
 	$(RUN) -m ruff check .
@@ -54,5 +58,5 @@ types: env
 	$(RUN) -m mypy
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.*
+	rm -rf docs/_build build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.*
 	rm -f $(ENV)/.bgpenalty-setup

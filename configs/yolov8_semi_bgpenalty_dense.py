@@ -1,5 +1,5 @@
 # Dense Teacher (https://arxiv.org/abs/2207.02541): on unlabeled images the student learns the teacher's scores at the
-# surest 1 % of the priors, and 0 at the others. On the solar set this was worse than labels only (docs/experiments.md).
+# surest 1 % of the priors, and 0 at the others. On the solar set this was worse than labels only (docs/lab_notes).
 _base_ = './yolov8_semi_bgpenalty.py'
 
 # Both views have the same geometry: the affine and the flip come before `Views`.

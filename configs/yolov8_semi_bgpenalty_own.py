@@ -22,7 +22,7 @@ model = dict(
     )
 )
 train_cfg = dict(val_interval=max(1, _base_.max_epochs // 10))
-# Chosen for a start from COCO weights (docs/experiments.md)
+# Chosen for a start from COCO weights (docs/lab_notes)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = [dict(_base_.warmup, length=1 / 24), _base_.cosine]
 saves = dict(interval=train_cfg['val_interval'], save_best='teacher/coco/bbox_mAP')

@@ -1,5 +1,5 @@
 # Stronger views of unlabeled images: mosaic and MixUp in both views, and colour jitter, grey, blur and erasing in the
-# view of the student. On the solar set mosaics gained nothing, and the other changes did harm (docs/experiments.md).
+# view of the student. On the solar set mosaics gained nothing, and the other changes did harm (docs/lab_notes).
 _base_ = './yolov8_semi_bgpenalty.py'
 
 # Both views are made from one canvas. The canvas is not scaled, because the strong view is.

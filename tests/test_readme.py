@@ -1,4 +1,4 @@
-"""The commands and configs in README.md work, at a size that takes seconds.
+"""The commands and configs in README.md and on the pages of docs/ work, at a size that takes seconds.
 
 Each code block has a test. `make` and the ablations only print what they would run. The trained configs are
 `yolov8_semi_bgpenalty.py` and the project that `init` makes.
@@ -26,17 +26,28 @@ from tests.helpers.environments import OwnEnvironment, copy_checkout
 from tests.helpers.labels import make_voc, save_picture
 from tests.helpers.tiny import ROOT, SEMI, SMALL, data_options, make_images, make_set, stated
 
-BLOCKS = re.findall(r'^```(\w+)\n(.*?)^```', (ROOT / 'README.md').read_text(encoding='utf-8'), re.S | re.M)
+GUIDES = 'own_pictures existing_project watch stop_and_resume report ablation export troubleshooting good_parts'.split()
+PAGES = [  # in the order of a reader. guides/other_heads.md has its own tests
+    ROOT / 'README.md',
+    *(ROOT / f'docs/start/{name}.md' for name in ('install', 'first_training')),
+    *(ROOT / f'docs/guides/{name}.md' for name in GUIDES),
+    *(ROOT / f'docs/{name}.md' for name in ('reference/settings', 'reference/configs', 'explanation/method')),
+    *(ROOT / f'docs/results/{name}.md' for name in ('summary', 'penalty', 'speed')),
+    ROOT / 'docs/contributing.md',
+]
+TEXTS = [page.read_text(encoding='utf-8') for page in PAGES]
+BLOCKS = [block for text in TEXTS for block in re.findall(r'^```(\w+)\n(.*?)^```', text, re.S | re.M)]
 LINES = [
     shlex.split(line, comments=True)
     for kind, text in BLOCKS
     if kind == 'sh'
     for line in text.replace('\\\n', ' ').splitlines()
 ]
-COMMANDS = [words for words in LINES if words[0] == 'python']
+# A command is run where it is seen first.
+COMMANDS = [list(words) for words in dict.fromkeys(tuple(words) for words in LINES if words[0] == 'python')]
 NOT_SHOWN = {'make-solar', 'benchmark'}  # README names the tool of the first, and a `make` target of the second
 PROJECT = 'my_project/my_project.py'
-SNIPPETS = [text for kind, text in BLOCKS if kind == 'python']
+SNIPPETS = [*dict.fromkeys(text for kind, text in BLOCKS if kind == 'python')]
 # Two epochs. The first is burn-in.
 SHORT = ['train_cfg.max_epochs=2', 'train_cfg.val_interval=2', 'burn_in=1', 'default_hooks.checkpoint.interval=2']
 
@@ -55,7 +66,11 @@ def stage(tmp_path_factory):
         save_picture(root / 'data/new' / name)
     init_default_scope('mmyolo')
     detector = MODELS.build(Config.fromfile(config('yolov8_bgpenalty_own.py', model_size='n')).model)
-    torch.save(dict(state_dict=detector.state_dict()), root / 'yolov8s.pt')
+    for name in ('yolov8s.pt', 'yolov8n.pt'):
+        torch.save(dict(state_dict=detector.state_dict()), root / name)
+    make_voc(root / 'defects', names)
+    for name in names:
+        save_picture(root / 'good_parts' / f'good_{name}')
     return root
 
 
@@ -86,7 +101,7 @@ def test_make_targets():
 
 def test_install(tmp_path):
     """In an environment with all dependencies, `pip install` of a checkout adds only this package."""
-    (command,) = (words for words in LINES if words[0] == 'pip')
+    (command,) = {tuple(words) for words in LINES if words[0] == 'pip'}
     checkout, environment = copy_checkout(tmp_path / 'checkout'), OwnEnvironment(tmp_path / 'env')
     rest = Path(sysconfig.get_path('purelib'))
     before, others = set(os.listdir(environment.site)), set(os.listdir(rest))
@@ -115,13 +130,16 @@ def test_commands(stage):
         name, config_file = command[3:5]
         seen.append(name)
         options = [] if '--cfg-options' in command else ['--cfg-options']
-        options += [part for part in stated(SMALL) if config_file != PROJECT or 'widen' not in part]
+        options += [part for part in stated(SMALL) if not config_file.startswith('my_') or 'widen' not in part]
         if 'configs/' in config_file:
             options += stated(data_options(stage / 'data/tiny'))
         if name == 'init':
             small = ('--model', 'n', '--size', '64', '--batch', '4', '--iterations', '8')
-            assert f'train {PROJECT}' in run(stage, command, *small)
-            assert Config.fromfile(stage / PROJECT).train_dataloader.batch_size == 4
+            project = f'{command[4]}/{command[4]}.py'
+            assert f'train {project}' in run(stage, command, *small)
+            assert Config.fromfile(stage / project).train_dataloader.batch_size == (
+                4 if '--unlabeled' in command else 2
+            )
         elif name == 'train':
             assert 'tensors taken' in run(stage, command, *options, *SHORT) or config_file != PROJECT
         elif name == 'check':
@@ -142,8 +160,11 @@ def test_commands(stage):
             assert '<title>Detection report' in (stage / 'report.html').read_text(encoding='utf-8')
         elif name == 'predict':
             run(stage, command, *options)
-            (found,) = stage.glob('predictions/*/predictions.json')
-            assert len(read_json(found)['images']) == 8
+            if '--labels' in command:
+                (found,) = stage.glob('predictions/*/predictions.json')
+                assert len(read_json(found)['images']) == 8
+            else:
+                assert len([*stage.glob('predictions/new/pictures/*')]) == 8
         elif name == 'ablate':
             # test_ablate.py trains a tiny ablation.
             command.insert(5, '--dry-run')
@@ -181,7 +202,7 @@ def test_each_test_in_the_table_of_reliability_exists():
     tests = defaultdict(set)
     for path in (ROOT / 'tests').rglob('test_*.py'):
         tests[path.name].update(re.findall(r'^def (test_\w+)\(', path.read_text(encoding='utf-8'), re.M))
-    lines = (ROOT / 'docs/reliability.md').read_text(encoding='utf-8').splitlines()
+    lines = (ROOT / 'docs/results/reliability.md').read_text(encoding='utf-8').splitlines()
     rows = [line for line in lines if line.startswith('| ') and line != '| fault or input | what happens | test |']
     assert len(rows) > 50
     for row in rows:

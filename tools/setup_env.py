@@ -36,7 +36,7 @@ BUILD_REVISION = 'r1'  # increase it when a change of the flags or of tools/mmcv
 REPO = Path(__file__).resolve().parent.parent
 FORK = os.environ.get('BGP_OPENMMLAB')
 OPENMMLAB = REPO / 'requirements' / (f'openmmlab_{FORK}.txt' if FORK else 'openmmlab.txt')
-REQUIREMENTS = [REPO / 'requirements/runtime.txt', REPO / 'requirements/tests.txt']
+REQUIREMENTS = [REPO / f'requirements/{name}.txt' for name in ('runtime', 'tests', 'docs')]
 DEFAULT_CACHE = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'mmyolo_bgpenalty')
 CACHE = Path(os.environ.get('BGP_CACHE') or DEFAULT_CACHE).expanduser().absolute()
 

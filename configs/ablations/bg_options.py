@@ -1,7 +1,7 @@
 # Options of the penalty that are meant to be stronger than the published formula:
 #   python tools/ablation.py configs/yolov8_semi_bgpenalty_bccd.py --variants configs/ablations/bg_options.py \
 #       --seeds 0 1 2
-# The results are in docs/experiments.md.
+# The results are in docs/lab_notes.
 penalty = 'model.detector.bbox_head.bg_penalty'
 published = {f'{penalty}.normalizer': 'background', f'{penalty}.region': 'all'}
 positives, hard = {**published, f'{penalty}.normalizer': 'positives'}, {**published, f'{penalty}.normalizer': 'hard'}

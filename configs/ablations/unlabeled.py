@@ -2,7 +2,7 @@
 #   python tools/ablation.py configs/yolov8_semi_bgpenalty_bccd.py --variants configs/ablations/unlabeled.py \
 #       --seeds 0 1 2 --cfg-options lambda_bg=0
 # Two runs without unlabeled images are the bounds: the labeled tenth, and all labels. They have the same number of
-# steps, the same augmentation and the same EMA. The results are in docs/experiments.md.
+# steps, the same augmentation and the same EMA. The results are in docs/lab_notes.
 semi_train_cfg, head = 'model.semi_train_cfg', 'model.detector.bbox_head'
 share = f'{semi_train_cfg}.class_thresholds.share'
 # Only the thresholds of the recipe, without its other options

@@ -26,7 +26,7 @@ class EmptyImageDataset(ImageFolderDataset):
 
             The names in a json or text file are relative to ``data_prefix['img']``. An image that is named twice
             counts once.
-        **kwargs: as for ImageFolderDataset.
+        kwargs: as for ImageFolderDataset.
 
     Raises:
         ValueError: ``source`` is something else, cannot be read, has no images, or has images with boxes.

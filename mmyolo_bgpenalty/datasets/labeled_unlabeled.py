@@ -36,7 +36,7 @@ class LabeledUnlabeledDataset(ConcatDataset):
         empty: images that are known to show no object, as the ``source`` of ``EmptyImageDataset``. Its paths begin
             where those of the labeled images begin. None (default): no such images.
         empty_pipeline: the pipeline of ``empty``.
-        lazy_init, **kwargs: as for ConcatDataset.
+        lazy_init, kwargs: as for ConcatDataset.
 
     Attributes:
         sources: names of the ``datasets``, in their order: 'labeled', 'unlabeled' and 'empty', without those that are

@@ -64,7 +64,7 @@ class ValidationLoggerHook(LoggerHook):
     the visualizer are those of LoggerHook.
 
     Args:
-        *args, **kwargs: as for LoggerHook.
+        args, kwargs: as for LoggerHook.
     """
 
     _file_only = False

@@ -71,7 +71,7 @@ class EmptyBranch:
         """The losses of the labeled images (branch 'sup'), as ``detector.loss`` gives them, and ``bg_*``.
 
         One forward pass has both. In two passes batch normalization has statistics of labeled images and of empty
-        images, and the network learns to tell them apart (docs/experiments.md).
+        images, and the network learns to tell them apart (docs/lab_notes).
         """
         head, labeled = detector.bbox_head, len(inputs['sup'])
         outs = head(detector.extract_feat(one_batch(inputs)))

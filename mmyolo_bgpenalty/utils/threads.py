@@ -2,7 +2,7 @@
 
 torch computes with as many threads as there are cores. At the end of each operation they wait for the slowest one. By
 default a waiting thread keeps its core busy. So if other programs use the cores, a step takes many times longer
-(``docs/benchmark.md``). The settings are those of OpenMP: https://www.openmp.org/spec-html/5.0/openmpch6.html
+(``docs/results/benchmark.md``). The settings are those of OpenMP: https://www.openmp.org/spec-html/5.0/openmpch6.html
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The code in docs/other_heads.md."""
+"""The code in docs/guides/other_heads.md."""
 
 import re
 
@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmyolo_bgpenalty import lambda_bg_at
 from tests.helpers.tiny import CONFIGS, ROOT
 
-TEXT = (ROOT / 'docs/other_heads.md').read_text(encoding='utf-8')
+TEXT = (ROOT / 'docs/guides/other_heads.md').read_text(encoding='utf-8')
 CONFIG, LOOP = re.findall(r'^```python\n(.*?)^```', TEXT, re.S | re.M)
 
 

@@ -1,4 +1,4 @@
-"""docs/tables.py and docs/figure.py, which make tables and a figure from docs/experiments_runs.csv."""
+"""tables.py and figure.py in docs/results/data, which make tables and a figure from experiments_runs.csv."""
 
 import sys
 
@@ -8,7 +8,7 @@ from scipy import stats
 
 from tests.helpers.tiny import ROOT
 
-sys.path.insert(0, str(ROOT / 'docs'))
+sys.path.insert(0, str(ROOT / 'docs/results/data'))
 import figure
 import tables
 

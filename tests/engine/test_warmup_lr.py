@@ -81,7 +81,7 @@ def test_a_run_of_another_length_scales_and_a_resumed_run_continues(data, tmp_pa
     ],
 )
 def test_the_shipped_runs_have_the_lengths_that_were_measured(name, total, warmup, momentum_warmup):
-    """The figures in docs/experiments.md were measured with these numbers of iterations."""
+    """The figures in docs/lab_notes were measured with these numbers of iterations."""
     cfg = Config.fromfile(CONFIGS / name)
     assert cfg.param_scheduler[0].type == 'WarmupLR'
     assert iterations_of('length', cfg.param_scheduler[0].length, total) == warmup

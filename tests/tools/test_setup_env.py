@@ -70,6 +70,7 @@ class Checkout:
         shutil.copy(REPO / 'tests/helpers/tiny_wheels.py', self.path)
         texts = {'pyproject.toml': PYPROJECT, 'setup.py': '', 'mmyolo_bgpenalty/__init__.py': "__version__ = '0.1.0'\n"}
         texts |= {'requirements/runtime.txt': 'alpha==1.0\n', 'requirements/tests.txt': '# for tests\nbeta==1.0\n'}
+        texts['requirements/docs.txt'] = ''
         texts['requirements/openmmlab_fork.txt'] = 'mmyolo==0.6.0\nonedl-mmcv==2.3.6\nonedl-mmdetection==3.5.1\n'
         for name, text in texts.items():
             (self.path / name).write_text(text)

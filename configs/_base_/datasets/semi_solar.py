@@ -6,7 +6,7 @@ unlabeled_ann_file = 'semi_anns/train.1@10-unlabeled.json'
 empty = None  # images that are known to show no object: a folder, a json or text file, or a list of these
 
 # Labeled images are mosaics, and some are mixed (MixUp), as in Ultralytics. In the last tenth of training they are
-# single images. Mosaics help if there are few labels (docs/experiments.md).
+# single images. Mosaics help if there are few labels (docs/lab_notes).
 branches = ['sup', 'unsup_teacher', 'unsup_student', 'bg']
 sup_views = dict(type='Views', branch_field=branches, sup=[_base_.pack])
 sup_pipeline = [*_base_.load, _base_.canvas, _base_.mixup, _base_.colour, _base_.flip, sup_views]

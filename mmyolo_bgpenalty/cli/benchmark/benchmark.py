@@ -1,8 +1,8 @@
 """Compare time and memory of this package with MMYOLO, MMDetection and Ultralytics, in pairs within one process.
 
-    python -m mmyolo_bgpenalty benchmark [--cases loss assigner step memory] [--device cuda] [--out docs/benchmark]
+    python -m mmyolo_bgpenalty benchmark [--cases loss assigner step memory] [--device cuda] [--out FILE]
 
-Ratios are ours / theirs. --out writes <out>.md and <out>.json. docs/benchmark_notes.md explains the cases.
+Ratios are ours / theirs. --out writes <out>.md and <out>.json. docs/results/benchmark_notes.md explains the cases.
 """
 
 import argparse

@@ -41,7 +41,7 @@ MOMENTUM = 0.004  # of the shipped config
 SHORT = """\
 default_hooks = dict(mean_teacher=dict(momentum={momentum}))  # so that the teacher follows the student in a short run
 """
-SMALL_SIDE = 32  # pixels of the input; measured in docs/experiments.md with median sides of 18 and 51 pixels
+SMALL_SIDE = 32  # pixels of the input; measured in docs/lab_notes with median sides of 18 and 51 pixels
 SMALL = """\
 # The boxes are small (median side: {side:.0f} pixels of the input), so pseudo-boxes have no box losses, only classes.
 model = dict(semi_train_cfg=dict(unsup_loss_weights=dict(loss_bbox=0.0, loss_dfl=0.0)))

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-# Measured on BCCD and DeepPCB, starting from COCO weights (docs/experiments.md).
+# Measured on BCCD and DeepPCB, starting from COCO weights (docs/lab_notes).
 ITERATIONS = 2700
 BATCH = 8  # with unlabeled pictures, half of a batch is labeled
 BURN_IN = 0.4  # share of training on labeled pictures only

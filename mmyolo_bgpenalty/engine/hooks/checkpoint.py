@@ -58,7 +58,7 @@ class ResumableCheckpointHook(CheckpointHook):
       can be resumed from it, the one before is taken, with a warning.
 
     Args:
-        *args, **kwargs: as for CheckpointHook. In a local ``out_dir`` the default is
+        args, kwargs: as for CheckpointHook. In a local ``out_dir`` the default is
             ``backend_args=dict(backend='whole_files')``.
 
     Raises:

@@ -2,7 +2,7 @@
 
 They show the runs in experiments_runs.csv and good_parts.csv. A line is a seed (of a fold).
 
-    python docs/figure.py
+    python docs/results/data/figure.py
 """
 
 import io
@@ -87,8 +87,6 @@ def _png(figure: Figure) -> bytes:
 
 
 if __name__ == '__main__':
-    for name, content in (
-        ('results.png', picture(read_runs())),
-        ('good_parts.png', picture_of_alarms(read_runs(GOOD_PARTS))),
-    ):
-        Path(__file__).with_name(name).write_bytes(content)
+    DOCS = Path(__file__).resolve().parents[2]
+    (DOCS / 'results/results.png').write_bytes(picture(read_runs()))
+    (DOCS / 'guides/good_parts.png').write_bytes(picture_of_alarms(read_runs(GOOD_PARTS)))

@@ -1,6 +1,6 @@
 """Print a table of paired differences from experiments_runs.csv or good_parts.csv, which have a line for every run.
 
-    python docs/tables.py solar 'labels only' 'recipe, share 0.6, burn-in 1080' \
+    python docs/results/data/tables.py solar 'labels only' 'recipe, share 0.6, burn-in 1080' \
         --images test --sessions 3 4 --metrics mAP mAP_50
 
 The first line has the mean ± standard deviation of the first variant, the baseline. The other lines have the mean

@@ -1,0 +1,43 @@
+"""The site: ``make docs``."""
+
+import ast
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / 'docs'))
+
+project = 'mmyolo_bgpenalty'
+extensions = ['myst_parser', 'autoapi.extension', 'sphinx.ext.napoleon', 'sphinx.ext.mathjax']
+myst_enable_extensions = ['dollarmath', 'colon_fence']
+myst_heading_anchors = 3
+html_theme = 'furo'
+html_title = 'mmyolo_bgpenalty'
+html_show_copyright = False
+exclude_patterns = ['_build']
+# The package is read, not imported: the site needs neither torch nor MMCV.
+autoapi_dirs = [str(ROOT / 'mmyolo_bgpenalty')]
+autoapi_root = 'reference/api'
+autoapi_options = ['members', 'show-module-summary']
+autoapi_add_toctree_entry = False
+autoapi_keep_files = False
+autoapi_member_order = 'bysource'
+
+
+def write_commands(app) -> None:
+    """Write reference/commands.md: every command with the description that its --help prints."""
+    main = ast.parse((ROOT / 'mmyolo_bgpenalty/__main__.py').read_text(encoding='utf-8'))
+    (table,) = (node.value for node in main.body if isinstance(node, ast.Assign) and node.targets[0].id == 'COMMANDS')
+    pages = ['# Commands\n\n`python -m mmyolo_bgpenalty COMMAND --help` lists the arguments of a command.']
+    for name, (module, what) in ast.literal_eval(table).items():
+        file = ROOT / 'mmyolo_bgpenalty/cli' / f'{module.replace(".", "/")}.py'
+        text = ast.get_docstring(ast.parse(file.read_text(encoding='utf-8')))
+        pages.append(f'## {name}\n\n{what[0].upper()}{what[1:]}.\n\n```text\n{text}\n```')
+    target = ROOT / 'docs/reference/commands.md'
+    new = '\n\n'.join(pages) + '\n'
+    if not target.exists() or target.read_text(encoding='utf-8') != new:
+        target.write_text(new, encoding='utf-8')
+
+
+def setup(app) -> None:
+    app.connect('builder-inited', write_commands)
