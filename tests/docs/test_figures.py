@@ -1,29 +1,137 @@
-"""The figures on README are those of the runs that it names."""
+"""The tables of README, of the results and of metafile.yml have the figures of the runs in docs/results/data/."""
 
 import re
 import statistics
 
 import pytest
+import yaml
 
 from tests.docs.test_tables import tables  # it finds docs/results/data
 from tests.helpers.tiny import ROOT
 
-RUNS = tables.read_runs(ROOT / 'docs/results/data/good_parts.csv')
-VARIANTS = {
+RUNS = tables.read_runs()
+GOOD = tables.read_runs(tables.RUNS.with_name('good_parts.csv'))
+
+
+def rows_of(page):
+    """The rows of all tables of a page, as cells, by what is in their first cell."""
+    lines = re.findall(r'^\| (.+) \|$', (ROOT / page).read_text(encoding='utf-8'), re.M)
+    cells = (line.split(' | ') for line in lines)
+    return [(first.replace('**', ''), rest) for first, *rest in cells]
+
+
+README = {
     'labels only': ('labels only, bf16', '1170'),
     'and 360 unlabeled boards': ('360 unlabeled boards, bf16', '1170'),
     'and 400 good boards': ('400 good boards, misfires first, bf16', '1170'),
     'all 400 labels, without good boards': ('all labels, bf16', '1200'),
 }
-METRICS = {'mAP': 3, 'precision_at_recall_0.8': 3, 'alarms_at_recall_0.8': 0}
-ROWS = dict(re.findall(r'^\| ([^|]+) \| (.+) \|$', (ROOT / 'README.md').read_text(encoding='utf-8'), re.M))
 
 
-@pytest.mark.parametrize('name', VARIANTS)
-def test_a_row_is_the_mean_of_its_runs(name):
-    variant, iterations = VARIANTS[name]
+@pytest.mark.parametrize('name', README)
+def test_a_row_of_readme_is_the_mean_of_its_runs(name):
+    variant, iterations = README[name]
     wanted = dict(set='DeepPCB', variant=variant, iterations=iterations, images='test')
-    runs = [run for run in RUNS if all(run[key] == value for key, value in wanted.items())]
+    runs = [run for run in GOOD if all(run[key] == value for key, value in wanted.items())]
     assert len({run['seed'] for run in runs}) == len(runs) > 0
-    for text, (metric, digits) in zip(ROWS[name].split(' | '), METRICS.items(), strict=True):
+    metrics = {'mAP': 3, 'precision_at_recall_0.8': 3, 'alarms_at_recall_0.8': 0}
+    for text, (metric, digits) in zip(dict(rows_of('README.md'))[name], metrics.items(), strict=True):
         assert text == f'{statistics.mean(float(run[metric]) for run in runs):.{digits}f}', metric
+
+
+SOFT, MOSAIC = 'recipe, soft targets', ', mosaic and MixUp of labeled'
+RECIPE, PENALTY = 'recipe, share 0.6, burn-in 1080', 'recipe, penalty λ=0.3'
+AT_RECALL = ('precision_at_recall_0.7', 'precision_at_recall_0.8')
+SOLAR = dict(set=['solar'], iterations=['5400'], images=['test'])
+BCCD = dict(set=['BCCD'], iterations=['1920'], images=['test'], seed=['1', '2', '3'])
+OF_PENALTY = ('mAP', 'mAP_50', 'precision_at_recall_0.6', *AT_RECALL, 'recall_at_0.25', 'fp_per_image_at_0.25')
+# Page, runs, metrics, variants, the first one is the baseline; and the first cells of the rows, None if it has no row.
+TABLES = [
+    (
+        *('results/summary', SOLAR, ('mAP', 'mAP_50', *AT_RECALL, 'recall_at_0.25', 'fp_per_image_at_0.25')),
+        {
+            'labels only, mosaic and MixUp': 'labels only',
+            f'{SOFT}{MOSAIC}, penalty λ=0.3': 'as shipped: unlabeled images, λ = 0.3',
+            f'{SOFT}{MOSAIC}': 'the same, λ = 0',
+            'all labels, mosaic and MixUp': 'all 600 labels',
+            'all labels': 'all 600 labels, single images in place of mosaics',
+        },
+    ),
+    (
+        *('results/summary', SOLAR, ('mAP', 'mAP_50', *AT_RECALL, 'precision_at_0.25', 'recall_at_0.25')),
+        {
+            'labels only': 'labels only',
+            SOFT: 'unlabeled images',
+            f'{SOFT}, known empty': 'unlabeled images, 142 of them named in `known_empty`',
+            'all labels': 'all 600 labels',
+        },
+    ),
+    (
+        *('results/summary', BCCD),
+        ('mAP', 'mAP_50', 'AP_class_1', 'AP_class_2', 'AP_class_3', AT_RECALL[0], *OF_PENALTY[-2:]),
+        {
+            'labels only': 'labels only',
+            PENALTY: 'as shipped: unlabeled images, λ = 0.3',
+            'recipe, share 0.6, burn-in 384': 'the same, λ = 0',
+            'labels only, mosaic and MixUp': 'labels only, mosaics',
+            'all labels': 'all 219 labels',
+        },
+    ),
+    (
+        *('results/penalty', SOLAR, OF_PENALTY),
+        {f'{SOFT}{MOSAIC}': None, f'{SOFT}{MOSAIC}, penalty λ=0.3': 'λ = 0.3, as shipped'},
+    ),
+    (*('results/penalty', SOLAR, OF_PENALTY), {SOFT: None, f'{SOFT}, penalty λ=0.3': 'λ = 0.3, single images'}),
+    (
+        *('results/penalty', SOLAR, OF_PENALTY),
+        {
+            RECIPE: None,
+            PENALTY: 'λ = 0.3, without soft targets',
+            'recipe, penalty λ=1': 'λ = 1, without soft targets',
+            'recipe, penalty λ=1, unlabeled too': 'λ = 1, without soft targets, on unlabeled images, too',
+        },
+    ),
+    (
+        *('results/penalty', SOLAR, OF_PENALTY),
+        {'labels only': None, 'labels only, penalty λ=1': 'λ = 1, without unlabeled images'},
+    ),
+    (
+        *('results/penalty', BCCD, OF_PENALTY),
+        {'recipe, share 0.6, burn-in 384': None, PENALTY: 'λ = 0.3 (shipped), test'},
+    ),
+    (
+        *('results/penalty', BCCD | dict(images=['held out']), OF_PENALTY),
+        {'recipe, share 0.6, burn-in 384': None, PENALTY: 'held out'},
+    ),
+]
+
+
+@pytest.mark.parametrize('page, runs, metrics, variants', TABLES, ids=lambda value: value if type(value) is str else '')
+def test_a_table_of_the_results_has_the_figures_of_its_runs(page, runs, metrics, variants):
+    lines = tables.table(RUNS, list(variants), metrics, nms=['0.5'], session=tables.SESSIONS, **runs)[2:]
+    shown = rows_of(f'docs/{page}.md')
+    for line, (variant, name) in zip(lines, variants.items(), strict=True):
+        _, number, *cells = line[2:-2].split(' | ')
+        if name is None:
+            continue
+        found = [[cell.partition(' of ')[0] for cell in rest] for first, rest in shown if first == name]
+        assert cells in [row[-len(cells) :] for row in found], (variant, name)
+        (row,) = [row for row in found if row[-len(cells) :] == cells]
+        assert row[: -len(cells)] in ([], [number])
+
+
+@pytest.mark.parametrize('place', range(3))
+def test_the_metafile_names_configs_and_their_figures(place):
+    content = yaml.safe_load((ROOT / 'configs/metafile.yml').read_text(encoding='utf-8'))
+    model = content['Models'][place]
+    shipped = f'{SOFT}{MOSAIC}, penalty λ=0.3'
+    runs, variant, wanted = [
+        (RUNS, shipped, SOLAR),
+        (RUNS, PENALTY, BCCD),
+        (GOOD, README['and 400 good boards'][0], dict(set=['DeepPCB'], iterations=['1170'], images=['test'])),
+    ][place]
+    values = tables.values_of(runs, 'mAP', variant=[variant], nms=['0.5'], **wanted).values()
+    assert (ROOT / model['Config']).is_file() and len(values) in (3, 9)
+    (result,) = model['Results']
+    assert result['Metrics']['box AP'] == pytest.approx(100 * statistics.mean(values), abs=0.051)
+    assert model['Metadata']['Iterations'] == int(wanted['iterations'][0])

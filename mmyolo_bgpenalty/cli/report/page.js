@@ -89,8 +89,9 @@ function drawFigures(confidence) {
   table('figures', ['', ...data.runs.map((run, i) => label(i))], rows.map(([name, text]) => [name, ...all.map(text)]));
   const heads = (first, names) => [first, 'objects', ...data.runs.flatMap(
     run => names.map(name => data.runs.length > 1 ? `${name}, ${run.name}` : name))];
-  table('classes', heads('class', ['precision', 'recall']), data.classes.map((name, i) => [name, String(data.objects[i]), ...all.flatMap(
-    one => [shown(one.classes[i].precision, 3), shown(one.classes[i].recall, 3)])]));
+  table('classes', heads('class', ['precision', 'recall', 'F1']),
+    data.classes.map((name, i) => [name, String(data.objects[i]), ...all.flatMap(
+      one => ['precision', 'recall', 'f1'].map(key => shown(one.classes[i][key], 3)))]));
   table('sizes', heads('size', ['recall', 'false positives']), data.sizes.map((name, size) => {
     const objects = data.objectSizes.filter(one => one === size).length;
     return [name, String(objects), ...data.runs.flatMap((run, i) => {

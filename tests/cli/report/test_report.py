@@ -391,7 +391,7 @@ def test_the_figures_at_a_confidence_are_those_of_the_metric(browser, page, resu
             ]
             assert dot == pytest.approx(expected, abs=0.01)
             for line, entry in zip(classes, found['classes']):
-                for text, key in zip(line[2 + 2 * place :], ('precision', 'recall')):
+                for text, key in zip(line[2 + 3 * place :], ('precision', 'recall', 'f1')):
                     assert abs(float(text) - entry[key + suffix]) <= 0.00051
 
 
