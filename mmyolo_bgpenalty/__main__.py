@@ -15,8 +15,8 @@ COMMANDS = {
     'train': ('train', 'train a detector'),
     'test': ('test', 'evaluate a checkpoint'),
     'predict': ('predict', 'draw and label the pictures of a folder, or a video'),
-    'report': ('report.report', 'show false alarms and misses in a browser, of one or more results of `test --out`'),
-    'ablate': ('ablation.ablate', 'do unlabeled pictures and the penalty help? train with and without, and compare'),
+    'report': ('report.report', 'show false alarms and misses of one or more trainings in a browser'),
+    'ablate': ('ablation.ablate', 'do good parts, unlabeled pictures and the penalty help? trains with and without, and compares'),
     'export': ('export', 'export the teacher of a checkpoint as a plain detector, also as ONNX'),
     'benchmark': ('benchmark.benchmark', 'compare time and memory with MMYOLO, MMDetection and Ultralytics'),
 }

@@ -21,10 +21,10 @@ def rows_of(page):
 
 
 README = {
-    'labels only': ('labels only, bf16', '1170'),
-    'and 360 unlabeled boards': ('360 unlabeled boards, bf16', '1170'),
-    'and 400 good boards': ('400 good boards, misfires first, bf16', '1170'),
-    'all 400 labels, without good boards': ('all labels, bf16', '1200'),
+    '40 labels': ('labels only, bf16', '1170'),
+    '40 labels and 360 unlabeled boards': ('360 unlabeled boards, bf16', '1170'),
+    '40 labels and 400 good boards': ('400 good boards, misfires first, bf16', '1170'),
+    'all 400 labels': ('all labels, bf16', '1200'),
 }
 
 
@@ -128,7 +128,7 @@ def test_the_metafile_names_configs_and_their_figures(place):
     runs, variant, wanted = [
         (RUNS, shipped, SOLAR),
         (RUNS, PENALTY, BCCD),
-        (GOOD, README['and 400 good boards'][0], dict(set=['DeepPCB'], iterations=['1170'], images=['test'])),
+        (GOOD, README['40 labels and 400 good boards'][0], dict(set=['DeepPCB'], iterations=['1170'], images=['test'])),
     ][place]
     values = tables.values_of(runs, 'mAP', variant=[variant], nms=['0.5'], **wanted).values()
     assert (ROOT / model['Config']).is_file() and len(values) in (3, 9)
