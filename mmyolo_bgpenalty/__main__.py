@@ -16,7 +16,7 @@ COMMANDS = {
     'test': ('test', 'evaluate a checkpoint'),
     'predict': ('predict', 'draw and label the pictures of a folder, or a video'),
     'report': ('report.report', 'show false alarms and misses of one or more trainings in a browser'),
-    'ablate': ('ablation.ablate', 'do good parts, unlabeled pictures and the penalty help? trains with and without, and compares'),
+    'ablate': ('ablation.ablate', 'train with and without good parts, unlabeled pictures and the penalty, and compare'),
     'export': ('export', 'export the teacher of a checkpoint as a plain detector, also as ONNX'),
     'benchmark': ('benchmark.benchmark', 'compare time and memory with MMYOLO, MMDetection and Ultralytics'),
 }
