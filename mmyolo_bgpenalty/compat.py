@@ -83,7 +83,7 @@ def check_versions() -> None:
         except ImportError as error:
             faults.append(f'mmcv is installed without its compiled operators or for another torch ({error})')
     if faults:
-        place = 'See "In an environment that has OpenMMLab" in README.md.'
+        place = 'See "In an environment that has OpenMMLab" in docs/start/install.md.'
         raise ImportError(f'mmyolo_bgpenalty cannot work here: {"; ".join(faults)}. {place}')
 
 

@@ -153,8 +153,8 @@ def test_wrong_and_missing_versions_are_named(name, found, wanted, monkeypatch):
     message = str(error.value)
     assert f'cannot work here: {name} {wanted}' in message and message.count('is needed') == 1
     assert f'and {name} {found} is installed' in message if found else f'and {name} is not installed' in message
-    heading = re.search('See "(.*)" in README.md', message).group(1)
-    assert re.search(f'^#+ {heading}$', (ROOT / 'README.md').read_text(encoding='utf-8'), re.MULTILINE)
+    heading, page = re.search('See "(.*)" in (docs/.*)[.]$', message).groups()
+    assert re.search(f'^#+ {heading}$', (ROOT / page).read_text(encoding='utf-8'), re.MULTILINE)
 
 
 @pytest.mark.parametrize(
