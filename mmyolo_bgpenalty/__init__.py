@@ -10,7 +10,7 @@ import of the package also
 It does not change the functions of MMEngine that load checkpoints. In this package's own commands
 
 - Ctrl-C prints no traceback, also during these imports, which take seconds (``end_quietly_on_ctrl_c``);
-- threads that wait do not keep their core busy (``start_command``).
+- threads that wait for long do not keep their core busy (``start_command``).
 """
 
 from mmyolo_bgpenalty.compat import (

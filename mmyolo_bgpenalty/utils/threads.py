@@ -2,7 +2,8 @@
 
 torch computes with as many threads as there are cores. At the end of each operation they wait for the slowest one. By
 default a waiting thread keeps its core busy. So if other programs use the cores, a step takes many times longer
-(``docs/results/benchmark.md``). The settings are those of OpenMP: https://www.openmp.org/spec-html/5.0/openmpch6.html
+(``docs/results/benchmark_notes.md``). The settings are those of GCC's OpenMP library, which torch uses on Linux:
+https://gcc.gnu.org/onlinedocs/libgomp/Environment-Variables.html
 """
 
 import math
@@ -30,14 +31,16 @@ _start: CpuTime | None = None  # of a command
 
 
 def start_command() -> None:
-    """Begin to measure for ``free_cores``, and let waiting threads sleep, unless the user has a setting for it.
+    """Begin to measure for ``free_cores``. Let threads sleep that wait for long, unless the user has a setting for it.
 
     It must come before torch's import. Later the threads cannot change how they wait.
     """
     global _start
     _start = cpu_time()
     if not any(name in os.environ for name in WAITING):
-        os.environ['OMP_WAIT_POLICY'] = 'passive'
+        os.environ['GOMP_SPINCOUNT'] = (
+            '1000'  # fast enough alone, and not slow beside others: docs/results/benchmark_notes.md
+        )
 
 
 def cpu_time(proc: Path = PROC) -> CpuTime | None:
