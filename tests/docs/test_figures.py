@@ -1,11 +1,13 @@
 """The tables of README, of the results and of metafile.yml have the figures of the runs in docs/results/data/."""
 
+import json
 import re
 import statistics
 
 import pytest
 import yaml
 
+from mmyolo_bgpenalty.cli.ablation.report import compare
 from tests.docs.test_tables import tables  # it finds docs/results/data
 from tests.helpers.tiny import ROOT
 
@@ -135,3 +137,49 @@ def test_the_metafile_names_configs_and_their_figures(place):
     (result,) = model['Results']
     assert result['Metrics']['box AP'] == pytest.approx(100 * statistics.mean(values), abs=0.051)
     assert model['Metadata']['Iterations'] == int(wanted['iterations'][0])
+
+
+def test_the_curve_of_lambda_has_the_figures_of_its_runs():
+    rows = dict(rows_of('docs/results/penalty.md'))
+    wanted = dict(set=['BCCD'], iterations=['1920'], nms=['0.5'], fold=['1'], seed=['1'], session=tables.SESSIONS)
+    metrics = {
+        'precision at recall 0.7': 'precision_at_recall_0.7',
+        'mAP': 'mAP',
+        'recall at confidence 0.25': 'recall_at_0.25',
+    }
+    for name, metric in metrics.items():
+        for weight, cell in zip(rows['λ'], rows[name], strict=True):
+            differences = []
+            for images in ('test', 'held out'):
+                base, own = (
+                    tables.values_of(RUNS, metric, variant=[variant], images=[images], **wanted)['1', '1']
+                    for variant in ('recipe, share 0.6, burn-in 384', f'recipe, penalty λ={weight}')
+                )
+                differences.append(f'{own - base:+.3f}'.replace('-', '−'))
+            assert cell == ', '.join(differences), (name, weight)
+
+
+PUBLISHED = ('coco/bbox_mAP', 'coco/bbox_mAP_50', 'pr/f1', 'pr/precision_at_0.25', 'pr/fp_per_image_at_0.25')
+
+
+def test_the_ablation_as_published_has_the_figures_of_its_runs():
+    """Those of the page are those of ablation.json, and these are computed again from its runs."""
+    content = json.loads(tables.RUNS.with_name('ablation.json').read_text(encoding='utf-8'))
+    shown = [(name, cells) for name, cells in rows_of('docs/results/penalty.md') if len(cells) == 6]
+    shown = {name: cells for name, cells in shown if 'λ=' in name}
+    variants = list(dict.fromkeys(run['variant'] for run in content['runs']))
+    assert list(shown) == variants
+    of_runs = {(row['variant'], row['metric']): row for row in compare(content['runs'], variants)}
+    metrics = (*PUBLISHED, 'pr/precision_at_recall_0.7')
+    for row in content['table']:
+        own = of_runs.get((row['variant'], row['metric']))
+        if own:
+            values = [row[key] for key in ('mean', 'std', 'difference', 'low', 'high')]
+            assert values == pytest.approx([own[key] for key in ('mean', 'std', 'difference', 'low', 'high')])
+    for name, cells in shown.items():
+        for metric, cell in zip(metrics, cells, strict=True):
+            row = of_runs[name, metric]
+            text = f'{row["mean"]:.3f} ± {row["std"]:.3f}'
+            if name != variants[0]:
+                text = f'{row["difference"]:+.3f} [{row["low"]:+.3f}, {row["high"]:+.3f}]'
+            assert cell == text.replace('-', '−')
