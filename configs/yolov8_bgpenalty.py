@@ -12,6 +12,7 @@ lambda_bg_schedule = 'linear'  # constant, linear, step or cosine
 use_focal_bg = False
 burn_in = 30  # epochs without penalty. An epoch is 8 iterations
 
+default_hooks = dict(channels_last=dict(type='ChannelsLastHook'))
 custom_hooks = [
     dict(
         type='EMAHook',

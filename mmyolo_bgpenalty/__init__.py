@@ -48,6 +48,7 @@ from mmyolo_bgpenalty.datasets.transforms import (  # noqa: E402
 )
 from mmyolo_bgpenalty.engine.console import ValidationLoggerHook  # noqa: E402
 from mmyolo_bgpenalty.engine.cpu_amp import CpuBf16OptimWrapper  # noqa: E402
+from mmyolo_bgpenalty.engine.hooks.channels_last import ChannelsLastHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.checkpoint import ResumableCheckpointHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.collapse_monitor import CollapseMonitorHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.compile import CompileHook  # noqa: E402
@@ -83,6 +84,7 @@ __all__ = [
     'BgPenaltyDetDataPreprocessor',
     'BgPenaltyYOLOv8Head',
     'BurnInMeanTeacherHook',
+    'ChannelsLastHook',
     'CheckedCocoDataset',
     'ClassThresholdsHook',
     'CollapseMonitorHook',

@@ -37,6 +37,7 @@ def supervised_steps(shape: Shape, overrides: dict | None, device: str) -> tuple
     cfg = our_config(shape, overrides)
     ours, theirs = (_initialised(build(c, device)) for c in (cfg.model, their_detector(shape, cfg.model)))
     theirs.load_state_dict(ours.state_dict())
+    ours.to(memory_format=torch.channels_last)  # as ChannelsLastHook does
     scene = Scene(shape, 'cpu')
     samples = dict(bboxes_labels=scene.objects, img_metas=[])
     batch = dict(inputs=scene.pictures(0), data_samples=samples)
