@@ -106,7 +106,8 @@ def default_of(name):
     if last in place:
         return place[last]
     if name.startswith(OPTIONS):
-        return getattr(SemiTrainOptions(), last)
+        options = SemiTrainOptions()
+        return options.pseudo_test_cfg[last] if 'pseudo_test_cfg' in name else getattr(options, last)
     if name.startswith(HEAD + 'bg_penalty.'):
         return getattr(BackgroundPenaltyOptions(), last)
     if name.startswith('model.bg_branch.'):
@@ -149,5 +150,5 @@ def test_no_option_lacks_a_row():
     wanted = {*SETTINGS, *(OPTIONS + option.name for option in fields(SemiTrainOptions))}
     wanted |= {HEAD + 'bg_penalty.' + option.name for option in fields(BackgroundPenaltyOptions)}
     wanted |= {'model.bg_branch.' + option.name for option in fields(EmptyBranch)}
-    rows = {row.replace('pseudo_test_cfg.score_thr', 'pseudo_test_cfg') for row in ROWS}
+    rows = {re.sub(r'(?<=pseudo_test_cfg)\..+', '', row) for row in ROWS}
     assert wanted - rows == {HEAD + 'bg_penalty.focal'}  # use_focal_bg sets it
