@@ -25,7 +25,7 @@ def percent_name(percent) -> str:
 
 
 def semi_names(stem: str, fold: int, percent) -> tuple[str, str]:
-    """The names that MMDetection gives the two files: train.1@10.json and train.1@10-unlabeled.json."""
+    """The names that MMDetection gives the two files: ``train.1@10.json``, ``train.1@10-unlabeled.json``."""
     name = f'{stem}.{fold}@{percent_name(percent)}'
     return f'{name}.json', f'{name}-unlabeled.json'
 
