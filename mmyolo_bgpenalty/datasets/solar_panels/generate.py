@@ -39,9 +39,9 @@ def generate(
     """Write the set to the folder ``root``, unless it is already there.
 
     The pictures are root/images/{train,val}_00000.png, ...; the annotations are root/annotations/{train,val}.json.
-    With ``percent`` = 10, ``root/semi_anns/train.1@10.json`` has a tenth of the training images. If one of 500 random draws
-    has at least 3 boxes of each class, it is used. root/semi_anns/train.1@10-unlabeled.json has the other images and
-    their boxes. Each file_name is relative to root/images. root/solar.json has the parameters.
+    With ``percent`` = 10, ``root/semi_anns/train.1@10.json`` has a tenth of the training images. If one of 500 random
+    draws has at least 3 boxes of each class, it is used. ``root/semi_anns/train.1@10-unlabeled.json`` has the other
+    images and their boxes. Each file_name is relative to root/images. root/solar.json has the parameters.
 
     Args:
         root: the folder to create. Its parents are created too. It appears only when the set is complete.
