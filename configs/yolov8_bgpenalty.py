@@ -16,7 +16,7 @@ default_hooks = dict(channels_last=dict(type='ChannelsLastHook'))
 custom_hooks = [
     dict(
         type='EMAHook',
-        ema_type='ExpMomentumEMA',
+        ema_type='ForeachEMA',
         momentum=0.002,
         update_buffers=True,
         strict_load=False,

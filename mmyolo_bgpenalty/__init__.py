@@ -73,6 +73,7 @@ from mmyolo_bgpenalty.models.data_preprocessors import (  # noqa: E402
 )
 from mmyolo_bgpenalty.models.dense_detector import DenseSemiYOLODetector  # noqa: E402
 from mmyolo_bgpenalty.models.empty_branch import EmptyImagesYOLODetector  # noqa: E402
+from mmyolo_bgpenalty.models.foreach_ema import ForeachEMA  # noqa: E402
 from mmyolo_bgpenalty.models.losses.background_penalty_loss import BackgroundPenaltyLoss  # noqa: E402
 from mmyolo_bgpenalty.models.losses.penalty import background_penalty  # noqa: E402
 from mmyolo_bgpenalty.models.semi_detector import SemiYOLODetector  # noqa: E402
@@ -94,6 +95,7 @@ __all__ = [
     'DenseSemiYOLODetector',
     'EmptyImageDataset',
     'EmptyImagesYOLODetector',
+    'ForeachEMA',
     'ImageFolderDataset',
     'LabeledUnlabeledBatchSampler',
     'LabeledUnlabeledDataset',

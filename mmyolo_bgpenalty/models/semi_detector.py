@@ -148,7 +148,8 @@ class SemiYOLODetector(SemiBaseDetector):
     @torch.no_grad()
     def get_pseudo_instances(self, batch_inputs: Tensor, batch_data_samples: list) -> tuple[list, dict]:
         """The samples with pseudo-boxes in the pixels of the weak views, and ``predictions`` of the teacher's head."""
-        self.teacher.eval()
+        if self.teacher.training:  # a walk over all modules
+            self.teacher.eval()
         options = self.semi_train_cfg
         test_cfg = options.pseudo_test_cfg
         least = test_cfg.score_thr if self.class_thresholds is None else self.class_thresholds.floor
@@ -184,32 +185,31 @@ class SemiYOLODetector(SemiBaseDetector):
             found.bboxes[:, 0::2].clamp_(0, width)
             found.bboxes[:, 1::2].clamp_(0, height)
         # Heads with centerness compare scores to `score_thr` before they multiply them by it.
-        return [found[found.scores > least][: test_cfg.max_per_img] for found in results]
+        return [chosen(found, found.scores > least)[: test_cfg.max_per_img] for found in results]
 
     def _fused_boxes(self, batch_inputs: Tensor, least: float) -> list[InstanceData]:
         """``fused_boxes`` of the view and its ``teacher_flips``, with scores above ``least``."""
-        options, views = self.semi_train_cfg, []
-        for axes in ((), *(FLIPS[flip] for flip in options.teacher_flips)):
-            outs = self.teacher.bbox_head(self.teacher.extract_feat(batch_inputs.flip(axes)))
-            # A mean score above `least` may have parts below it.
-            found = self._boxes(outs, batch_inputs, least / (1 + len(options.teacher_flips)))
-            for instances in found:
-                instances.bboxes = flip_boxes(instances.bboxes, batch_inputs.shape[-2:], axes)
-            views.append(found)
-        fused = (fused_boxes(image, options.pseudo_test_cfg.nms) for image in zip(*views))
-        return [found[found.scores > least][: options.pseudo_test_cfg.max_per_img] for found in fused]
+        options, images = self.semi_train_cfg, len(batch_inputs)
+        flips = [(), *(FLIPS[flip] for flip in options.teacher_flips)]
+        views = torch.cat([batch_inputs.flip(axes) for axes in flips])
+        # A mean score above `least` may have parts below it.
+        found = self._boxes(self.teacher.bbox_head(self.teacher.extract_feat(views)), views, least / len(flips))
+        for i, instances in enumerate(found):
+            instances.bboxes = flip_boxes(instances.bboxes, batch_inputs.shape[-2:], flips[i // images])
+        fused = (fused_boxes(found[i::images], options.pseudo_test_cfg.nms) for i in range(images))
+        return [chosen(found, found.scores > least)[: options.pseudo_test_cfg.max_per_img] for found in fused]
 
     def _teacher_predictions(self, batch_inputs: Tensor) -> tuple:
         """What the teacher's head returns. With ``teacher_flips`` the mean over the view and its flips."""
-        outs = self.teacher.bbox_head(self.teacher.extract_feat(batch_inputs))
         flips = self.semi_train_cfg.teacher_flips
         if not flips:
-            return outs
-        predictions = [outs[:2]]
-        for flip in flips:
-            flipped = self.teacher.bbox_head(self.teacher.extract_feat(batch_inputs.flip(FLIPS[flip])))
-            predictions.append(flipped_back(flipped[0], flipped[1], flip))
-        return mean_predictions(predictions)
+            return self.teacher.bbox_head(self.teacher.extract_feat(batch_inputs))
+        # One batch of all views. In evaluation mode images do not change each other.
+        views = torch.cat([batch_inputs, *(batch_inputs.flip(FLIPS[flip]) for flip in flips)])
+        outs = self.teacher.bbox_head(self.teacher.extract_feat(views))[:2]
+        scores, distances = (list(zip(*(level.split(len(batch_inputs)) for level in out))) for out in outs)
+        flipped = (flipped_back(*view) for view in zip(scores[1:], distances[1:], flips))
+        return mean_predictions([(scores[0], distances[0]), *flipped])
 
     def _keep_confident(self, samples: list) -> None:
         """Keep only confident boxes in ``gt_instances``. Unsure boxes become ``ignored_instances``."""
@@ -225,9 +225,9 @@ class SemiYOLODetector(SemiBaseDetector):
             thresholds = self.class_thresholds(boxes, all_gather)
             confident = [instances.scores >= thresholds[instances.labels.long()] for instances in found]
         for sample, instances, kept in zip(samples, found, confident):
-            sample.gt_instances = instances[kept]
+            sample.gt_instances = chosen(instances, kept)
             if unsure_thr is not None:
-                sample.ignored_instances = instances[~kept & (instances.scores > unsure_thr)]
+                sample.ignored_instances = chosen(instances, ~kept & (instances.scores > unsure_thr))
 
     def project_pseudo_instances(self, batch_pseudo_instances: list, batch_data_samples: list) -> list:
         """Give the strong views the boxes of the weak views, in the pixels of the strong views."""
@@ -318,6 +318,11 @@ class SemiYOLODetector(SemiBaseDetector):
             'semi/pseudo_score': score,
             'semi/pseudo_empty': torch.full((), counts.count(0) / images, device=device),
         }
+
+
+def chosen(instances: InstanceData, mask: Tensor) -> InstanceData:
+    """``instances[mask]``, which would wait for the device once for each field."""
+    return instances[mask.nonzero()[:, 0]]
 
 
 def _in_fp32(outs):

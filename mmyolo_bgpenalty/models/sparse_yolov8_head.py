@@ -207,22 +207,22 @@ class SparseYOLOv8Head(YOLOv8Head):
 
     def _ignored_logits(self, metas: list[dict], ignored, foreground: Tensor) -> Entries | None:
         """The logits that ``ignored_in_cls`` leaves out of the classification loss, without duplicates."""
-        number, classes = len(self.flatten_priors_train), self.num_classes
-        grids = as_grids(self.flatten_priors_train)
-        every = torch.arange(classes, device=foreground.device)
-        keys = []
-        for i, meta in enumerate(metas):
-            boxes, labels = ignored_objects(meta, ignored, i, foreground.device)
-            if len(boxes):
-                # Edges are inside, as they are for the penalty.
-                box, prior, _ = priors_in_boxes(grids, boxes, torch.ones_like(labels, dtype=torch.bool), eps=-1e-6)
-                box, prior = (x[~foreground[i, prior]] for x in (box, prior))
-                label, prior = labels[box], (i * number + prior) * classes
-                known = (label >= 0) & (label < classes)
-                keys += [prior[known] + label[known], (prior[~known, None] + every).flatten()]
-        if not keys:
+        number, classes, device = len(self.flatten_priors_train), self.num_classes, foreground.device
+        found = [ignored_objects(meta, ignored, i, device) for i, meta in enumerate(metas)]
+        counts = [len(boxes) for boxes, _ in found]
+        if not any(counts):
             return None
-        key = torch.cat(keys).unique()
+        boxes, labels = (torch.cat(parts) for parts in zip(*found))
+        image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(device, non_blocking=True)
+        # Edges are inside, as they are for the penalty.
+        every_box = torch.ones_like(labels, dtype=torch.bool)
+        box, prior, _ = priors_in_boxes(as_grids(self.flatten_priors_train), boxes, every_box, eps=-1e-6)
+        free = (~foreground[image[box], prior]).nonzero()[:, 0]
+        box, prior = box[free], prior[free]
+        label, prior = labels[box], (image[box] * number + prior) * classes
+        known = (label >= 0) & (label < classes)
+        every = torch.arange(classes, device=device)
+        key = torch.cat([prior[known] + label[known], (prior[~known, None] + every).flatten()]).unique()
         prior, label = key // classes, key % classes
         return prior // number, prior % number, label
 
@@ -294,5 +294,5 @@ def ignored_objects(meta: dict, ignored, i: int, device) -> tuple[Tensor, Tensor
         boxes, labels = instances.get('bboxes'), instances.get('labels')
     boxes = torch.zeros(0, 4) if boxes is None else boxes
     boxes = torch.as_tensor(getattr(boxes, 'tensor', boxes), dtype=torch.float32)
-    labels = torch.full((len(boxes),), -1) if labels is None else torch.as_tensor(labels)
+    labels = torch.full((len(boxes),), -1) if labels is None else torch.as_tensor(labels, dtype=torch.int64)
     return boxes.to(device, non_blocking=True), labels.to(device, non_blocking=True)
