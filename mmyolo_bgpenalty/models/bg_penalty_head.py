@@ -8,14 +8,18 @@ from typing import NamedTuple
 
 import torch
 from mmengine.dist import get_world_size
-from mmyolo.models.utils import gt_instances_preprocess
 from mmyolo.registry import MODELS
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mmyolo_bgpenalty.models.losses.penalty import BackgroundPenaltyOptions, background_statistics, penalty_sum
 from mmyolo_bgpenalty.models.losses.sparse import bce_and_max_logits
-from mmyolo_bgpenalty.models.sparse_yolov8_head import LossInputs, SparseYOLOv8Head, ignored_objects
+from mmyolo_bgpenalty.models.sparse_yolov8_head import (
+    LossInputs,
+    SparseYOLOv8Head,
+    ignored_objects,
+    padded_objects,
+)
 from mmyolo_bgpenalty.utils.arguments import known_keys, non_negative
 from mmyolo_bgpenalty.utils.geometry import picture_frame, priors_inside, priors_on_image
 
@@ -72,7 +76,7 @@ class BgPenaltyYOLOv8Head(SparseYOLOv8Head):
         background = self._may_be_background(inputs.batch_img_metas, inputs.batch_gt_instances_ignore) & ~foreground
         options = asdict(self.bg_penalty)
         if options.pop('region') == 'outside':
-            boxes = gt_instances_preprocess(inputs.batch_gt_instances, images)[..., 1:]
+            boxes = padded_objects(inputs.batch_gt_instances, images)[..., 1:]
             background &= ~priors_inside(self.flatten_priors_train[:, :2], boxes)
         positives = (score_sum.detach() / images).clamp(min=1)
         bbox_preds = [level.detach() for level in inputs.bbox_preds]

@@ -121,7 +121,7 @@ class SparseYOLOv8Head(YOLOv8Head):
         cls_scores, bbox_preds, bbox_dist_preds, batch_gt_instances, batch_img_metas, ignored = inputs
         self._update_priors(cls_scores)
         images = len(batch_img_metas)
-        boxes = gt_instances_preprocess(batch_gt_instances, images)
+        boxes = padded_objects(batch_gt_instances, images)
         image, prior, box, score = self._assign(cls_scores, bbox_preds, boxes)
         label = boxes[image, box, 0].long()
         score_weights = self._object_weights('score_weights', batch_gt_instances, boxes)
@@ -283,6 +283,22 @@ class SparseYOLOv8Head(YOLOv8Head):
         own = divisor.detach().float()
         factor = get_world_size() * own.clamp(min=1) / sum_over_processes(own).clamp(min=1)
         return {name: loss * factor for name, loss in losses.items()}
+
+
+def padded_objects(objects, images: int) -> Tensor:
+    """``gt_instances_preprocess`` of MMYOLO: (B, G, 5), class and xyxy, padded with zeros.
+
+    It is the same for MMYOLO's fast format, (M, 6), with image, class and xyxy, but waits for the device once and not
+    three times an image.
+    """
+    if not isinstance(objects, Tensor):
+        return gt_instances_preprocess(objects, images)
+    image = objects[:, 0].long()
+    own = image[:, None] == torch.arange(images, device=objects.device)
+    place = (own.cumsum(0) - 1).gather(1, image[:, None])[:, 0]  # among the objects of its image
+    padded = objects.new_zeros(images, int(own.sum(0).max()), objects.shape[1] - 1)
+    padded[image, place] = objects[:, 1:]
+    return padded
 
 
 def ignored_objects(meta: dict, ignored, i: int, device) -> tuple[Tensor, Tensor]:

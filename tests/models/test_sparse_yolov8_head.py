@@ -3,10 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mmengine.config import ConfigDict
+from mmyolo.models.utils import gt_instances_preprocess
 from mmyolo.registry import MODELS
 
-from mmyolo_bgpenalty.models.sparse_yolov8_head import LossInputs
+from mmyolo_bgpenalty.models.sparse_yolov8_head import LossInputs, padded_objects
 from tests.helpers.heads import (
     NO_OBJECTS,
     OBJECTS,
@@ -250,3 +253,11 @@ def test_the_head_without_a_penalty_has_the_same_losses():
     losses, expected = head.loss(features(), batch('list')), ours.loss(features(), batch('list'))
     assert expected.keys() - losses.keys() == {'loss_bg'}
     assert all(torch.equal(expected[name], loss) for name, loss in losses.items())
+
+
+@given(st.lists(st.integers(0, 3), max_size=12), st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=60)
+def test_padded_objects_are_those_of_mmyolo(image, random):
+    """Images without objects, no object at all, and rows in any order."""
+    rows = torch.tensor([[i, random.randrange(3), *(random.random() for _ in range(4))] for i in image]).reshape(-1, 6)
+    assert torch.equal(padded_objects(rows, 4), gt_instances_preprocess(rows, 4))
