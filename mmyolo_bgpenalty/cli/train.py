@@ -36,6 +36,7 @@ from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import latest_checkpoi
 from mmyolo_bgpenalty.engine.checkpoints.run_folder import RunFolder
 from mmyolo_bgpenalty.engine.checkpoints.start_weights import check_start
 from mmyolo_bgpenalty.engine.console import evaluated_model
+from mmyolo_bgpenalty.engine.cpu_amp import computes_in_bf16
 from mmyolo_bgpenalty.engine.hooks.checkpoint import ResumableCheckpointHook
 from mmyolo_bgpenalty.engine.hooks.lambda_bg import LambdaBgSchedulerHook
 from mmyolo_bgpenalty.evaluation.table import class_table, headline
@@ -129,7 +130,7 @@ class Report(Hook):
         return [
             f'Training {self.args.config}',
             f'  images: {_images(runner)}',
-            f'  device: {get_device()}{processes}{_threads()}',
+            f'  device: {get_device()}{processes}{_threads()}{_faster(runner)}',
             f'  plan: {RunPlan(len(runner.train_dataloader), burn_in, runner.max_iters)}',
             f'  work dir: {shown(runner.work_dir)}',
             *self._start_of(runner),
@@ -201,6 +202,11 @@ class Report(Hook):
 def _threads() -> str:
     threads = torch.get_num_threads()
     return f', {threads} thread{"s" * (threads > 1)} on {number_of_cores()} cores' if get_device() == 'cpu' else ''
+
+
+def _faster(runner: Runner) -> str:
+    fp32 = type(runner.optim_wrapper) is OptimWrapper
+    return '. It computes in bf16, too: --amp trains faster' * (fp32 and get_device() == 'cpu' and computes_in_bf16())
 
 
 def _how_to_train_longer(runner: Runner) -> str:

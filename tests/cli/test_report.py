@@ -18,8 +18,11 @@ from mmyolo_bgpenalty.__main__ import main as run_command
 from mmyolo_bgpenalty.cli import train as train_command
 from mmyolo_bgpenalty.cli.train import Report
 from mmyolo_bgpenalty.cli.train import main as train
+from mmyolo_bgpenalty.engine.cpu_amp import computes_in_bf16
 from mmyolo_bgpenalty.utils.threads import number_of_cores
 from tests.helpers.tiny import SEMI, SUPERVISED, load
+
+HINT = '. It computes in bf16, too: --amp trains faster'
 
 
 @HOOKS.register_module()
@@ -76,7 +79,7 @@ def test_the_start_says_what_is_trained(semi):
     assert (
         'Training tiny.py\n'
         '  images: 6 labeled and 10 unlabeled, 4 for validation\n'
-        f'  device: cpu, 1 thread on {number_of_cores()} cores\n'
+        f'  device: cpu, 1 thread on {number_of_cores()} cores{HINT * computes_in_bf16()}\n'
         '  plan: an epoch = 5 iterations; burn-in 5; total 10\n'
         '  work dir: work\n'
     ) in start

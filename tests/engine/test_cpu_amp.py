@@ -1,11 +1,15 @@
 """bf16 on a CPU: the wrapper in real runs, and ``--amp`` of tools/train.py."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 
 from mmyolo_bgpenalty.cli import train
+from mmyolo_bgpenalty.engine.cpu_amp import CpuBf16OptimWrapper, computes_in_bf16
 from tests.helpers import tiny
 from tests.helpers.states import tensors
 from tests.helpers.tiny import SEMI, load
@@ -67,3 +71,18 @@ def test_fp16_on_a_cpu_is_refused_by_name(monkeypatch):
     monkeypatch.setattr(train, 'get_device', lambda: 'cpu')
     with pytest.raises(ValueError, match=r"optim_wrapper\.dtype='bfloat16' for --amp on a CPU, but got 'float16'"):
         train.use_amp(ConfigDict(dtype='float16'))
+
+
+@pytest.mark.parametrize('flags, known', [('fpu avx512_bf16 sse', True), ('amx_bf16', True), ('avx512f', False)])
+def test_a_processor_that_computes_in_bf16_is_known_by_its_flags(tmp_path, flags, known):
+    (tmp_path / 'cpuinfo').write_text(f'processor : 0\nflags\t\t: {flags}\n')
+    assert computes_in_bf16(tmp_path / 'cpuinfo') is known
+    assert not computes_in_bf16(tmp_path / 'missing')
+
+
+def test_a_training_in_fp32_on_such_a_processor_offers_amp(monkeypatch):
+    for known in (True, False):
+        monkeypatch.setattr(train, 'computes_in_bf16', lambda known=known: known)
+        for wrapper in (OptimWrapper, CpuBf16OptimWrapper):
+            runner = SimpleNamespace(optim_wrapper=wrapper(torch.optim.SGD([torch.zeros(1)], lr=1.0)))
+            assert ('--amp' in train._faster(runner)) is (known and wrapper is OptimWrapper)
