@@ -162,7 +162,11 @@ class _Overrides(DictAction):
             if '=' not in value:
                 raise InputError(f'Expected --cfg-options to be like lambda_bg=1.5, but got {value!r}')
         namespace.cfg_texts = [*getattr(namespace, 'cfg_texts', ()), *values]  # as typed, to show them in a command
-        super().__call__(parser, namespace, values, option_string)
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except RecursionError:  # of MMEngine's parser
+            expected = 'Expected --cfg-options to have numbers, texts and lists'
+            raise InputError(f'{expected}, but got {" ".join(values)!r}: write a dict in a config') from None
 
 
 def read_config(file: str, options: Mapping) -> Config:

@@ -39,7 +39,7 @@ def run_checks(checks: Iterable[Callable[[Any], Iterable[Finding]]], subject: An
     for check in checks:
         try:
             findings += check(subject)
-        except (TypeError, AttributeError, KeyError, IndexError, ValueError, SyntaxError) as problem:
+        except (ArithmeticError, AttributeError, LookupError, SyntaxError, TypeError, ValueError) as problem:
             # A config may hold any value. An unexpected value must not stop the other checks or the training.
             what = f'not checked, because a setting has an unexpected value: {type(problem).__name__}: {problem}'
             findings.append(warning(check.__name__.replace('_', ' '), what, 'correct a setting that this check reads'))

@@ -55,9 +55,15 @@ def false_alarm_intervals(
     """95 % intervals of the figures: percentiles over ``resamples`` bootstrap samples of the images.
 
     A figure that is nan in a sample, for example because the sample has no good part, is left out of the percentiles.
+    If no good part has an alarm, no sample has one. Then the interval ends at 3 / n for n good parts (rule of three).
     """
     samples = false_alarm_samples(matches, score_thr, recalls, prevalence, resamples, seed)
-    return {name: interval_of(values) for name, values in samples.items()}
+    found = {name: interval_of(values) for name, values in samples.items()}
+    for name, interval in found.items():
+        if interval.high == 0 and name.startswith(('alarms_', 'good_')):
+            share = min(1.0, 3 / matches.empty_images)
+            found[name] = interval._replace(high=100 * share if name.startswith('alarms_') else share)
+    return found
 
 
 def false_alarm_samples(
@@ -75,6 +81,14 @@ def false_alarm_samples(
     counts = resampled_images(images, resamples, seed)
     samples = [ranking.figures(weights, score_thr, recalls, prevalence) for weights in counts]
     return {name: np.array([sample[name] for sample in samples]) for name in samples[0]}
+
+
+def supported(alarms: Sequence[float], good: int) -> list[float]:
+    """Those numbers of false alarms per 100 good parts that a set with ``good`` of them can show: at least 300 / good.
+
+    If none of n parts has an alarm, up to 3 / n of all parts may have one, with 95 % confidence (the rule of three).
+    """
+    return [number for number in alarms if number * good >= 300]
 
 
 def operating_points(matches: Matches, alarms: Sequence[float]) -> list[OperatingPoint]:

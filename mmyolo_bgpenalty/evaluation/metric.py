@@ -20,7 +20,7 @@ from mmyolo.registry import METRICS
 from mmyolo_bgpenalty.datasets.coco import CheckedCOCO
 from mmyolo_bgpenalty.evaluation.bootstrap import Interval
 from mmyolo_bgpenalty.evaluation.confusion import confusion_matrix
-from mmyolo_bgpenalty.evaluation.false_alarms import false_alarm_intervals, false_alarms, operating_points
+from mmyolo_bgpenalty.evaluation.false_alarms import false_alarm_intervals, false_alarms, operating_points, supported
 from mmyolo_bgpenalty.evaluation.matching import Detections, Matches, Truth, match_images, truth_by_image, xywh
 from mmyolo_bgpenalty.evaluation.names import metric_names
 from mmyolo_bgpenalty.evaluation.plots import write_plots
@@ -208,8 +208,9 @@ class PrecisionRecallMetric(CocoMetric):
         figures, intervals = false_alarms(matches, *options), {}
         if self.bootstrap:
             intervals = false_alarm_intervals(matches, *options, resamples=self.bootstrap)
-            points = operating_points(matches, ALARMS)
-            MMLogger.get_current_instance().info(f'{alarm_table(figures, intervals)}{operating_table(points)}')
+            points = operating_points(matches, supported(ALARMS, matches.empty_images))
+            choice = operating_table(points, matches.empty_images)
+            MMLogger.get_current_instance().info(f'{alarm_table(figures, intervals)}{choice}')
         return figures, intervals
 
     def _read_classes_and_truth(self) -> list[str]:

@@ -229,6 +229,10 @@ def test_a_mistake_in_the_users_own_module_keeps_its_traceback(config, tmp_path,
         (['lamda_bg'], "like lambda_bg=1.5, but got 'lamda_bg'"),
         (['nothing.like.it=1'], 'nothing reads `nothing`'),
         (['train_cfg.4=1'], '--cfg-options train_cfg.4: '),
+        (
+            ["train_cfg=dict(type='x', thresholds=[0.3,0.5])"],
+            'got "train_cfg=dict(type=\'x\', thresholds=[0.3,0.5])": write a dict in a config',
+        ),
     ],
 )
 def test_a_bad_override_gives_an_error_of_one_line(config, options, part):

@@ -11,6 +11,7 @@ from mmyolo_bgpenalty.evaluation.false_alarms import (
     false_alarm_intervals,
     false_alarms,
     operating_points,
+    supported,
     where_recall_ends,
 )
 from mmyolo_bgpenalty.evaluation.matching import match_boxes, match_images
@@ -190,3 +191,16 @@ def alarms_at(matches, confidence):
 def test_operating_points_need_good_parts():
     with pytest.raises(ValueError, match='Expected good parts'):
         operating_points(match_images([image([0.5], [0])], CLASSES, IOU), (1,))
+
+
+def test_few_good_parts_show_no_small_number_of_false_alarms():
+    """The rule of three: without an alarm on n parts, the 95 % bound is about 3 / n."""
+    assert [supported((1, 5, 20, 100), good) for good in (2, 3, 15, 60, 299, 300)] == [
+        *([], [100], [20, 100], [5, 20, 100], [5, 20, 100], [1, 5, 20, 100]),
+    ]
+    for good in (3, 60, 1000):
+        bound = 1 - 0.05 ** (1 / good)  # no alarm on n parts has a probability of 5 % if this share of parts has one
+        assert bound <= 3 / good <= 1.6 * bound
+    matches = match_images([image([0.9], [0]), *(image([], [], ()) for _ in range(12))], CLASSES, IOU)
+    found = false_alarm_intervals(matches, resamples=20)
+    assert found['good_with_alarm_at_0.25'] == (0, 3 / 12) and found['alarms_per_100_good_at_0.25'] == (0, 25)

@@ -59,23 +59,24 @@ def table(runs: Sequence[dict], variants: Sequence[str], metrics: Sequence[str],
     baseline, *others = variants
     base_values = [values_of(runs, metric, variant=[baseline], **wanted) for metric in metrics]
     spread = [mean_and_std(list(values.values())) for values in base_values]
-    cells = [f'{s.mean:.3f}' + ('' if s.std is None else f' ± {s.std:.3f}') for s in spread if s]
+    digits = [0 if metric.startswith('alarms') else 3 for metric in metrics]
+    cells = [f'{s.mean:.{n}f}' + ('' if s.std is None else f' ± {s.std:.{n}f}') for s, n in zip(spread, digits) if s]
     lines.append([baseline, str(len(base_values[0])), *cells])
     for variant in others:
         row, number = [], 0
-        for metric, base in zip(metrics, base_values, strict=True):
+        for metric, base, n in zip(metrics, base_values, digits, strict=True):
             difference = paired_difference(values_of(runs, metric, variant=[variant], **wanted), base)
             if difference is None:
                 raise ValueError(f'Expected a fold and seed that both {baseline!r} and {variant!r} have')
-            interval = difference.interval and ' [{}, {}]'.format(*map(_signed, difference.interval))
-            row.append(_signed(difference.mean) + (interval or ''))
+            low_high = difference.interval and [_signed(value, n) for value in difference.interval]
+            row.append(_signed(difference.mean, n) + (' [{}, {}]'.format(*low_high) if low_high else ''))
             number = difference.number
         lines.append([variant, str(number), *row])
     return ['| ' + ' | '.join(cells) + ' |' for cells in lines]
 
 
-def _signed(value: float) -> str:
-    return f'{value:+.3f}'.replace('-', '−')
+def _signed(value: float, digits: int) -> str:
+    return f'{value:+.{digits}f}'.replace('-', '−')
 
 
 def main() -> None:

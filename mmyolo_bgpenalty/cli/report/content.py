@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from mmyolo_bgpenalty.cli.report.sources import Run
 from mmyolo_bgpenalty.evaluation.bootstrap import interval_of
-from mmyolo_bgpenalty.evaluation.false_alarms import false_alarm_samples, false_alarms, operating_points
+from mmyolo_bgpenalty.evaluation.false_alarms import false_alarm_samples, false_alarms, operating_points, supported
 from mmyolo_bgpenalty.evaluation.judged import HIT, Judged, judged, partner_scores
 from mmyolo_bgpenalty.evaluation.matching import (
     MISTAKES,
@@ -171,7 +171,8 @@ def _points(matches: Matches) -> list[list]:
     for recall in RECALLS if objects else ():
         place = np.searchsorted(hits / objects, recall)
         found.append((f'recall {recall:g}', _below(matches.scores[place]) if place < len(matches.scores) else None))
-    for point in operating_points(matches, ALARMS) if matches.empty_images else ():
+    shown = supported(ALARMS, matches.empty_images)
+    for point in operating_points(matches, shown) if shown else ():
         confidence = -_below(-point.confidence) if np.isfinite(point.confidence) else None
         found.append((f'at most {point.alarms:g} false alarms per 100 good parts', confidence))
     return [[what, one, *_at(matches, one)] for what, one in found]

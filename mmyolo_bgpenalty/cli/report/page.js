@@ -113,7 +113,7 @@ function drawCurve(points) {
 
 const names = {background: 'on background', place: 'wrong place', class: 'wrong class', duplicate: 'second box'};
 const kinds = new Map([['all', 'all false positives'], ...data.kinds.map(kind => [kind, names[kind]]),
-  ['suspects', 'possible missing labels'], ['missed', 'missed objects']]);
+  ...(data.runs.length > 1 ? [['suspects', 'possible missing labels']] : []), ['missed', 'missed objects']]);
 const meanings = {
   all: 'A false positive (red) is any detection that is not right. ' + (data.good ? 'On a good part it is a false alarm. ' : '')
     + 'Dashed green boxes are the marked objects.',
@@ -172,7 +172,8 @@ let limit = step;
 
 function drawGallery() {
   const confidence = Number(at('confidence').value), kind = at('kind').value;
-  const [, , run, shows] = views().find(([value]) => value === at('show').value);
+  at('show').disabled = kind === 'suspects';  // they are of every run
+  const [, , run, shows] = views().find(([value]) => value === (kind === 'suspects' ? 'of 0' : at('show').value));
   const counts = new Map([...at('kind').options].map(one => [one.value, 0]));
   for (const one of mistakes(run, confidence)) {
     for (const wanted of counts.keys()) if (chosen(one, wanted, shows)) counts.set(wanted, counts.get(wanted) + 1);
@@ -254,7 +255,7 @@ function options(id, list) {
 
 function start() {
   const good = data.good ? `; ${data.good} show no object: good parts` : '';
-  at('about').textContent = `Test set: ${data.file} (${data.images} images${good}). A detection is right if it overlaps an `
+  at('about').textContent = `Tested on ${data.file} (${data.images} images${good}). A detection is right if it overlaps an `
     + `object of its class with an IoU of at least ${data.iou}.`;
   options('show', views());
   options('class', [['all', 'all'], ...data.classes.map((name, i) => [i, name])]);

@@ -18,9 +18,10 @@ COLOURS = ('#3b7dd8', '#d9772b', '#2f9e6e', '#a45bc4', '#c2455a', '#7a7f87')  # 
 TEXT = '#010203'  # becomes the colour of the page's text
 STYLE: Any = {key: TEXT for key in ('text.color', 'axes.edgecolor', 'axes.labelcolor', 'xtick.color', 'ytick.color')}
 STYLE |= {'axes.spines.top': False, 'axes.spines.right': False, 'axes.titlesize': 10, 'svg.hashsalt': 'report'}
+MAP = 'mAP in validation'
 # What a training logs -> panel. The first name that a run has counts.
 HISTORY: dict[str, tuple[str, ...]] = {
-    'mAP in validation': ('teacher/coco/bbox_mAP', 'coco/bbox_mAP'),
+    MAP: ('teacher/coco/bbox_mAP', 'coco/bbox_mAP'),
     'loss': ('loss',),
     'precision of pseudo-labels': ('semi/pseudo_precision',),
     'recall of pseudo-labels': ('semi/pseudo_recall',),
@@ -88,11 +89,12 @@ def confusion_svg(counts: np.ndarray, classes: Sequence[str]) -> str:
         return _as_svg(confusion_plot(counts, classes))
 
 
-def training_history(checkpoint: str) -> dict[str, Line]:
-    """The lines of ``HISTORY`` in the logs beside a checkpoint.
+def training_history(checkpoint: str, student: bool = False) -> dict[str, Line]:
+    """The lines of ``HISTORY`` in the logs beside a checkpoint. Of a ``student`` only its mAP.
 
     A resumed part replaces what was logged from its first iteration on.
     """
+    panels = {MAP: ('student/coco/bbox_mAP',)} if student else HISTORY
     logs = sorted(Path(checkpoint).parent.glob('*/vis_data/scalars.json'))
     found: dict[str, dict[float, float]] = {}
     for log in logs:
@@ -103,7 +105,7 @@ def training_history(checkpoint: str) -> dict[str, Line]:
                 del line[later]
         for row in rows:
             iteration = float(row.get('iter', iteration))  # a validation only has its epoch
-            for name, keys in HISTORY.items():
+            for name, keys in panels.items():
                 values = next(filter(None, ([v for k, v in row.items() if _is(k, key)] for key in keys)), [])
                 if values:
                     found.setdefault(name, {})[iteration] = sum(values) / len(values)

@@ -9,6 +9,7 @@ import numpy as np
 from mmyolo_bgpenalty.cli.report.trained import is_training, tested_models
 from mmyolo_bgpenalty.cli.test import TESTED
 from mmyolo_bgpenalty.evaluation.matching import Detections, Truth, truth_by_image
+from mmyolo_bgpenalty.utils.arguments import is_meant
 from mmyolo_bgpenalty.utils.coco_json import read_coco
 from mmyolo_bgpenalty.utils.files import printable, read_json
 
@@ -43,6 +44,8 @@ def results_in(path: str | Path) -> dict[str, Path]:
         ValueError: there are no results. Or several, because the test had several metrics.
     """
     folder = Path(path)
+    if not folder.exists():
+        raise ValueError(f'{folder}: no such folder{is_meant(folder)}')
     if is_training(folder):
         return {f'{_name_of(folder)}{model}': _with_results(out) for model, out in tested_models(folder).items()}
     if not (folder / 'ablation.json').is_file():

@@ -11,6 +11,7 @@ from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import latest_checkpoi
 from mmyolo_bgpenalty.utils.files import read_json, write_whole
 
 PREDICT_ON = 'model.semi_test_cfg.predict_on'
+TEACHER, STUDENT = ', teacher', ', student'  # are added to the name of a run
 
 
 def is_training(folder: Path) -> bool:
@@ -25,7 +26,7 @@ def tested_models(folder: Path) -> dict[str, Path]:
     made anew if the checkpoint is another one, or if it or the annotations are newer.
 
     Returns:
-        Folders by what is added to the name of the run: '' and, for a student, ', student'.
+        Folders by what is added to the name of the run: '', or ``TEACHER`` and ``STUDENT`` of a semi-supervised one.
 
     Raises:
         InputError: a test fails. It has printed why.
@@ -36,25 +37,26 @@ def tested_models(folder: Path) -> dict[str, Path]:
     moved = folder / latest.name  # the file `last_checkpoint` has the path at the time of the training
     checkpoint = best[-1] if best else moved if moved.is_file() else latest
     out = folder / 'report'
-    results = {'': out / 'best', ', student': out / 'student'}
-    if not checkpoint.is_file() and (results[''] / test.TESTED).is_file():  # removed to save space
-        return {name: place for name, place in results.items() if (place / test.TESTED).is_file()}
+    best_out, student = out / 'best', out / 'student'
+    if not checkpoint.is_file() and (best_out / test.TESTED).is_file():  # removed to save space
+        return {TEACHER: best_out, STUDENT: student} if (student / test.TESTED).is_file() else {'': best_out}
     # A later `test` writes another config to the work dir.
     text = (read_checkpoint(str(checkpoint)).get('meta') or {}).get('cfg')
     if not isinstance(text, str):
         raise InputError(f'{checkpoint}: expected the config of the training in its `meta`, but there is none')
-    models = ['teacher', 'student'] if 'semi_test_cfg' in Config.fromstring(text, '.py').model else [None]
-    for model, place in zip(models, results.values()):
+    semi = 'semi_test_cfg' in Config.fromstring(text, '.py').model
+    results = {TEACHER: best_out, STUDENT: student} if semi else {'': best_out}
+    for name, place in results.items():
         if _is_current(place / test.TESTED, checkpoint):
             continue
         config = place / f'{folder.resolve().name}.py'
         write_whole(config, text)
         # MMEngine shares visualizers of equal names, and this process may have trained with one.
-        options = [f'visualizer.name={place}', *([] if model is None else [f'{PREDICT_ON}={model}'])]
+        options = [f'visualizer.name={place}', *([f'{PREDICT_ON}={name[2:]}'] if semi else [])]
         paths = [str(config), str(checkpoint), '--work-dir', str(place), '--out', str(place)]
         if test.main([*paths, '--cfg-options', *options]):
             raise InputError(f'{folder}: expected a training that can be tested, but `test` failed')
-    return dict(list(results.items())[: len(models)])
+    return results
 
 
 def _is_current(file: Path, checkpoint: Path) -> bool:

@@ -105,7 +105,9 @@ def _misspelt(path: str, node: Mapping, known: Collection[str]) -> Findings:
 def _unknown(path: str, owner: str, names: Collection, known: Collection[str]) -> Findings:
     for name in sorted(map(str, set(names) - set(known))):
         meant = similar(name, known)
-        instead = f'write `{meant}`' if meant else f'remove it. {owner} takes {first_of(sorted(known), 12)}'
+        # A child config merges its dict into that of its base, also if it has another `type`.
+        inherited = ' (or write _delete_=True beside `type`, if a base config has it)' if owner[0].isupper() else ''
+        instead = f'write `{meant}`' if meant else f'remove it{inherited}. {owner} takes {first_of(sorted(known), 12)}'
         yield error(f'{path}.{name}', f'{owner} takes no `{name}`', instead)
 
 

@@ -84,7 +84,7 @@ def check_average(parts: ConfigParts) -> Findings:
         if total <= 0:  # check_burn_in reports it
             continue
         interval, momentum = hook.node.get('interval', 1), hook.node.get('momentum', 0.002 if own else 0.001)
-        if interval / momentum > total / 3:
+        if momentum > 0 and interval / momentum > total / 3:
             what = f'the teacher lags: it averages the last {interval / momentum:,.0f} iterations of {total:,}'
             yield warning(f'{hook.path}.momentum', what, f'write {least_momentum(total, interval):g} or more')
         where = f'{hook.path}.momentum_warmup'

@@ -39,8 +39,13 @@ def _teacher_hook(parts: ConfigParts, hook: Part) -> Findings:
         elif parts.plan and parts.plan['burn_in']:
             what = f'{hook.kind} has no burn-in: an untrained teacher labels images from the first iteration on'
             yield warning(hook.path, what, "write type='BurnInMeanTeacherHook', or burn_in=0")
-    momentum = hook.node.get('momentum', 0)
-    if momentum > 0.5:
+    momentum = hook.node.get('momentum')
+    if momentum is None:
+        return
+    if momentum in (0, 1):
+        what = f'{momentum}; expected a number above 0 and below 1'
+        yield error(f'{hook.path}.momentum', what, 'write 0.004, for example')
+    if 0.5 < momentum < 1:
         what = f"{momentum} is the student's share of an update: the teacher is hardly an average"
         yield warning(f'{hook.path}.momentum', what, f'write {1 - momentum:.4g}, or another value near 0')
 

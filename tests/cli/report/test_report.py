@@ -177,7 +177,12 @@ def test_the_training_is_shown_where_its_log_is_found(page, results, tmp_path):
 
 
 def test_a_resumed_part_replaces_what_was_logged_before(tmp_path):
-    before = [{'loss': 3.0, 'iter': 10}, {'loss': 2.0, 'iter': 20}, {'teacher/coco/bbox_mAP': 0.2, 'step': 1}]
+    before = [
+        {'loss': 3.0, 'iter': 10},
+        {'student/coco/bbox_mAP': 0.1, 'step': 1},
+        {'loss': 2.0, 'iter': 20},
+        {'teacher/coco/bbox_mAP': 0.2, 'step': 1},
+    ]
     resumed = [{'loss': 1.5, 'iter': 20, 'semi/threshold_a': 0.2, 'semi/threshold_b': 0.4}, {'coco/bbox_mAP': 0.3}]
     rows = [[*before, {'loss': 9.0, 'iter': 30}], resumed]
     for name, part in zip(('20260101', '20260102'), rows):
@@ -192,6 +197,7 @@ def test_a_resumed_part_replaces_what_was_logged_before(tmp_path):
         'mean threshold of pseudo-labels': [(20, pytest.approx(0.3))],
     }
     assert training_history(str(tmp_path / 'other/epoch_2.pth')) == {}
+    assert training_history(str(tmp_path / 'epoch_2.pth'), student=True) == {'mAP in validation': [(10, 0.1)]}
 
 
 def test_plots_have_the_colours_of_the_page():
@@ -453,6 +459,8 @@ def test_the_gallery_is_filtered(browser, page, results):
     choose(browser, 'images', 'all')
     choose(browser, 'kind', 'suspects')
     assert browser.execute_script(count) == len([one for one in first if one[1] == 0 and has(one, 1)])
+    # They are of every run, so what "show" says has no effect.
+    assert not browser.find_element('id', 'show').is_enabled()
     texts = browser.execute_script("return document.getElementById('gallery').textContent")
     assert NASTY in texts  # as a text
 
@@ -460,6 +468,7 @@ def test_the_gallery_is_filtered(browser, page, results):
 def test_a_page_says_what_it_left_out(browser, results, tmp_path):
     report.main([str(results / 'before'), '--out', str(tmp_path / 'page.html'), '--most', '3'])
     browser.get(f'file://{tmp_path}/page.html')
+    assert 'missing labels' not in browser.find_element('id', 'kind').text  # with one run they are all on background
     run = read_run(results / 'before', 'before')
     one = judged(run.found, run.source.truth)
     scores = one.scores[one.kinds != HIT]

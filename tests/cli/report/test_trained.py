@@ -53,7 +53,7 @@ def tests(monkeypatch, tmp_path):
 
 
 def test_teacher_and_student_are_tested_once_with_the_config_of_the_training(work_dir, tests):
-    expected = {'mine': work_dir / 'report/best', 'mine, student': work_dir / 'report/student'}
+    expected = {'mine, teacher': work_dir / 'report/best', 'mine, student': work_dir / 'report/student'}
     assert results_in(work_dir) == expected == results_in(work_dir)
     best = str(work_dir / 'best_map_epoch_10.pth')
     outs = map(str, expected.values())

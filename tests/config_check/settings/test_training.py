@@ -40,6 +40,8 @@ MISTAKES = {
         *(E, 'custom_hooks.0', f'the teacher is updated twice, also by {TEACHER}'),
     ),
     'momentum of the teacher': ({f'{TEACHER}.momentum': 0.999}, W, f'{TEACHER}.momentum', "student's share"),
+    'no update of the teacher': ({f'{TEACHER}.momentum': 0}, E, f'{TEACHER}.momentum', 'above 0 and below 1'),
+    'no average': ({f'{TEACHER}.momentum': 1}, E, f'{TEACHER}.momentum', 'above 0 and below 1'),
     'preprocessor that nothing reads': (
         {'model.detector.data_preprocessor.mean': [1.0, 0.0, 0.0]},
         *(E, 'model.detector.data_preprocessor.mean', 'has no effect'),
