@@ -114,14 +114,15 @@ def alarm_table(figures: Mapping[str, float], intervals: Mapping[str, Interval])
 
 def operating_table(points: Sequence[OperatingPoint], good: int) -> str:
     """``operating_points`` as a table, and how few false alarms ``good`` good parts can show."""
-    least = f'{good} good parts cannot show fewer than {300 / good:.3g} false alarms per 100. 300 can show 1.'
+    parts = f'{good} good part{"s" * (good > 1)}'
+    least = f'{parts} cannot show fewer than {300 / good:.3g} false alarms per 100. 300 can show 1.'
     if not points:
         return f'\n{least}'
     heads = ['false alarms per 100 good parts, at most', 'confidence', 'objects found', 'defective parts found']
     rows = [
         [f'{one.alarms:g}', *('none' if value == math.inf else f'{value:.3f}' for value in one[1:])] for one in points
     ]
-    title = f'A confidence to choose for a production line, by {good} good parts'
+    title = f'A confidence to choose for a production line, by {parts}'
     return f'\n{title}\n{AsciiTable([heads, *rows]).table}' + (f'\n{least}' if good < 300 else '')
 
 

@@ -15,7 +15,7 @@ from mmyolo_bgpenalty.evaluation.false_alarms import (
     where_recall_ends,
 )
 from mmyolo_bgpenalty.evaluation.matching import match_boxes, match_images
-from mmyolo_bgpenalty.evaluation.table import alarm_table, unreached
+from mmyolo_bgpenalty.evaluation.table import alarm_table, operating_table, unreached
 from tests.helpers.detections import CLASSES, IOU, image, images
 
 RECALLS = (0.3, 0.5, 1)
@@ -204,3 +204,8 @@ def test_few_good_parts_show_no_small_number_of_false_alarms():
     matches = match_images([image([0.9], [0]), *(image([], [], ()) for _ in range(12))], CLASSES, IOU)
     found = false_alarm_intervals(matches, resamples=20)
     assert found['good_with_alarm_at_0.25'] == (0, 3 / 12) and found['alarms_per_100_good_at_0.25'] == (0, 25)
+    points = operating_points(matches, supported((1, 20, 100), 60))
+    assert '| 20 ' in operating_table(points, 60) and '60 good parts cannot show fewer than 5' in operating_table(
+        points, 60
+    )
+    assert 'cannot show' not in operating_table(points, 300)

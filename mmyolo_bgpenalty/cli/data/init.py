@@ -183,6 +183,6 @@ def show_next(args: argparse.Namespace, sets: ProjectSets, plan: Plan, config: P
         print(f'{plan.iterations} iterations are enough for a try, but a good detector needs {SHORTEST_RUN:,} or more.')
     name, program = shlex.quote(str(config)), 'python -m mmyolo_bgpenalty'
     print('\nNext:')
-    print(f'    {program} check {name}')
+    print(f'    {program} check {name} --step')
     print(f'    {program} train {name}')
-    print(f'    {program} test {name} {shlex.quote(f"work_dirs/{config.stem}/epoch_{plan.epochs}.pth")}')
+    print(f'    {program} report {shlex.quote(f"work_dirs/{config.stem}")}')

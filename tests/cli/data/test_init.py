@@ -60,9 +60,9 @@ def test_from_voc_to_a_config_for_labels_only(run, tmp_path):
     assert '│ pictures           │     8 │   2 │' in out and '--split' not in out
     assert out.endswith(
         'Next:\n'
-        '    python -m mmyolo_bgpenalty check cells/cells.py\n'
+        '    python -m mmyolo_bgpenalty check cells/cells.py --step\n'
         '    python -m mmyolo_bgpenalty train cells/cells.py\n'
-        '    python -m mmyolo_bgpenalty test cells/cells.py work_dirs/cells/epoch_2700.pth\n'
+        '    python -m mmyolo_bgpenalty report work_dirs/cells\n'
     )
 
 

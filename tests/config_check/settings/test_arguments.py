@@ -79,9 +79,8 @@ def test_a_misspelt_key_that_no_class_refuses(cfg, path, right):
 def test_without_a_similar_name_the_known_names_are_listed(cfg):
     change(cfg, {'default_hooks.lambda_bg.xyz': 1})
     [finding] = check_config(cfg, data=False)
-    assert finding.instead.startswith(
-        'remove it (or write _delete_=True beside `type`, if a base config has it). LambdaBgSchedulerHook takes burn_in, by_epoch, lambda_bg, schedule'
-    )
+    hint = 'remove it (or write _delete_=True beside `type`, if a base config has it). '
+    assert finding.instead.startswith(f'{hint}LambdaBgSchedulerHook takes burn_in, by_epoch, lambda_bg, schedule')
 
 
 @pytest.mark.parametrize(
