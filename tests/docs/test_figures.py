@@ -183,3 +183,19 @@ def test_the_ablation_as_published_has_the_figures_of_its_runs():
             if name != variants[0]:
                 text = f'{row["difference"]:+.3f} [{row["low"]:+.3f}, {row["high"]:+.3f}]'
             assert cell == text.replace('-', '−')
+
+
+SPEED = {
+    'loss, forward and backward': ('loss', 'penalty, to MMYOLO'),
+    "our assigner alone, with the inputs of MMYOLO's": ('assigner', 'to MMYOLO'),
+    'peak memory of the loss': ('memory of the loss', 'penalty, to MMYOLO'),
+    "supervised step, to MMYOLO's": ('supervised step', 'to MMYOLO'),
+    "semi-supervised step, to that of MMDetection's SemiBaseDetector": ('semi step', 'to SemiBaseDetector'),
+}
+
+
+@pytest.mark.parametrize('name', SPEED)
+def test_a_row_of_speed_is_that_of_the_benchmark(name):
+    rows = json.loads((ROOT / 'docs/results/benchmark.json').read_text(encoding='utf-8'))['rows']
+    ratios = [row['ratio']['median'] for row in rows if (row['case'], row['what']) == SPEED[name]]
+    assert dict(rows_of('docs/results/speed.md'))[name] == [f'{one:.{2 if one >= 0.1 else 3}f}' for one in ratios]

@@ -11,7 +11,8 @@ from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import latest_checkpoi
 from mmyolo_bgpenalty.utils.files import read_json, write_whole
 
 PREDICT_ON = 'model.semi_test_cfg.predict_on'
-TEACHER, STUDENT = ', teacher', ', student'  # are added to the name of a run
+TEACHER = ', teacher'  # is added to the name of a run
+STUDENT = ', student'
 
 
 def is_training(folder: Path) -> bool:
