@@ -161,12 +161,14 @@ class _Overrides(DictAction):
         for value in values:
             if '=' not in value:
                 raise InputError(f'Expected --cfg-options to be like lambda_bg=1.5, but got {value!r}')
+            if value.partition('=')[2].lstrip().startswith(('dict(', '{')):
+                raise InputError(f'Expected a number, a text or a list, but got {value!r}: write a dict in a config')
+            try:
+                self._parse_iterable(value.partition('=')[2])
+            except (RecursionError, AssertionError):  # of MMEngine's parser, at brackets
+                raise InputError(f'Expected a number, a text or a list, but got {value!r}') from None
         namespace.cfg_texts = [*getattr(namespace, 'cfg_texts', ()), *values]  # as typed, to show them in a command
-        try:
-            super().__call__(parser, namespace, values, option_string)
-        except RecursionError:  # of MMEngine's parser
-            expected = 'Expected --cfg-options to have numbers, texts and lists'
-            raise InputError(f'{expected}, but got {" ".join(values)!r}: write a dict in a config') from None
+        super().__call__(parser, namespace, values, option_string)
 
 
 def read_config(file: str, options: Mapping) -> Config:

@@ -205,8 +205,8 @@ def _threads() -> str:
 
 
 def _faster(runner: Runner) -> str:
-    fp32 = type(runner.optim_wrapper) is OptimWrapper
-    return '. It computes in bf16, too: --amp trains faster' * (fp32 and get_device() == 'cpu' and computes_in_bf16())
+    slow = type(runner.optim_wrapper) is OptimWrapper and get_device() == 'cpu' and computes_in_bf16()
+    return '. The processor has instructions for bf16: --amp trains faster' * slow
 
 
 def _how_to_train_longer(runner: Runner) -> str:

@@ -55,15 +55,27 @@ def false_alarm_intervals(
     """95 % intervals of the figures: percentiles over ``resamples`` bootstrap samples of the images.
 
     A figure that is nan in a sample, for example because the sample has no good part, is left out of the percentiles.
-    If no good part has an alarm, no sample has one. Then the interval ends at 3 / n for n good parts (rule of three).
+    See ``widened`` for figures without any alarm. A precision at a prevalence has no known lower end then, nan.
     """
     samples = false_alarm_samples(matches, score_thr, recalls, prevalence, resamples, seed)
     found = {name: interval_of(values) for name, values in samples.items()}
-    for name, interval in found.items():
-        if interval.high == 0 and name.startswith(('alarms_', 'good_')):
-            share = min(1.0, 3 / matches.empty_images)
-            found[name] = interval._replace(high=100 * share if name.startswith('alarms_') else share)
-    return found
+    for name in found:
+        recall = name.removeprefix('precision_at_').partition('_at_prevalence')[0]
+        if 'prevalence' in name and found[f'alarms_per_100_good_at_{recall}'].high == 0:
+            found[name] = found[name]._replace(low=float('nan'))
+    return {name: widened(name, interval, matches.empty_images) for name, interval in found.items()}
+
+
+def widened(name: str, interval: Interval, good: int) -> Interval:
+    """The interval of the figure ``name``, by the rule of three if no part has an alarm.
+
+    If none of n good parts has an alarm, no bootstrap sample has one, and the interval would be [0, 0]. But up to 3 / n
+    of all parts may have one, with 95 % confidence.
+    """
+    if interval.high == 0 and name.startswith(('alarms_per_100_good', 'good_with_alarm')):
+        share = min(1.0, 3 / good)
+        return interval._replace(high=100 * share if name.startswith('alarms') else share)
+    return interval
 
 
 def false_alarm_samples(
@@ -84,11 +96,11 @@ def false_alarm_samples(
 
 
 def supported(alarms: Sequence[float], good: int) -> list[float]:
-    """Those numbers of false alarms per 100 good parts that a set with ``good`` of them can show: at least 300 / good.
+    """The entries of ``alarms``, false alarms per 100 good parts, that ``good`` of them can show: from 300 / good on.
 
-    If none of n parts has an alarm, up to 3 / n of all parts may have one, with 95 % confidence (the rule of three).
+    This is the rule of three, see ``widened``. With fewer than 3 parts nothing can be shown.
     """
-    return [number for number in alarms if number * good >= 300]
+    return [number for number in alarms if good >= 3 and number * good >= 300]
 
 
 def operating_points(matches: Matches, alarms: Sequence[float]) -> list[OperatingPoint]:

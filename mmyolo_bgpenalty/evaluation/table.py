@@ -102,20 +102,19 @@ def alarm_table(figures: Mapping[str, float], intervals: Mapping[str, Interval])
     """The figures of ``false_alarms`` with their intervals."""
 
     def shown(value: float) -> str:
-        return 'not reached' if value == math.inf else f'{value:.3f}'
+        return 'not reached' if value == math.inf else 'unknown' if value != value else f'{value:.3f}'
 
     rows = [
         [name.replace('_', ' '), shown(value), f'[{shown(intervals[name].low)}, {shown(intervals[name].high)}]']
         for name, value in figures.items()
     ]
-    title = 'False alarms on the empty images (good parts), with 95 % intervals by bootstrap over the images'
+    title = 'False alarms on the empty images (good parts), with 95 % intervals over the images'
     return f'\n{title}\n{AsciiTable([["", "value", "interval"], *rows]).table}'
 
 
 def operating_table(points: Sequence[OperatingPoint], good: int) -> str:
     """``operating_points`` as a table, and how few false alarms ``good`` good parts can show."""
-    parts = f'{good} good part{"s" * (good > 1)}'
-    least = f'{parts} cannot show fewer than {300 / good:.3g} false alarms per 100. 300 can show 1.'
+    parts, least = f'{good} good part{"s" * (good > 1)}', few_good_parts(good)
     if not points:
         return f'\n{least}'
     heads = ['false alarms per 100 good parts, at most', 'confidence', 'objects found', 'defective parts found']
@@ -123,7 +122,15 @@ def operating_table(points: Sequence[OperatingPoint], good: int) -> str:
         [f'{one.alarms:g}', *('none' if value == math.inf else f'{value:.3f}' for value in one[1:])] for one in points
     ]
     title = f'A confidence to choose for a production line, by {parts}'
-    return f'\n{title}\n{AsciiTable([heads, *rows]).table}' + (f'\n{least}' if good < 300 else '')
+    return f'\n{title}\n{AsciiTable([heads, *rows]).table}' + (f'\n{least}' if least else '')
+
+
+def few_good_parts(good: int) -> str:
+    """What ``good`` good parts cannot show, see ``supported``. '' for none, and for enough."""
+    if not 0 < good < 300:
+        return ''
+    parts, least = f'{good} good part{"s" * (good > 1)}', min(100, 300 / good)
+    return f'With {parts}, fewer than {least:.3g} false alarms per 100 cannot be shown. For 1 per 100, 300 are needed.'
 
 
 def unreached(matches: Matches, recalls: Sequence[float], names: Sequence[str]) -> str:

@@ -321,7 +321,7 @@ class SemiYOLODetector(SemiBaseDetector):
 
 
 def chosen(instances: InstanceData, mask: Tensor) -> InstanceData:
-    """``instances[mask]``, which would wait for the device once for each field."""
+    """As ``instances[mask]``, but it waits for the device once, not once for each field."""
     return instances[mask.nonzero()[:, 0]]
 
 

@@ -288,8 +288,8 @@ class SparseYOLOv8Head(YOLOv8Head):
 def padded_objects(objects, images: int) -> Tensor:
     """``gt_instances_preprocess`` of MMYOLO: (B, G, 5), class and xyxy, padded with zeros.
 
-    It is the same for MMYOLO's fast format, (M, 6), with image, class and xyxy, but waits for the device once and not
-    three times an image.
+    For MMYOLO's fast format, (M, 6), with image (below ``images``), class and xyxy, the result is the same, but the
+    device is waited for once, not three times an image.
     """
     if not isinstance(objects, Tensor):
         return gt_instances_preprocess(objects, images)

@@ -22,7 +22,7 @@ from mmyolo_bgpenalty.engine.cpu_amp import computes_in_bf16
 from mmyolo_bgpenalty.utils.threads import number_of_cores
 from tests.helpers.tiny import SEMI, SUPERVISED, load
 
-HINT = '. It computes in bf16, too: --amp trains faster'
+HINT = '. The processor has instructions for bf16: --amp trains faster'
 
 
 @HOOKS.register_module()

@@ -233,6 +233,9 @@ def test_a_mistake_in_the_users_own_module_keeps_its_traceback(config, tmp_path,
             ["train_cfg=dict(type='x', thresholds=[0.3,0.5])"],
             'got "train_cfg=dict(type=\'x\', thresholds=[0.3,0.5])": write a dict in a config',
         ),
+        (['lambda_bg=1', "train_cfg={'type': 'x'}"], 'write a dict in a config'),
+        (['lambda_bg=1', 'train_cfg=(1,2'], "but got 'train_cfg=(1,2'"),
+        (['train_cfg=data(1,2).txt'], "but got 'train_cfg=data(1,2).txt'"),
     ],
 )
 def test_a_bad_override_gives_an_error_of_one_line(config, options, part):

@@ -81,6 +81,7 @@ def test_a_processor_that_computes_in_bf16_is_known_by_its_flags(tmp_path, flags
 
 
 def test_a_training_in_fp32_on_such_a_processor_offers_amp(monkeypatch):
+    monkeypatch.setattr(train, 'get_device', lambda: 'cpu')
     for known in (True, False):
         monkeypatch.setattr(train, 'computes_in_bf16', lambda known=known: known)
         for wrapper in (OptimWrapper, CpuBf16OptimWrapper):

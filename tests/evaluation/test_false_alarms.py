@@ -8,6 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mmyolo_bgpenalty.evaluation.false_alarms import (
+    OperatingPoint,
     false_alarm_intervals,
     false_alarms,
     operating_points,
@@ -15,7 +16,7 @@ from mmyolo_bgpenalty.evaluation.false_alarms import (
     where_recall_ends,
 )
 from mmyolo_bgpenalty.evaluation.matching import match_boxes, match_images
-from mmyolo_bgpenalty.evaluation.table import alarm_table, operating_table, unreached
+from mmyolo_bgpenalty.evaluation.table import alarm_table, few_good_parts, operating_table, unreached
 from tests.helpers.detections import CLASSES, IOU, image, images
 
 RECALLS = (0.3, 0.5, 1)
@@ -204,8 +205,23 @@ def test_few_good_parts_show_no_small_number_of_false_alarms():
     matches = match_images([image([0.9], [0]), *(image([], [], ()) for _ in range(12))], CLASSES, IOU)
     found = false_alarm_intervals(matches, resamples=20)
     assert found['good_with_alarm_at_0.25'] == (0, 3 / 12) and found['alarms_per_100_good_at_0.25'] == (0, 25)
-    points = operating_points(matches, supported((1, 20, 100), 60))
-    assert '| 20 ' in operating_table(points, 60) and '60 good parts cannot show fewer than 5' in operating_table(
-        points, 60
-    )
-    assert 'cannot show' not in operating_table(points, 300)
+    assert found['good_with_alarm_at_recall_0.8'] == (0, 3 / 12)
+
+
+def test_a_precision_at_a_prevalence_has_no_lower_end_without_an_alarm():
+    matches = match_images([image([0.9, 0.8], [0, 0]), *(image([], [], ()) for _ in range(12))], CLASSES, IOU)
+    found = false_alarm_intervals(matches, prevalence=0.99, resamples=20)['precision_at_recall_0.8_at_prevalence_0.99']
+    assert math.isnan(found.low) and found.high == 1
+
+
+def test_the_table_of_operating_points():
+    points = [OperatingPoint(20, 0.5, 0.75, 1.0), OperatingPoint(100, math.inf, 0.0, 0.0)]
+    text = operating_table(points, 15)
+    rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in text.split('\n') if line.startswith('|')]
+    assert rows[1:] == [['20', '0.500', '0.750', '1.000'], ['100', 'none', '0.000', '0.000']]
+    assert 'by 15 good parts' in text and text.split('\n')[-1] == few_good_parts(15)
+    assert few_good_parts(15).startswith('With 15 good parts, fewer than 20 false alarms per 100 cannot be shown.')
+    assert operating_table([], 1).strip() == few_good_parts(1)
+    assert few_good_parts(1).startswith('With 1 good part, fewer than 100 ')
+    assert not few_good_parts(300) and not few_good_parts(0)
+    assert 'cannot be shown' not in operating_table(points, 300)

@@ -9,7 +9,7 @@ num_classes = 3
 channels = [256, 512, last_channels]
 strides = [8, 16, 32]
 norm_cfg = dict(type='BN', momentum=0.03, eps=0.001)
-act_cfg = dict(type='SiLU', inplace=False)  # in place autograd would copy its input
+act_cfg = dict(type='SiLU', inplace=False)  # in place, autograd would copy its input
 
 model = dict(
     type='YOLODetector',

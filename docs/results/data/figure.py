@@ -27,7 +27,11 @@ PANELS = (
 
 
 GOOD_PARTS = Path(__file__).with_name('good_parts.csv')
-GOOD_PANELS = (('DeepPCB', 'labels only', '400 good boards'), ('solar', 'labels only', '400 good panels'))
+GOOD_PANELS = (  # the variants end with ", bf16"
+    ('DeepPCB', 'labels only', '400 good boards, misfires first', 'all labels', 'all labels and 400 good boards'),
+    ('solar', 'labels only', '400 good panels'),
+)
+LABEL = dict(facecolor='white', edgecolor='none', pad=1)  # lines do not cross the number
 RECALLS, ALARMS = (0.6, 0.7, 0.8, 0.9), (0, 1, 3, 10, 30, 100, 300)
 
 
@@ -49,7 +53,7 @@ def picture(runs: Sequence[dict]) -> bytes:
         for place, at_place in enumerate(values):
             mean = sum(at_place.values()) / len(at_place)
             panel.hlines(mean, place - 0.2, place + 0.2, color=f'C{place}', linewidth=3)
-            panel.annotate(f'{mean:.3f}', (place + 0.22, mean), va='center', fontsize=9, color=f'C{place}')
+            panel.annotate(f'{mean:.3f}', (place + 0.22, mean), va='center', fontsize=9, color=f'C{place}', bbox=LABEL)
         panel.set_xticks(range(len(PLACES)), PLACES)
         panel.set_xlim(-0.4, len(PLACES) - 0.4)
         panel.set_title(title, fontsize=10)
@@ -63,7 +67,9 @@ def picture_of_alarms(runs: Sequence[dict]) -> bytes:
     FigureCanvasAgg(figure)
     for panel, (name, *variants) in zip(figure.subplots(1, len(GOOD_PANELS)), GOOD_PANELS, strict=True):
         for number, variant in enumerate(variants):
-            chosen = [run for run in runs if (run['set'], run['variant'], run['images']) == (name, variant, 'test')]
+            chosen = [
+                run for run in runs if (run['set'], run['variant'], run['images']) == (name, f'{variant}, bf16', 'test')
+            ]
             for place, run in enumerate(chosen):
                 values = [float(run[f'alarms_at_recall_{recall:g}'] or 'nan') for recall in RECALLS]
                 label = {} if place else dict(label=variant)

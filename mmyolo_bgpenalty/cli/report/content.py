@@ -10,8 +10,14 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mmyolo_bgpenalty.cli.report.sources import Run
-from mmyolo_bgpenalty.evaluation.bootstrap import interval_of
-from mmyolo_bgpenalty.evaluation.false_alarms import false_alarm_samples, false_alarms, operating_points, supported
+from mmyolo_bgpenalty.evaluation.bootstrap import Interval, interval_of
+from mmyolo_bgpenalty.evaluation.false_alarms import (
+    false_alarm_samples,
+    false_alarms,
+    operating_points,
+    supported,
+    widened,
+)
 from mmyolo_bgpenalty.evaluation.judged import HIT, Judged, judged, partner_scores
 from mmyolo_bgpenalty.evaluation.matching import (
     MISTAKES,
@@ -22,6 +28,7 @@ from mmyolo_bgpenalty.evaluation.matching import (
     match_images,
 )
 from mmyolo_bgpenalty.evaluation.precision_recall import false_positive_samples, precision_recall, ratio_samples
+from mmyolo_bgpenalty.evaluation.table import few_good_parts
 
 MISSED = -1  # the kind of a missed object
 NEAR = 0.1  # lowest IoU of a detection that is near an object
@@ -59,6 +66,7 @@ def content_of(runs: Sequence[Run], most: int, resamples: int) -> dict[str, Any]
         confidence=source.score_thr,
         images=len(source.images),
         good=sum(good),
+        few=few_good_parts(sum(good)),
         goodImages=_packed(np.array(good), np.uint16),
         objects=np.bincount(all_judged[0].object_labels.astype(int), minlength=len(source.classes)).tolist(),
         sizes=[*SIZES],
@@ -139,7 +147,8 @@ def _key_figures(
             key = f'{name}_at_{place}'
             # Without objects only the false alarms at a confidence are known.
             if key in samples and not np.isnan(samples[key]).all():
-                figure = _with_interval(figures[key], samples[key], factor, digits)
+                interval = widened(key, interval_of(samples[key]), matches.empty_images)
+                figure = _with_interval(figures[key], interval, factor, digits)
                 change = (
                     factor * (figures[key] - first[0][key]),
                     _difference(samples[key], first[1][key], factor, digits),
@@ -148,9 +157,9 @@ def _key_figures(
     return rows
 
 
-def _with_interval(value: float, samples: np.ndarray, factor: float, digits: int) -> str:
+def _with_interval(value: float, interval: Interval, factor: float, digits: int) -> str:
     """A figure and its interval. An infinite value stands for a recall that is not reached."""
-    numbers = [value, *interval_of(samples)]
+    numbers = [value, *interval]
     texts = [f'{factor * one:.{digits}f}' if np.isfinite(one) else 'not reached' for one in numbers]
     return f'{texts[0]} [{texts[1]}, {texts[2]}]' if np.isfinite(value) else texts[0]
 

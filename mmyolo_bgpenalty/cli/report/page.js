@@ -124,7 +124,7 @@ const meanings = {
   duplicate: 'A second box on an object that is already found.',
   missed: 'An object (yellow) without a right detection at this confidence. Dashed red is the surest detection that overlaps it, '
     + 'dashed green are other objects. "Never found": not even with a low score.',
-  suspects: 'A false positive on background that every run has. It may be an object that nobody has marked, or something '
+  suspects: 'A false positive on background that every run has, whatever "Show" says. It may be an object that nobody has marked, or something '
     + 'that every run mistakes.',
 };
 
@@ -173,10 +173,12 @@ let limit = step;
 function drawGallery() {
   const confidence = Number(at('confidence').value), kind = at('kind').value;
   at('show').disabled = kind === 'suspects';  // they are of every run
-  const [, , run, shows] = views().find(([value]) => value === (kind === 'suspects' ? 'of 0' : at('show').value));
+  const chosenView = views().find(([value]) => value === at('show').value);
+  const [, , run, shows] = kind === 'suspects' ? views()[0] : chosenView;
   const counts = new Map([...at('kind').options].map(one => [one.value, 0]));
-  for (const one of mistakes(run, confidence)) {
-    for (const wanted of counts.keys()) if (chosen(one, wanted, shows)) counts.set(wanted, counts.get(wanted) + 1);
+  for (const wanted of counts.keys()) {
+    const [, , of, which] = wanted === 'suspects' ? views()[0] : chosenView;
+    for (const one of mistakes(of, confidence)) if (chosen(one, wanted, which)) counts.set(wanted, counts.get(wanted) + 1);
   }
   for (const one of at('kind').options) one.textContent = `${kinds.get(one.value)} (${counts.get(one.value)})`;
   const entries = data.entries.filter(entry => {
@@ -284,6 +286,7 @@ function start() {
   }));
   table('points', ['for', ...data.runs.map((run, i) => label(i))], data.runs[0].points.map(
     ([what], place) => [what, ...data.runs.map(run => copied(run.points[place]))]));
+  at('few').textContent = data.few;
   at('confidence').value = data.confidence;
   const draw = () => {
     at('value').textContent = Number(at('confidence').value).toFixed(3);

@@ -32,7 +32,6 @@ from mmyolo_bgpenalty.cli.report.plots import (
 )
 from mmyolo_bgpenalty.cli.report.sources import Run, read_run, results_in, same_truth
 from mmyolo_bgpenalty.cli.report.suggestions import suggestions
-from mmyolo_bgpenalty.cli.report.trained import STUDENT
 from mmyolo_bgpenalty.cli.run import InputCheck, InputError, command
 from mmyolo_bgpenalty.evaluation.confusion import confusion_matrix
 from mmyolo_bgpenalty.utils.arguments import Parser, fraction, whole_number
@@ -58,7 +57,7 @@ def page(runs: Sequence[Run], most: int | None = None) -> str:
     """The HTML of the report. ``most``: false positives, and misses, of each run."""
     content = content_of(runs, most or max(1, MOST // len(runs)), RESAMPLES)
     curve, content['axes'] = precision_recall_svg([run.pop('curve') for run in content['runs']])
-    histories = [training_history(run.checkpoint, run.name.endswith(STUDENT)) for run in runs]
+    histories = [training_history(run.checkpoint, run.student) for run in runs]
     plots = dict(
         curve=curve,
         history=history_svg(histories),

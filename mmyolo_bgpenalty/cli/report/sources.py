@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmyolo_bgpenalty.cli.report.trained import is_training, tested_models
+from mmyolo_bgpenalty.cli.report.trained import STUDENT, is_training, tested_models
 from mmyolo_bgpenalty.cli.test import TESTED
 from mmyolo_bgpenalty.evaluation.matching import Detections, Truth, truth_by_image
 from mmyolo_bgpenalty.utils.arguments import is_meant
@@ -33,6 +33,7 @@ class Run(NamedTuple):
     found: list[Detections]  # in each image of the source
     checkpoint: str
     metrics: dict[str, float | None]  # of metrics.json
+    student: bool  # of a semi-supervised detector
 
 
 def results_in(path: str | Path) -> dict[str, Path]:
@@ -47,7 +48,8 @@ def results_in(path: str | Path) -> dict[str, Path]:
     if not folder.exists():
         raise ValueError(f'{folder}: no such folder{is_meant(folder)}')
     if is_training(folder):
-        return {f'{_name_of(folder)}{model}': _with_results(out) for model, out in tested_models(folder).items()}
+        models = tested_models(folder).items()
+        return {', '.join(filter(None, (_name_of(folder), model))): _with_results(out) for model, out in models}
     if not (folder / 'ablation.json').is_file():
         return {_name_of(folder): _with_results(folder)}
     found: dict[str, Path] = {}
@@ -98,7 +100,8 @@ def read_run(folder: Path, name: str) -> Run:
     )
     files = [place / 'metrics.json' for place in (folder, folder.parent) if (place / 'metrics.json').is_file()]
     metrics: Mapping = read_json(files[0]) if files else {}
-    return Run(name, source, _detections(folder / 'test.bbox.json', source), tested['checkpoint'], dict(metrics))
+    found, student = _detections(folder / 'test.bbox.json', source), folder.parts[-2:] == ('report', STUDENT)
+    return Run(name, source, found, tested['checkpoint'], dict(metrics), student)
 
 
 def same_truth(one: Source, other: Source) -> bool:

@@ -11,8 +11,8 @@ from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import latest_checkpoi
 from mmyolo_bgpenalty.utils.files import read_json, write_whole
 
 PREDICT_ON = 'model.semi_test_cfg.predict_on'
-TEACHER = ', teacher'  # is added to the name of a run
-STUDENT = ', student'
+TEACHER = 'teacher'
+STUDENT = 'student'
 
 
 def is_training(folder: Path) -> bool:
@@ -27,7 +27,7 @@ def tested_models(folder: Path) -> dict[str, Path]:
     made anew if the checkpoint is another one, or if it or the annotations are newer.
 
     Returns:
-        Folders by what is added to the name of the run: '', or ``TEACHER`` and ``STUDENT`` of a semi-supervised one.
+        Folders by model: '', or ``TEACHER`` and ``STUDENT`` of a semi-supervised detector.
 
     Raises:
         InputError: a test fails. It has printed why.
@@ -38,7 +38,7 @@ def tested_models(folder: Path) -> dict[str, Path]:
     moved = folder / latest.name  # the file `last_checkpoint` has the path at the time of the training
     checkpoint = best[-1] if best else moved if moved.is_file() else latest
     out = folder / 'report'
-    best_out, student = out / 'best', out / 'student'
+    best_out, student = out / 'best', out / STUDENT
     if not checkpoint.is_file() and (best_out / test.TESTED).is_file():  # removed to save space
         return {TEACHER: best_out, STUDENT: student} if (student / test.TESTED).is_file() else {'': best_out}
     # A later `test` writes another config to the work dir.
@@ -53,7 +53,7 @@ def tested_models(folder: Path) -> dict[str, Path]:
         config = place / f'{folder.resolve().name}.py'
         write_whole(config, text)
         # MMEngine shares visualizers of equal names, and this process may have trained with one.
-        options = [f'visualizer.name={place}', *([f'{PREDICT_ON}={name[2:]}'] if semi else [])]
+        options = [f'visualizer.name={place}', *([f'{PREDICT_ON}={name}'] if semi else [])]
         paths = [str(config), str(checkpoint), '--work-dir', str(place), '--out', str(place)]
         if test.main([*paths, '--cfg-options', *options]):
             raise InputError(f'{folder}: expected a training that can be tested, but `test` failed')

@@ -40,7 +40,7 @@ def _teacher_hook(parts: ConfigParts, hook: Part) -> Findings:
             what = f'{hook.kind} has no burn-in: an untrained teacher labels images from the first iteration on'
             yield warning(hook.path, what, "write type='BurnInMeanTeacherHook', or burn_in=0")
     momentum = hook.node.get('momentum')
-    if momentum is None:
+    if isinstance(momentum, bool) or not isinstance(momentum, (int, float)):  # another check says so
         return
     if momentum in (0, 1):
         what = f'{momentum}; expected a number above 0 and below 1'

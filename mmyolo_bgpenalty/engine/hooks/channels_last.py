@@ -13,8 +13,11 @@ class ChannelsLastHook(Hook):
 
     A convolution gives its output the format of its weights, so the whole model then computes in this format. Results
     change only by rounding, and checkpoints fit models of both formats. A model in a wrapper, as with several
-    processes, keeps its format, because DistributedDataParallel has already taken it for the gradients.
+    processes, keeps its format, because DistributedDataParallel has already laid out its gradient buckets in it.
     ``SemiYOLODetector`` has an option of its own.
+
+    The moments of the optimizer, which may come from a checkpoint of the other format, get the format of their weights.
+    Fused optimizers on a CPU read both as flat memory.
     """
 
     priority = 'VERY_HIGH'  # EMAHook copies the model later
@@ -22,3 +25,10 @@ class ChannelsLastHook(Hook):
     def before_run(self, runner: Runner) -> None:
         if not is_model_wrapper(runner.model):
             runner.model.to(memory_format=torch.channels_last)
+
+    def before_train(self, runner: Runner) -> None:
+        optimizer = getattr(runner.optim_wrapper, 'optimizer', None)  # a dict of wrappers has none
+        for parameter, state in optimizer.state.items() if optimizer else ():
+            for name, value in state.items():
+                if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                    state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

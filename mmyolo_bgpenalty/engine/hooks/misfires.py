@@ -95,7 +95,7 @@ class MisfiresFirstHook(Hook):
         self._scores[places], self._scored = found, epoch
         sampler.empty_shares = shares(self._scores, self.floor)
         alarms = int((found >= ALARM).sum())
-        text = f'{alarms} of {number} empty images with a false alarm (score >= {ALARM}); they are drawn more often'
+        text = f'{alarms} of {number} empty images have a false alarm (score >= {ALARM}); high scores are drawn more'
         print_log(text, logger='current')
         runner.message_hub.update_scalar('train/bg/images_with_alarm', alarms / number)
 

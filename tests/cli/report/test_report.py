@@ -508,3 +508,17 @@ def test_no_error_and_no_request(browser, page, results):
     events = [json.loads(entry['message'])['message'] for entry in browser.get_log('performance')]
     sent = [one['params']['request']['url'] for one in events if one['method'] == 'Network.requestWillBeSent']
     assert [url for url in sent if not url.startswith('data:')] == [f'file://{results}/report.html']
+
+
+def test_without_an_alarm_on_few_good_parts_the_page_claims_little(browser, results, tmp_path):
+    """The detections on the four good images are removed. The rule of three gives 75 false alarms per 100."""
+    shutil.copytree(results / 'before', tmp_path / 'quiet')
+    found = tmp_path / 'quiet/test.bbox.json'
+    rows = json.loads(found.read_text(encoding='utf-8'))
+    found.write_text(json.dumps([row for row in rows if row['image_id'] >= 4]), encoding='utf-8')
+    report.main([str(tmp_path / 'quiet'), '--out', str(tmp_path / 'page.html')])
+    browser.get(f'file://{tmp_path}/page.html')
+    key = browser.find_element('id', 'key').text
+    assert '[0.0, 75.0]' in key and '[0.0, 0.0]' not in key
+    assert 'With 4 good parts, fewer than 75 false alarms per 100' in browser.find_element('id', 'few').text
+    assert 'false alarms per 100 good parts' not in browser.find_element('id', 'points').text

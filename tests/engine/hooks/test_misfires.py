@@ -153,7 +153,7 @@ def test_the_teacher_scores_all_images_before_an_epoch(data, tmp_path, monkeypat
     assert draws.shares[0] is None
     for found in draws.shares[1:]:
         np.testing.assert_allclose(found, shares(np.float32(scores.scores).astype(float), 0.3))
-    assert said == [f'2 of {GOOD} empty images with a false alarm (score >= 0.25); they are drawn more often'] * 2
+    assert said == [f'2 of {GOOD} empty images have a false alarm (score >= 0.25); high scores are drawn more'] * 2
     assert runner.message_hub.get_scalar('train/bg/images_with_alarm').current() == pytest.approx(2 / GOOD)
     assert [len(images) for images in draws.images] == [2] * 15
 
