@@ -85,7 +85,7 @@ def test_a_training_ends_with_its_report(config, tmp_path):
     page = (tmp_path / 'report.html').read_text(encoding='utf-8')
     data = json.loads(re.search(r'json">(.*?)</script>', page, re.S).group(1))
     name = tmp_path.name
-    assert [run['name'] for run in data['runs']] == [name, f'{name}, student']
+    assert [run['name'] for run in data['runs']] == [f'{name}, teacher', f'{name}, student']
     tested = [json.loads((tmp_path / out / 'tested.json').read_text()) for out in ('report/best', 'report/student')]
     assert {one['checkpoint'] for one in tested} == {str(max(tmp_path.glob('best_*.pth')))}
     for run, (out, role) in zip(data['runs'], (('report/best', 'teacher'), ('report/student', 'student'))):
