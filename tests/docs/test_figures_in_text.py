@@ -214,3 +214,15 @@ def test_every_figure_has_a_source(page):
         assert part in text
         text = text.replace(part, '')
     assert set(NUMBER.findall(text)) <= FACTS[page]
+
+
+def test_the_parts_of_the_recipe_have_figures_of_the_lab_notes():
+    """Each figure of "What each part gains" occurs in a lab note, or is a value of a run."""
+    page = (ROOT / 'docs/results/summary.md').read_text(encoding='utf-8')
+    rows = re.findall(r'^\| .+? \| (.+) \| .+ \|$', page.partition('## What each part gains')[2], re.M)[1:]
+    notes = ' '.join(note.read_text(encoding='utf-8') for note in (ROOT / 'docs/lab_notes').glob('*.md'))
+    known = {
+        f'{mean("labels only, empty images added", "mAP", SOLAR):.3f}',
+        *re.findall(r'\d+\.\d{2,}|\d+(?= %)', notes),
+    }
+    assert len(rows) > 20 and set(re.findall(r'\d+\.\d{2,}|\d+(?= %)', ' '.join(rows))) <= known
