@@ -62,7 +62,9 @@ def test_the_figures_of_good_parts_show_every_seed(monkeypatch):
     for panel, (name, *variants) in zip(figures[0].axes, figure.GOOD_PANELS, strict=True):
         seeds = [run['seed'] for run in runs if run['set'] == name and run['variant'] in variants]
         assert len(panel.lines) == len(seeds) / 2 > 0  # each has a line for `choose` and one for `test`
-        assert {variant for variant in variants} == {text.get_text() for text in panel.get_legend().get_texts()}
+        assert {variant.removesuffix(', bf16') for variant in variants} == {
+            text.get_text() for text in panel.get_legend().get_texts()
+        }
 
 
 def test_seed_lines_join_the_values_of_one_seed_and_fold():

@@ -27,8 +27,14 @@ PANELS = (
 
 
 GOOD_PARTS = Path(__file__).with_name('good_parts.csv')
-GOOD_PANELS = (  # the variants end with ", bf16"
-    ('DeepPCB', 'labels only', '400 good boards, misfires first', 'all labels', 'all labels and 400 good boards'),
+GOOD_PANELS = (
+    (
+        'DeepPCB',
+        'labels only, bf16',
+        '400 good boards, misfires first, bf16',
+        'all labels, bf16',
+        'all labels and 400 good boards, bf16',
+    ),
     ('solar', 'labels only', '400 good panels'),
 )
 LABEL = dict(facecolor='white', edgecolor='none', pad=1)  # lines do not cross the number
@@ -67,18 +73,16 @@ def picture_of_alarms(runs: Sequence[dict]) -> bytes:
     FigureCanvasAgg(figure)
     for panel, (name, *variants) in zip(figure.subplots(1, len(GOOD_PANELS)), GOOD_PANELS, strict=True):
         for number, variant in enumerate(variants):
-            chosen = [
-                run for run in runs if (run['set'], run['variant'], run['images']) == (name, f'{variant}, bf16', 'test')
-            ]
+            chosen = [run for run in runs if (run['set'], run['variant'], run['images']) == (name, variant, 'test')]
             for place, run in enumerate(chosen):
                 values = [float(run[f'alarms_at_recall_{recall:g}'] or 'nan') for recall in RECALLS]
-                label = {} if place else dict(label=variant)
+                label = {} if place else dict(label=variant.removesuffix(', bf16'))
                 panel.plot(RECALLS, values, 'o-', color=f'C{number}', linewidth=1, markersize=4, **label)
         panel.set_xticks(RECALLS)
         panel.set_xlabel('recall')
         panel.set_yscale('symlog', linthresh=1)  # it has a place for 0
         panel.set_yticks(ALARMS, ALARMS, minor=False)
-        panel.set_ylim(-0.1, 800)
+        panel.set_ylim(-0.1, 1200)
         panel.yaxis.set_minor_locator(NullLocator())
         panel.set_title(f'{name}: false alarms per 100 good parts', fontsize=10)
         panel.grid(alpha=0.3)
