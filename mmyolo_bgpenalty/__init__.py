@@ -48,6 +48,7 @@ from mmyolo_bgpenalty.datasets.transforms import (  # noqa: E402
 )
 from mmyolo_bgpenalty.engine.console import ValidationLoggerHook  # noqa: E402
 from mmyolo_bgpenalty.engine.cpu_amp import CpuBf16OptimWrapper  # noqa: E402
+from mmyolo_bgpenalty.engine.foreach_ema import ForeachEMA  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.channels_last import ChannelsLastHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.checkpoint import ResumableCheckpointHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.collapse_monitor import CollapseMonitorHook  # noqa: E402
@@ -73,7 +74,6 @@ from mmyolo_bgpenalty.models.data_preprocessors import (  # noqa: E402
 )
 from mmyolo_bgpenalty.models.dense_detector import DenseSemiYOLODetector  # noqa: E402
 from mmyolo_bgpenalty.models.empty_branch import EmptyImagesYOLODetector  # noqa: E402
-from mmyolo_bgpenalty.models.foreach_ema import ForeachEMA  # noqa: E402
 from mmyolo_bgpenalty.models.losses.background_penalty_loss import BackgroundPenaltyLoss  # noqa: E402
 from mmyolo_bgpenalty.models.losses.penalty import background_penalty  # noqa: E402
 from mmyolo_bgpenalty.models.semi_detector import SemiYOLODetector  # noqa: E402

@@ -14,8 +14,8 @@ class CpuBf16OptimWrapper(OptimWrapper):
     """An OptimWrapper that runs forward passes in bf16 on a CPU. torch.autocast chooses the operations.
 
     MMEngine's AmpOptimWrapper needs a GPU. Weights, gradients, optimizer, losses and validation stay in fp32. Losses
-    are not scaled, since bf16 has the range of fp32. It is for processors for which
-    ``computes_in_bf16`` is True. On others bf16 is slower.
+    are not scaled, since bf16 has the range of fp32. It is for processors for which ``computes_in_bf16``
+    is True. On others bf16 is slower.
     """
 
     @contextmanager

@@ -27,6 +27,8 @@ import numpy as np
 from mmyolo_bgpenalty.evaluation.bootstrap import Interval, interval_of, resampled_images
 from mmyolo_bgpenalty.evaluation.matching import Matches
 
+ENOUGH = 300  # good parts that can show 1 false alarm per 100, by the rule of three: see `widened`
+
 
 class OperatingPoint(NamedTuple):
     """What a detector finds at a confidence that is chosen for its number of false alarms."""
@@ -96,11 +98,11 @@ def false_alarm_samples(
 
 
 def supported(alarms: Sequence[float], good: int) -> list[float]:
-    """The entries of ``alarms``, false alarms per 100 good parts, that ``good`` of them can show: from 300 / good on.
+    """The numbers of false alarms per 100 good parts that a set with ``good`` good parts can show.
 
-    This is the rule of three, see ``widened``. With fewer than 3 parts nothing can be shown.
+    These are the entries of ``alarms`` from ``ENOUGH`` / good on.
     """
-    return [number for number in alarms if good >= 3 and number * good >= 300]
+    return [number for number in alarms if number * good >= ENOUGH]
 
 
 def operating_points(matches: Matches, alarms: Sequence[float]) -> list[OperatingPoint]:

@@ -9,7 +9,7 @@ import numpy as np
 from terminaltables import AsciiTable
 
 from mmyolo_bgpenalty.evaluation.bootstrap import Interval
-from mmyolo_bgpenalty.evaluation.false_alarms import OperatingPoint, where_recall_ends
+from mmyolo_bgpenalty.evaluation.false_alarms import ENOUGH, OperatingPoint, where_recall_ends
 from mmyolo_bgpenalty.evaluation.matching import Matches
 from mmyolo_bgpenalty.utils.files import printable
 
@@ -114,23 +114,27 @@ def alarm_table(figures: Mapping[str, float], intervals: Mapping[str, Interval])
 
 def operating_table(points: Sequence[OperatingPoint], good: int) -> str:
     """``operating_points`` as a table, and how few false alarms ``good`` good parts can show."""
-    parts, least = f'{good} good part{"s" * (good > 1)}', few_good_parts(good)
+    least = few_good_parts(good)
     if not points:
         return f'\n{least}'
     heads = ['false alarms per 100 good parts, at most', 'confidence', 'objects found', 'defective parts found']
     rows = [
         [f'{one.alarms:g}', *('none' if value == math.inf else f'{value:.3f}' for value in one[1:])] for one in points
     ]
-    title = f'A confidence to choose for a production line, by {parts}'
+    title = f'A confidence to choose for a production line, by {_good_parts(good)}'
     return f'\n{title}\n{AsciiTable([heads, *rows]).table}' + (f'\n{least}' if least else '')
 
 
 def few_good_parts(good: int) -> str:
     """What ``good`` good parts cannot show, see ``supported``. '' for none, and for enough."""
-    if not 0 < good < 300:
+    if not 0 < good < ENOUGH:
         return ''
-    parts, least = f'{good} good part{"s" * (good > 1)}', min(100, 300 / good)
-    return f'With {parts}, fewer than {least:.3g} false alarms per 100 cannot be shown. For 1 per 100, 300 are needed.'
+    shown = f'fewer than {min(100, ENOUGH / good):.3g} false alarms per 100 cannot be shown'
+    return f'With {_good_parts(good)}, {shown}. For 1 per 100, {ENOUGH} are needed.'
+
+
+def _good_parts(good: int) -> str:
+    return f'{good} good part{"s" * (good > 1)}'
 
 
 def unreached(matches: Matches, recalls: Sequence[float], names: Sequence[str]) -> str:

@@ -148,7 +148,7 @@ class SemiYOLODetector(SemiBaseDetector):
     @torch.no_grad()
     def get_pseudo_instances(self, batch_inputs: Tensor, batch_data_samples: list) -> tuple[list, dict]:
         """The samples with pseudo-boxes in the pixels of the weak views, and ``predictions`` of the teacher's head."""
-        if self.teacher.training:  # a walk over all modules
+        if self.teacher.training:  # eval() walks over all modules
             self.teacher.eval()
         options = self.semi_train_cfg
         test_cfg = options.pseudo_test_cfg

@@ -38,9 +38,8 @@ def start_command() -> None:
     global _start
     _start = cpu_time()
     if not any(name in os.environ for name in WAITING):
-        os.environ['GOMP_SPINCOUNT'] = (
-            '1000'  # fast enough alone, and not slow beside others: docs/results/benchmark_notes.md
-        )
+        # Fast enough alone, and not slow beside others: docs/results/benchmark_notes.md
+        os.environ['GOMP_SPINCOUNT'] = '1000'
 
 
 def cpu_time(proc: Path = PROC) -> CpuTime | None:

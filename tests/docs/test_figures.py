@@ -199,3 +199,30 @@ def test_a_row_of_speed_is_that_of_the_benchmark(name):
     rows = json.loads((ROOT / 'docs/results/benchmark.json').read_text(encoding='utf-8'))['rows']
     ratios = [row['ratio']['median'] for row in rows if (row['case'], row['what']) == SPEED[name]]
     assert dict(rows_of('docs/results/speed.md'))[name] == [f'{one:.{2 if one >= 0.1 else 3}f}' for one in ratios]
+
+
+PENALISED = '(focal, positives, lambda 1), bf16'
+ARMS = {
+    'labels only, bf16': '40 labels only',
+    '400 good boards, misfires first, bf16': '400 good boards, as shipped',
+    '400 good boards, bf16': '400 good boards, drawn uniformly',
+    f'400 good boards, and penalty on them {PENALISED}': '400 good boards, and the penalty on them',
+    f'400 good boards, penalty in place of the classification loss {PENALISED}': (
+        '400 good boards, the penalty in place of the classification loss'
+    ),
+    '360 unlabeled boards, bf16': '360 unlabeled boards',
+    '360 unlabeled and 400 good boards, bf16': '360 unlabeled and 400 good boards',
+    'labels only, a tenth more of good boards among them, bf16': '4 good boards among the 40 labels',
+    'all labels, bf16': 'all 400 labels',
+    'all labels and 400 good boards, bf16': 'all 400 labels and 400 good boards',
+}
+
+
+def test_the_table_of_good_parts_has_the_figures_of_its_runs():
+    at = [f'{name}_at_recall_{recall}' for name in ('precision', 'alarms') for recall in (0.7, 0.8)]
+    metrics = ['mAP', 'mAP_50', *at, 'recall_at_0.25', 'alarms_at_0.25']
+    where = dict(set=['DeepPCB'], images=['test'], iterations=['1166', '1170', '1200'], nms=['0.5'])
+    lines = tables.table(GOOD, list(ARMS), metrics, **where)[2:]
+    shown = dict(rows_of('docs/guides/good_parts.md'))
+    for line, name in zip(lines, ARMS.values(), strict=True):
+        assert line[2:-2].split(' | ')[1:] == shown[name], name

@@ -52,7 +52,7 @@ def _seconds_a_picture(cfg: Config, batch: int) -> tuple[float, float]:
     device = get_device()
     with DefaultScope.overwrite_default_scope('mmyolo'):
         detector = MODELS.build(cfg.model.get('detector', cfg.model)).to(device).train()
-    detector.to(memory_format=torch.channels_last)
+    detector.to(memory_format=torch.channels_last)  # as the configs that `init` writes
     width, height = cfg.img_scale
     # On a CPU the time grows with the number of pictures. A GPU is faster with a whole batch.
     number = 1 if device == 'cpu' else batch

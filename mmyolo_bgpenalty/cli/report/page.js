@@ -124,8 +124,8 @@ const meanings = {
   duplicate: 'A second box on an object that is already found.',
   missed: 'An object (yellow) without a right detection at this confidence. Dashed red is the surest detection that overlaps it, '
     + 'dashed green are other objects. "Never found": not even with a low score.',
-  suspects: 'A false positive on background that every run has, whatever "Show" says. It may be an object that nobody has marked, or something '
-    + 'that every run mistakes.',
+  suspects: 'A false positive on background that every run has, whatever "Show" says. It may be an object that nobody has '
+    + 'marked, or something that every run mistakes.',
 };
 
 /** What the select "show" offers: [value, text, run, which of its mistakes]. The last takes whether each run has it. What is
@@ -173,13 +173,16 @@ let limit = step;
 function drawGallery() {
   const confidence = Number(at('confidence').value), kind = at('kind').value;
   at('show').disabled = kind === 'suspects';  // they are of every run
-  const chosenView = views().find(([value]) => value === at('show').value);
-  const [, , run, shows] = kind === 'suspects' ? views()[0] : chosenView;
+  const [first, ...others] = views(), view = [first, ...others].find(([value]) => value === at('show').value);
+  const [, , run, shows] = kind === 'suspects' ? first : view;
   const counts = new Map([...at('kind').options].map(one => [one.value, 0]));
-  for (const wanted of counts.keys()) {
-    const [, , of, which] = wanted === 'suspects' ? views()[0] : chosenView;
-    for (const one of mistakes(of, confidence)) if (chosen(one, wanted, which)) counts.set(wanted, counts.get(wanted) + 1);
-  }
+  const count = ([, , of, which], names) => {
+    for (const one of mistakes(of, confidence)) {
+      for (const name of names) if (chosen(one, name, which)) counts.set(name, counts.get(name) + 1);
+    }
+  };
+  count(view, [...counts.keys()].filter(name => name !== 'suspects'));
+  if (counts.has('suspects')) count(first, ['suspects']);
   for (const one of at('kind').options) one.textContent = `${kinds.get(one.value)} (${counts.get(one.value)})`;
   const entries = data.entries.filter(entry => {
     const has = entry[7].map(score => entry[1] === missed ? score < confidence : score >= confidence);

@@ -1,11 +1,11 @@
 """ForeachEMA: MMYOLO's exponential moving average with one call for all tensors."""
 
-import math
-
 import torch
 from mmyolo.models.layers import ExpMomentumEMA
 from mmyolo.registry import MODELS
 from torch import Tensor, nn
+
+from mmyolo_bgpenalty.engine.schedule import ema_momentum
 
 
 @MODELS.register_module()
@@ -27,7 +27,6 @@ class ForeachEMA(ExpMomentumEMA):
             self._shared = len({tensor.data_ptr() for tensor in self._pairs[0]}) < len(names)
         if self._shared or not self.update_buffers or self.steps == 0 or self.steps % self.interval:
             return super().update_parameters(model)
-        momentum = (1 - self.momentum) * math.exp(-float(1 + self.steps) / self.gamma) + self.momentum
-        torch._foreach_lerp_(*self._pairs, momentum)
+        torch._foreach_lerp_(*self._pairs, ema_momentum(float(1 + self.steps), self.momentum, self.gamma))
         self.steps += 1
         return None
