@@ -36,6 +36,7 @@ from mmyolo_bgpenalty.datasets.collate import bg_penalty_collate, branch_collate
 from mmyolo_bgpenalty.datasets.empty_images import EmptyImageDataset  # noqa: E402
 from mmyolo_bgpenalty.datasets.image_folder import ImageFolderDataset  # noqa: E402
 from mmyolo_bgpenalty.datasets.labeled_unlabeled import LabeledUnlabeledDataset  # noqa: E402
+from mmyolo_bgpenalty.datasets.reduced_images import LoadReducedImage  # noqa: E402
 from mmyolo_bgpenalty.datasets.samplers import LabeledUnlabeledBatchSampler, SeededBatchSampler  # noqa: E402
 from mmyolo_bgpenalty.datasets.solar_panels.dataset import SolarPanelDataset  # noqa: E402
 from mmyolo_bgpenalty.datasets.transforms import (  # noqa: E402
@@ -101,6 +102,7 @@ __all__ = [
     'LabeledUnlabeledDataset',
     'LambdaBgSchedulerHook',
     'LastEpochsPipelineHook',
+    'LoadReducedImage',
     'MisfiresFirstHook',
     'NonFiniteGuardHook',
     'PrecisionRecallMetric',

@@ -13,6 +13,7 @@ from mmengine.dist import all_reduce
 from mmengine.logging import print_log
 from mmyolo.datasets.yolov5_coco import BatchShapePolicyDataset
 
+from mmyolo_bgpenalty.datasets.reduced_images import LoadReducedImage
 from mmyolo_bgpenalty.utils.files import NAMED, printable
 from mmyolo_bgpenalty.utils.image_files import MOST_PIXELS, NO_FILE, TOO_LARGE, image_fault, image_size, size_fault
 
@@ -89,7 +90,8 @@ class ReadableImages:
         stated = bool(results.get('instances')) and None not in (results.get('height'), results.get('width'))
         size = (results['height'], results['width']) if stated else ()
         # Another loader may load another size than the file has.
-        known = stated and any(type(transform) is LoadImageFromFile for transform in transforms)
+        reduced = any(type(transform) is LoadReducedImage for transform in transforms)
+        known = stated and (reduced or any(type(transform) is LoadImageFromFile for transform in transforms))
         fault = '' if self.examined[place] else _file_fault(path, math.inf if known else MOST_PIXELS)
         if known and not (fault or self.examined[place]):
             stored = image_size(path)
@@ -112,7 +114,7 @@ class ReadableImages:
             if results is None:
                 return self._report(place, fault or _file_fault(path) or 'its loader returned nothing')
         if stated and not fault and 'img' in results:
-            fault = size_fault(np.shape(results['img'])[:2], size)
+            fault = size_fault(results['ori_shape'] if reduced else np.shape(results['img'])[:2], size)
         self.examined[place] = not fault
         return self._report(place, fault) if fault else (results, '')
 

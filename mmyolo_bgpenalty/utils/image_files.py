@@ -130,7 +130,7 @@ def image_fault(path, look_inside: bool = True, most_pixels: float = MOST_PIXELS
         if look_inside:
             with open(path, 'rb') as file:
                 head = file.read(8)
-                if head[:2] == _JPEG_STARTS and _is_cut_off(file, status.st_size):
+                if head[:2] == JPEG_STARTS and _is_cut_off(file, status.st_size):
                     return 'truncated JPEG'
                 if head == _PNG_STARTS and not _has_png_end(file, status.st_size):
                     return 'truncated PNG'
@@ -178,7 +178,7 @@ def image_size(path) -> tuple[int, int] | None:
         return None
 
 
-_JPEG_STARTS, _JPEG_ENDS = b'\xff\xd8', b'\xff\xd9'
+JPEG_STARTS, _JPEG_ENDS = b'\xff\xd8', b'\xff\xd9'
 
 
 def _is_cut_off(file, size: int) -> bool:

@@ -8,7 +8,8 @@ classes = ('hot_cell', 'hot_string', 'crack')
 img_scale = (320, 256)  # width and height, multiples of 32
 
 # Transforms. MMDetection's LoadAnnotations keeps crowd boxes, so they are not background. MMYOLO's drops them.
-load = [dict(type='LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True)]
+load_image = dict(type='LoadReducedImage', scale=img_scale)
+load = [load_image, dict(type='mmdet.LoadAnnotations', with_bbox=True)]
 resize = dict(type='RecordedLetterResize', scale=img_scale, pad_val=dict(img=114))
 mosaic = dict(type='RecordedMosaic', img_scale=img_scale, pad_val=114.0)
 affine = dict(
@@ -38,8 +39,7 @@ test_pack = dict(
 )
 
 train_pipeline = [*load, dict(mosaic, pre_transform=load), middle, colour, flip, pack]
-load_image, load_boxes = load
-test_pipeline = [load_image, resize, load_boxes, test_pack]
+test_pipeline = [dict(type='LoadImageFromFile'), resize, load[1], test_pack]
 
 dataset = dict(
     type=dataset_type,

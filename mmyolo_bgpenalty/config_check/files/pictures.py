@@ -6,10 +6,12 @@ import cv2
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
 
+from mmyolo_bgpenalty.datasets.reduced_images import LoadReducedImage
 from mmyolo_bgpenalty.utils.image_files import opened_header, orientation_of
 
 BITS = 258  # tag of TIFF
 FEW_LEVELS = 32
+LOADERS = {LoadImageFromFile.__name__, LoadReducedImage.__name__}
 
 
 class Loader(NamedTuple):
@@ -26,8 +28,8 @@ class Header(NamedTuple):
 
 
 def loader_of(kind: type | None, color_type: str = 'color', imdecode_backend: str | None = 'cv2') -> Loader | None:
-    """How LoadImageFromFile loads pictures. None if it is another class or does not use OpenCV."""
-    if kind is None or kind.__name__ != LoadImageFromFile.__name__ or imdecode_backend not in (None, 'cv2'):
+    """How LoadImageFromFile or LoadReducedImage loads pictures. None if it is another class or does not use OpenCV."""
+    if kind is None or kind.__name__ not in LOADERS or imdecode_backend not in (None, 'cv2'):
         return None
     return Loader('ignore_orientation' not in color_type and color_type != 'unchanged', color_type != 'unchanged')
 
