@@ -1,6 +1,6 @@
 """Compare time and memory of this package with MMYOLO, MMDetection and Ultralytics, in pairs within one process.
 
-    python -m mmyolo_bgpenalty benchmark [--cases loss assigner step memory] [--device cuda] [--out FILE]
+    python -m mmyolo_bgpenalty benchmark [--cases loss step …] [--device cuda] [--out FILE]
 
 Ratios are ours / theirs. --out writes <out>.md and <out>.json. docs/results/benchmark_notes.md explains the cases.
 """
@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,11 +21,14 @@ from mmyolo.utils import register_all_modules
 
 from mmyolo_bgpenalty.cli.benchmark.cases import Pair, assigner_pairs, loss_pairs, step_pairs
 from mmyolo_bgpenalty.cli.benchmark.measures import Spread, paired_times, peak_bytes, spread
+from mmyolo_bgpenalty.cli.benchmark.whole_trainings import against_others, starting, waiting_for_data
 from mmyolo_bgpenalty.cli.run import InputCheck, InputError, command
 from mmyolo_bgpenalty.utils.arguments import Parser, whole_number
 from mmyolo_bgpenalty.utils.files import write_whole
 
 TIMED = dict(loss=loss_pairs, assigner=assigner_pairs, step=step_pairs)
+PROCESSES = dict(training=against_others, data=waiting_for_data, start=starting)
+ROUNDS = dict(training=6, data=12, start=6)  # these have a sixth or a twelfth of the pairs, because they take long
 
 
 class Row(NamedTuple):
@@ -43,7 +46,7 @@ class Row(NamedTuple):
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__)
-    cases = [*TIMED, 'memory']
+    cases = [*TIMED, 'memory', *PROCESSES]
     parser.add_argument('--cases', nargs='+', choices=cases, default=cases, help='what to measure (default: all)')
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     parser.add_argument('--pairs', type=int, default=30, help='number of pairs; half for whole steps (default 30)')
@@ -69,15 +72,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     MMLogger.get_instance('benchmark', log_level='WARNING')
     machine, rows = describe(args), []
     for case in args.cases:
-        for name in ('loss', 'step') if case == 'memory' else (case,):
-            for pair in TIMED[name](args.device, args.quick):
-                rows.append(memory_row(pair, args.device) if case == 'memory' else time_row(pair, args.pairs))
-                print(line(rows[-1]), flush=True)
+        for row in process_rows(case, args) if case in PROCESSES else task_rows(case, args):
+            rows.append(row)
+            print(line(row), flush=True)
     if args.out:
         content = dict(machine, rows=[dict(row._asdict(), ratio=row.ratio._asdict()) for row in rows])
         with InputCheck():
             write_whole(f'{args.out}.md', '\n'.join([HEADER.format(**machine), *map(line, rows), '']))
             write_whole(f'{args.out}.json', json.dumps(content, indent=1, ensure_ascii=False) + '\n')
+
+
+def task_rows(case: str, args: argparse.Namespace) -> Iterator[Row]:
+    for name in ('loss', 'step') if case == 'memory' else (case,):
+        for pair in TIMED[name](args.device, args.quick):
+            yield memory_row(pair, args.device) if case == 'memory' else time_row(pair, args.pairs)
+
+
+def process_rows(case: str, args: argparse.Namespace) -> Iterator[Row]:
+    rounds = max(1, args.pairs // ROUNDS[case])
+    for one in PROCESSES[case](args.device, args.quick, rounds):
+        ours, theirs = (1e3 * spread(side).median for side in zip(*one.seconds, strict=True))
+        yield Row(case, one.what, one.shape, ours, theirs, 'ms', spread([a / b for a, b in one.seconds]), one.note)
 
 
 def time_row(pair: Pair, pairs: int) -> Row:
