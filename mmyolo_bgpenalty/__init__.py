@@ -50,6 +50,7 @@ from mmyolo_bgpenalty.datasets.transforms import (  # noqa: E402
 from mmyolo_bgpenalty.engine.console import ValidationLoggerHook  # noqa: E402
 from mmyolo_bgpenalty.engine.cpu_amp import CpuBf16OptimWrapper  # noqa: E402
 from mmyolo_bgpenalty.engine.foreach_ema import ForeachEMA  # noqa: E402
+from mmyolo_bgpenalty.engine.fused_adamw import FusedAdamW  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.channels_last import ChannelsLastHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.checkpoint import ResumableCheckpointHook  # noqa: E402
 from mmyolo_bgpenalty.engine.hooks.collapse_monitor import CollapseMonitorHook  # noqa: E402
@@ -97,6 +98,7 @@ __all__ = [
     'EmptyImageDataset',
     'EmptyImagesYOLODetector',
     'ForeachEMA',
+    'FusedAdamW',
     'ImageFolderDataset',
     'LabeledUnlabeledBatchSampler',
     'LabeledUnlabeledDataset',

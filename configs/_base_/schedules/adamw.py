@@ -8,7 +8,7 @@ test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
     clip_grad=dict(max_norm=10.0),
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+    optimizer=dict(type='FusedAdamW', lr=1e-3, weight_decay=0.05),
     constructor='YOLOv5OptimizerConstructor',
 )
 # Lengths below 1 are shares of the iterations of the run. So they fit a run of any length. The warm-up takes 50 of the
