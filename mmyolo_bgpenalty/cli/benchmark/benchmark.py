@@ -20,7 +20,7 @@ from mmengine.logging import MMLogger
 from mmyolo.utils import register_all_modules
 
 from mmyolo_bgpenalty.cli.benchmark.cases import Pair, assigner_pairs, loss_pairs, step_pairs
-from mmyolo_bgpenalty.cli.benchmark.measures import Spread, paired_times, peak_bytes, spread
+from mmyolo_bgpenalty.cli.benchmark.measures import Spread, host_waits, paired_times, peak_bytes, spread
 from mmyolo_bgpenalty.cli.benchmark.whole_trainings import against_others, starting, waiting_for_data
 from mmyolo_bgpenalty.cli.run import InputCheck, InputError, command
 from mmyolo_bgpenalty.utils.arguments import Parser, whole_number
@@ -32,7 +32,7 @@ ROUNDS = dict(training=6, data=12, start=6)  # these have a sixth or a twelfth o
 
 
 class Row(NamedTuple):
-    """Median times of ``ours`` and ``theirs`` in ms, or their memory in MiB. ``ratio`` is ours / theirs."""
+    """Median times of ``ours`` and ``theirs`` in ms, their memory in MiB, or numbers. ``ratio`` is ours / theirs."""
 
     case: str
     what: str
@@ -46,8 +46,10 @@ class Row(NamedTuple):
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__)
-    cases = [*TIMED, 'memory', *PROCESSES]
-    parser.add_argument('--cases', nargs='+', choices=cases, default=cases, help='what to measure (default: all)')
+    on_gpu = [*TIMED, 'memory', 'waits']
+    cases = [*on_gpu, *PROCESSES]
+    default = 'what to measure (default: all but `waits`; on a GPU all but whole processes, which takes minutes)'
+    parser.add_argument('--cases', nargs='+', choices=cases, help=default)
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     parser.add_argument('--pairs', type=int, default=30, help='number of pairs; half for whole steps (default 30)')
     threads = torch.get_num_threads()
@@ -60,6 +62,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         whole_number('--threads', args.threads)
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise InputError('Expected a GPU for --device cuda, but torch finds no GPU')
+    if args.device == 'cpu' and 'waits' in (args.cases or ()):
+        raise InputError('Expected --device cuda for --cases waits, because only a GPU is waited for')
+    args.cases = args.cases or (on_gpu if args.device == 'cuda' else [case for case in cases if case != 'waits'])
     args.pairs = 2 if args.quick else args.pairs
     return args
 
@@ -83,9 +88,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def task_rows(case: str, args: argparse.Namespace) -> Iterator[Row]:
-    for name in ('loss', 'step') if case == 'memory' else (case,):
+    for name in dict(memory=('loss', 'step'), waits=('loss', 'step')).get(case, (case,)):
         for pair in TIMED[name](args.device, args.quick):
-            yield memory_row(pair, args.device) if case == 'memory' else time_row(pair, args.pairs)
+            if case == 'memory':
+                yield memory_row(pair, args.device)
+            elif case == 'waits':
+                yield waits_row(pair)
+            else:
+                yield time_row(pair, args.pairs)
 
 
 def process_rows(case: str, args: argparse.Namespace) -> Iterator[Row]:
@@ -107,6 +117,14 @@ def memory_row(pair: Pair, device: str) -> Row:
     ours, theirs = (peak_bytes(task, device) / 2**20 for task in (pair.ours, pair.theirs))
     case = f'memory of the {pair.case}'
     return Row(case, pair.what, str(pair.shape), ours, theirs, 'MiB', spread([ours / theirs]), '')
+
+
+def waits_row(pair: Pair) -> Row:
+    """The waits are counted once, because they are the same in every run."""
+    ours, theirs = host_waits(pair.ours), host_waits(pair.theirs)
+    return Row(
+        f'waits of the {pair.case}', pair.what, str(pair.shape), ours, theirs, '', spread([ours / max(1, theirs)]), ''
+    )
 
 
 def describe(args: argparse.Namespace) -> dict:
@@ -150,5 +168,5 @@ def line(row: Row) -> str:
         ratio += ' [{:.{d}f}, {:.{d}f}]'.format(*row.ratio.interval, d=digits)
     if row.ratio.number > 1:
         quantiles = f'{row.ratio.low:.{digits}f} – {row.ratio.high:.{digits}f}, {row.ratio.number}'
-    times = f'{row.ours:.3g}', f'{row.theirs:.3g} {row.unit}'
+    times = f'{row.ours:.3g}', f'{row.theirs:.3g} {row.unit}'.rstrip()
     return f'| {" | ".join([row.case, row.what, row.shape, *times, ratio, quantiles, row.note])} |'

@@ -3,6 +3,7 @@
 import json
 import random
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from timeit import Timer
@@ -52,6 +53,19 @@ def spread(values: Sequence[float]) -> Spread:
     test = stats.quantile_test(np.asarray(values, dtype=float), q=0, p=0.5)
     lower, upper = map(float, test.confidence_interval(0.95))
     return Spread(median, low, high, None if np.isnan(lower) else (lower, upper), len(values))
+
+
+def host_waits(task: Task) -> int:
+    """How often a task waits for a GPU, as ``torch.cuda.set_sync_debug_mode`` counts it."""
+    task()  # fills caches and the state of the optimizer
+    torch.cuda.set_sync_debug_mode('warn')
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter('always')
+            task()
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    return sum('called a synchronizing CUDA operation' in str(one.message) for one in seen)
 
 
 def peak_bytes(task: Task, device: str) -> int:

@@ -48,8 +48,29 @@ def test_a_quick_run(tmp_path):
         assert name not in text and name not in json.dumps(content)
 
 
+@pytest.mark.parametrize('ours, theirs, ratio', [(6, 24, 0.25), (0, 0, 0.0), (2, 0, 2.0)])
+def test_waits_are_numbers(monkeypatch, ours, theirs, ratio):
+    monkeypatch.setattr(benchmark, 'host_waits', lambda task: task)
+    row = benchmark.waits_row(Pair('semi step', 'x', TINY, ours, theirs))
+    assert (row.ours, row.theirs, row.ratio.median) == (ours, theirs, ratio)
+    assert f'| {ours} | {theirs} | ' in benchmark.line(row)
+
+
+def test_each_device_has_its_cases(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    found = {device: set(benchmark.parse_args(['--device', device]).cases) for device in ('cpu', 'cuda')}
+    assert found['cuda'] == {'loss', 'assigner', 'step', 'memory', 'waits'}
+    assert found['cpu'] == found['cuda'] - {'waits'} | {'training', 'data', 'start'}
+
+
 @pytest.mark.parametrize(
-    'options, what', [(['--pairs', '0'], '--pairs'), (['--threads', '0'], '--threads'), (['--device', 'cuda'], 'GPU')]
+    'options, what',
+    [
+        (['--cases', 'waits'], 'cuda'),
+        (['--pairs', '0'], '--pairs'),
+        (['--threads', '0'], '--threads'),
+        (['--device', 'cuda'], 'GPU'),
+    ],
 )
 def test_bad_options_are_named(options, what, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)

@@ -1,12 +1,13 @@
 """Paired times, the spread of their ratios, and peak memory. The test of paired times uses a clock of its own."""
 
 import gc
+import warnings
 from itertools import product
 
 import pytest
 import torch
 
-from mmyolo_bgpenalty.cli.benchmark.measures import paired_times, peak_bytes, spread
+from mmyolo_bgpenalty.cli.benchmark.measures import host_waits, paired_times, peak_bytes, spread
 
 
 class Clock:
@@ -71,3 +72,27 @@ def test_peak_of_a_step_by_hand():
     x = torch.zeros(1000, 1000, requires_grad=True)
     peak = peak_bytes(lambda: torch.autograd.grad((x * 2).exp().sigmoid().sum(), x), 'cpu')
     assert peak == pytest.approx(12e6, rel=1e-3)
+
+
+def test_waits_for_a_gpu_are_counted_in_one_run(monkeypatch):
+    modes, runs = [], []
+    monkeypatch.setattr(torch.cuda, 'set_sync_debug_mode', modes.append)
+
+    def task():
+        runs.append(modes[-1] if modes else None)
+        for _ in range(3):  # the same line of code, several times
+            warnings.warn('called a synchronizing CUDA operation', stacklevel=1)
+        warnings.warn('something else', stacklevel=1)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        assert host_waits(task) == 3
+    assert runs == [None, 'warn'] and modes == ['warn', 'default']
+
+    def fails():
+        if modes[-1] == 'warn':
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        host_waits(fails)
+    assert modes[-1] == 'default'
