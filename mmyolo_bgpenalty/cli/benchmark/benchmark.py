@@ -1,6 +1,6 @@
 """Compare time and memory of this package with MMYOLO, MMDetection and Ultralytics, in pairs within one process.
 
-    python -m mmyolo_bgpenalty benchmark [--cases loss assigner step memory] [--device cuda] [--out FILE]
+    python -m mmyolo_bgpenalty benchmark [--cases loss traffic assigner step memory] [--device cuda] [--out FILE]
 
 Ratios are ours / theirs. --out writes <out>.md and <out>.json. docs/results/benchmark_notes.md explains the cases.
 """
@@ -19,13 +19,13 @@ import torch
 from mmengine.logging import MMLogger
 from mmyolo.utils import register_all_modules
 
-from mmyolo_bgpenalty.cli.benchmark.cases import Pair, assigner_pairs, loss_pairs, step_pairs
+from mmyolo_bgpenalty.cli.benchmark.cases import Pair, assigner_pairs, loss_pairs, step_pairs, traffic_pairs
 from mmyolo_bgpenalty.cli.benchmark.measures import Spread, paired_times, peak_bytes, spread
 from mmyolo_bgpenalty.cli.run import InputCheck, InputError, command
 from mmyolo_bgpenalty.utils.arguments import Parser, whole_number
 from mmyolo_bgpenalty.utils.files import write_whole
 
-TIMED = dict(loss=loss_pairs, assigner=assigner_pairs, step=step_pairs)
+TIMED = dict(loss=loss_pairs, traffic=traffic_pairs, assigner=assigner_pairs, step=step_pairs)
 
 
 class Row(NamedTuple):

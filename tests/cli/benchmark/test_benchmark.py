@@ -38,7 +38,7 @@ def test_a_quick_run(tmp_path):
     text, content = (tmp_path / 'b.md').read_text('utf-8'), json.loads((tmp_path / 'b.json').read_text('utf-8'))
     cases = {row['case'] for row in content['rows']}
     assert cases == {
-        *('loss', 'assigner', 'supervised step', 'semi step'),
+        *('loss', 'traffic', 'assigner', 'supervised step', 'semi step'),
         *('memory of the loss', 'memory of the supervised step', 'memory of the semi step'),
     }
     assert content['threads'] == 1 and content['command'].endswith('--pairs 2 --threads 1 --quick')
