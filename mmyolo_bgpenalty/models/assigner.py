@@ -93,21 +93,19 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
         images, boxes = gt_bboxes.shape[:2]
         number, labels = len(priors), gt_labels[..., 0].long()
 
-        def align(image: Tensor, prior: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
-            number = len(image)
-            if number:
-                # On a CPU torch computes the powers of the last elements with other code, which may round differently.
-                # The padding keeps equal metrics equal.
-                image, prior, box = (torch.cat([x, x[-1:].expand(-number % 1024)]) for x in (image, prior, box))
-            overlap = self._overlaps(boxes_at(image, prior), gt_bboxes[image, box])
-            metric = scores_at(image, prior, labels[image, box]).pow(self.alpha) * overlap.pow(self.beta)
-            return metric[:number], overlap[:number]
+        def align(score: Tensor, overlap: Tensor) -> Tensor:
+            return score.pow(self.alpha) * overlap.pow(self.beta)
 
         # A candidate is a prior inside a box. A row is a box of an image. Candidates are sorted by row, then by prior.
         row, prior, counts = priors_in_boxes(as_grids(priors), gt_bboxes.reshape(-1, 4), pad_bbox_flag.reshape(-1) > 0)
         image, box = row // boxes, row % boxes
-        metric, overlap = align(image, prior, box)
-        chosen = self._best(metric, row, prior, counts, number)
+        # On a CPU torch computes the powers of the last elements with other code, which may round differently.
+        # The padding keeps equal metrics equal.
+        padding = -len(prior) % 1024 if len(prior) else 0
+        image, prior, box = (torch.cat([x, x[-1:].expand(padding)]) for x in (image, prior, box))
+        overlap = self._overlaps(boxes_at(image, prior), gt_bboxes[image, box])
+        metric = align(scores_at(image, prior, labels[image, box]), overlap)[: len(row)]
+        chosen = self._best(metric, row, prior[: len(row)], counts, number)
         image, prior, box, metric, overlap = (x[chosen] for x in (image, prior, box, metric, overlap))
 
         key, order = (image * number + prior).sort(stable=True)
@@ -119,8 +117,9 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
         contested = (first & F.pad(again[1:], (0, 1))).nonzero()[:, 0]
         if len(contested):
             image, prior = key[contested] // number, key[contested] % number
-            box[contested] = self._most_overlapping(boxes_at(image, prior), image, gt_bboxes)
-            metric[contested], overlap[contested] = align(image, prior, box[contested])
+            overlap[contested], chosen = self._most_overlapping(boxes_at(image, prior), image, gt_bboxes)
+            box[contested] = chosen
+            metric[contested] = align(scores_at(image, prior, labels[image, chosen]), overlap[contested])
             key, box, metric, overlap = (x[first] for x in (key, box, metric, overlap))
 
         image, prior = key // number, key % number
@@ -132,14 +131,14 @@ class SparseTaskAlignedAssigner(BatchTaskAlignedAssigner):
         score = metric * best_overlap[row] / (best_metric[row] + self.eps)
         return Positives(image, prior, box, score)
 
-    def _most_overlapping(self, predicted: Tensor, image: Tensor, gt_bboxes: Tensor) -> Tensor:
-        """For each of P predicted boxes, the index of the box that it overlaps most in its image, (P,)."""
+    def _most_overlapping(self, predicted: Tensor, image: Tensor, gt_bboxes: Tensor) -> tuple[Tensor, Tensor]:
+        """For each of P predicted boxes: its overlap with the box that it overlaps most in its image, and its index."""
         boxes = gt_bboxes.shape[1]
         each = torch.arange(boxes, device=image.device).repeat(len(image))
         overlaps = self._overlaps(
             predicted.repeat_interleave(boxes, dim=0), gt_bboxes[image.repeat_interleave(boxes), each]
         )
-        return overlaps.reshape(-1, boxes).argmax(dim=1)
+        return overlaps.reshape(-1, boxes).max(dim=1)
 
     def _best(self, metric: Tensor, row: Tensor, prior: Tensor, counts: Tensor, number: int) -> Tensor:
         """Indices of the candidates that are among the best ``topk`` of their row."""

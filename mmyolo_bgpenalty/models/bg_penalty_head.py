@@ -3,14 +3,13 @@
 Shapes: B images, N priors, C classes.
 """
 
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import NamedTuple
 
 import torch
 from mmengine.dist import get_world_size
 from mmyolo.registry import MODELS
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from mmyolo_bgpenalty.models.losses.penalty import BackgroundPenaltyOptions, background_statistics, penalty_sum
 from mmyolo_bgpenalty.models.losses.sparse import bce_and_max_logits
@@ -18,10 +17,9 @@ from mmyolo_bgpenalty.models.sparse_yolov8_head import (
     LossInputs,
     SparseYOLOv8Head,
     ignored_objects,
-    padded_objects,
 )
 from mmyolo_bgpenalty.utils.arguments import known_keys, non_negative
-from mmyolo_bgpenalty.utils.geometry import picture_frame, priors_inside, priors_on_image
+from mmyolo_bgpenalty.utils.geometry import picture_frames, priors_inside, priors_on_image
 
 
 class LatestLoss(NamedTuple):
@@ -38,7 +36,7 @@ class BgPenaltyYOLOv8Head(SparseYOLOv8Head):
     """YOLOv8Head with one more loss, ``loss_bg``, see ``background_penalty``.
 
     It is scaled as MMYOLO scales ``loss_cls``: by the ``loss_weight`` of ``loss_cls``, the number of images and the
-    number of processes. A prior is background if it has no object and lies neither in padding (see ``picture_frame``)
+    number of processes. A prior is background if it has no object and lies neither in padding (see ``picture_frames``)
     nor in an ``ignored_instances`` box. ``region`` may exclude more priors. With λ = 0 the other losses and all
     gradients are those of YOLOv8Head: bit for bit without ``sparse_targets``, up to rounding with it.
 
@@ -71,13 +69,12 @@ class BgPenaltyYOLOv8Head(SparseYOLOv8Head):
     def loss_by_feat(self, *args, **kwargs) -> dict[str, Tensor]:
         """As in YOLOv8Head, with ``loss_bg``."""
         inputs = LossInputs(*args, **kwargs)
-        losses, foreground, score_sum, max_logits = self._compute_losses(inputs)
+        losses, foreground, score_sum, max_logits, objects = self._compute_losses(inputs)
         images = len(inputs.batch_img_metas)
         background = self._may_be_background(inputs.batch_img_metas, inputs.batch_gt_instances_ignore) & ~foreground
-        options = asdict(self.bg_penalty)
+        options = dict(vars(self.bg_penalty))
         if options.pop('region') == 'outside':
-            boxes = padded_objects(inputs.batch_gt_instances, images)[..., 1:]
-            background &= ~priors_inside(self.flatten_priors_train[:, :2], boxes)
+            background &= ~priors_inside(self.flatten_priors_train[:, :2], objects[..., 1:])
         positives = (score_sum.detach() / images).clamp(min=1)
         bbox_preds = [level.detach() for level in inputs.bbox_preds]
         self.latest = LatestLoss(max_logits.detach(), background, bbox_preds, positives)
@@ -110,7 +107,7 @@ class BgPenaltyYOLOv8Head(SparseYOLOv8Head):
         losses = self._synced(dict(loss_cls=scale * bce / positives), positives)
         if self.lambda_bg == 0:
             return {**losses, 'loss_bg': bce.new_zeros(())}
-        options = asdict(penalty)
+        options = dict(vars(penalty))
         options.pop('region')  # without boxes both regions are the same
         background = self._may_be_background(metas, None)
         total, number = penalty_sum(max_logits, background, positives=positives, **options)
@@ -119,10 +116,8 @@ class BgPenaltyYOLOv8Head(SparseYOLOv8Head):
     def _may_be_background(self, metas: list[dict], ignored) -> Tensor:
         """(B, N), bool: which priors lie neither in padding nor in an ignored box."""
         points = self.flatten_priors_train[:, :2].float()
-        to_image, image_boxes = zip(*map(picture_frame, metas))
-        # No point lies in a box of NaN.
-        frames = torch.stack(to_image), pad_sequence(list(image_boxes), batch_first=True, padding_value=torch.nan)
-        mask = priors_on_image(points, *(frame.to(points.device, non_blocking=True) for frame in frames))
+        frames = (frame.to(points.device, non_blocking=True) for frame in picture_frames(metas))
+        mask = priors_on_image(points, *frames)
         for i, meta in enumerate(metas):
             boxes, _ = ignored_objects(meta, ignored, i, points.device)
             if len(boxes):

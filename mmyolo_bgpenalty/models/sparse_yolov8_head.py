@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mmyolo_bgpenalty.models.assigner import Positives, SparseTaskAlignedAssigner
-from mmyolo_bgpenalty.models.losses.sparse import Entries, bce_and_max_logits, dense_distillation, split_by_level
+from mmyolo_bgpenalty.models.losses.sparse import Entries, Parts, bce_and_max_logits, dense_distillation, split_by_level
 from mmyolo_bgpenalty.utils.arguments import flag
 from mmyolo_bgpenalty.utils.distributed import sum_over_processes
 from mmyolo_bgpenalty.utils.geometry import as_grids, priors_in_boxes
@@ -39,6 +39,7 @@ class HeadLosses(NamedTuple):
     foreground: Tensor  # (B, N), bool, True where the prior has an object
     score_sum: Tensor  # scalar, the sum of the assigned scores
     max_logits: Tensor  # (B, N), max_c z, with its gradient
+    objects: Tensor  # (B, G, 5), see padded_objects
 
 
 @MODELS.register_module()
@@ -104,8 +105,9 @@ class SparseYOLOv8Head(YOLOv8Head):
         return super().predict_by_feat(cls_scores, *args, **kwargs)
 
     def _compute_losses(self, inputs: LossInputs) -> HeadLosses:
+        objects = padded_objects(inputs.batch_gt_instances, len(inputs.batch_img_metas))
         if self.sparse_targets:
-            found = self._losses_by_positives(inputs)
+            found = self._losses_by_positives(inputs, objects)
         else:
             cls_scores, assigned = inputs.cls_scores, {}
             self._drop_moved_priors(cls_scores[0])
@@ -114,14 +116,13 @@ class SparseYOLOv8Head(YOLOv8Head):
             # Without objects MMYOLO's assigner returns a mask of floats.
             foreground = assigned['fg_mask_pre_prior'].bool()
             max_logits = torch.cat([scores.max(dim=1).values.flatten(1) for scores in cls_scores], dim=1)
-            found = HeadLosses(losses, foreground, assigned['assigned_scores'].sum(), max_logits)
+            found = HeadLosses(losses, foreground, assigned['assigned_scores'].sum(), max_logits, objects)
         return found._replace(losses=self._synced(found.losses, found.score_sum))
 
-    def _losses_by_positives(self, inputs: LossInputs) -> HeadLosses:
+    def _losses_by_positives(self, inputs: LossInputs, boxes: Tensor) -> HeadLosses:
         cls_scores, bbox_preds, bbox_dist_preds, batch_gt_instances, batch_img_metas, ignored = inputs
         self._update_priors(cls_scores)
         images = len(batch_img_metas)
-        boxes = padded_objects(batch_gt_instances, images)
         image, prior, box, score = self._assign(cls_scores, bbox_preds, boxes)
         label = boxes[image, box, 0].long()
         score_weights = self._object_weights('score_weights', batch_gt_instances, boxes)
@@ -135,23 +136,31 @@ class SparseYOLOv8Head(YOLOv8Head):
         left_out = None
         if self.ignored_in_cls:
             left_out = self._ignored_logits(batch_img_metas, ignored, foreground)
-        bce, max_logits = bce_and_max_logits(cls_scores, image, prior, label, score, left_out)
+        parts = split_by_level(prior, self.num_level_priors)
+        bce, max_logits = bce_and_max_logits(cls_scores, image, prior, label, score, left_out, parts)
         losses = dict(loss_cls=self.loss_cls.loss_weight * bce / normalizer)
 
         weights = self._object_weights('box_weights', batch_gt_instances, boxes)
         weight = score if weights is None else score * weights[image, box]
-        losses.update(self._box_losses(bbox_dist_preds, image, prior, boxes[image, box, 1:], weight, normalizer))
+        objects = boxes[image, box, 1:]
+        losses.update(self._box_losses(bbox_dist_preds, image, prior, parts, objects, weight, normalizer))
         losses = {name: loss * images * get_world_size() for name, loss in losses.items()}
-        return HeadLosses(losses, foreground, score_sum, max_logits)
+        return HeadLosses(losses, foreground, score_sum, max_logits, boxes)
 
     def _box_losses(
-        self, bbox_dist_preds, image: Tensor, prior: Tensor, bboxes: Tensor, weight: Tensor, normalizer: Tensor
+        self,
+        bbox_dist_preds,
+        image: Tensor,
+        prior: Tensor,
+        parts: Parts,
+        bboxes: Tensor,
+        weight: Tensor,
+        normalizer: Tensor,
     ) -> dict[str, Tensor]:
         """``loss_bbox`` and ``loss_dfl`` of P priors against ``bboxes``, (P, 4), xyxy in pixels.
 
-        Boxes are decoded from the distributions. Only the distributions get a gradient.
+        Boxes are decoded from the distributions. Only the distributions get a gradient. ``parts``: ``split_by_level``.
         """
-        parts = split_by_level(prior, self.num_level_priors)
         # From (B, HW, 4, R) to (B, 4 · R, HW). These are views, so nothing is copied.
         levels = [level.permute(0, 2, 3, 1).flatten(1, 2) for level in bbox_dist_preds]
         distributions = torch.cat([level[image[chosen], :, place] for level, (chosen, place) in zip(levels, parts)])
@@ -241,14 +250,14 @@ class SparseYOLOv8Head(YOLOv8Head):
         loss_cls, image, prior, weight = dense_distillation(logits, scores.sigmoid(), share, gamma)
         losses = dict(loss_cls=self.loss_cls.loss_weight * loss_cls)
         weight_sum = weight.sum()
-        boxes = self._decode(prior, distances[image, prior])
-        losses.update(self._box_losses(bbox_dist_preds, image, prior, boxes, weight, weight_sum.clamp(min=1)))
+        boxes, parts = self._decode(prior, distances[image, prior]), split_by_level(prior, self.num_level_priors)
+        losses.update(self._box_losses(bbox_dist_preds, image, prior, parts, boxes, weight, weight_sum.clamp(min=1)))
         return self._synced(losses, weight_sum)
 
     def _decode(self, prior: Tensor, distances: Tensor) -> Tensor:
         """Boxes, (P, 4), xyxy in pixels, from ``distances``, (P, 4), in strides."""
-        points, stride = self.flatten_priors_train[prior, :2], self.flatten_priors_train[prior, 2]
-        return self.bbox_coder.decode(points[None], distances[None], stride)[0]
+        priors = self.flatten_priors_train[prior]
+        return self.bbox_coder.decode(priors[None, :, :2], distances[None], priors[:, 2])[0]
 
     def _drop_moved_priors(self, like: Tensor) -> None:
         """If device or dtype have changed, drop the priors that YOLOv8Head caches. YOLOv8Head compares only sizes."""

@@ -6,20 +6,21 @@ point of the original image to the input of the network: (x', y', w')ᵀ = H (x,
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 def _transform(points: Tensor, homography: Tensor) -> Tensor:
     """Map points, (..., N, 2), by homographies, (..., 3, 3)."""
     # Sums, because autocast and TF32 would round a matmul to 10 bits or fewer.
-    x, y = points.float().unbind(-1)
-    rows = homography.float()[..., None, :, :]
-    mapped = rows[..., 0] * x[..., None] + rows[..., 1] * y[..., None] + rows[..., 2]
-    return mapped[..., :2] / mapped[..., 2:]
+    x, y = points.float()[..., None, :, :].unbind(-1)
+    by_x, by_y, constant = homography.float().split(1, dim=-1)
+    mapped = by_x * x + by_y * y + constant  # (..., 3, N)
+    return (mapped[..., :2, :] / mapped[..., 2:, :]).mT
 
 
 def project_boxes(boxes: Tensor, homography: Tensor, clip_shape: tuple[int, int] | None = None) -> Tensor:
@@ -87,85 +88,81 @@ def priors_inside(points: Tensor, boxes: Tensor) -> Tensor:
 def priors_on_image(points: Tensor, to_image: Tensor, image_boxes: Tensor) -> Tensor:
     """(B, N), bool: which points of the input, (N, 2), lie on the picture, not in padding.
 
-    ``to_image``, (B, 3, 3), and ``image_boxes``, (B, M, 4), come from ``picture_frame``.
+    ``to_image``, (B, 3, 3), and ``image_boxes``, (B, M, 4), come from ``picture_frames``.
     """
     return priors_inside(_transform(points, to_image), image_boxes)
 
 
-def picture_frame(meta: dict) -> tuple[Tensor, Tensor]:
-    """The homography from the input to the image, (3, 3), and the boxes of the picture, (M, 4), in pixels of the image.
+def picture_frames(metas: Sequence[dict]) -> tuple[Tensor, Tensor]:
+    """The homographies from inputs to images, (B, 3, 3), and the boxes of the pictures, (B, M, 4), in pixels of images.
 
-    If ``meta`` has a ``homography_matrix``, the picture is the original image or its ``mosaic_tiles``. Otherwise the
-    picture is the input before padding (``img_shape``), or the whole input if ``meta`` has no ``img_shape``.
+    If a meta has a ``homography_matrix``, the picture is the original image or its ``mosaic_tiles``. Otherwise the
+    picture is the input before padding (``img_shape``), or the whole input if the meta has no ``img_shape``. Boxes are
+    padded with NaN. No point lies in such a box.
     """
-    homography = meta.get('homography_matrix')
-    if homography is not None:
-        boxes = meta['mosaic_tiles'] if 'mosaic_tiles' in meta else [[0, 0, meta['ori_shape'][1], meta['ori_shape'][0]]]
-        matrix = torch.linalg.inv(torch.as_tensor(homography, dtype=torch.float64)).float()
-    else:
-        height, width = meta.get('img_shape', (torch.inf, torch.inf))[:2]
-        boxes, matrix = [[0, 0, width, height]], torch.eye(3)
-    return matrix, torch.as_tensor(boxes, dtype=torch.float32)
+    matrices, boxes = [], []
+    for meta in metas:
+        homography = meta.get('homography_matrix')
+        if homography is None:
+            homography, tiles = torch.eye(3), None
+            height, width = meta.get('img_shape', (torch.inf, torch.inf))[:2]
+        elif (tiles := meta.get('mosaic_tiles')) is None:
+            height, width = meta['ori_shape'][:2]
+        matrices.append(torch.as_tensor(homography, dtype=torch.float64))
+        boxes.append(torch.as_tensor([[0, 0, width, height]] if tiles is None else tiles, dtype=torch.float32))
+    to_image = torch.linalg.inv(torch.stack(matrices)).float()
+    return to_image, pad_sequence(boxes, batch_first=True, padding_value=torch.nan)
 
 
-class Grid(NamedTuple):
-    """Points in rows and columns, numbered row by row. ``xs``, (W,), and ``ys``, (H,), are in ascending order."""
+class Grids(NamedTuple):
+    """The points of L grids. Each grid has rows and columns, and its points are numbered row by row, grid by grid."""
 
-    xs: Tensor
-    ys: Tensor
+    lines: Tensor  # (2, L, K): x of the columns and y of the rows, ascending, padded with inf
+    widths: Tensor  # (L,), int64, the number of columns
+    starts: Tensor  # (L,), int64, the number of the first point
 
 
 @lru_cache(maxsize=4)
-def as_grids(priors: Tensor) -> list[Grid]:
+def as_grids(priors: Tensor) -> Grids:
     """The grid of each level. ``priors``, (N, 4), are (x, y, stride, stride), as from MlvlPointGenerator.
 
     The result is cached for each tensor, because the computation waits for the GPU. So do not change ``priors`` later.
     """
-    grids = []
     sizes = priors[:, 2].float().unique_consecutive(return_counts=True)[1].tolist()
-    for level in priors.split(sizes):
-        width = int((level[:, 1] == level[0, 1]).sum())
-        grids.append(Grid(level[:width, 0], level[::width, 1]))
-    return grids
+    levels = priors[:, :2].split(sizes)
+    widths = [int((level[:, 1] == level[0, 1]).sum()) for level in levels]
+    xs = [level[:width, 0] for level, width in zip(levels, widths)]
+    ys = [level[::width, 1] for level, width in zip(levels, widths)]
+    lines = pad_sequence(xs + ys, batch_first=True, padding_value=torch.inf).unflatten(0, (2, -1))
+    starts = [0, *accumulate(sizes[:-1])]
+    return Grids(lines, *(torch.tensor(x, device=priors.device) for x in (widths, starts)))
 
 
-def priors_in_boxes(
-    grids: list[Grid], boxes: Tensor, valid: Tensor, eps: float = 1e-9
-) -> tuple[Tensor, Tensor, Tensor]:
+def priors_in_boxes(grids: Grids, boxes: Tensor, valid: Tensor, eps: float = 1e-9) -> tuple[Tensor, Tensor, Tensor]:
     """All pairs of a box and a point inside it, more than ``eps`` away from every edge.
 
     Computes only these pairs, not all R · N combinations.
 
     Args:
-        grids: the N points, grid by grid.
+        grids: the N points.
         boxes: (R, 4).
         valid: (R,), bool. A box with False gets no points.
 
     Returns:
         ``box`` and ``point``, (P,), int64, sorted by box, then by point; and ``counts``, (R,), points of each box.
     """
-    firsts, sizes = [], []
-    for axis in (0, 1):
-        low, high = boxes[:, axis, None], boxes[:, axis + 2, None]
-        lines = [grid[axis] for grid in grids]
-        line = torch.cat(lines)
-        bounds = [0, *torch.tensor([len(x) for x in lines]).cumsum(0).tolist()]
-        # The lines of a grid inside a box are consecutive. The first one follows all lines up to the low edge.
-        beyond, before = line - low > eps, high - line > eps
-        first, end = (
-            torch.stack([flags[:, a:b].sum(1) for a, b in pairwise(bounds)], dim=1) for flags in (~beyond, before)
-        )
-        firsts.append(first)
-        sizes.append((end - first).clamp(min=0) * valid[:, None])
-    widths = torch.tensor([len(grid.xs) for grid in grids], device=boxes.device)
-    numbers = torch.tensor([len(grid.xs) * len(grid.ys) for grid in grids], device=boxes.device)
+    # The lines of a grid inside a box are consecutive. The first one follows all lines up to the low edge.
+    low, high = boxes[:, :, None, None].split(2, dim=1)
+    first = (grids.lines - low <= eps).sum(-1)
+    size = ((high - grids.lines > eps).sum(-1) - first).clamp_(min=0) * valid[:, None, None]  # (R, 2, L)
     # A segment is the part of one grid inside one box.
-    count = (sizes[0] * sizes[1]).flatten()
+    columns, rows = size.unbind(1)
+    count = (columns * rows).flatten()
+    corner = grids.starts + first[:, 1] * grids.widths + first[:, 0]
     segment = torch.repeat_interleave(count)
     place = torch.arange(len(segment), device=boxes.device) - (count.cumsum(0) - count)[segment]
-    columns = sizes[0].flatten()[segment]
-    row = place // columns
-    corner = (numbers.cumsum(0) - numbers) + firsts[1] * widths + firsts[0]
-    width = widths.expand(len(boxes), -1).flatten()[segment]
-    point = corner.flatten()[segment] + row * width + place - row * columns
-    return segment // len(grids), point, count.reshape(len(boxes), len(grids)).sum(1)
+    # In a segment, ``skip`` points of each row of the grid lie outside of the box.
+    width = columns.flatten()[segment]
+    skip = (grids.widths - columns).flatten()[segment]
+    point = corner.flatten()[segment] + place + place // width * skip
+    return segment // len(grids.widths), point, count.view(columns.shape).sum(1)

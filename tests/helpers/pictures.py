@@ -7,8 +7,7 @@ from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.dataset import Compose
 from mmyolo.registry import TRANSFORMS
 
-from mmyolo_bgpenalty.models.bg_penalty_head import picture_frame
-from mmyolo_bgpenalty.utils.geometry import priors_on_image
+from mmyolo_bgpenalty.utils.geometry import picture_frames, priors_on_image
 
 PAD = 114
 AFFINE = {  # small changes: every square stays in the picture
@@ -83,6 +82,5 @@ def on_picture(sample):
     """Bool, (H, W): the pixels of an input that the penalty does not treat as padding."""
     height, width = sample.img_shape[:2]
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing='ij')
-    to_image, boxes = picture_frame(sample.metainfo)
     points = torch.stack([x.flatten(), y.flatten()], dim=-1)
-    return priors_on_image(points, to_image[None], boxes[None])[0].reshape(height, width).numpy()
+    return priors_on_image(points, *picture_frames([sample.metainfo]))[0].reshape(height, width).numpy()

@@ -126,7 +126,7 @@ def test_boxes_are_decoded_in_full_precision(dtype):
     data = batch('list', ((boxes.tolist(), [0] * len(boxes)),))
     head = build(assigner='SparseTaskAlignedAssigner')
     with torch.autocast('cpu', dtype):
-        losses, _, score_sum, _ = head._compute_losses(LossInputs(*outs, [data[0].gt_instances], [{}]))
+        losses, _, score_sum, *_ = head._compute_losses(LossInputs(*outs, [data[0].gt_instances], [{}]))
     assert score_sum > len(boxes)
     assert losses['loss_bbox'] / 7.5 < 1e-3  # 7.5 is its weight
 

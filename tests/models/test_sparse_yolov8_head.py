@@ -99,7 +99,7 @@ def test_score_weights_multiply_the_targets():
         head._assign = lambda *args, assign=assign, name=name: assigned.setdefault(name, assign(*args))
         outs = head(features())
         inputs = LossInputs(*outs, [one.gt_instances for one in samples], [{}] * 2)
-        losses, _, score_sum, _ = head._compute_losses(inputs)
+        losses, _, score_sum, *_ = head._compute_losses(inputs)
         if name == 'plain':
             parts = {loss: losses[loss] * score_sum.clamp(min=1) for loss in losses}
     image, prior, box, score = assigned['plain']

@@ -4,7 +4,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from mmyolo_bgpenalty.cli.benchmark.detectors import at_width, build_head, our_config, their_detector
-from mmyolo_bgpenalty.cli.benchmark.loss_steps import LossStep, UltralyticsLossStep, assigner_steps, disagreement
+from mmyolo_bgpenalty.cli.benchmark.loss_steps import (
+    LossStep,
+    UltralyticsLossStep,
+    assigner_steps,
+    disagreement,
+    traffic_steps,
+)
 from mmyolo_bgpenalty.cli.benchmark.measures import Task
 from mmyolo_bgpenalty.cli.benchmark.scenes import Scene, Shape
 from mmyolo_bgpenalty.cli.benchmark.training_steps import semi_steps, supervised_steps
@@ -55,6 +61,13 @@ def loss_pairs(device: str, quick: bool) -> Iterator[Pair]:
             continue
         note = f"apart from the penalty, the losses differ from Ultralytics' by {disagreement(step, ultralytics):.1g}"
         yield Pair('loss', 'penalty, to Ultralytics', shape, step, ultralytics, note)
+
+
+def traffic_pairs(device: str, quick: bool) -> Iterator[Pair]:
+    """Classification loss and penalty, compared with one read and one write of the logits."""
+    for shape in (TINY,) if quick else SHAPES:
+        tasks = traffic_steps(Scene(shape, device))
+        yield Pair('traffic', 'classification loss and penalty, to a read and a write', shape, *tasks)
 
 
 def assigner_pairs(device: str, quick: bool) -> Iterator[Pair]:

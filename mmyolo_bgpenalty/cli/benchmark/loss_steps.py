@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from mmyolo_bgpenalty.cli.benchmark.detectors import build_head
 from mmyolo_bgpenalty.cli.benchmark.measures import Task
 from mmyolo_bgpenalty.cli.benchmark.scenes import STRIDES, Scene, meta
+from mmyolo_bgpenalty.models.losses.penalty import penalty_sum
+from mmyolo_bgpenalty.models.losses.sparse import bce_and_max_logits
 
 LOSSES = ('loss_cls', 'loss_bbox', 'loss_dfl')
 
@@ -77,6 +79,29 @@ def disagreement(a, b) -> float:
     with torch.no_grad():
         a, b = a.losses(), b.losses()
     return max(abs(float(a[name] / b[name]) - 1) for name in LOSSES)
+
+
+def traffic_steps(scene: Scene) -> tuple[Task, Task]:
+    """Our classification loss and penalty, and one read and one write of the logits.
+
+    One prior of each box is a positive. Both tasks return tensors of the size of the logits.
+    """
+    images, number = len(scene.labels), sum(level[0, 0].numel() for level in scene.logits)
+    prior = torch.stack([torch.randperm(number)[: scene.labels.shape[1]] for _ in range(images)]).to(scene.device)
+    image = torch.arange(images, device=scene.device)[:, None].expand_as(prior)
+    background = torch.ones((images, number), dtype=torch.bool, device=scene.device)
+    background[image, prior] = False
+    label, targets = scene.labels.flatten(), torch.full((prior.numel(),), 0.5, device=scene.device)
+
+    def ours():
+        bce, max_logits = bce_and_max_logits(scene.logits, image.flatten(), prior.flatten(), label, targets)
+        total, _ = penalty_sum(max_logits, background, False, 2.0, 'background', None, 0.1)
+        return torch.autograd.grad(bce + total, scene.logits)
+
+    def read_and_write():
+        return [(level.detach().sum(), torch.zeros_like(level)) for level in scene.logits]
+
+    return ours, read_and_write
 
 
 def assigner_steps(ours: ConfigDict, theirs: ConfigDict, scene: Scene) -> tuple[Task, Task]:

@@ -31,7 +31,7 @@ from mmyolo_bgpenalty.models.semi_detector import SemiYOLODetector, UnlabeledBat
 from mmyolo_bgpenalty.utils.arguments import whole_number
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 from mmyolo_bgpenalty.utils.files import printable, write_whole
-from mmyolo_bgpenalty.utils.geometry import picture_frame, priors_on_image
+from mmyolo_bgpenalty.utils.geometry import picture_frames, priors_on_image
 
 MAX_BACKGROUND, MAX_UNSURE = 5, 20  # boxes of an image
 MAX_BATCHES = 20  # that a sheet may take its images from
@@ -277,8 +277,7 @@ def _padding(sample: DetDataSample, shape: Sequence[int]) -> np.ndarray:
     """Where a view shows no picture, (H, W), bool."""
     y, x = torch.meshgrid(*(torch.arange(side) + 0.5 for side in shape), indexing='ij')
     points = torch.stack([x.flatten(), y.flatten()], dim=-1)
-    to_image, boxes = picture_frame(sample.metainfo)
-    return ~priors_on_image(points, to_image[None], boxes[None])[0].reshape(*shape).numpy()
+    return ~priors_on_image(points, *picture_frames([sample.metainfo]))[0].reshape(*shape).numpy()
 
 
 def _short(name: str, length: int = 22) -> str:

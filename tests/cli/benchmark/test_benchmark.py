@@ -31,7 +31,7 @@ def test_a_line_of_the_table():
 
 def test_a_quick_run(tmp_path):
     threads = torch.get_num_threads()
-    cases = ['--cases', 'loss', 'assigner', 'step', 'memory']  # test_whole_trainings.py has the others
+    cases = ['--cases', 'loss', 'traffic', 'assigner', 'step', 'memory']  # test_whole_trainings.py has the others
     try:
         assert benchmark.main(['--quick', '--threads', '1', *cases, '--out', str(tmp_path / 'b')]) == 0
     finally:
@@ -39,7 +39,7 @@ def test_a_quick_run(tmp_path):
     text, content = (tmp_path / 'b.md').read_text('utf-8'), json.loads((tmp_path / 'b.json').read_text('utf-8'))
     cases = {row['case'] for row in content['rows']}
     assert cases == {
-        *('loss', 'assigner', 'supervised step', 'semi step'),
+        *('loss', 'traffic', 'assigner', 'supervised step', 'semi step'),
         *('memory of the loss', 'memory of the supervised step', 'memory of the semi step'),
     }
     assert content['threads'] == 1 and content['command'].endswith('--pairs 2 --threads 1 --quick')
@@ -59,7 +59,7 @@ def test_waits_are_numbers(monkeypatch, ours, theirs, ratio):
 def test_each_device_has_its_cases(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     found = {device: set(benchmark.parse_args(['--device', device]).cases) for device in ('cpu', 'cuda')}
-    assert found['cuda'] == {'loss', 'assigner', 'step', 'memory', 'waits'}
+    assert found['cuda'] == {'loss', 'traffic', 'assigner', 'step', 'memory', 'waits'}
     assert found['cpu'] == found['cuda'] - {'waits'} | {'training', 'data', 'start'}
 
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmyolo_bgpenalty.models.losses import sparse
 from mmyolo_bgpenalty.models.losses.sparse import bce_and_max_logits
 
 SHAPES = ((4, 3), (2, 2), (1, 2))
@@ -39,17 +40,46 @@ def case(seed, positives, images=2, classes=3, dtype=torch.float64):
     left_out=st.integers(0, 6),
     classes=st.integers(1, 4),
     images=st.integers(1, 3),
+    at_once=st.integers(1, 3),
 )
-def test_sum_and_maximum_are_the_naive_ones(seed, positives, left_out, classes, images):
+def test_sum_and_maximum_are_the_naive_ones(seed, positives, left_out, classes, images, at_once):
+    """Also if they are computed for one or two images at once."""
     levels, entries = case(seed, positives + left_out, images, classes)
     target, others = zip(*((x[:positives], x[positives:]) for x in entries))
     results = []
-    for function in (bce_and_max_logits, naive):
-        bce, largest = function(levels, *target, others[:3] if left_out else None)
-        weights = torch.linspace(-1, 2, largest.numel(), dtype=largest.dtype).view_as(largest)
-        results.append((bce, largest, *torch.autograd.grad(0.7 * bce + (weights * largest).sum(), levels)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sparse, '_images_at_once', lambda logits: at_once)
+        for function in (bce_and_max_logits, naive):
+            bce, largest = function(levels, *target, others[:3] if left_out else None)
+            weights = torch.linspace(-1, 2, largest.numel(), dtype=largest.dtype).view_as(largest)
+            results.append((bce, largest, *torch.autograd.grad(0.7 * bce + (weights * largest).sum(), levels)))
     for found, expected in zip(*results):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_equal_logits_share_the_gradient_of_the_maximum():
+    """As with ``amax``. One of the two largest logits of each prior does not count in the sum."""
+    level = torch.tensor([2.0, -1, 2]).view(1, 3, 1, 1).repeat(1, 1, 2, 2).requires_grad_()
+    none, place = torch.zeros(0, dtype=torch.long), torch.arange(4)
+    left_out = torch.zeros(4, dtype=torch.long), place, torch.zeros(4, dtype=torch.long)
+    bce, largest = bce_and_max_logits([level], none, none, none, torch.zeros(0), left_out)
+    torch.autograd.grad(bce, level, retain_graph=True)  # a second backward pass is possible
+    (gradient,) = torch.autograd.grad(bce + 3 * largest.sum(), level)
+    expected = torch.tensor([1.5, torch.tensor(-1.0).sigmoid(), torch.tensor(2.0).sigmoid() + 1.5])
+    torch.testing.assert_close(gradient, expected.view(1, 3, 1, 1).expand_as(level))
+
+
+def test_images_are_computed_in_blocks_that_fit_into_the_cache():
+    """The gradient of the images is the same, whether or not there are others."""
+    level = torch.randn(5, 3, 300, 300, requires_grad=True)  # more than one block
+    none = torch.zeros(0, dtype=torch.long)
+    gradients = [
+        torch.autograd.grad(bce + largest.sum(), images)[0]
+        for images in (level, *level.detach().split(1))
+        for bce, largest in [bce_and_max_logits([images.requires_grad_()], none, none, none, torch.zeros(0))]
+    ]
+    assert sparse._images_at_once(level) < len(level)
+    torch.testing.assert_close(gradients[0], torch.cat(gradients[1:]), rtol=1e-6, atol=0)
 
 
 def test_gradients():
@@ -78,11 +108,13 @@ def test_large_logits_are_finite():
         assert bce.item() == max(value, 0) * 8 and torch.equal(level.grad, torch.full_like(level, float(value > 0)))
 
 
-def test_memory_layout_changes_nothing():
+def test_gradients_have_the_memory_layout_of_the_logits():
     levels, target = case(3, 7)
     results = []
     for layout in (torch.contiguous_format, torch.channels_last):
         laid = [level.detach().contiguous(memory_format=layout).requires_grad_() for level in levels]
         bce, largest = bce_and_max_logits(laid, *target)
         results.append((bce, *torch.autograd.grad(bce + largest.sum(), laid)))
-    assert all(torch.equal(a, b) for a, b in zip(*results))
+        assert all(gradient.is_contiguous(memory_format=layout) for gradient in results[-1][1:])
+    for found, expected in zip(*results):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
