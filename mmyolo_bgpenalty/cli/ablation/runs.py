@@ -1,21 +1,15 @@
 """One run of an ablation: training, evaluation, result."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
+from mmyolo_bgpenalty.cli.ablation.processes import Process, Processes, last_line
 from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import CheckpointError, latest_checkpoint, read_checkpoint
 from mmyolo_bgpenalty.utils.files import read_json, write_whole
-
-COMMAND = (sys.executable, '-m', 'mmyolo_bgpenalty')
-# Executes a command. Linux sends it SIGTERM (15) when its parent ends, also if the parent is killed.
-ENDS_WITH_PARENT = 'import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])'
 
 
 @dataclass(eq=False)
@@ -35,7 +29,7 @@ class Run:
     by_epoch: bool
     group: list['Run'] = field(default_factory=list)
     _stopped: bool = False
-    _process: subprocess.Popen | None = None
+    _process: Process | None = None
 
     def __str__(self) -> str:
         return f'{self.variant}, seed {self.seed}'
@@ -92,7 +86,7 @@ class Run:
                 f'remove {self.folder} to run it again, or choose another --work-dir'
             )
 
-    def execute(self, threads: int | None) -> None:
+    def execute(self, processes: Processes) -> None:
         """Train and evaluate, each in its own process.
 
         Raises:
@@ -111,10 +105,10 @@ class Run:
         train += ['--cfg-options', 'default_hooks.checkpoint.save_best=None']
         if self.leader is self and len(self.group) > 1:
             train += ['default_hooks.checkpoint.max_keep_ckpts=-1']
-        self._call(train, threads)
+        self._call(train, processes)
         checkpoint = latest_checkpoint(self.folder)
         out = self.folder / 'test'
-        self._call(['test', str(self.config), checkpoint, '--work-dir', str(self.folder), '--out', str(out)], threads)
+        self._call(['test', str(self.config), checkpoint, '--work-dir', str(self.folder), '--out', str(out)], processes)
         curves = out / 'test.precision_recall.json'
         result = dict(
             config=str(self.config),
@@ -151,30 +145,17 @@ class Run:
                     points.append((progress, file))
         return max(points, default=(0, None))[1]
 
-    def _call(self, arguments: list[str], threads: int | None) -> None:
-        environment = {**os.environ, 'PYTHONIOENCODING': 'utf-8'}
-        if threads:
-            environment.setdefault('OMP_NUM_THREADS', str(threads))
+    def _call(self, arguments: list[str], processes: Processes) -> None:
         log = self.folder / 'log.txt'
-        before = (sys.executable, '-c', ENDS_WITH_PARENT) if sys.platform == 'linux' else ()
         with log.open('a', encoding='utf-8') as output:
-            # Ctrl-C in a terminal reaches all processes of a session. In its own session, a training gets SIGTERM from
-            # `stop` instead, and saves.
-            self._process = subprocess.Popen(
-                [*before, *COMMAND, *arguments],
-                env=environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            self._process = processes.start(arguments, output)
         if self._stopped:  # while the process was started
             self._process.terminate()
         code = self._process.wait()
         if self._stopped:
             raise RuntimeError('stopped')
         if code:
-            lines = log.read_text(encoding='utf-8', errors='replace').split('\n')
-            last = next((line for line in reversed(lines) if line.strip()), 'no output')
+            last = last_line(log.read_text(encoding='utf-8', errors='replace'))
             raise RuntimeError(f'{arguments[0]} ended with {code}: {last} (see {log})')
 
 

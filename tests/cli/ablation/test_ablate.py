@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from mmyolo_bgpenalty.cli.ablation import processes
 from mmyolo_bgpenalty.cli.ablation.ablate import _stopping_at_signals
 from mmyolo_bgpenalty.cli.ablation.plan import plan_runs, read_variants
 from tests.helpers.ablations import CONFIG, VARIANTS, Stage
@@ -24,8 +25,10 @@ def stage(tmp_path, monkeypatch):
     return Stage(tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize('jobs', ['1', '3'])
-def test_every_variant_with_every_seed(stage, jobs):
+@pytest.mark.parametrize('jobs, forks', [('1', True), ('3', True), ('3', False)])
+def test_every_variant_with_every_seed(stage, monkeypatch, jobs, forks):
+    """``forks=False`` is for systems other than Linux."""
+    monkeypatch.setattr(processes, 'FORKS', forks and processes.FORKS)
     assert stage('--seeds', '0', '3', '--jobs', jobs) == 0
     assert len(stage.calls()) == 6
     # λ=1.5 differs only after burn-in. It continues from the baseline with the same seed. The others start anew.
