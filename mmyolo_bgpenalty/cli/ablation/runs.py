@@ -87,20 +87,17 @@ class Run:
             )
 
     def execute(self, processes: Processes) -> None:
-        """Train and evaluate, each in its own process.
+        """Train and evaluate, each in its own process. Write result.json.
 
         Raises:
             RuntimeError: a process fails.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        clock, spent, start = self.folder / 'clock.json', self._spent(), time.time()
-        write_whole(clock, json.dumps(dict(spent=spent, since=start)))
+        start = time.time()
+        resume, spent, first = self._begin()
+        write_whole(self.folder / 'clock.json', json.dumps(dict(spent=spent, since=start, first=first)))
         write_whole(self.config, self.config_text)
-        train = ['train', str(self.config), '--work-dir', str(self.folder)]
-        if self.begun:
-            train += ['--resume']
-        elif branch_point := self._branch_point():
-            train += ['--resume', str(branch_point)]
+        train = ['train', str(self.config), '--work-dir', str(self.folder), *resume]
         # The best checkpoint would be chosen on the images of the comparison. So the last checkpoint is compared.
         train += ['--cfg-options', 'default_hooks.checkpoint.save_best=None']
         if self.leader is self and len(self.group) > 1:
@@ -110,12 +107,14 @@ class Run:
         out = self.folder / 'test'
         self._call(['test', str(self.config), checkpoint, '--work-dir', str(self.folder), '--out', str(out)], processes)
         curves = out / 'test.precision_recall.json'
+        times = iteration_times(Path(checkpoint))
         result = dict(
             config=str(self.config),
             variant=self.variant,
             seed=self.seed,
             overrides=self.overrides,
             seconds=spent + time.time() - start,
+            train_seconds=None if times is None or first is None else sum(times[first:]),
             metrics=read_json(out / 'metrics.json'),
             curve=read_json(curves)['curve'] if curves.exists() else None,
         )
@@ -127,13 +126,26 @@ class Run:
         if self._process is not None:
             self._process.terminate()
 
-    def _spent(self) -> float:
-        """Seconds that the run took before it was interrupted. The latest log entry is its last sign of life."""
+    def _begin(self) -> tuple[list[str], float, int | None]:
+        """How to resume, the seconds before that, and the iterations before the run began, if they are known."""
+        if self.begun:
+            return ['--resume'], *self._before()
+        branch_point = self._branch_point()
+        if branch_point is None:
+            return [], 0.0, 0
+        times = iteration_times(branch_point)
+        return ['--resume', str(branch_point)], 0.0, None if times is None else len(times)
+
+    def _before(self) -> tuple[float, int | None]:
+        """What is known of a run that was interrupted: the seconds it took, and the iterations it began after.
+
+        The latest log entry is its last sign of life.
+        """
         clock, log = self.folder / 'clock.json', self.folder / 'log.txt'
-        if not (self.begun and clock.exists() and log.exists()):
-            return 0.0
+        if not (clock.exists() and log.exists()):
+            return 0.0, None
         before = read_json(clock)
-        return before['spent'] + max(0.0, log.stat().st_mtime - before['since'])
+        return before['spent'] + max(0.0, log.stat().st_mtime - before['since']), before.get('first')
 
     def _branch_point(self) -> Path | None:
         """The latest checkpoint of another run of the group from the time when both were in burn-in."""
@@ -157,6 +169,14 @@ class Run:
         if code:
             last = last_line(log.read_text(encoding='utf-8', errors='replace'))
             raise RuntimeError(f'{arguments[0]} ended with {code}: {last} (see {log})')
+
+
+def iteration_times(file: Path) -> list[float] | None:
+    """Seconds of each iteration before a checkpoint was saved, or None if it does not tell."""
+    try:
+        return read_checkpoint(str(file))['message_hub']['log_scalars']['train/time'].data[0].tolist()
+    except (CheckpointError, OSError, KeyError):
+        return None
 
 
 def progress_of(file: Path, by_epoch: bool) -> float | None:
