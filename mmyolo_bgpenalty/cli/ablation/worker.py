@@ -16,7 +16,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -89,9 +88,8 @@ def _leave_worker(worker: int, log: int, sockets: list[socket.socket]) -> None:
     for descriptor in (1, 2):
         os.dup2(log, descriptor)
     os.close(log)
-    with ExitStack() as stack:
-        for one in sockets:
-            stack.enter_context(one)
+    for one in sockets:
+        one.close()
 
 
 def ends_with_parent(parent: int) -> None:
@@ -102,7 +100,7 @@ def ends_with_parent(parent: int) -> None:
 
 
 def main() -> int:
-    """The worker of ``python -m``, and its children. The number of the request socket is the only argument."""
+    """The worker, and later its children. The only argument is the descriptor of the request socket."""
     for name in MODULES:
         import_module(name)
     import gc
@@ -119,7 +117,7 @@ def main() -> int:
     if command is None:
         return 0
     arguments, free = command
-    if torch.cuda._is_in_bad_fork():  # an import has used the GPU, which a child cannot use then
+    if torch.cuda._is_in_bad_fork():  # MMEngine's import has looked for a GPU, and CUDA works in no child after that
         os.execv(sys.executable, [sys.executable, '-m', 'mmyolo_bgpenalty', *arguments])
     if free is not None and free < torch.get_num_threads():
         torch.set_num_threads(free)

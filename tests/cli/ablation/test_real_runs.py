@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmyolo_bgpenalty.cli.ablation import processes
 from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import read_checkpoint
 from tests.helpers.tiny import ROOT, SEMI, load
 
-ENVIRONMENT = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT), 'PYTHONWARNINGS': 'ignore'}
+# Two threads: they would hang in a child if the worker had used its own.
+ENVIRONMENT = {**os.environ, 'OMP_NUM_THREADS': '2', 'PYTHONPATH': str(ROOT), 'PYTHONWARNINGS': 'ignore'}
 VARIANTS = "variants = {'focal': dict(use_focal_bg=True), 'labels only': dict(burn_in=1000)}"
 
 
@@ -117,10 +119,26 @@ def assert_same(found, expected, where):
         assert found == expected, where
 
 
+def test_mistakes_are_reported_as_by_a_new_process(tmp_path, monkeypatch):
+    """An unknown command, an unknown argument and a missing file: exit code and output."""
+    monkeypatch.setenv('PYTHONPATH', str(ROOT))
+    monkeypatch.setenv('PYTHONWARNINGS', 'ignore')
+    reports = []
+    for forks in (True, False):
+        monkeypatch.setattr(processes, 'FORKS', forks)
+        log = tmp_path / f'{forks}.txt'
+        with processes.Processes(1) as started, log.open('w') as output:
+            calls = ['tset'], ['train', 'none.py', '--sede', '1'], ['test', 'none.py', 'none.pth']
+            codes = [started.start(arguments, output).wait() for arguments in calls]
+        reports.append((codes, log.read_text()))
+    assert reports[0] == reports[1] and reports[0][0] == [2, 2, 2]
+    assert 'python -m mmyolo_bgpenalty train: ' in reports[0][1] and 'none.py: no such file' in reports[0][1]
+
+
 def test_a_stopped_ablation_saves_and_continues(data, tmp_path):
     make_config(data, tmp_path)
     (tmp_path / 'variants.py').write_text("variants = {'one': {}}")
-    options = ['--variants', str(tmp_path / 'variants.py'), '--seeds', '0', '--cfg-options', 'train_cfg.max_epochs=30']
+    options = ['--variants', str(tmp_path / 'variants.py'), '--seeds', '0', '--cfg-options', 'train_cfg.max_epochs=15']
     run, process = tmp_path / 'work/one/seed_0', ablation(tmp_path, *options)
     for _ in range(1200):
         if (run / 'log.txt').exists() and '[2][5/5]' in (run / 'log.txt').read_text():
@@ -130,11 +148,11 @@ def test_a_stopped_ablation_saves_and_continues(data, tmp_path):
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 128 + signal.SIGTERM and 'waiting until the running trainings have saved' in output
     log = (run / 'log.txt').read_text()
-    done = int(re.search(r'Stopped after iteration (\d+) of 150', log)[1])
-    assert 10 <= done < 150 and last_checkpoint(run)['meta']['iter'] == done and not (run / 'result.json').exists()
+    done = int(re.search(r'Stopped after iteration (\d+) of 75', log)[1])
+    assert 10 <= done < 75 and last_checkpoint(run)['meta']['iter'] == done and not (run / 'result.json').exists()
     process = ablation(tmp_path, *options)
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, output
     assert f'continues after iteration {done}' in (run / 'log.txt').read_text()
     result, times = json.loads((run / 'result.json').read_text()), last_checkpoint(run)['message_hub']
-    assert len(times['log_scalars']['train/time'].data[0]) == 150 and 0 < result['train_seconds'] < result['seconds']
+    assert len(times['log_scalars']['train/time'].data[0]) == 75 and 0 < result['train_seconds'] < result['seconds']
