@@ -42,12 +42,13 @@ def installed(distribution: str) -> str | None:
 
 
 def is_own_command() -> bool:
-    """Whether this process runs ``python -m mmyolo_bgpenalty`` or a file of tools/."""
+    """Whether this process runs ``python -m mmyolo_bgpenalty``, a module of this package, or a file of tools/."""
     package = Path(__file__).resolve().parent
     tools = package.parent / 'tools', package / '.mim/tools'
     # Python imports a package before its __main__.py, and argv[0] is '-m' until then.
     with contextlib.suppress(IndexError, OSError):  # no argv, or the current folder is deleted
-        return (sys.argv[0] == '-m' and package.name in sys.orig_argv) or Path(sys.argv[0]).resolve().parent in tools
+        module = sys.argv[0] == '-m' and any(one.partition('.')[0] == package.name for one in sys.orig_argv)
+        return module or Path(sys.argv[0]).resolve().parent in tools
     return False
 
 

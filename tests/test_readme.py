@@ -168,7 +168,7 @@ def test_commands(stage):
             else:
                 assert len([*stage.glob('predictions/new/pictures/*')]) == 8
         elif name == 'ablate':
-            # test_ablate.py trains a tiny ablation.
+            # test_real_runs.py trains a tiny ablation.
             command.insert(5, '--dry-run')
             assert re.search(r'(\d+) of \1 runs to do', run(stage, command, *options))
         elif name == 'split':

@@ -304,11 +304,23 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         report.end(runner)
         page = bool(cfg.get('report')) and is_main_process()
+        end_workers(runner)
     del runner, report, check
     destroy_processes()
     gc.collect()  # memory for the report
     if page:
         write_page(cfg.work_dir)
+
+
+def end_workers(runner: Runner) -> None:
+    """End the worker processes of the data loaders.
+
+    The runner is in a reference cycle. When the garbage collector frees it, the queues close before the workers are
+    told to end. Then torch waits 5 s for each worker, and terminates it.
+    """
+    for loop in (runner.train_loop, runner.val_loop):
+        if getattr(getattr(loop, 'dataloader', None), '_iterator', None) is not None:
+            loop.dataloader._iterator = None
 
 
 def write_page(work_dir: str) -> None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import mmdet.evaluation
+from mmengine.config import Config
 from mmengine.hooks import LoggerHook
 from mmengine.logging import MMLogger
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
@@ -148,8 +149,31 @@ def short_line(text: str) -> str:
     return '  '.join(part for part in shown if part)
 
 
+class FormattedOnce(Config):
+    """A config that formats its text again only if it has changed.
+
+    MMEngine asks for the text four times at the start of a run, and at each checkpoint. Each time takes about a second.
+    """
+
+    @property
+    def pretty_text(self) -> str:
+        content = repr(self.to_dict())
+        if content != self.__dict__.get('_formatted_content'):
+            # Config's own __setattr__ would write a setting.
+            object.__setattr__(self, '_formatted_text', Config.pretty_text.fget(self))
+            object.__setattr__(self, '_formatted_content', content)
+        return self.__dict__['_formatted_text']
+
+
 class CommandRunner(Runner):
-    """A Runner whose console shows no record of ``_RECORDS``."""
+    """A Runner whose console shows no record of ``_RECORDS``, and whose config is ``FormattedOnce``."""
+
+    def __init__(self, *args, cfg: Config | None = None, **kwargs):
+        if type(cfg) is Config:
+            formatted = FormattedOnce()
+            formatted.__setstate__(cfg.__getstate__())
+            cfg = formatted
+        super().__init__(*args, cfg=cfg, **kwargs)
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
         logger = super().build_logger(*args, **kwargs)

@@ -28,6 +28,7 @@ class CpuTime(NamedTuple):
 
 
 _start: CpuTime | None = None  # of a command
+_process: int | None = None  # that has measured it
 
 
 def start_command() -> None:
@@ -35,8 +36,8 @@ def start_command() -> None:
 
     It must come before torch's import. Later the threads cannot change how they wait.
     """
-    global _start
-    _start = cpu_time()
+    global _start, _process
+    _start, _process = cpu_time(), os.getpid()
     if not any(name in os.environ for name in WAITING):
         # Fast enough alone, and not slow beside others: docs/results/benchmark_notes.md
         os.environ['GOMP_SPINCOUNT'] = '1000'
@@ -83,9 +84,19 @@ def cpu_quota() -> float:
 def free_cores() -> int | None:
     """The number of cores that other programs have left free since the start of the command, at least 1.
 
-    None: this is no command of this package, the user has chosen a number of threads, or nothing is known.
+    None: this is no command of this package, the user has chosen a number of threads, or nothing is known. A forked
+    process knows nothing, because the time of its parent is not its own.
     """
+    if _process != os.getpid():
+        return None
     others = cores_of_others(_start, cpu_time())
     if others is None or any(name in os.environ for name in THREADS):
         return None
     return max(1, min(round(number_of_cores() - others), math.ceil(min(cpu_quota(), number_of_cores()))))
+
+
+def cores_between_commands() -> int | None:
+    """``free_cores`` since the last call, or since the start, for a process that forks for each command."""
+    free = free_cores()
+    start_command()
+    return free

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import multiprocessing
 import os
 import re
 import subprocess
@@ -75,6 +76,24 @@ def test_overrides_take_effect(tool, config, tmp_path):
         if row['step'] > 16:
             # The plain form would be about λ · mean confidence (loss_weight 0.5 · 2 images = 1). The focal one is less.
             assert 0 < row['sup_loss_bg'] < 0.1 * row['semi/lambda_bg'] * row['semi/bg_penalty_mean']
+
+
+def test_the_workers_of_the_data_loaders_are_told_to_end(config, tmp_path, monkeypatch, quiet_loggers):
+    """torch terminates a worker that is not told. It waits 5 s before."""
+    started, terminated, end = [], [], train_command.end_workers
+
+    def recorded(runner):
+        started.extend(multiprocessing.active_children())
+        end(runner)
+        assert not multiprocessing.active_children()
+
+    monkeypatch.setattr(train_command, 'end_workers', recorded)
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, 'terminate', terminated.append)
+    options = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1', f'visualizer.name={tmp_path}']
+    for name in ('train', 'val'):
+        options += [f'{name}_dataloader.num_workers=1', f'{name}_dataloader.persistent_workers=True']
+    assert train_command.main([str(config), '--work-dir', str(tmp_path), '--cfg-options', *options]) == 0
+    assert len(started) == 2 and not terminated
 
 
 def test_a_training_ends_with_its_report(config, tmp_path):

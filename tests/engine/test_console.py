@@ -7,15 +7,17 @@ import re
 from contextlib import redirect_stdout
 from types import SimpleNamespace
 
+import mmengine
 import pytest
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import LoggerHook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from mmyolo.registry import METRICS
+from yapf.yapflib import yapf_api
 
 from mmyolo_bgpenalty import ValidationLoggerHook
-from mmyolo_bgpenalty.engine.console import short_line
+from mmyolo_bgpenalty.engine.console import CommandRunner, short_line
 from tests.helpers.tiny import SEMI, SUPERVISED, load
 
 DETAILS = ('bbox_mAP_75', 'Average Precision', '| category', '| square', 'Evaluating bbox', 'copypaste', 'fp_place')
@@ -210,3 +212,22 @@ def test_without_the_hook_nothing_is_hidden(other_metrics, data):
 def test_it_is_a_logger_hook():
     """Other hooks look for a LoggerHook to know its interval."""
     assert isinstance(ValidationLoggerHook(interval=7), LoggerHook)
+
+
+def test_the_text_of_a_config_is_formatted_once_until_it_changes(data, tmp_path, monkeypatch):
+    """MMEngine asks for it four times when a run starts, and at each checkpoint."""
+    calls = []
+
+    def formatted(text, **kwargs):
+        calls.append(text)
+        return f'# formatted\n{text}', True
+
+    for owner in (mmengine.config.config, yapf_api):  # as in conftest.py
+        if hasattr(owner, 'FormatCode'):
+            monkeypatch.setattr(owner, 'FormatCode', formatted)
+    cfg = load(SEMI, data, tmp_path)
+    runner = CommandRunner.from_cfg(cfg)
+    assert len(calls) == 1 and runner.cfg.pretty_text == cfg.pretty_text and len(calls) == 2
+    assert {file.read_text() for file in tmp_path.glob('**/*.py')} == {cfg.pretty_text}
+    runner.cfg.lambda_bg = 0.123
+    assert 'lambda_bg=0.123' in runner.cfg.pretty_text and 'lambda_bg=0.123' not in cfg.pretty_text

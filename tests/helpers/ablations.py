@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from mmyolo_bgpenalty.cli.ablation import ablate, runs
+from mmyolo_bgpenalty.cli.ablation import ablate, processes, worker
 
 COMMAND = """
 import json, runpy, sys
@@ -30,6 +30,16 @@ if options.get('default_hooks.checkpoint.max_keep_ckpts') != '-1':
         (work / f'{unit}_{end}.pth').unlink()
 (work / 'last_checkpoint').write_text(str(work / f'{unit}_{ends[-1]}.pth'))
 """
+# A worker whose children run the stand-in. It imports nothing, so it is there at once.
+WORKER = f"""
+import runpy, socket, sys
+from pathlib import Path
+serve = runpy.run_path({worker.__file__!r})['serve']
+command = serve(socket.socket(fileno=int(sys.argv[1])), lambda: None)
+if command is not None:
+    sys.argv = [str(Path(__file__).with_name('command.py')), *command.arguments]
+    runpy.run_path(sys.argv[0], run_name='__main__')
+"""
 VARIANTS = (
     "variants = {'λ=0': dict(lambda_bg=0.0), 'λ=1.5': dict(lambda_bg=1.5), "
     "'long': {'lambda_bg': 1.0, 'burn_in': 2, 'randomness.deterministic': True}}"
@@ -47,9 +57,11 @@ class Stage:
     """A folder with a config, variants and the stand-in. A call runs the ablation and returns its exit code."""
 
     def __init__(self, folder: Path, monkeypatch):
-        monkeypatch.setattr(runs, 'COMMAND', (sys.executable, str(folder / 'command.py')))
+        monkeypatch.setattr(processes, 'COMMAND', (sys.executable, str(folder / 'command.py')))
+        monkeypatch.setattr(processes, 'WORKER', (sys.executable, str(folder / 'worker.py')))
         self.folder, self.work = folder, folder / 'work'
         self.write('command.py', COMMAND)
+        self.write('worker.py', WORKER)
         self.write('variants.py', VARIANTS)
         self.write('config.py', CONFIG)
         self.write('calls.txt', '')

@@ -12,6 +12,7 @@ import pytest
 from mmyolo_bgpenalty.utils import threads
 from mmyolo_bgpenalty.utils.threads import (
     CpuTime,
+    cores_between_commands,
     cores_of_others,
     cpu_quota,
     cpu_time,
@@ -119,9 +120,28 @@ def test_free_cores(monkeypatch, others, quota, free):
     monkeypatch.setattr(threads, 'number_of_cores', lambda: 8)
     monkeypatch.setattr(threads, 'cpu_quota', lambda: quota)
     monkeypatch.setattr(threads, 'cores_of_others', lambda *times: others)
+    monkeypatch.setattr(threads, '_process', os.getpid())
     assert free_cores() == free
+    monkeypatch.setattr(threads, '_process', os.getppid())  # this process was forked after the measurement
+    assert free_cores() is None
+    monkeypatch.setattr(threads, '_process', os.getpid())
     monkeypatch.setenv('OMP_NUM_THREADS', '4')
     assert free_cores() is None
+
+
+def test_each_command_of_a_worker_has_its_own_measurement(monkeypatch):
+    """Another program takes 3 of 8 cores before the first command, and none between the first and the second."""
+    for name in threads.THREADS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('GOMP_SPINCOUNT', '1000')
+    times = iter([CpuTime(0, 0, 0), CpuTime(10, 40, 10), CpuTime(10, 40, 10), CpuTime(20, 50, 20)])
+    monkeypatch.setattr(threads, 'cpu_time', lambda: next(times, CpuTime(20, 50, 20)))
+    monkeypatch.setattr(threads, 'number_of_cores', lambda: 8)
+    monkeypatch.setattr(threads, 'cpu_quota', lambda: math.inf)
+    for name in ('_start', '_process'):
+        monkeypatch.setattr(threads, name, None)
+    threads.start_command()
+    assert [cores_between_commands(), cores_between_commands()] == [5, 8]
 
 
 @pytest.mark.parametrize('text, expected', [('250000 100000', 2.5), ('max 100000', math.inf)])
@@ -143,6 +163,7 @@ PRINT = 'import mmyolo_bgpenalty'
         (['-m', 'mmyolo_bgpenalty', 'check', '--help'], {}, '1000'),
         (['-m', 'mmyolo_bgpenalty', 'check', '--help'], {'GOMP_SPINCOUNT': '5'}, '5'),
         (['-m', 'mmyolo_bgpenalty', 'check', '--help'], {'OMP_WAIT_POLICY': 'active'}, 'None'),
+        (['-m', 'mmyolo_bgpenalty.utils.threads'], {}, '1000'),  # as the worker of an ablation
         (['-c', PRINT], {}, 'None'),  # a program of the user
     ],
 )

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from mmyolo_bgpenalty.cli.ablation.does_it_help import Comparison, does_it_help
 from mmyolo_bgpenalty.cli.ablation.plan import estimate_seconds, plan_runs, read_variants
+from mmyolo_bgpenalty.cli.ablation.processes import Processes
 from mmyolo_bgpenalty.cli.ablation.report import Question, write_report
 from mmyolo_bgpenalty.cli.ablation.runs import Run
 from mmyolo_bgpenalty.cli.report.report import write_report as write_mistakes
@@ -137,14 +138,14 @@ def execute(todo: Sequence[Run], jobs: int) -> dict[Run, str]:
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
     waiting, failures = list(todo), {}
     running: dict[Future, Run] = {}
-    with ThreadPoolExecutor(jobs) as pool, _stopping_at_signals(todo):
+    with Processes(threads) as processes, ThreadPoolExecutor(jobs) as pool, _stopping_at_signals(todo):
         while waiting or running:
             unfinished = {*waiting, *running.values()}
             ready = [run for run in waiting if run.leader is run or run.leader not in unfinished]
             for run in ready[: jobs - len(running)]:
                 print(f'{run}: begun', flush=True)
                 waiting.remove(run)
-                running[pool.submit(run.execute, threads)] = run
+                running[pool.submit(run.execute, processes)] = run
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 run = running.pop(future)
                 try:

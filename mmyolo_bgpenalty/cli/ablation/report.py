@@ -1,7 +1,7 @@
 """The answers, the tables and the files of an ablation.
 
 A result is a dict with ``variant``, ``seed``, ``metrics`` (name -> number) and, if there is one, ``curve`` with the
-lists ``recall`` and ``precision``.
+lists ``recall`` and ``precision``. ``seconds`` is the time of the run, and ``train_seconds`` that of its iterations.
 """
 
 import csv
@@ -112,8 +112,36 @@ def _paired(results: list[dict], question: Question, metric: str) -> Difference 
     return paired_difference(*(values_by_seed(results, name, metric) for name in question[1:]))
 
 
-def markdown(rows: list[dict], answers: Sequence[dict] = ()) -> str:
-    """The answers. Then two tables: mean ± standard deviation, and the differences to the first variant."""
+def how_long(results: list[dict]) -> str:
+    """How long the runs took, and how much of it was no training. '' if a result does not tell."""
+    taken, trained = (_total(results, key) for key in ('seconds', 'train_seconds'))
+    if taken is None:
+        return ''
+    text = f'{len(results)} run{"s" if len(results) > 1 else ""} took {_duration(taken)} in all'
+    if trained is None:
+        return f'{text}.'
+    share = 1 - trained / taken if taken else 0.0
+    rest = f'{_duration(taken - trained)} ({share:.0%}) to start, validate and test'
+    return f'{text}: {_duration(trained)} to train, {rest}.'
+
+
+def _total(results: list[dict], key: str) -> float | None:
+    values = [result.get(key) for result in results]
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f'{seconds:.0f} s'
+    return f'{seconds / 60:.0f} min' if seconds < 7200 else f'{seconds / 3600:.1f} h'
+
+
+def markdown(rows: list[dict], answers: Sequence[dict] = (), took: str = '') -> str:
+    """The answers. Then two tables: mean ± standard deviation, and the differences to the first variant.
+
+    ``took``: the line of ``how_long``.
+    """
     variants, metrics = _names(rows)
     lines = [f'- {one["text"]}' for one in answers] + [''] * bool(answers)
     lines += ['Mean ± standard deviation over the seeds:', '', *_table(rows, variants, metrics, _value)]
@@ -121,14 +149,14 @@ def markdown(rows: list[dict], answers: Sequence[dict] = ()) -> str:
         lines += ['', f'Difference to {variants[0]}, paired by seed, with its 95 % confidence interval:', '']
         lines += _table(rows, variants[1:], metrics, _change_of, 'conclusion')
         lines += ['', f'The conclusion is about {METRICS[metrics[0]][0]}. {STATISTICS}'.rstrip()]
-    return '\n'.join([*lines, '', LEGEND])
+    return '\n'.join([*lines, '', LEGEND, *([f'{took}\n'] if took else [])])
 
 
-def summary(rows: list[dict], answers: Sequence[dict]) -> str:
-    """What the command prints: the table of a few metrics, and the answers."""
+def summary(rows: list[dict], answers: Sequence[dict], took: str = '') -> str:
+    """What the command prints: the table of a few metrics, the answers and the line of ``how_long``."""
     variants, metrics = _names(rows)
     table = _table(rows, variants, [metric for metric in metrics if metric in SHORT] or metrics, _value)
-    return '\n'.join([*table, '', *(one['text'] for one in answers)])
+    return '\n'.join([*table, '', *(one['text'] for one in answers), *([took] if took else [])])
 
 
 def _table(
@@ -186,17 +214,17 @@ def write_report(path, results: list[dict], variants: Sequence[str], questions: 
     rows = compare(results, variants)
     if not rows:
         raise ValueError(f'Expected results with one of {", ".join(METRICS)}, but got none: nothing to report')
-    answers = [answer(results, question) for question in questions]
+    answers, took = [answer(results, question) for question in questions], how_long(results)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator='\n')
     writer.writeheader()
     writer.writerows(rows)
     content = dict(baseline=variants[0], answers=answers, table=rows, runs=results)
     files: list[tuple[str, str | bytes]] = [
-        (f'{path}.md', markdown(rows, answers)),
+        (f'{path}.md', markdown(rows, answers, took)),
         (f'{path}.csv', text.getvalue()),
         (f'{path}.json', json.dumps(content, indent=1, ensure_ascii=False) + '\n'),
         (f'{path}.png', picture(rows, results, METRICS)),
     ]
     write_together(files, overwrite=True)
-    return summary(rows, answers)
+    return summary(rows, answers, took)

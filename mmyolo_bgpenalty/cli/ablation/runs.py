@@ -1,21 +1,15 @@
 """One run of an ablation: training, evaluation, result."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
+from mmyolo_bgpenalty.cli.ablation.processes import Process, Processes, last_line
 from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import CheckpointError, latest_checkpoint, read_checkpoint
 from mmyolo_bgpenalty.utils.files import read_json, write_whole
-
-COMMAND = (sys.executable, '-m', 'mmyolo_bgpenalty')
-# Executes a command. Linux sends it SIGTERM (15) when its parent ends, also if the parent is killed.
-ENDS_WITH_PARENT = 'import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])'
 
 
 @dataclass(eq=False)
@@ -35,7 +29,7 @@ class Run:
     by_epoch: bool
     group: list['Run'] = field(default_factory=list)
     _stopped: bool = False
-    _process: subprocess.Popen | None = None
+    _process: Process | None = None
 
     def __str__(self) -> str:
         return f'{self.variant}, seed {self.seed}'
@@ -92,36 +86,35 @@ class Run:
                 f'remove {self.folder} to run it again, or choose another --work-dir'
             )
 
-    def execute(self, threads: int | None) -> None:
-        """Train and evaluate, each in its own process.
+    def execute(self, processes: Processes) -> None:
+        """Train and evaluate, each in its own process. Write result.json.
 
         Raises:
             RuntimeError: a process fails.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        clock, spent, start = self.folder / 'clock.json', self._spent(), time.time()
-        write_whole(clock, json.dumps(dict(spent=spent, since=start)))
+        start = time.time()
+        resume, spent, first = self._begin()
+        write_whole(self.folder / 'clock.json', json.dumps(dict(spent=spent, since=start, first=first)))
         write_whole(self.config, self.config_text)
-        train = ['train', str(self.config), '--work-dir', str(self.folder)]
-        if self.begun:
-            train += ['--resume']
-        elif branch_point := self._branch_point():
-            train += ['--resume', str(branch_point)]
+        train = ['train', str(self.config), '--work-dir', str(self.folder), *resume]
         # The best checkpoint would be chosen on the images of the comparison. So the last checkpoint is compared.
         train += ['--cfg-options', 'default_hooks.checkpoint.save_best=None']
         if self.leader is self and len(self.group) > 1:
             train += ['default_hooks.checkpoint.max_keep_ckpts=-1']
-        self._call(train, threads)
+        self._call(train, processes)
         checkpoint = latest_checkpoint(self.folder)
         out = self.folder / 'test'
-        self._call(['test', str(self.config), checkpoint, '--work-dir', str(self.folder), '--out', str(out)], threads)
+        self._call(['test', str(self.config), checkpoint, '--work-dir', str(self.folder), '--out', str(out)], processes)
         curves = out / 'test.precision_recall.json'
+        times = iteration_times(Path(checkpoint))
         result = dict(
             config=str(self.config),
             variant=self.variant,
             seed=self.seed,
             overrides=self.overrides,
             seconds=spent + time.time() - start,
+            train_seconds=None if times is None or first is None else sum(times[first:]),
             metrics=read_json(out / 'metrics.json'),
             curve=read_json(curves)['curve'] if curves.exists() else None,
         )
@@ -133,13 +126,26 @@ class Run:
         if self._process is not None:
             self._process.terminate()
 
-    def _spent(self) -> float:
-        """Seconds that the run took before it was interrupted. The latest log entry is its last sign of life."""
+    def _begin(self) -> tuple[list[str], float, int | None]:
+        """How to resume, the seconds before that, and the iterations before the run began, if they are known."""
+        if self.begun:
+            return ['--resume'], *self._before()
+        branch_point = self._branch_point()
+        if branch_point is None:
+            return [], 0.0, 0
+        times = iteration_times(branch_point)
+        return ['--resume', str(branch_point)], 0.0, None if times is None else len(times)
+
+    def _before(self) -> tuple[float, int | None]:
+        """What is known of a run that was interrupted: the seconds it took, and the iterations it began after.
+
+        The latest log entry is its last sign of life.
+        """
         clock, log = self.folder / 'clock.json', self.folder / 'log.txt'
-        if not (self.begun and clock.exists() and log.exists()):
-            return 0.0
+        if not (clock.exists() and log.exists()):
+            return 0.0, None
         before = read_json(clock)
-        return before['spent'] + max(0.0, log.stat().st_mtime - before['since'])
+        return before['spent'] + max(0.0, log.stat().st_mtime - before['since']), before.get('first')
 
     def _branch_point(self) -> Path | None:
         """The latest checkpoint of another run of the group from the time when both were in burn-in."""
@@ -151,31 +157,26 @@ class Run:
                     points.append((progress, file))
         return max(points, default=(0, None))[1]
 
-    def _call(self, arguments: list[str], threads: int | None) -> None:
-        environment = {**os.environ, 'PYTHONIOENCODING': 'utf-8'}
-        if threads:
-            environment.setdefault('OMP_NUM_THREADS', str(threads))
+    def _call(self, arguments: list[str], processes: Processes) -> None:
         log = self.folder / 'log.txt'
-        before = (sys.executable, '-c', ENDS_WITH_PARENT) if sys.platform == 'linux' else ()
         with log.open('a', encoding='utf-8') as output:
-            # Ctrl-C in a terminal reaches all processes of a session. In its own session, a training gets SIGTERM from
-            # `stop` instead, and saves.
-            self._process = subprocess.Popen(
-                [*before, *COMMAND, *arguments],
-                env=environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            self._process = processes.start(arguments, output)
         if self._stopped:  # while the process was started
             self._process.terminate()
         code = self._process.wait()
         if self._stopped:
             raise RuntimeError('stopped')
         if code:
-            lines = log.read_text(encoding='utf-8', errors='replace').split('\n')
-            last = next((line for line in reversed(lines) if line.strip()), 'no output')
+            last = last_line(log.read_text(encoding='utf-8', errors='replace'))
             raise RuntimeError(f'{arguments[0]} ended with {code}: {last} (see {log})')
+
+
+def iteration_times(file: Path) -> list[float] | None:
+    """Seconds of each iteration before a checkpoint was saved, or None if it does not tell."""
+    try:
+        return read_checkpoint(str(file))['message_hub']['log_scalars']['train/time'].data[0].tolist()
+    except (CheckpointError, OSError, KeyError):
+        return None
 
 
 def progress_of(file: Path, by_epoch: bool) -> float | None:

@@ -1,8 +1,7 @@
-"""The ablation with a stand-in for training and testing, and one real run."""
+"""The ablation with a stand-in for training and testing."""
 
 import json
 import os
-import re
 import runpy
 import signal
 import subprocess
@@ -12,11 +11,12 @@ import time
 
 import pytest
 
+from mmyolo_bgpenalty.cli.ablation import processes
 from mmyolo_bgpenalty.cli.ablation.ablate import _stopping_at_signals
 from mmyolo_bgpenalty.cli.ablation.plan import plan_runs, read_variants
 from tests.helpers.ablations import CONFIG, VARIANTS, Stage
 from tests.helpers.child_runs import ended, start
-from tests.helpers.tiny import CONFIGS, ROOT, SEMI, load
+from tests.helpers.tiny import CONFIGS, ROOT
 
 
 @pytest.fixture
@@ -24,8 +24,10 @@ def stage(tmp_path, monkeypatch):
     return Stage(tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize('jobs', ['1', '3'])
-def test_every_variant_with_every_seed(stage, jobs):
+@pytest.mark.parametrize('jobs, forks', [('1', True), ('3', True), ('3', False)])
+def test_every_variant_with_every_seed(stage, monkeypatch, jobs, forks):
+    """``forks=False`` is for systems other than Linux."""
+    monkeypatch.setattr(processes, 'FORKS', forks and processes.FORKS)
     assert stage('--seeds', '0', '3', '--jobs', jobs) == 0
     assert len(stage.calls()) == 6
     # λ=1.5 differs only after burn-in. It continues from the baseline with the same seed. The others start anew.
@@ -250,35 +252,6 @@ def test_a_config_that_was_edited_in_between_is_noticed(stage, capsys):
     stage.write('config.py', CONFIG.replace('max_epochs=3', 'max_epochs=30'))
     assert stage('--seeds', '0') == 2
     assert "'max_epochs': 30" in capsys.readouterr().err and len(stage.calls()) == 3
-
-
-def test_a_real_run(data, tmp_path):
-    """Two variants are trained on the tiny set, evaluated and compared."""
-    cfg = load(SEMI, data, tmp_path / 'unused', burn_in=1, train_cfg__max_epochs=2, train_cfg__val_interval=2)
-    cfg.default_hooks.checkpoint.interval = 1
-    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
-    cfg.visualizer.name = 'visualizer'
-    cfg.dump(tmp_path / 'tiny.py')
-    (tmp_path / 'variants.py').write_text(
-        "variants = {'focal': dict(use_focal_bg=True), 'labels only': dict(burn_in=1000)}"
-    )
-    command = [sys.executable, '-W', 'ignore', str(ROOT / 'tools/ablation.py'), str(tmp_path / 'tiny.py')]
-    command += ['--variants', str(tmp_path / 'variants.py'), '--seeds', '0', '--work-dir', str(tmp_path / 'work')]
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr + done.stdout
-    content = json.loads((tmp_path / 'work/ablation.json').read_text())
-    assert [r['variant'] for r in content['runs']] == ['focal', 'labels only']
-    for result in content['runs']:
-        assert 'coco/bbox_mAP_50' in result['metrics'] and 0 <= result['metrics']['pr/f1'] <= 1
-        assert len(result['curve']['recall']) == len(result['curve']['precision']) == 101
-    log = (tmp_path / 'work/focal/seed_0/log.txt').read_text()
-    assert 'resumed epoch: 1, iter: 5' in log
-    assert (tmp_path / 'work/ablation.png').read_bytes()[:4] == b'\x89PNG'
-    assert f'in a browser: {tmp_path}/work/report.html' in done.stdout
-    page = (tmp_path / 'work/report.html').read_text(encoding='utf-8')
-    names = [run['name'] for run in json.loads(re.search(r'json">(.*?)</script>', page, re.S).group(1))['runs']]
-    assert names == ['focal', 'labels only']
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from mmyolo_bgpenalty.cli.ablation.figure import draw
-from mmyolo_bgpenalty.cli.ablation.report import METRICS, Question, answer, compare, markdown, write_report
+from mmyolo_bgpenalty.cli.ablation.report import METRICS, Question, answer, compare, how_long, markdown, write_report
 
 VALUES = {'base': {0: 0.5, 1: 0.7}, 'more': {0: 0.6, 1: 0.8}, 'lost': {0: 0.4}, 'never': {}}
 CURVE = dict(recall=[0.0, 0.5, 1.0], precision=[1.0, 0.8, 0.2])
@@ -154,6 +154,26 @@ def test_the_report_is_written_as_csv_json_markdown_and_png(tmp_path, results):
 def test_one_run_without_a_curve_is_still_a_report(tmp_path, results):
     write_report(tmp_path / 'r', [dict(results[0], curve=None)], ['base'])
     assert 'Difference' not in (tmp_path / 'r.md').read_text() and (tmp_path / 'r.png').stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    'times, line',
+    [
+        ([(60, 45), (40, 25)], '2 runs took 100 s in all: 70 s to train, 30 s (30%) to start, validate and test.'),
+        ([(7200, 7000)], '1 run took 2.0 h in all: 117 min to train, 3 min (3%) to start, validate and test.'),
+        ([(60, 45), (540, None)], '2 runs took 10 min in all.'),
+        ([(None, None), (40, 25)], ''),
+    ],
+)
+def test_the_time_of_the_runs(tmp_path, results, times, line):
+    """The time of the iterations of a run, or all times, may not be known."""
+    timed = [
+        {**result, **{key: value for key, value in zip(('seconds', 'train_seconds'), pair) if value is not None}}
+        for result, pair in zip(results, times)
+    ]
+    assert how_long(timed) == line
+    printed = write_report(tmp_path / 'r', timed, ['base'])
+    assert (tmp_path / 'r.md').read_text().endswith(f'\n{line}\n' if line else 'objects.\n') and line in printed
 
 
 def test_nothing_to_report(tmp_path):
