@@ -187,6 +187,7 @@ def test_the_ablation_as_published_has_the_figures_of_its_runs():
 
 SPEED = {
     'loss, forward and backward': ('loss', 'penalty, to MMYOLO'),
+    "the same, to Ultralytics' `v8DetectionLoss` on identical tensors": ('loss', 'penalty, to Ultralytics'),
     "our assigner alone, with the inputs of MMYOLO's": ('assigner', 'to MMYOLO'),
     'peak memory of the loss': ('memory of the loss', 'penalty, to MMYOLO'),
     "supervised step, to MMYOLO's": ('supervised step', 'to MMYOLO'),
@@ -199,6 +200,16 @@ def test_a_row_of_speed_is_that_of_the_benchmark(name):
     rows = json.loads((ROOT / 'docs/results/benchmark.json').read_text(encoding='utf-8'))['rows']
     ratios = [row['ratio']['median'] for row in rows if (row['case'], row['what']) == SPEED[name]]
     assert dict(rows_of('docs/results/speed.md'))[name] == [f'{one:.{2 if one >= 0.1 else 3}f}' for one in ratios]
+
+
+@pytest.mark.parametrize('other', ['MMYOLO', 'Ultralytics'])
+def test_a_row_of_whole_trainings_is_that_of_the_benchmark(other):
+    rows = json.loads((ROOT / 'docs/results/benchmark.json').read_text(encoding='utf-8'))['rows']
+    (row,) = [row for row in rows if (row['case'], row['what']) == ('training', f'to {other}')]
+    speeds = ' and '.join(re.findall(r'\d\.\d\d', row['note']))
+    assert dict(rows_of('docs/results/speed.md'))[
+        "ours, to MMYOLO's" if other == 'MMYOLO' else "ours, to Ultralytics'"
+    ] == [f'{row["ratio"]["median"]:.2f}', speeds]
 
 
 PENALISED = '(focal, positives, lambda 1), bf16'
