@@ -207,9 +207,8 @@ def test_a_row_of_whole_trainings_is_that_of_the_benchmark(other):
     rows = json.loads((ROOT / 'docs/results/benchmark.json').read_text(encoding='utf-8'))['rows']
     (row,) = [row for row in rows if (row['case'], row['what']) == ('training', f'to {other}')]
     speeds = ' and '.join(re.findall(r'\d\.\d\d', row['note']))
-    assert dict(rows_of('docs/results/speed.md'))[
-        "ours, to MMYOLO's" if other == 'MMYOLO' else "ours, to Ultralytics'"
-    ] == [f'{row["ratio"]["median"]:.2f}', speeds]
+    name = dict(MMYOLO="ours, to MMYOLO's", Ultralytics="ours, to Ultralytics'")[other]
+    assert dict(rows_of('docs/results/speed.md'))[name] == [f'{row["ratio"]["median"]:.2f}', speeds]
 
 
 PENALISED = '(focal, positives, lambda 1), bf16'
