@@ -319,8 +319,10 @@ def end_workers(runner: Runner) -> None:
     told to end. Then torch waits 5 s for each worker, and terminates it.
     """
     for loop in (runner.train_loop, runner.val_loop):
-        if getattr(getattr(loop, 'dataloader', None), '_iterator', None) is not None:
-            loop.dataloader._iterator = None
+        # IterBasedTrainLoop keeps the iterator, too.
+        for holder in (getattr(loop, 'dataloader', None), getattr(loop, 'dataloader_iterator', None)):
+            if getattr(holder, '_iterator', None) is not None:
+                holder._iterator = None  # type: ignore[union-attr]
 
 
 def write_page(work_dir: str) -> None:

@@ -26,7 +26,7 @@ class ReadableImages:
     An image is unreadable in three cases:
 
     * A transform raises an error or returns None before ``results['img']`` is set. But an error of a transform
-      that comes before LoadImageFromFile reaches the caller.
+      that comes before LoadImageFromFile (or LoadReducedImage) reaches the caller.
     * The file is not a regular file (for example, a pipe), or is a truncated JPEG (OpenCV before 5 decodes a part), or
       its header states too many pixels, see ``image_fault``.
     * The image has boxes, and its size differs from the size in its annotation.
@@ -90,8 +90,8 @@ class ReadableImages:
         stated = bool(results.get('instances')) and None not in (results.get('height'), results.get('width'))
         size = (results['height'], results['width']) if stated else ()
         # Another loader may load another size than the file has.
-        reduced = any(type(transform) is LoadReducedImage for transform in transforms)
-        known = stated and (reduced or any(type(transform) is LoadImageFromFile for transform in transforms))
+        known = stated and any(type(transform) in (LoadImageFromFile, LoadReducedImage) for transform in transforms)
+        transform = None
         fault = '' if self.examined[place] else _file_fault(path, math.inf if known else MOST_PIXELS)
         if known and not (fault or self.examined[place]):
             stored = image_size(path)
@@ -114,6 +114,7 @@ class ReadableImages:
             if results is None:
                 return self._report(place, fault or _file_fault(path) or 'its loader returned nothing')
         if stated and not fault and 'img' in results:
+            reduced = type(transform) is LoadReducedImage  # it has loaded the image
             fault = size_fault(results['ori_shape'] if reduced else np.shape(results['img'])[:2], size)
         self.examined[place] = not fault
         return self._report(place, fault) if fault else (results, '')

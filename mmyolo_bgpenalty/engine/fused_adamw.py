@@ -1,5 +1,9 @@
 """FusedAdamW: AdamW that updates all weights in one call."""
 
+import functools
+from typing import Any
+
+import torch
 from mmyolo.registry import OPTIMIZERS
 from torch.optim import AdamW
 
@@ -8,16 +12,47 @@ from torch.optim import AdamW
 class FusedAdamW(AdamW):
     """AdamW with ``fused=True`` where torch has it: on a GPU, and from torch 2.4 on also on a CPU.
 
-    Weights differ from those of AdamW by rounding. On a CPU the update of YOLOv8-n takes an eighth of the time.
-    The arguments are those of AdamW.
+    Weights differ from those of AdamW by rounding. On a CPU the update of YOLOv8-n takes an eighth of the time. The
+    arguments are those of AdamW, by keyword. It also continues from the state of an AdamW.
     """
 
     def __init__(self, params, **options):
         params = list(params)
         if 'fused' not in options and not options.get('foreach') and not options.get('differentiable'):
-            try:
-                super().__init__(params, fused=True, **options)
-                return
-            except RuntimeError:  # this torch, or this device, has no fused AdamW
-                pass
+            if all(map(has_fused_adamw, {weight.device.type for weight in _weights(params)})):
+                options['fused'] = True
         super().__init__(params, **options)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state. ``fused`` stays that of this optimizer, and moments get the memory format of their weights.
+
+        The fused kernel of a CPU walks through the memory of weights and moments, and would mix up their elements.
+        """
+        groups = [
+            {**saved, 'fused': own['fused']}
+            for saved, own in zip(state_dict['param_groups'], self.param_groups, strict=True)
+        ]
+        super().load_state_dict({**state_dict, 'param_groups': groups})
+        for weight, state in self.state.items():
+            for name, value in state.items():
+                if isinstance(value, torch.Tensor) and value.shape == weight.shape and value.dim():
+                    state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+
+
+def _weights(params: list) -> list[torch.Tensor]:
+    return [weight for one in params for weight in (one['params'] if isinstance(one, dict) else [one])]
+
+
+@functools.cache
+def has_fused_adamw(device: str) -> bool:
+    """Whether this torch has a fused AdamW for a type of device.
+
+    It tries a step. Some versions of torch raise the error only there.
+    """
+    weight = torch.zeros(1, device=device, requires_grad=True)
+    weight.grad = torch.zeros_like(weight)
+    try:
+        AdamW([weight], fused=True).step()
+    except (RuntimeError, ValueError, NotImplementedError):
+        return False
+    return True

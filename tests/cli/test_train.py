@@ -9,9 +9,12 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from mmengine.runner.loops import _InfiniteDataloaderIterator
 from mmyolo.registry import TRANSFORMS
+from torch.utils.data import DataLoader
 
 from mmyolo_bgpenalty import lambda_bg_at
 from mmyolo_bgpenalty.cli import test as test_command
@@ -94,6 +97,16 @@ def test_the_workers_of_the_data_loaders_are_told_to_end(config, tmp_path, monke
         options += [f'{name}_dataloader.num_workers=1', f'{name}_dataloader.persistent_workers=True']
     assert train_command.main([str(config), '--work-dir', str(tmp_path), '--cfg-options', *options]) == 0
     assert len(started) == 2 and not terminated
+
+
+def test_the_workers_of_a_loop_by_iterations_end_too():
+    loader = DataLoader(range(100), num_workers=1, persistent_workers=True)
+    loop = SimpleNamespace(dataloader=loader, dataloader_iterator=_InfiniteDataloaderIterator(loader))
+    next(loop.dataloader_iterator)
+    (worker,) = loader._iterator._workers
+    train_command.end_workers(SimpleNamespace(train_loop=loop, val_loop=None))
+    worker.join(20)
+    assert worker.exitcode == 0
 
 
 def test_a_training_ends_with_its_report(config, tmp_path):

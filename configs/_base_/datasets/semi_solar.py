@@ -13,7 +13,7 @@ sup_pipeline = [*_base_.load, _base_.canvas, _base_.mixup, _base_.colour, _base_
 single_pipeline = [*_base_.load, *_base_.single, _base_.colour, _base_.flip, sup_views]
 
 # The teacher sees a weak view of an unlabeled image, the student a strong one.
-load_unlabeled = [_base_.load_image, dict(type='mmdet.LoadEmptyAnnotations', with_bbox=True)]
+load_unlabeled = [_base_.load_for_training, dict(type='mmdet.LoadEmptyAnnotations', with_bbox=True)]
 unsup_views = dict(
     type='Views',
     branch_field=branches,

@@ -8,8 +8,11 @@ classes = ('hot_cell', 'hot_string', 'crack')
 img_scale = (320, 256)  # width and height, multiples of 32
 
 # Transforms. MMDetection's LoadAnnotations keeps crowd boxes, so they are not background. MMYOLO's drops them.
-load_image = dict(type='LoadReducedImage', scale=img_scale)
-load = [load_image, dict(type='mmdet.LoadAnnotations', with_bbox=True)]
+load_image = dict(type='LoadImageFromFile')
+load_boxes = dict(type='mmdet.LoadAnnotations', with_bbox=True)
+reduce_jpegs = False  # True: training loads large JPEGs at 1/2, 1/4 or 1/8 of their size, as long as it fits img_scale
+load_for_training = dict(type='LoadReducedImage', scale=img_scale) if reduce_jpegs else load_image
+load = [load_for_training, load_boxes]
 resize = dict(type='RecordedLetterResize', scale=img_scale, pad_val=dict(img=114))
 mosaic = dict(type='RecordedMosaic', img_scale=img_scale, pad_val=114.0)
 affine = dict(
@@ -39,7 +42,7 @@ test_pack = dict(
 )
 
 train_pipeline = [*load, dict(mosaic, pre_transform=load), middle, colour, flip, pack]
-test_pipeline = [dict(type='LoadImageFromFile'), resize, load[1], test_pack]
+test_pipeline = [load_image, resize, load_boxes, test_pack]
 
 dataset = dict(
     type=dataset_type,

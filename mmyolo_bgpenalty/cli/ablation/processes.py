@@ -73,7 +73,7 @@ class Worker:
 
     def __init__(self, environment: dict[str, str]):
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._output = tempfile.TemporaryFile()
+        self._output, self._reading = tempfile.TemporaryFile(), threading.Lock()
         with theirs:
             self._process = subprocess.Popen(
                 [*WORKER, str(theirs.fileno())],
@@ -97,8 +97,10 @@ class Worker:
 
     def why_it_ended(self) -> str:
         code = self._process.wait()
-        self._output.seek(0)
-        return f'the worker process ended with {code}: {last_line(self._output.read().decode(errors="replace"))}'
+        with self._reading:  # several runs may ask
+            self._output.seek(0)
+            text = self._output.read().decode(errors='replace')
+        return f'the worker process ended with {code}: {last_line(text)}'
 
     def close(self) -> None:
         self._requests.close()
@@ -123,7 +125,10 @@ class Forked:
             RuntimeError: the worker has ended. Its children get SIGTERM then.
         """
         with self._call as call:
-            code = call.recv(16)
+            try:
+                code = call.recv(16)
+            except ConnectionResetError:  # the worker has ended before it read that the command should stop
+                code = b''
         if not code:
             raise RuntimeError(self._worker.why_it_ended())
         return int(code)

@@ -15,13 +15,14 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, NamedTuple
 
 # What a short `train` and `test` import, also while they run.
 MODULES = ('mmyolo_bgpenalty.cli.train', 'mmyolo_bgpenalty.cli.test', 'mmyolo.engine', 'torch._dynamo')
 LONGEST = 1 << 16  # bytes of a request
+OUTLIVED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Command(NamedTuple):
@@ -37,6 +38,9 @@ def serve(requests: socket.socket, measure: Callable[[], Any]) -> Command | None
     A request is a list of arguments, with the descriptors of a socket and of a log file. The worker sends the exit code
     of the child to this socket. If something comes from there, or if it is closed, the child gets SIGTERM.
     """
+    # A scheduler sends a signal to every process. The worker must live until the trainings have saved. It ends when the
+    # socket is closed.
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in OUTLIVED}
     running: dict[int, socket.socket] = {}  # by process
     stopped: set[int] = set()
     awake, wake = socket.socketpair()
@@ -56,6 +60,7 @@ def serve(requests: socket.socket, measure: Callable[[], Any]) -> Command | None
             for process in [*running]:
                 ended, status = os.waitpid(process, os.WNOHANG)
                 if ended:
+                    stopped.discard(process)  # another process may get its number
                     with running.pop(process) as call:
                         _answer(call, os.waitstatus_to_exitcode(status))
         if requests in ready:
@@ -64,9 +69,11 @@ def serve(requests: socket.socket, measure: Callable[[], Any]) -> Command | None
                 return None
             call, log = socket.socket(fileno=descriptors[0]), descriptors[1]
             measured, worker = measure(), os.getpid()
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()  # otherwise each child would write it again
             process = os.fork()
             if not process:
-                _leave_worker(worker, log, [requests, awake, wake, call, *running.values()])
+                _leave_worker(worker, log, [requests, awake, wake, call, *running.values()], handlers)
                 return Command(json.loads(message), measured)
             os.close(log)
             running[process] = call
@@ -79,12 +86,13 @@ def _answer(call: socket.socket, code: int) -> None:
         pass
 
 
-def _leave_worker(worker: int, log: int, sockets: list[socket.socket]) -> None:
+def _leave_worker(worker: int, log: int, sockets: list[socket.socket], handlers: Mapping[Any, Any]) -> None:
     """In a child: take over the log, and forget what belongs to the worker."""
     os.setsid()
     ends_with_parent(worker)
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number, handler in {signal.SIGCHLD: signal.SIG_DFL, **handlers}.items():
+        signal.signal(number, handler)
     for descriptor in (1, 2):
         os.dup2(log, descriptor)
     os.close(log)

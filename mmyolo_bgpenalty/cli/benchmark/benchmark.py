@@ -1,4 +1,4 @@
-"""Compare time and memory of this package with MMYOLO, MMDetection and Ultralytics, in pairs within one process.
+"""Compare time and memory of this package with MMYOLO, MMDetection and Ultralytics, in pairs.
 
     python -m mmyolo_bgpenalty benchmark [--cases loss step …] [--device cuda] [--out FILE]
 

@@ -20,7 +20,7 @@ LOOKED_AT = 20_000  # at most this many images of a set are checked
 OPENED = 500  # at most this many of them are opened, if the dataset skips unreadable images
 DEEP = 5  # at most this many 16-bit images of a set are decoded
 REMOTE = re.compile(r'[\w.+:-]+://')
-NOT_TURNED = "color_type='color_ignore_orientation' in every LoadImageFromFile"
+NOT_TURNED = "color_type='color_ignore_orientation' in every LoadImageFromFile and LoadReducedImage"
 
 
 class ImageSet(NamedTuple):

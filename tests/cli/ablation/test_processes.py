@@ -129,6 +129,33 @@ def test_a_worker_that_dies_is_named_and_the_next_run_gets_a_new_one(stage, caps
     wait_for(lambda: not alive(children[0]), 'the child goes on')
 
 
+SAVES = """
+import signal, sys, time
+from pathlib import Path
+
+def save(*_):
+    time.sleep(1)
+    Path(__file__).with_name('saved').touch()
+    sys.exit(143)
+
+signal.signal(signal.SIGTERM, save)
+Path(__file__).with_name('pids').write_text('begun')
+time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_all_processes_leaves_time_to_save(stage, number):
+    """A scheduler ends a job in this way. The worker waits for its children."""
+    stage.write('command.py', SAVES)
+    with Processes(None) as started, open(os.devnull, 'w') as output:
+        run = started.start([], output)
+        wait_for((stage.folder / 'pids').exists, 'the child has not begun')
+        os.kill(started._worker._process.pid, number)
+        run.terminate()
+        assert run.wait() == 143 and (stage.folder / 'saved').exists()
+
+
 def test_a_worker_that_cannot_start_is_named(stage, capsys):
     stage.write('worker.py', 'raise ImportError("no torch here")')
     assert stage('--seeds', '0') == 1

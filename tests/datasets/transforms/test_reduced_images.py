@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 
 import cv2
@@ -78,7 +79,9 @@ def with_whole_images(steps):
 @pytest.mark.parametrize('seed', range(4))
 def test_a_shipped_pipeline_gives_the_same_boxes_and_regions(tmp_path, mosaics, seed):
     init_default_scope('mmyolo')
-    cfg = Config.fromfile(config('yolov8_bgpenalty_own.py', img_scale=(320, 256))).train_dataloader.dataset.pipeline
+    cfg = Config.fromfile(
+        config('yolov8_bgpenalty_own.py', img_scale=(320, 256), reduce_jpegs=True)
+    ).train_dataloader.dataset.pipeline
     cfg[2].prob = [float(mosaics), float(not mosaics)]  # after the two loaders
     infos = Pictures(jpeg(tmp_path / f'{i}.jpg', 1280 - 96 * i, 960) for i in range(5))
     samples = []
@@ -122,7 +125,7 @@ def test_a_broken_file_is_an_error(tmp_path, content):
         LoadReducedImage((320, 256))(dict(img_path=str(tmp_path / 'a.jpg')))
 
 
-@pytest.mark.parametrize('scale', [(320,), (0, 256)])
+@pytest.mark.parametrize('scale', [(320,), (0, 256), 320, 'ab'])
 def test_a_bad_scale_is_named(scale):
     with pytest.raises(ValueError, match='`scale`.*width and a height'):
         LoadReducedImage(scale)
@@ -154,3 +157,48 @@ def test_a_test_pipeline_loads_the_whole_image(name):
     cfg = Config.fromfile(config(name))
     for part in ('val_dataloader', 'test_dataloader'):
         assert cfg[part].dataset.pipeline[0] == dict(type='LoadImageFromFile')
+
+
+def test_polygons_are_scaled_with_the_boxes(tmp_path):
+    info = jpeg(tmp_path / 'a.jpg')
+    x1, y1, x2, y2 = BOX
+    info['instances'][0]['mask'] = [[x1, y1, x2, y1, x2, y2, x1, y2]]
+    results = LoadReducedImage((320, 256))(dict(info))
+    assert results['instances'][0]['mask'] == [[x1 / 4, y1 / 4, x2 / 4, y1 / 4, x2 / 4, y2 / 4, x1 / 4, y2 / 4]]
+    for other in dict(mask=dict(counts='a', size=[960, 1280])), dict(keypoints=[1, 2, 2]):
+        results = LoadReducedImage((320, 256))(dict(info, instances=[{**info['instances'][0], **other}]))
+        assert results['img'].shape == (960, 1280, 3)  # they are not scaled, so the image is not, either
+
+
+def test_options_of_the_usual_loader_are_kept(tmp_path):
+    info = jpeg(tmp_path / 'a.jpg', orientation=6)
+    load = LoadReducedImage((320, 256), color_type='color_ignore_orientation')
+    assert load(dict(info))['img'].shape == (960, 1280, 3) and 'scale=(320, 256)' in repr(load)
+    grey = LoadReducedImage((320, 256), color_type='grayscale')(dict(info))
+    assert grey['img'].ndim == 2
+    missing = LoadReducedImage((320, 256), ignore_empty=True)(dict(img_path=str(tmp_path / 'none.jpg')))
+    assert missing is None
+
+
+def test_annotations_before_the_image_are_an_error(tmp_path):
+    info = dict(jpeg(tmp_path / 'a.jpg'), gt_bboxes=None)
+    with pytest.raises(ValueError, match='before LoadAnnotations'):
+        LoadReducedImage((320, 256))(info)
+
+
+def test_the_scale_factor_is_that_of_the_whole_image(tmp_path):
+    """A later resize multiplies it, so that predictions are in the pixels of the whole image."""
+    info = jpeg(tmp_path / 'a.jpg')
+    resize = build(dict(type='RecordedLetterResize', scale=(320, 256), pad_val=dict(img=114)))
+    loads = LoadReducedImage((320, 256)), TRANSFORMS.build(dict(type='LoadImageFromFile'))
+    found = [resize(load(dict(info))) for load in loads]
+    for key in ('scale_factor', 'homography_matrix', 'pad_param', 'img_shape', 'ori_shape'):
+        np.testing.assert_allclose(found[0][key], found[1][key], rtol=1e-5, atol=1e-5)
+
+
+def test_training_reduces_images_only_if_asked():
+    for reduced, kind in ((False, 'LoadImageFromFile'), (True, 'LoadReducedImage')):
+        dataset = Config.fromfile(config('yolov8_semi_bgpenalty_own.py', reduce_jpegs=reduced)).train_dataloader.dataset
+        text = str([dataset.labeled.pipeline, dataset.unlabeled.pipeline, dataset.empty_pipeline])
+        assert text.count(f"'{kind}'") > 4  # in each pipeline, and in those of partner images
+        assert len(set(re.findall(r"'Load\w*Image\w*'", text))) == 1
