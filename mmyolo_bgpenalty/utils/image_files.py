@@ -178,7 +178,8 @@ def image_size(path) -> tuple[int, int] | None:
         return None
 
 
-JPEG_STARTS, _JPEG_ENDS = b'\xff\xd8', b'\xff\xd9'
+JPEG_STARTS = b'\xff\xd8'
+_JPEG_ENDS = b'\xff\xd9'
 
 
 def _is_cut_off(file, size: int) -> bool:
