@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from mmyolo.registry import OPTIMIZERS
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
 
 @OPTIMIZERS.register_module()
@@ -43,15 +43,18 @@ class FusedAdamW(AdamW):
 
         The fused kernel of a CPU walks through the memory of weights and moments, and would mix up their elements.
         """
-        groups = [
-            {**saved, 'fused': own['fused']}
-            for saved, own in zip(state_dict['param_groups'], self.param_groups, strict=True)
-        ]
+        fused = self.param_groups[0]['fused']
+        groups = [{**group, 'fused': fused} for group in state_dict['param_groups']]
         super().load_state_dict({**state_dict, 'param_groups': groups})
-        for weight, state in self.state.items():
-            for name, value in state.items():
-                if isinstance(value, torch.Tensor) and value.shape == weight.shape and value.dim():
-                    state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+        lay_out_moments(self)
+
+
+def lay_out_moments(optimizer: Optimizer) -> None:
+    """Give the moments of an optimizer the memory format of their weights."""
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == weight.shape:
+                state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def _weights(params: list) -> list[torch.Tensor]:

@@ -6,6 +6,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmyolo.registry import HOOKS
 
+from mmyolo_bgpenalty.engine.fused_adamw import lay_out_moments
+
 
 @HOOKS.register_module()
 class ChannelsLastHook(Hook):
@@ -28,7 +30,5 @@ class ChannelsLastHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         optimizer = getattr(runner.optim_wrapper, 'optimizer', None)  # a dict of wrappers has none
-        for parameter, state in optimizer.state.items() if optimizer else ():
-            for name, value in state.items():
-                if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-                    state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        if optimizer:
+            lay_out_moments(optimizer)
