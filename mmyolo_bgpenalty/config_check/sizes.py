@@ -99,4 +99,17 @@ def _size(value) -> Size:
     return (value[0], value[1]) if pair else None
 
 
-CHECKS = (check_sizes,)
+def check_reduced(parts: ConfigParts) -> Findings:
+    """A transform after LoadReducedImage that resizes to more than the `scale` of it."""
+    for dataset in parts.train:
+        loaded: Size = None
+        for transform in dataset.transforms:
+            own = _size(transform.node.get('scale', transform.node.get('img_scale')))
+            if 'LoadReducedImage' in transform.names:
+                loaded = own
+            elif loaded and own and (own[0] > loaded[0] or own[1] > loaded[1]):
+                what = f'{transform.kind} resizes to {_text([own])}, but LoadReducedImage loads for {_text([loaded])}'
+                yield warning(transform.path, f'{what}: large JPEGs lose detail', 'give LoadReducedImage this `scale`')
+
+
+CHECKS = (check_sizes, check_reduced)

@@ -71,6 +71,18 @@ def test_a_size_that_the_network_cannot_take(supervised, cfg):
     assert not [finding for finding in check_config(cfg) if finding.level == E]
 
 
+@pytest.mark.parametrize('scale, expected', [((64, 64), True), ((96, 48), True), (INPUT, False), ((640, 512), False)])
+def test_large_jpegs_must_not_be_reduced_below_a_later_size(supervised, scale, expected, only_finding):
+    pipeline = [dict(type='LoadReducedImage', scale=scale), LOAD[1], dict(LETTERBOX, scale=INPUT), PACK]
+    change(supervised, {'train_dataloader.dataset.pipeline': pipeline})
+    found = [finding for finding in check_config(supervised) if 'LoadReducedImage' in finding.what]
+    if expected:
+        what = f'RecordedLetterResize resizes to 96×64, but LoadReducedImage loads for {scale[0]}×{scale[1]}'
+        only_finding(found, W, 'train_dataloader.dataset.pipeline.2', what)
+    else:
+        assert not found
+
+
 STEPS = {
     'resize': [dict(type='mmdet.Resize', scale=(50, 40))],
     'letterbox': [LETTERBOX],

@@ -21,14 +21,23 @@ from mmyolo.utils import register_all_modules
 
 from mmyolo_bgpenalty.cli.benchmark.cases import Pair, assigner_pairs, loss_pairs, step_pairs, traffic_pairs
 from mmyolo_bgpenalty.cli.benchmark.measures import Spread, host_waits, paired_times, peak_bytes, spread
-from mmyolo_bgpenalty.cli.benchmark.whole_trainings import against_others, starting, waiting_for_data
+from mmyolo_bgpenalty.cli.benchmark.whole_trainings import (
+    against_others,
+    beside_others,
+    short_runs,
+    starting,
+    waiting_for_data,
+)
 from mmyolo_bgpenalty.cli.run import InputCheck, InputError, command
 from mmyolo_bgpenalty.utils.arguments import Parser, whole_number
 from mmyolo_bgpenalty.utils.files import write_whole
 
 TIMED = dict(loss=loss_pairs, traffic=traffic_pairs, assigner=assigner_pairs, step=step_pairs)
-PROCESSES = dict(training=against_others, data=waiting_for_data, start=starting)
-ROUNDS = dict(training=6, data=12, start=6)  # these have a sixth or a twelfth of the pairs, because they take long
+PROCESSES = dict(
+    training=against_others, data=waiting_for_data, start=starting, busy=beside_others, ablation=short_runs
+)
+# these have a sixth or a twelfth of the pairs, because they take long
+ROUNDS = dict(training=6, data=12, start=6, busy=12, ablation=6)
 
 
 class Row(NamedTuple):

@@ -82,7 +82,8 @@ def step_pairs(device: str, quick: bool) -> Iterator[Pair]:
     """Whole training steps, compared with those of MMYOLO and of MMDetection's SemiBaseDetector."""
     for shape, overrides in ((TINY, {}),) if quick else STEP_SHAPES:
         yield Pair('supervised step', 'to MMYOLO', shape, *supervised_steps(shape, overrides, device))
-        ours, theirs = semi_steps(shape, overrides, device)
-        boxes = ours.pseudo_boxes(), theirs.pseudo_boxes()
-        note = '{:.1f} pseudo-boxes per image, {:.1f} with SemiBaseDetector'.format(*boxes)
-        yield Pair('semi step', 'to SemiBaseDetector', shape, ours, theirs, note)
+        for flips, what in (((), ''), (('horizontal',), ', a flipped view on both sides')):
+            ours, theirs = semi_steps(shape, overrides, device, flips)
+            boxes = ours.pseudo_boxes(), theirs.pseudo_boxes()
+            note = '{:.1f} pseudo-boxes per image, {:.1f} with SemiBaseDetector'.format(*boxes)
+            yield Pair('semi step', f'to SemiBaseDetector{what}', shape, ours, theirs, note)

@@ -1,5 +1,6 @@
 """Whole training steps: pre-processing, forward, backward, optimizer and, if semi-supervised, the teacher's update."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from torch.optim.swa_utils import update_bn
 from mmyolo_bgpenalty.cli.benchmark.detectors import build, our_config, their_detector
 from mmyolo_bgpenalty.cli.benchmark.measures import Task
 from mmyolo_bgpenalty.cli.benchmark.scenes import Scene, Shape, meta
+from mmyolo_bgpenalty.utils.geometry import FLIPS
 
 
 def _optimizer(model: nn.Module, cfg: Config):
@@ -66,13 +68,17 @@ class SemiStep:
         return sum(len(sample.gt_instances) for sample in samples) / len(samples)
 
 
-def semi_steps(shape: Shape, overrides: dict | None, device: str) -> tuple[SemiStep, SemiStep]:
+def semi_steps(
+    shape: Shape, overrides: dict | None, device: str, flips: Sequence[str] = ()
+) -> tuple[SemiStep, SemiStep]:
     """A step of the published semi-supervised config after burn-in, and of MMDetection's SemiBaseDetector.
 
     Half of the batch is labeled. Both models have the same weights and the same settings of pseudo-labels. The teacher
-    finds boxes in every image.
+    finds boxes in every image. ``flips``: the ``teacher_flips`` of ours. SemiBaseDetector has no such option, so its
+    teacher has one more forward pass for each flip, without any effect.
     """
     cfg = our_config(shape, overrides, 'yolov8_semi_bgpenalty_published.py')
+    cfg.model.semi_train_cfg.teacher_flips = list(flips)
     ours = _initialised(build(cfg.model, device))
     test_cfg = ours.semi_train_cfg.pseudo_test_cfg
     detector = their_detector(shape, cfg.model.detector)
@@ -86,6 +92,7 @@ def semi_steps(shape: Shape, overrides: dict | None, device: str) -> tuple[SemiS
         semi_test_cfg=dict(predict_on='teacher'),
     )
     theirs = build(ConfigDict(plain), device).train()
+    theirs.get_pseudo_instances = partial(_with_more_views, theirs.get_pseudo_instances, theirs.teacher, flips)
     batch = _semi_batch(replace(shape, batch=shape.batch // 2))
     _make_teacher(ours, batch)
     theirs.load_state_dict(ours.state_dict())
@@ -93,6 +100,14 @@ def semi_steps(shape: Shape, overrides: dict | None, device: str) -> tuple[SemiS
     their_hook = HOOKS.build(dict(type='mmdet.MeanTeacherHook', momentum=our_hook.momentum))
     our_step = SemiStep(ours, _optimizer(ours, cfg), our_hook, batch)
     return our_step, SemiStep(theirs, _optimizer(theirs, cfg), their_hook, batch)
+
+
+@torch.no_grad()
+def _with_more_views(find: Callable, teacher: Any, flips: Sequence[str], images: torch.Tensor, samples: list):
+    found = find(images, samples)
+    for flip in flips:
+        teacher.bbox_head(teacher.extract_feat(images.flip(FLIPS[flip])))
+    return found
 
 
 def _semi_batch(half: Shape) -> dict:

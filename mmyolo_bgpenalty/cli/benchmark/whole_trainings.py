@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,7 @@ import numpy as np
 
 from mmyolo_bgpenalty.cli.benchmark.detectors import MMYOLO
 from mmyolo_bgpenalty.cli.benchmark.scenes import Scene, Shape
+from mmyolo_bgpenalty.utils.threads import number_of_cores
 
 WARM_UP = 5  # iterations that do not count, because processes and caches start
 DISTINCT = 24  # pictures; the others are links to them
@@ -34,7 +36,7 @@ custom_hooks = [
 train_dataloader = dict(batch_size={batch}, num_workers={workers}, persistent_workers={workers} > 0)
 """
 SETTINGS = """
-model_size='n', img_scale=({size}, {size}), max_epochs=9, burn_in=0, data_root='{root}/', classes={classes},
+model_size='n', img_scale=({size}, {size}), max_epochs={epochs}, burn_in=0, data_root='{root}/', classes={classes},
     image_folder='images/', labeled_ann_file='train.json', val_ann_file='train.json'"""
 OURS = f"""
 _base_ = __import__('mmyolo_bgpenalty').config('yolov8_bgpenalty_own.py', {SETTINGS})
@@ -46,6 +48,10 @@ SEMI = f"""
 _base_ = __import__('mmyolo_bgpenalty').config(
     'yolov8_semi_bgpenalty_own.py', unlabeled_ann_file='train.json', {SETTINGS})
 {CLOCK}
+"""
+SHORT = f"""
+_base_ = __import__('mmyolo_bgpenalty').config('yolov8_bgpenalty_own.py', {SETTINGS})
+train_dataloader = dict(batch_size={{batch}})
 """
 THEIRS = f"""
 _base_ = '{{mmyolo}}/configs/{MMYOLO.removeprefix('mmyolo::')}'
@@ -146,8 +152,18 @@ def classes_of(shape: Shape) -> tuple[str, ...]:
     return tuple(f'class{i}' for i in range(shape.classes))
 
 
-def train(which: str, folder: Path, shape: Shape, workers: int, iterations: int, device: str = 'cpu') -> Speed:
+def train(
+    which: str,
+    folder: Path,
+    shape: Shape,
+    workers: int,
+    iterations: int,
+    device: str = 'cpu',
+    variables: Mapping[str, str] | None = None,
+) -> Speed:
     """Train on the pictures of ``folder``. ``which``: a key of ``SCRIPTS``. ``shape``: of a batch.
+
+    ``variables`` are for the environment of the training.
 
     Raises:
         RuntimeError: the training fails. The message has the end of its output.
@@ -155,7 +171,8 @@ def train(which: str, folder: Path, shape: Shape, workers: int, iterations: int,
     with tempfile.TemporaryDirectory() as work:
         imports = ['mmyolo_bgpenalty'] * (which != 'MMYOLO') + ['mmyolo_bgpenalty.cli.benchmark.clock']
         values = dict(root=folder, work=work, size=shape.width, batch=shape.batch, classes=classes_of(shape))
-        values.update(workers=workers, iterations=iterations + WARM_UP, imports=imports, mmyolo=mmyolo(), device=device)
+        values.update(workers=workers, iterations=iterations + WARM_UP, epochs=9, imports=imports, mmyolo=mmyolo())
+        values.update(device=device)
         script = Path(work, 'script.py')
         script.write_text(SCRIPTS[which].format(**values))
         program = ['-m', 'mmyolo_bgpenalty', 'train', str(script), '--work-dir', work]
@@ -163,7 +180,7 @@ def train(which: str, folder: Path, shape: Shape, workers: int, iterations: int,
             program = [f'{mmyolo()}/tools/train.py', *program[3:]]
         elif which == 'Ultralytics':
             program = [str(script)]
-        environment = {**os.environ, 'YOLO_AUTOINSTALL': 'false'}
+        environment = {**os.environ, 'YOLO_AUTOINSTALL': 'false', **(variables or {})}
         if device == 'cpu':
             environment['CUDA_VISIBLE_DEVICES'] = ''
         done = subprocess.run([sys.executable, *program], env=environment, capture_output=True, text=True, cwd=work)
@@ -181,23 +198,69 @@ def mmyolo() -> Path:
     return Path(str(spec and spec.origin)).parent / '.mim'
 
 
+def interleaved(tasks: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """The seconds of each task in each round. The order within a round is random."""
+    order = random.Random(0)
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for _ in range(rounds):
+        for name in order.sample([*tasks], len(tasks)):
+            seconds[name].append(tasks[name]())
+    return seconds
+
+
 def against_others(device: str, quick: bool, rounds: int) -> Iterator[Compared]:
-    """Our supervised training, compared with MMYOLO's and Ultralytics'. The order within a round is random."""
+    """Our supervised training, compared with MMYOLO's and Ultralytics'."""
     shape, iterations = (Shape(2, 64, 64, 3, 3), 2) if quick else (Shape(8, 640, 640, 3, 8), 20)
     names = ['ours', 'MMYOLO'] + ['Ultralytics'] * (find_spec('ultralytics') is not None)
-    order = random.Random(0)
-    speeds: dict[str, list[Speed]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
-        write_pictures(Path(folder, 'set'), shape.batch * (iterations + WARM_UP), Shape(1, 480, 640, 3, 8))
-        for _ in range(rounds):
-            for name in order.sample(names, len(names)):
-                speeds[name].append(train(name, Path(folder, 'set'), shape, 2, iterations, device))
-    ours = [speed.iteration for speed in speeds.pop('ours')]
-    for name, theirs in speeds.items():
-        seconds = [(own, speed.iteration) for own, speed in zip(ours, theirs, strict=True)]
-        own, other = (shape.batch / float(np.median(side)) for side in zip(*seconds, strict=True))
+        pictures = Path(folder, 'set')
+        write_pictures(pictures, shape.batch * (iterations + WARM_UP), Shape(1, 480, 640, 3, 8))
+        tasks = {name: _iteration(name, pictures, shape, 2, iterations, device) for name in names}
+        seconds = interleaved(tasks, rounds)
+    ours = seconds.pop('ours')
+    for name, theirs in seconds.items():
+        own, other = (shape.batch / float(np.median(side)) for side in (ours, theirs))
         note = f'{own:.2f} pictures a second, {other:.2f} with {name}'
-        yield Compared(f'to {name}', f'{shape}, 2 workers', seconds, note)
+        yield Compared(f'to {name}', f'{shape}, 2 workers', [*zip(ours, theirs, strict=True)], note)
+
+
+def _iteration(*arguments) -> Callable[[], float]:
+    return lambda: train(*arguments).iteration
+
+
+def beside_others(device: str, quick: bool, rounds: int) -> Iterator[Compared]:
+    """A training that chooses its threads itself, compared with settings of the user, alone and on a busy machine."""
+    shape, iterations = (Shape(2, 64, 64, 3, 3), 2) if quick else (Shape(8, 320, 320, 3, 3), 20)
+    each = str(number_of_cores())
+    settings = {
+        'ours': {},
+        'one thread': dict(OMP_NUM_THREADS='1'),
+        'a thread for each core': dict(OMP_NUM_THREADS=each),
+        'the settings of torch': dict(OMP_NUM_THREADS=each, GOMP_SPINCOUNT='300000'),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = Path(folder, 'set')
+        write_pictures(pictures, shape.batch * (iterations + WARM_UP), Shape(1, 320, 320, 3, 3))
+        fixed = 'ours', pictures, shape, 0, iterations, device
+        tasks = {name: _iteration(*fixed, variables) for name, variables in settings.items()}
+        for number, where in ((0, 'alone'), (3, 'beside 3 programs')):
+            with other_programs(number):
+                seconds = interleaved(tasks, rounds)
+            ours = seconds.pop('ours')
+            for name, theirs in seconds.items():
+                yield Compared(f'{where}, to {name}', str(shape), [*zip(ours, theirs, strict=True)])
+
+
+@contextmanager
+def other_programs(number: int) -> Iterator[None]:
+    """As many processes that compute all the time."""
+    programs = [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in range(number)]
+    try:
+        yield
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
 
 
 def waiting_for_data(device: str, quick: bool, rounds: int) -> Iterator[Compared]:
@@ -214,14 +277,50 @@ def waiting_for_data(device: str, quick: bool, rounds: int) -> Iterator[Compared
                 yield Compared(f'{workers} workers, {pictures}', str(shape), seconds)
 
 
+def short_runs(device: str, quick: bool, rounds: int) -> Iterator[Compared]:
+    """`ablate` with two runs of one epoch, compared with `train` and `test` in a shell for each run."""
+    shape, iterations = (Shape(2, 64, 64, 3, 3), 2) if quick else (Shape(8, 320, 320, 3, 3), 32)
+    with tempfile.TemporaryDirectory() as folder:
+        pictures, script, variants = (Path(folder, name) for name in ('set', 'script.py', 'variants.py'))
+        write_pictures(pictures, shape.batch * iterations, Shape(1, 320, 320, 3, 3))
+        values = dict(root=pictures, size=shape.width, batch=shape.batch, classes=classes_of(shape), epochs=1)
+        script.write_text(SHORT.format(**values))
+        variants.write_text('variants = {"one": {}, "other": {"lambda_bg": 0.0}}\n')
+
+        def ablate(work: str) -> None:
+            _call(['ablate', str(script), '--variants', str(variants), '--seeds', '0', '--work-dir', work])
+
+        def shell(work: str) -> None:
+            for _ in range(2):
+                _call(['train', str(script), '--work-dir', work])
+                _call(['test', str(script), f'{work}/epoch_1.pth', '--work-dir', work])
+
+        seconds = interleaved(dict(ablate=_seconds_of(ablate), shell=_seconds_of(shell)), rounds)
+    yield Compared('two runs, to `train` and `test`', str(shape), [*zip(seconds['ablate'], seconds['shell'])])
+
+
+def _seconds_of(task: Callable[[str], None]) -> Callable[[], float]:
+    def timed() -> float:
+        with tempfile.TemporaryDirectory() as work:
+            start = time.perf_counter()
+            task(work)
+            return time.perf_counter() - start
+
+    return timed
+
+
+def _call(arguments: Sequence[str], *, program: Sequence[str] = ('-m', 'mmyolo_bgpenalty')) -> None:
+    done = subprocess.run([sys.executable, *program, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f'{arguments[0]}: {(done.stdout + done.stderr)[-3000:]}')
+
+
 def starting(device: str, quick: bool, rounds: int) -> Iterator[Compared]:
     """The start of Python with this package, compared with all modules of MMYOLO, which any training needs."""
-    seconds = []
-    for _ in range(rounds):
-        sides = []
-        for code in ('import mmyolo_bgpenalty', 'import mmyolo.utils as u; u.register_all_modules()'):
-            start = time.perf_counter()
-            subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
-            sides.append(time.perf_counter() - start)
-        seconds.append((sides[0], sides[1]))
-    yield Compared('to the modules of MMYOLO', 'one process', seconds)
+    codes = dict(ours='import mmyolo_bgpenalty', theirs='import mmyolo.utils as u; u.register_all_modules()')
+
+    def start(code: str) -> Callable[[], float]:
+        return _seconds_of(lambda _: _call([code], program=['-W', 'ignore', '-c']))
+
+    seconds = interleaved({side: start(code) for side, code in codes.items()}, rounds)
+    yield Compared('to the modules of MMYOLO', 'one process', [*zip(seconds['ours'], seconds['theirs'])])

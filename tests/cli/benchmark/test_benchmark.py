@@ -60,7 +60,7 @@ def test_each_device_has_its_cases(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     found = {device: set(benchmark.parse_args(['--device', device]).cases) for device in ('cpu', 'cuda')}
     assert found['cuda'] == {'loss', 'traffic', 'assigner', 'step', 'memory', 'waits'}
-    assert found['cpu'] == found['cuda'] - {'waits'} | {'training', 'data', 'start'}
+    assert found['cpu'] == found['cuda'] - {'waits'} | {'training', 'data', 'start', 'busy', 'ablation'}
 
 
 @pytest.mark.parametrize(

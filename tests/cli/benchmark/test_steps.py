@@ -69,3 +69,17 @@ def test_semi_steps_do_the_same_work():
     assert mine['unsup_loss_bg'] > 0
     # the learning rate is 0
     assert all(torch.equal(p, before[name]) for name, p in ours.model.student.named_parameters())
+
+
+def test_both_teachers_see_the_flipped_view():
+    ours, theirs = semi_steps(Shape(4, 64, 96, 3, 3), None, 'cpu', ['horizontal'])
+    seen = {name: [] for name in ('ours', 'theirs')}
+    for name, step in dict(ours=ours, theirs=theirs).items():
+        step.model.teacher.backbone.register_forward_pre_hook(
+            lambda module, args, name=name: seen[name].extend(args[0].clone())
+        )
+    ours(), theirs()
+    for images in seen.values():
+        assert len(images) == 4  # two images and their flips
+        assert all(torch.equal(images[i].flip(-1), images[2 + i]) for i in range(2))
+    assert torch.equal(torch.stack(seen['ours']), torch.stack(seen['theirs']))

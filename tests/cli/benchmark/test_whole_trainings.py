@@ -2,8 +2,10 @@
 
 import argparse
 import json
+from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
 from mmyolo_bgpenalty.cli.benchmark import benchmark, whole_trainings
 from mmyolo_bgpenalty.cli.benchmark.scenes import Shape
@@ -45,7 +47,7 @@ def test_a_failed_training_shows_its_output(tmp_path):
 def test_ratios_are_of_the_same_round(monkeypatch):
     calls = []
 
-    def stand_in(which, folder, shape, workers, iterations, device):
+    def stand_in(which, folder, shape, workers, iterations, device='cpu'):
         calls.append(which)
         slow = 1 + calls.count(which)  # each round is slower than the one before
         return Speed(slow * dict(ours=1.0, MMYOLO=2.0, Ultralytics=4.0, semi=1.0)[which], 0.25 * slow)
@@ -60,3 +62,52 @@ def test_ratios_are_of_the_same_round(monkeypatch):
     assert to_mmyolo.note == '0.44 pictures a second, 0.22 with MMYOLO'  # 2 pictures in the median of 2 to 7 s
     (row,) = benchmark.process_rows('data', args)
     assert row.ratio.median == 0.25 and json.dumps(row)
+
+
+def test_a_busy_machine_is_compared_with_each_setting(monkeypatch):
+    """A training takes 1 s alone, and longer beside other programs: with two threads 8 s, with one 4 s."""
+    running, seen = [], []
+
+    class Program:
+        def __init__(self, arguments):
+            running.append(self)
+
+        def kill(self):
+            running.remove(self)
+
+        def wait(self):
+            assert self not in running
+
+    def stand_in(which, folder, shape, workers, iterations, device, variables):
+        seen.append((which, len(running), variables))
+        slow = 1 + (3 if variables.get('OMP_NUM_THREADS') == '1' else 7) * bool(running)
+        return Speed(float(slow), None)
+
+    monkeypatch.setattr(whole_trainings, 'train', stand_in)
+    monkeypatch.setattr(whole_trainings.subprocess, 'Popen', Program)
+    monkeypatch.setattr(whole_trainings, 'number_of_cores', lambda: 2)
+    rows = [*benchmark.process_rows('busy', argparse.Namespace(pairs=24, device='cpu', quick=True))]
+    assert [row.ratio.median for row in rows] == [1, 1, 1, 2, 1, 1] and not running
+    assert [row.what.partition(',')[0] for row in rows] == ['alone'] * 3 + ['beside 3 programs'] * 3
+    assert len(seen) == 16 and all(which == 'ours' for which, *_ in seen)
+    assert [number for _, number, _ in seen] == [0] * 8 + [3] * 8
+    for place in range(0, 16, 4):  # a round has each setting
+        given = [variables for *_, variables in seen[place : place + 4]]
+        assert sorted(map(len, given)) == [0, 1, 1, 2] and {} in given and dict(OMP_NUM_THREADS='1') in given
+
+
+def test_an_ablation_has_the_commands_of_a_shell(monkeypatch):
+    """The config is real: it is loaded, and its pictures exist."""
+    called = []
+
+    def stand_in(arguments):
+        cfg = Config.fromfile(arguments[1])
+        assert cfg.train_cfg.max_epochs == 1 and Path(cfg.data_root, cfg.labeled_ann_file).is_file()
+        called.append(arguments)
+
+    monkeypatch.setattr(whole_trainings, '_call', stand_in)
+    (row,) = benchmark.process_rows('ablation', argparse.Namespace(pairs=12, device='cpu', quick=True))
+    commands = [arguments[0] for arguments in called]
+    assert commands.count('ablate') == 2 and row.ratio.number == 2
+    assert [name for name in commands if name != 'ablate'] == ['train', 'test'] * 4
+    assert all(set(arguments) >= {'--variants', '--seeds', '0'} for arguments in called if arguments[0] == 'ablate')
