@@ -14,6 +14,7 @@ from mmyolo_bgpenalty.cli.benchmark.loss_steps import (
 from mmyolo_bgpenalty.cli.benchmark.measures import Task
 from mmyolo_bgpenalty.cli.benchmark.scenes import Scene, Shape
 from mmyolo_bgpenalty.cli.benchmark.training_steps import semi_steps, supervised_steps
+from mmyolo_bgpenalty.engine.cpu_amp import computes_in_bf16
 
 TINY = Shape(2, 64, 64, 3, 3)
 SHAPES = (Shape(8, 320, 320, 3, 15), Shape(8, 640, 640, 80, 8), Shape(16, 640, 640, 80, 20))
@@ -82,8 +83,12 @@ def step_pairs(device: str, quick: bool) -> Iterator[Pair]:
     """Whole training steps, compared with those of MMYOLO and of MMDetection's SemiBaseDetector."""
     for shape, overrides in ((TINY, {}),) if quick else STEP_SHAPES:
         yield Pair('supervised step', 'to MMYOLO', shape, *supervised_steps(shape, overrides, device))
-        for flips, what in (((), ''), (('horizontal',), ', a flipped view on both sides')):
-            ours, theirs = semi_steps(shape, overrides, device, flips)
+        flipped = ', a flipped view on both sides'
+        variants = [((), False, ''), (('horizontal',), False, flipped)]
+        if device == 'cpu' and computes_in_bf16():
+            variants.append((('horizontal',), True, f'{flipped}, ours with --amp'))
+        for flips, amp, what in variants:
+            ours, theirs = semi_steps(shape, overrides, device, flips, amp)
             boxes = ours.pseudo_boxes(), theirs.pseudo_boxes()
             note = '{:.1f} pseudo-boxes per image, {:.1f} with SemiBaseDetector'.format(*boxes)
             yield Pair('semi step', f'to SemiBaseDetector{what}', shape, ours, theirs, note)

@@ -20,6 +20,7 @@ from torch.optim.swa_utils import update_bn
 from mmyolo_bgpenalty.cli.benchmark.detectors import build, our_config, their_detector
 from mmyolo_bgpenalty.cli.benchmark.measures import Task
 from mmyolo_bgpenalty.cli.benchmark.scenes import Scene, Shape, meta
+from mmyolo_bgpenalty.cli.train import use_amp
 from mmyolo_bgpenalty.utils.geometry import FLIPS
 
 
@@ -69,13 +70,13 @@ class SemiStep:
 
 
 def semi_steps(
-    shape: Shape, overrides: dict | None, device: str, flips: Sequence[str] = ()
+    shape: Shape, overrides: dict | None, device: str, flips: Sequence[str] = (), amp: bool = False
 ) -> tuple[SemiStep, SemiStep]:
     """A step of the published semi-supervised config after burn-in, and of MMDetection's SemiBaseDetector.
 
     Half of the batch is labeled. Both models have the same weights and the same settings of pseudo-labels. The teacher
     finds boxes in every image. ``flips``: the ``teacher_flips`` of ours. SemiBaseDetector has no such option, so its
-    teacher has one more forward pass for each flip, without any effect.
+    teacher has one more forward pass for each flip, without any effect. ``amp``: ours has the wrapper of `--amp`.
     """
     cfg = our_config(shape, overrides, 'yolov8_semi_bgpenalty_published.py')
     cfg.model.semi_train_cfg.teacher_flips = list(flips)
@@ -98,8 +99,10 @@ def semi_steps(
     theirs.load_state_dict(ours.state_dict())
     our_hook = HOOKS.build(cfg.default_hooks.mean_teacher)
     their_hook = HOOKS.build(dict(type='mmdet.MeanTeacherHook', momentum=our_hook.momentum))
-    our_step = SemiStep(ours, _optimizer(ours, cfg), our_hook, batch)
-    return our_step, SemiStep(theirs, _optimizer(theirs, cfg), their_hook, batch)
+    their_step = SemiStep(theirs, _optimizer(theirs, cfg), their_hook, batch)
+    if amp:
+        use_amp(cfg.optim_wrapper)
+    return SemiStep(ours, _optimizer(ours, cfg), our_hook, batch), their_step
 
 
 @torch.no_grad()
