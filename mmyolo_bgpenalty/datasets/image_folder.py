@@ -18,7 +18,7 @@ from mmyolo_bgpenalty.utils.image_files import EXTENSIONS, list_images, not_read
 class ImageFolderDataset(SkipUnreadable, BaseDetDataset):
     """The images that ``list_images`` finds in ``data_prefix['img']``, without labels.
 
-    A warning counts files with other extensions. Only the paths are kept in memory, about 50 bytes each. Worker
+    A warning counts files with other extensions. Only the paths are kept in memory, with 8 more bytes each. Worker
     processes share them.
 
     Args:
