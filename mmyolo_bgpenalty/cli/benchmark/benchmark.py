@@ -12,10 +12,12 @@ import os
 import platform
 import re
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from mmcv.ops import nms
 from mmengine.logging import MMLogger
 from mmyolo.utils import register_all_modules
 
@@ -36,8 +38,7 @@ TIMED = dict(loss=loss_pairs, traffic=traffic_pairs, assigner=assigner_pairs, st
 PROCESSES = dict(
     training=against_others, data=waiting_for_data, start=starting, busy=beside_others, ablation=short_runs
 )
-# these have a sixth or a twelfth of the pairs, because they take long
-ROUNDS = dict(training=6, data=12, start=6, busy=12, ablation=6)
+ROUNDS = dict(training=5, data=15, start=5, busy=5, ablation=5)  # the pairs are divided by it: they take minutes
 
 
 class Row(NamedTuple):
@@ -57,10 +58,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__)
     on_gpu = [*TIMED, 'memory', 'waits']
     cases = [*on_gpu, *PROCESSES]
-    default = 'what to measure (default: all but `waits`; on a GPU all but whole processes, which takes minutes)'
+    default = 'what to measure (default: all but `waits`; on a GPU all but the cases of whole processes)'
     parser.add_argument('--cases', nargs='+', choices=cases, help=default)
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
-    parser.add_argument('--pairs', type=int, default=30, help='number of pairs; half for whole steps (default 30)')
+    parser.add_argument(
+        '--pairs',
+        type=int,
+        default=30,
+        help='number of pairs (default 30); whole steps have half, and whole processes a fifth',
+    )
     threads = torch.get_num_threads()
     parser.add_argument('--threads', type=int, default=threads, help=f'CPU threads of torch (default {threads})')
     parser.add_argument('--out', help='path of the report, without suffix (default: no report)')
@@ -69,13 +75,23 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     with InputCheck():
         whole_number('--pairs', args.pairs)
         whole_number('--threads', args.threads)
-    if args.device == 'cuda' and not torch.cuda.is_available():
-        raise InputError('Expected a GPU for --device cuda, but torch finds no GPU')
+    if args.device == 'cuda':
+        check_gpu()
     if args.device == 'cpu' and 'waits' in (args.cases or ()):
         raise InputError('Expected --device cuda for --cases waits, because only a GPU is waited for')
     args.cases = args.cases or (on_gpu if args.device == 'cuda' else [case for case in cases if case != 'waits'])
     args.pairs = 2 if args.quick else args.pairs
     return args
+
+
+def check_gpu() -> None:
+    if not torch.cuda.is_available():
+        raise InputError('Expected a GPU for --device cuda, but torch finds no GPU')
+    try:
+        nms(torch.tensor([[0.0, 0, 1, 1]], device='cuda'), torch.ones(1, device='cuda'), 0.5)
+    except (RuntimeError, NotImplementedError) as problem:
+        text = str(problem).partition('\n')[0]
+        raise InputError(f'Expected an MMCV with operators for the GPU for --device cuda, but got: {text}') from None
 
 
 @command
@@ -84,16 +100,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     register_all_modules()
     MMLogger.get_instance('benchmark', log_level='WARNING')
+    if find_spec('ultralytics') is None:
+        print('Without Ultralytics: it is not installed')
     machine, rows = describe(args), []
     for case in args.cases:
         for row in process_rows(case, args) if case in PROCESSES else task_rows(case, args):
             rows.append(row)
             print(line(row), flush=True)
-    if args.out:
-        content = dict(machine, rows=[dict(row._asdict(), ratio=row.ratio._asdict()) for row in rows])
-        with InputCheck():
-            write_whole(f'{args.out}.md', '\n'.join([HEADER.format(**machine), *map(line, rows), '']))
-            write_whole(f'{args.out}.json', json.dumps(content, indent=1, ensure_ascii=False) + '\n')
+            if args.out:  # after each row, because a later case may fail
+                write_report(args.out, machine, rows)
+
+
+def write_report(out: str, machine: dict, rows: Sequence['Row']) -> None:
+    content = dict(machine, rows=[dict(row._asdict(), ratio=row.ratio._asdict()) for row in rows])
+    with InputCheck():
+        write_whole(f'{out}.md', '\n'.join([HEADER.format(**machine), *map(line, rows), '']))
+        write_whole(f'{out}.json', json.dumps(content, indent=1, ensure_ascii=False) + '\n')
 
 
 def task_rows(case: str, args: argparse.Namespace) -> Iterator[Row]:

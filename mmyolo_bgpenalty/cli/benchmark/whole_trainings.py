@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ import numpy as np
 
 from mmyolo_bgpenalty.cli.benchmark.detectors import MMYOLO
 from mmyolo_bgpenalty.cli.benchmark.scenes import Scene, Shape
-from mmyolo_bgpenalty.utils.threads import number_of_cores
+from mmyolo_bgpenalty.utils.threads import THREADS, WAITING, number_of_cores
 
 WARM_UP = 5  # iterations that do not count, because processes and caches start
 DISTINCT = 24  # pictures; the others are links to them
@@ -49,6 +50,7 @@ _base_ = __import__('mmyolo_bgpenalty').config(
     'yolov8_semi_bgpenalty_own.py', unlabeled_ann_file='train.json', {SETTINGS})
 {CLOCK}
 """
+REDUCED = SEMI.replace('unlabeled_ann_file', 'reduce_jpegs=True, unlabeled_ann_file')
 SHORT = f"""
 _base_ = __import__('mmyolo_bgpenalty').config('yolov8_bgpenalty_own.py', {SETTINGS})
 train_dataloader = dict(batch_size={{batch}})
@@ -88,7 +90,7 @@ model.train(
     amp=False, optimizer='AdamW', lr0=1e-3, val=False, plots=False, save=False, close_mosaic=0, project='{work}',
 )
 """
-SCRIPTS = {'ours': OURS, 'MMYOLO': THEIRS, 'Ultralytics': ULTRALYTICS, 'semi': SEMI}
+SCRIPTS = {'ours': OURS, 'MMYOLO': THEIRS, 'Ultralytics': ULTRALYTICS, 'semi': SEMI, 'reduced': REDUCED}
 
 
 class Speed(NamedTuple):
@@ -180,9 +182,7 @@ def train(
             program = [f'{mmyolo()}/tools/train.py', *program[3:]]
         elif which == 'Ultralytics':
             program = [str(script)]
-        environment = {**os.environ, 'YOLO_AUTOINSTALL': 'false', **(variables or {})}
-        if device == 'cpu':
-            environment['CUDA_VISIBLE_DEVICES'] = ''
+        environment = dict(_environment(device), YOLO_AUTOINSTALL='false', **(variables or {}))
         done = subprocess.run([sys.executable, *program], env=environment, capture_output=True, text=True, cwd=work)
         try:
             clock = json.loads(Path(work, 'clock.json').read_text())
@@ -190,6 +190,12 @@ def train(
             raise RuntimeError(f'{which}: no training: {(done.stdout + done.stderr)[-3000:]}') from None
     seconds = (clock['ends'][-1] - clock['ends'][WARM_UP - 1]) / iterations
     return Speed(seconds, clock['waits'] and sum(clock['waits'][WARM_UP:]) / iterations)
+
+
+def _environment(device: str) -> dict[str, str]:
+    """That of a user without settings of threads. This command has set how its own threads wait."""
+    found = {name: value for name, value in os.environ.items() if name not in (*THREADS, *WAITING)}
+    return dict(found, CUDA_VISIBLE_DEVICES='') if device == 'cpu' else found
 
 
 def mmyolo() -> Path:
@@ -254,7 +260,8 @@ def beside_others(device: str, quick: bool, rounds: int) -> Iterator[Compared]:
 @contextmanager
 def other_programs(number: int) -> Iterator[None]:
     """As many processes that compute all the time."""
-    programs = [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in range(number)]
+    code = 'import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass'  # also if the parent is killed
+    programs = [subprocess.Popen([sys.executable, '-c', code]) for _ in range(number)]
     try:
         yield
     finally:
@@ -270,11 +277,12 @@ def waiting_for_data(device: str, quick: bool, rounds: int) -> Iterator[Compared
         with tempfile.TemporaryDirectory() as folder:
             number = shape.batch * (iterations + WARM_UP)
             write_pictures(Path(folder, 'set'), number, Shape(1, height, width, 3, 8))
-            for workers in (0,) if quick else (0, 1, 2, 4):
-                runs = [train('semi', Path(folder, 'set'), shape, workers, iterations, device) for _ in range(rounds)]
+            for which, workers in product(('semi', 'reduced'), (0,) if quick else (0, 1, 2, 4)):
+                runs = [train(which, Path(folder, 'set'), shape, workers, iterations, device) for _ in range(rounds)]
                 seconds = [(run.waiting or 0.0, run.iteration) for run in runs]
-                pictures = f'JPEGs of {height * width / 1e6:.0f} megapixels'
-                yield Compared(f'{workers} workers, {pictures}', str(shape), seconds)
+                what = f'{workers} workers, JPEGs of {height * width / 1e6:.0f} megapixels'
+                what += ', reduce_jpegs=True' * (which == 'reduced')
+                yield Compared(f'wait, to the iteration: {what}', str(shape), seconds)
 
 
 def short_runs(device: str, quick: bool, rounds: int) -> Iterator[Compared]:
@@ -288,12 +296,12 @@ def short_runs(device: str, quick: bool, rounds: int) -> Iterator[Compared]:
         variants.write_text('variants = {"one": {}, "other": {"lambda_bg": 0.0}}\n')
 
         def ablate(work: str) -> None:
-            _call(['ablate', str(script), '--variants', str(variants), '--seeds', '0', '--work-dir', work])
+            _call(['ablate', str(script), '--variants', str(variants), '--seeds', '0', '--work-dir', work], device)
 
         def shell(work: str) -> None:
             for _ in range(2):
-                _call(['train', str(script), '--work-dir', work])
-                _call(['test', str(script), f'{work}/epoch_1.pth', '--work-dir', work])
+                _call(['train', str(script), '--work-dir', work], device)
+                _call(['test', str(script), f'{work}/epoch_1.pth', '--work-dir', work], device)
 
         seconds = interleaved(dict(ablate=_seconds_of(ablate), shell=_seconds_of(shell)), rounds)
     yield Compared('two runs, to `train` and `test`', str(shape), [*zip(seconds['ablate'], seconds['shell'])])
@@ -309,8 +317,9 @@ def _seconds_of(task: Callable[[str], None]) -> Callable[[], float]:
     return timed
 
 
-def _call(arguments: Sequence[str], *, program: Sequence[str] = ('-m', 'mmyolo_bgpenalty')) -> None:
-    done = subprocess.run([sys.executable, *program, *arguments], capture_output=True, text=True)
+def _call(arguments: Sequence[str], device: str, program: Sequence[str] = ('-m', 'mmyolo_bgpenalty')) -> None:
+    command = [sys.executable, *program, *arguments]
+    done = subprocess.run(command, env=_environment(device), capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f'{arguments[0]}: {(done.stdout + done.stderr)[-3000:]}')
 
@@ -320,7 +329,7 @@ def starting(device: str, quick: bool, rounds: int) -> Iterator[Compared]:
     codes = dict(ours='import mmyolo_bgpenalty', theirs='import mmyolo.utils as u; u.register_all_modules()')
 
     def start(code: str) -> Callable[[], float]:
-        return _seconds_of(lambda _: _call([code], program=['-W', 'ignore', '-c']))
+        return _seconds_of(lambda _: _call([code], device, ['-W', 'ignore', '-c']))
 
     seconds = interleaved({side: start(code) for side, code in codes.items()}, rounds)
     yield Compared('to the modules of MMYOLO', 'one process', [*zip(seconds['ours'], seconds['theirs'])])

@@ -48,6 +48,30 @@ def test_a_quick_run(tmp_path):
         assert name not in text and name not in json.dumps(content)
 
 
+def test_rows_are_kept_if_a_later_case_fails(tmp_path, monkeypatch):
+    def fails(device, quick):
+        raise RuntimeError('a later case')
+
+    monkeypatch.setitem(benchmark.TIMED, 'assigner', fails)
+    threads, options = torch.get_num_threads(), ['--quick', '--cases', 'traffic', 'assigner']
+    with pytest.raises(RuntimeError, match='a later case'):
+        benchmark.main([*options, '--threads', str(threads), '--out', str(tmp_path / 'b')])
+    (row,) = json.loads((tmp_path / 'b.json').read_text('utf-8'))['rows']
+    assert row['case'] == 'traffic' and '| traffic | ' in (tmp_path / 'b.md').read_text('utf-8')
+
+
+def test_an_mmcv_without_operators_for_the_gpu_is_named(monkeypatch, capsys):
+    def without_cuda(*args):
+        raise NotImplementedError('nms_impl: implementation for device cuda:0 not found.')
+
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(benchmark, 'nms', without_cuda)
+    monkeypatch.setattr(benchmark.torch, 'tensor', lambda *args, device: None)
+    monkeypatch.setattr(benchmark.torch, 'ones', lambda *args, device: None)
+    assert benchmark.main(['--device', 'cuda']) == 2
+    assert 'MMCV with operators for the GPU' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('ours, theirs, ratio', [(6, 24, 0.25), (0, 0, 0.0), (2, 0, 2.0)])
 def test_waits_are_numbers(monkeypatch, ours, theirs, ratio):
     monkeypatch.setattr(benchmark, 'host_waits', lambda task: task)
@@ -57,7 +81,7 @@ def test_waits_are_numbers(monkeypatch, ours, theirs, ratio):
 
 
 def test_each_device_has_its_cases(monkeypatch):
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(benchmark, 'check_gpu', lambda: None)
     found = {device: set(benchmark.parse_args(['--device', device]).cases) for device in ('cpu', 'cuda')}
     assert found['cuda'] == {'loss', 'traffic', 'assigner', 'step', 'memory', 'waits'}
     assert found['cpu'] == found['cuda'] - {'waits'} | {'training', 'data', 'start', 'busy', 'ablation'}

@@ -71,6 +71,15 @@ def test_semi_steps_do_the_same_work():
     assert all(torch.equal(p, before[name]) for name, p in ours.model.student.named_parameters())
 
 
+def test_ours_computes_in_bf16():
+    steps = semi_steps(Shape(4, 64, 96, 3, 3), None, 'cpu', (), True)
+    seen = []
+    for step in steps:
+        step.model.student.neck.register_forward_hook(lambda module, args, outs: seen.append(outs[0].dtype))
+        step()
+    assert seen == [torch.bfloat16] * 2 + [torch.float32] * 2
+
+
 def test_both_teachers_see_the_flipped_view():
     ours, theirs = semi_steps(Shape(4, 64, 96, 3, 3), None, 'cpu', ['horizontal'])
     seen = {name: [] for name in ('ours', 'theirs')}

@@ -2,6 +2,9 @@
 
 import argparse
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -29,12 +32,44 @@ def test_both_formats_have_the_same_boxes(tmp_path):
             assert label == one['category_id'] and corner == pytest.approx(one['bbox'])
 
 
-@pytest.mark.parametrize('which', ['ours', 'MMYOLO', 'semi'])
+@pytest.mark.parametrize('which', ['ours', 'MMYOLO', 'reduced'])
 def test_a_real_training_is_timed(tmp_path, which):
     shape = Shape(2, 64, 64, 3, 3)
     write_pictures(tmp_path / 'set', 8, Shape(1, 48, 64, 3, 3))
     speed = train(which, tmp_path / 'set', shape, 0, 2)
     assert speed.waiting is not None and 0 < speed.waiting < speed.iteration < 60
+
+
+def test_a_training_starts_without_the_settings_of_this_process(tmp_path, monkeypatch):
+    """The command itself lets its threads sleep. A training of MMYOLO must not inherit this."""
+    for name in ('OMP_NUM_THREADS', 'GOMP_SPINCOUNT', 'CUDA_VISIBLE_DEVICES'):
+        monkeypatch.setenv(name, '7')
+    seen = []
+
+    def stand_in(command, env, cwd, **options):
+        seen.append({name: env[name] for name in ('OMP_NUM_THREADS', 'GOMP_SPINCOUNT') if name in env})
+        seen[-1]['gpu'] = env['CUDA_VISIBLE_DEVICES']
+        Path(cwd, 'clock.json').write_text('{"ends": [0, 1, 2, 3, 4, 5, 8], "waits": null}')
+
+    monkeypatch.setattr(whole_trainings.subprocess, 'run', stand_in)
+    arguments = tmp_path, Shape(2, 64, 64, 3, 3), 0, 2
+    assert train('MMYOLO', *arguments) == Speed(2.0, None)
+    train('ours', *arguments, 'cuda', dict(OMP_NUM_THREADS='1'))
+    assert seen == [dict(gpu=''), dict(OMP_NUM_THREADS='1', gpu='7')]
+
+
+def test_other_programs_end_with_their_parent(tmp_path):
+    code = (
+        'import os\nfrom mmyolo_bgpenalty.cli.benchmark import whole_trainings as one\nwith one.other_programs(1):\n'
+        ' children = open(f"/proc/self/task/{os.getpid()}/children").read()\n'
+        ' print(children, flush=True)\n os.kill(os.getpid(), 9)\n'
+    )
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
+    child = Path('/proc', done.stdout.split()[-1])
+    until = time.monotonic() + 30
+    while child.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert done.returncode == -9 and not child.exists()
 
 
 def test_a_failed_training_shows_its_output(tmp_path):
@@ -50,18 +85,20 @@ def test_ratios_are_of_the_same_round(monkeypatch):
     def stand_in(which, folder, shape, workers, iterations, device='cpu'):
         calls.append(which)
         slow = 1 + calls.count(which)  # each round is slower than the one before
-        return Speed(slow * dict(ours=1.0, MMYOLO=2.0, Ultralytics=4.0, semi=1.0)[which], 0.25 * slow)
+        return Speed(slow * dict(ours=1.0, MMYOLO=2.0, Ultralytics=4.0, semi=1.0, reduced=1.0)[which], 0.25 * slow)
 
     monkeypatch.setattr(whole_trainings, 'train', stand_in)
     monkeypatch.setattr(whole_trainings, 'find_spec', lambda name: name)
-    args = argparse.Namespace(pairs=36, device='cpu', quick=True)
+    args = argparse.Namespace(pairs=30, device='cpu', quick=True)
     to_mmyolo, to_ultralytics = benchmark.process_rows('training', args)
     assert (to_mmyolo.ratio.median, to_ultralytics.ratio.median) == (0.5, 0.25) and to_mmyolo.ratio.number == 6
     rounds = [calls[i : i + 3] for i in range(0, 18, 3)]
     assert all(sorted(one) == ['MMYOLO', 'Ultralytics', 'ours'] for one in rounds) and len(set(map(tuple, rounds))) > 1
     assert to_mmyolo.note == '0.44 pictures a second, 0.22 with MMYOLO'  # 2 pictures in the median of 2 to 7 s
-    (row,) = benchmark.process_rows('data', args)
-    assert row.ratio.median == 0.25 and json.dumps(row)
+    whole, reduced = benchmark.process_rows('data', args)
+    assert whole.ratio.median == reduced.ratio.median == 0.25 and json.dumps(whole)
+    assert 'reduce_jpegs=True' in reduced.what and 'reduce_jpegs' not in whole.what
+    assert calls[-4:] == ['semi', 'semi', 'reduced', 'reduced']
 
 
 def test_a_busy_machine_is_compared_with_each_setting(monkeypatch):
@@ -86,7 +123,7 @@ def test_a_busy_machine_is_compared_with_each_setting(monkeypatch):
     monkeypatch.setattr(whole_trainings, 'train', stand_in)
     monkeypatch.setattr(whole_trainings.subprocess, 'Popen', Program)
     monkeypatch.setattr(whole_trainings, 'number_of_cores', lambda: 2)
-    rows = [*benchmark.process_rows('busy', argparse.Namespace(pairs=24, device='cpu', quick=True))]
+    rows = [*benchmark.process_rows('busy', argparse.Namespace(pairs=10, device='cpu', quick=True))]
     assert [row.ratio.median for row in rows] == [1, 1, 1, 2, 1, 1] and not running
     assert [row.what.partition(',')[0] for row in rows] == ['alone'] * 3 + ['beside 3 programs'] * 3
     assert len(seen) == 16 and all(which == 'ours' for which, *_ in seen)
@@ -100,7 +137,7 @@ def test_an_ablation_has_the_commands_of_a_shell(monkeypatch):
     """The config is real: it is loaded, and its pictures exist."""
     called = []
 
-    def stand_in(arguments):
+    def stand_in(arguments, device):
         cfg = Config.fromfile(arguments[1])
         assert cfg.train_cfg.max_epochs == 1 and Path(cfg.data_root, cfg.labeled_ann_file).is_file()
         called.append(arguments)
