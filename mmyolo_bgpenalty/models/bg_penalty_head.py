@@ -28,7 +28,7 @@ class LatestLoss(NamedTuple):
     max_logits: Tensor  # (B, N), max_c z
     background: Tensor  # (B, N), bool, True where the prior is background
     bbox_preds: list[Tensor]  # distances of each level, (B, 4, H, W), in strides
-    positives: Tensor  # scalar, the sum of the assigned scores per image, at least 1
+    positives: Tensor  # scalar, the sum of the assigned scores per image of the latest batch with objects, at least 1
 
 
 @MODELS.register_module()
@@ -76,6 +76,8 @@ class BgPenaltyYOLOv8Head(SparseYOLOv8Head):
         if options.pop('region') == 'outside':
             background &= ~priors_inside(self.flatten_priors_train[:, :2], objects[..., 1:])
         positives = (score_sum.detach() / images).clamp(min=1)
+        if self.latest is not None:  # without objects the loss of empty images would grow
+            positives = torch.where(score_sum.detach() > 0, positives, self.latest.positives)
         bbox_preds = [level.detach() for level in inputs.bbox_preds]
         self.latest = LatestLoss(max_logits.detach(), background, bbox_preds, positives)
         if self.lambda_bg == 0:  # the loss has no graph, so that 0 · NaN reaches no gradient
@@ -93,8 +95,8 @@ class BgPenaltyYOLOv8Head(SparseYOLOv8Head):
         .. math:: L_{cls} = \frac{w}{n} \sum_{i, c} \mathrm{softplus}(z_{ic})
 
         This is YOLOv8's classification loss. w is the ``loss_weight`` of ``loss_cls``. n is the sum of the assigned
-        scores per image of the latest labeled batch, at least 1. So a prior weighs as much as a background prior of a
-        labeled image.
+        scores per image of the latest labeled batch with objects, at least 1. So a prior weighs as much as a background
+        prior of a labeled image.
 
         ``loss_bg`` is λ times the penalty with the options ``penalty``, scaled in the same way. With its ``normalizer``
         'positives' it has the same n. ``cls_scores``: logits of each level, (B, C, H, W).

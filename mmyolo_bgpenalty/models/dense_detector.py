@@ -7,7 +7,8 @@ from mmyolo.registry import MODELS
 from torch import Tensor
 
 from mmyolo_bgpenalty.models.bg_penalty_head import BgPenaltyYOLOv8Head
-from mmyolo_bgpenalty.models.semi_detector import SemiYOLODetector, weak_to_strong, weigh_losses
+from mmyolo_bgpenalty.models.losses.weights import weigh_losses
+from mmyolo_bgpenalty.models.semi_detector import SemiYOLODetector, weak_to_strong
 from mmyolo_bgpenalty.utils.arguments import fraction, known_keys, non_negative
 
 

@@ -1,12 +1,12 @@
 """The branch of the images that are known to show no object: its options, its losses, and a supervised detector."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
 from mmdet.models.detectors import SingleStageDetector
-from mmdet.models.utils import unpack_gt_instances
+from mmdet.models.utils import rename_loss_dict, unpack_gt_instances
 from mmyolo.models.detectors import YOLODetector
 from mmyolo.registry import MODELS
 from torch import Tensor
@@ -14,9 +14,11 @@ from torch.nn.functional import pad
 
 from mmyolo_bgpenalty.models.bg_penalty_head import BgPenaltyYOLOv8Head
 from mmyolo_bgpenalty.models.losses.penalty import BackgroundPenaltyOptions
+from mmyolo_bgpenalty.models.losses.weights import weigh_losses
 from mmyolo_bgpenalty.utils.arguments import known_keys, non_negative
 
-LOSSES = ('loss_cls', 'loss_bg')
+EMPTY_LOSSES = ('loss_cls', 'loss_bg')
+LABELED_LOSSES = ('loss_cls', 'loss_bbox', 'loss_dfl', 'loss_bg')
 BRANCHES = ('sup', 'bg')
 ALARM = 0.25  # the default of `predict --score`
 
@@ -43,9 +45,7 @@ class EmptyBranch:
         return cls(**given)
 
     def __post_init__(self) -> None:
-        known_keys('bg_branch.loss_weights', self.loss_weights, LOSSES)
-        for name, weight in self.loss_weights.items():
-            non_negative(f'bg_branch.loss_weights.{name}', weight)
+        _check_weights('bg_branch.loss_weights', self.loss_weights, EMPTY_LOSSES)
         known_keys('bg_branch.penalty', self.penalty, [option.name for option in fields(BackgroundPenaltyOptions)])
         BackgroundPenaltyOptions(**{'normalizer': 'hard', **self.penalty})
 
@@ -80,13 +80,15 @@ class EmptyBranch:
         losses = head.loss_by_feat(*of_labeled, objects, metas, ignored)
         cls_scores, metas = [level[labeled:] for level in outs[0]], [sample.metainfo for sample in samples['bg']]
         found = head.loss_without_objects(cls_scores, metas, self.options_for(head))
-        # As in `weigh_losses`, a loss with the weight 0 is 0 even if it was NaN.
-        weighed = {name: loss * self.loss_weights.get(name, 1.0) for name, loss in found.items()}
+        found = rename_loss_dict('bg_', weigh_losses(found, 1.0, self.loss_weights))
         highest = torch.stack([level.detach().flatten(1).amax(1) for level in cls_scores]).amax(0).float().sigmoid()
-        return losses, {
-            **{f'bg_{name}': x if self.loss_weights.get(name, 1.0) else x.nan_to_num() for name, x in weighed.items()},
-            'bg/with_alarm': (highest >= ALARM).float().mean(),
-        }
+        return losses, {**found, 'bg/with_alarm': (highest >= ALARM).float().mean()}
+
+
+def _check_weights(path: str, weights: Mapping[str, float], losses: Sequence[str]) -> None:
+    known_keys(path, weights, losses)
+    for name, weight in weights.items():
+        non_negative(f'{path}.{name}', weight)
 
 
 def one_batch(inputs: Mapping[str, Tensor]) -> Tensor:
@@ -102,17 +104,24 @@ class EmptyImagesYOLODetector(YOLODetector):
 
     Args:
         bg_branch: options of ``EmptyBranch``.
+        sup_loss_weights: factors of single losses of labeled images, >= 0. With ``dict(loss_bg=0.0)`` the penalty is on
+            empty images only.
         others: as for YOLODetector. The head must be a BgPenaltyYOLOv8Head, and ``data_preprocessor`` one for branches.
     """
 
-    def __init__(self, *args, bg_branch: dict | None = None, **kwargs):
+    def __init__(
+        self, *args, bg_branch: dict | None = None, sup_loss_weights: Mapping[str, float] | None = None, **kwargs
+    ):
         super().__init__(*args, **kwargs)
         self.bg_branch = EmptyBranch.from_cfg(bg_branch)
+        self.sup_loss_weights = sup_loss_weights or {}
+        _check_weights('sup_loss_weights', self.sup_loss_weights, LABELED_LOSSES)
         self.bg_branch.options_for(self.bbox_head)
 
     def loss(self, batch_inputs: dict[str, Tensor], batch_data_samples: dict[str, list]) -> dict[str, Tensor]:
         """The losses of YOLODetector for the labeled images, and ``bg_loss_cls`` and ``bg_loss_bg``."""
-        if 'bg' not in batch_inputs:
-            return super().loss(batch_inputs['sup'], batch_data_samples['sup'])
-        labeled, empty = self.bg_branch.losses(self, batch_inputs, batch_data_samples)
-        return labeled | empty
+        if 'bg' in batch_inputs:
+            labeled, empty = self.bg_branch.losses(self, batch_inputs, batch_data_samples)
+        else:
+            labeled, empty = super().loss(batch_inputs['sup'], batch_data_samples['sup']), {}
+        return weigh_losses(labeled, 1.0, self.sup_loss_weights) | empty

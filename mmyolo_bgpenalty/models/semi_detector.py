@@ -20,6 +20,7 @@ from mmyolo_bgpenalty.datasets.known_empty import is_known_empty
 from mmyolo_bgpenalty.models.bg_penalty_head import BgPenaltyYOLOv8Head
 from mmyolo_bgpenalty.models.empty_branch import EmptyBranch, one_batch
 from mmyolo_bgpenalty.models.losses.background_penalty_loss import BackgroundPenaltyLoss
+from mmyolo_bgpenalty.models.losses.weights import weigh_losses
 from mmyolo_bgpenalty.models.pseudo_boxes.fused_boxes import fused_boxes
 from mmyolo_bgpenalty.models.semi_options import SemiTrainOptions
 from mmyolo_bgpenalty.utils.arguments import one_of
@@ -328,27 +329,6 @@ def chosen(instances: InstanceData, mask: Tensor) -> InstanceData:
 def _in_fp32(outs):
     """What a head returns: tensors in tuples and lists of any depth."""
     return outs.float() if isinstance(outs, Tensor) else type(outs)(map(_in_fp32, outs))
-
-
-def weigh_losses(
-    losses: dict, weight: float, loss_weights: Mapping[str, float] | None = None, scale: float = 1.0
-) -> dict:
-    """Each loss times ``scale``, ``weight`` and its entry of ``loss_weights`` (1 without one).
-
-    If a factor is 0, the loss becomes 0 even if it was NaN or infinite. It keeps its graph, since the backward pass of
-    SyncBN waits for all processes. A loss may be a list with one loss per level. As in MMEngine, only entries with
-    "loss" in their name are losses. Other entries do not change.
-    """
-
-    def weighed(loss, factor: float):
-        if isinstance(loss, (list, tuple)):
-            return [weighed(part, factor) for part in loss]
-        return loss * factor if factor else (loss * 0).nan_to_num()
-
-    return {
-        name: weighed(value, scale * (weight * (loss_weights or {}).get(name, 1.0))) if 'loss' in name else value
-        for name, value in losses.items()
-    }
 
 
 def weak_to_strong(weak, strong) -> Tensor:

@@ -1,10 +1,12 @@
 """Losses of images without objects."""
 
+import copy
 import dataclasses
 import math
 
 import pytest
 import torch
+from mmyolo.registry import MODELS
 
 from mmyolo_bgpenalty.config_check.check import check_config
 from mmyolo_bgpenalty.models.empty_branch import EmptyBranch
@@ -38,16 +40,24 @@ def test_equals_the_naive_sum(penalty):
     assert losses['loss_bg'].item() == pytest.approx(1.5 * weight * 2 * float(terms.mean()), rel=1e-5)
 
 
-def test_positives_weigh_a_prior_as_in_a_labeled_batch():
-    """The gradient to the logits of empty images is that of one batch with labeled and empty images."""
-    objects = ([[8.0, 8, 56, 56]] * 6, [0, 1, 2, 0, 1, 2]), ([[4.0, 4, 60, 60]] * 6, [0, 1, 2, 0, 1, 2])
+MANY = ([[8.0, 8, 56, 56]] * 6, [0, 1, 2, 0, 1, 2]), ([[4.0, 4, 60, 60]] * 6, [0, 1, 2, 0, 1, 2])
+
+
+def confident_head():
+    """With ``MANY`` objects, the sum of the assigned scores per image is above 1."""
     head = build(bg_penalty=dict(lambda_bg=0), assigner='SparseTaskAlignedAssigner')
     for predictor in head.head_module.cls_preds:
         torch.nn.init.constant_(predictor[-1].bias, 3)
+    return head
+
+
+def test_positives_weigh_a_prior_as_in_a_labeled_batch():
+    """The gradient to the logits of empty images is that of one batch with labeled and empty images."""
+    head = confident_head()
     outs = [[level.detach() for level in out] for out in head(features())]
     joint = [[torch.cat([level, level]) for level in out] for out in outs]  # the same predictions for four images
     joint[0] = [level.requires_grad_() for level in joint[0]]
-    samples = batch('list', [*objects, *NO_OBJECTS])
+    samples = batch('list', [*MANY, *NO_OBJECTS])
     head.forward = lambda feats: tuple(joint)
     head.loss(None, samples)['loss_cls'].backward()
     head.forward = lambda feats: tuple(outs)
@@ -60,11 +70,13 @@ def test_positives_weigh_a_prior_as_in_a_labeled_batch():
 
 
 def test_a_labeled_batch_without_objects_does_not_change_the_scale():
-    found = []
-    for objects in (OBJECTS, NO_OBJECTS):
-        head, logits = head_after_labels(objects)
+    head, found = confident_head(), []
+    logits = [level.detach() for level in head(features())[0]]
+    for objects in (NO_OBJECTS, MANY, NO_OBJECTS):
+        head.loss(features(), batch('list', objects))
         found.append(head.loss_without_objects(logits, [{}, {}], head.bg_penalty)['loss_cls'].item())
-    assert found[1] <= 2 * found[0]
+    assert found[2] == found[1] < 0.9 * found[0]
+    assert head.latest.positives == pytest.approx(found[0] / found[1]) and head.latest.positives > 1.1
 
 
 def test_padding_is_no_background():
@@ -176,6 +188,29 @@ def test_a_weight_of_0_stops_a_loss_that_is_not_finite(weights):
     assert found['bg_loss_cls'] == 1 and bool(found['bg_loss_bg'] == 0) == bool(weights)
 
 
+@pytest.mark.parametrize('branches', [('sup',), ('sup', 'bg')])
+def test_the_penalty_on_empty_images_only(branches, data, tmp_path):
+    cfg = own_empty(data, tmp_path)
+    cfg.model.bbox_head.bg_penalty = dict(lambda_bg=0.5)
+    plain, weighed = (
+        MODELS.build(dict(cfg.model, sup_loss_weights=weights, init_cfg=None)) for weights in (None, dict(loss_bg=0.0))
+    )
+    weighed.load_state_dict(plain.state_dict())
+    inputs = {branch: torch.rand(2, 3, 64, 64) for branch in branches}
+    samples = {branch: batch('list', objects) for branch, objects in (('sup', OBJECTS), ('bg', NO_OBJECTS))}
+    found, expected = (model.loss(inputs, copy.deepcopy(samples)) for model in (weighed, plain))
+    assert found.keys() == expected.keys() and found['loss_bg'] == 0 < expected['loss_bg']
+    for name in found.keys() - {'loss_bg'}:
+        assert torch.equal(found[name], expected[name])
+    assert ('bg_loss_bg' in found) == ('bg' in branches) and found.get('bg_loss_bg', 1) > 0
+
+
+@pytest.mark.parametrize('weights', [dict(loss_obj=1.0), dict(loss_bg=-1.0)])
+def test_bad_weights_of_labeled_losses_are_refused(weights, data, tmp_path):
+    with pytest.raises(ValueError, match='sup_loss_weights'):
+        MODELS.build(dict(own_empty(data, tmp_path).model, sup_loss_weights=weights))
+
+
 @pytest.mark.parametrize(
     'options, message',
     [
@@ -231,6 +266,14 @@ def test_check_names_a_bad_source(data, tmp_path, source, message):
     cfg = load(SEMI, data, tmp_path, train_dataloader__dataset__empty=source)
     found = [one for one in check_config(cfg) if one.where == 'train_dataloader.dataset.empty']
     assert [one.level for one in found] == ['error'] and message in found[0].what
+
+
+def test_check_finds_a_misspelt_weight(data, tmp_path):
+    cfg = own_empty(data, tmp_path)
+    cfg.model.sup_loss_weights = dict(loss_bgg=0.0)
+    assert [one.instead for one in check_config(cfg) if one.where == 'model.sup_loss_weights.loss_bgg'] == [
+        'write `loss_bg`'
+    ]
 
 
 def test_check_finds_labeled_images_among_the_empty_ones(data, tmp_path):

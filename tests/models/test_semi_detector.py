@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmyolo_bgpenalty import BurnInMeanTeacherHook
-from mmyolo_bgpenalty.models.semi_detector import weigh_losses
+from mmyolo_bgpenalty.models.losses.weights import weigh_losses
 from tests.helpers.semi import SHAPE, batch, build, sample, teacher_finds, teacher_sees, total
 
 

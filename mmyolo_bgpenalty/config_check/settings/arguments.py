@@ -14,8 +14,7 @@ from torch.utils.data import DataLoader
 from mmyolo_bgpenalty.config_check.findings import Findings, error, first_of
 from mmyolo_bgpenalty.config_check.overrides import similar
 from mmyolo_bgpenalty.config_check.parts import ConfigParts, class_of, dicts_in, transforms_in
-from mmyolo_bgpenalty.models.empty_branch import LOSSES as EMPTY_LOSSES
-from mmyolo_bgpenalty.models.empty_branch import EmptyBranch
+from mmyolo_bgpenalty.models.empty_branch import EMPTY_LOSSES, LABELED_LOSSES, EmptyBranch
 from mmyolo_bgpenalty.models.losses.penalty import BackgroundPenaltyOptions
 from mmyolo_bgpenalty.models.pseudo_boxes.thresholds import TYPES
 from mmyolo_bgpenalty.models.semi_options import LOSSES, PSEUDO_TEST_CFG, SemiTrainOptions
@@ -69,6 +68,8 @@ def check_options(parts: ConfigParts) -> Findings:
         options['model.bg_branch'] = [field.name for field in fields(EmptyBranch)]
         options['model.bg_branch.penalty'] = penalty_options
         options['model.bg_branch.loss_weights'] = EMPTY_LOSSES
+    if 'EmptyImagesYOLODetector' in parts.model.names:
+        options['model.sup_loss_weights'] = LABELED_LOSSES
     if 'DenseSemiYOLODetector' in parts.model.names:
         options['model.dense'] = ['share', 'gamma']
     for path, known in options.items():
@@ -107,6 +108,10 @@ def _unknown(path: str, owner: str, names: Collection, known: Collection[str]) -
         meant = similar(name, known)
         # A child config merges its dict into that of its base, also if it has another `type`.
         inherited = ' (or write _delete_=True beside `type`, if a base config has it)' if owner[0].isupper() else ''
+        if name == 'empty' and path == 'train_dataloader.dataset':
+            instead = f'inherit yolov8_bgpenalty_own_empty.py and write {path}.empty, or empty=… in its config(…)'
+            yield error(f'{path}.{name}', f'{owner} takes no images without objects', instead)
+            continue
         instead = f'write `{meant}`' if meant else f'remove it{inherited}. {owner} takes {first_of(sorted(known), 12)}'
         yield error(f'{path}.{name}', f'{owner} takes no `{name}`', instead)
 

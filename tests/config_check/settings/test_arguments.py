@@ -56,6 +56,13 @@ def test_a_misspelt_entry_is_found_and_the_right_name_is_given(cfg, path, only_f
     assert findings[0].instead == f'write `{MISSPELT[path]}`'
 
 
+def test_good_parts_need_another_config(supervised, only_finding):
+    change(supervised, {'train_dataloader.dataset.empty': 'good_parts/'})
+    found = [one for one in check_config(supervised, data=False) if one.where == 'train_dataloader.dataset.empty']
+    only_finding(found, 'error', 'train_dataloader.dataset.empty', 'takes no images without objects')
+    assert 'inherit yolov8_bgpenalty_own_empty.py' in found[0].instead
+
+
 @pytest.mark.parametrize(
     'path, right',
     [
