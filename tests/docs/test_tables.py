@@ -1,15 +1,20 @@
-"""tables.py and figure.py in docs/results/data, which make tables and a figure from experiments_runs.csv."""
+"""The scripts in docs/results/data: tables, a figure, and intervals over the images."""
 
 import sys
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
+from mmyolo_bgpenalty.evaluation.matching import Detections, Truth, match_images
+from tests.helpers.detections import CLASSES, IOU, images
 from tests.helpers.tiny import ROOT
 
 sys.path.insert(0, str(ROOT / 'docs/results/data'))
 import figure
+import image_intervals
 import tables
 
 
@@ -77,3 +82,32 @@ def test_the_figure_finds_its_runs():
     fewer = [run for run in tables.read_runs() if run['set'] == 'solar']
     with pytest.raises(ValueError, match='Expected a run with mAP'):
         figure.picture(fewer)
+
+
+@given(images(), st.data())
+def test_a_sample_of_the_images_equals_matching_them_again(drawn, data):
+    number = len(drawn)
+    counts = np.array(data.draw(st.lists(st.integers(0, 3), min_size=number, max_size=number)))
+    again = [pair for pair, times in zip(drawn, counts) for _ in range(times)]
+    sample = image_intervals.resampled(match_images(drawn, CLASSES, IOU), counts)
+    expected = match_images(again, CLASSES, IOU)
+    assert (sample.empty_images, len(sample.objects)) == (expected.empty_images, len(again))
+    np.testing.assert_array_equal(image_intervals.figures(sample), image_intervals.figures(expected))
+
+
+def test_differences_are_of_the_same_images():
+    """Each run has an alarm on one of two good parts, the other run on the other one."""
+    object_ = Truth(np.array([[0.0, 0, 10, 10]]), np.array([0]), np.array([False]))
+    none = Truth(np.zeros((0, 4)), np.zeros(0, int), np.zeros(0, bool))
+    hit = Detections(object_.boxes, np.array([0.5]), np.array([0]))
+    alarm, quiet = hit._replace(scores=np.array([0.9])), Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
+    runs = [
+        match_images([(hit, object_), (first, none), (second, none)], 1, IOU)
+        for first, second in ((alarm, quiet), (quiet, alarm), (quiet, quiet))
+    ]
+    place = image_intervals.FIGURES.index('alarms_per_100_good_at_0.25')
+    mean, samples = image_intervals.differences(runs[:1], runs[1:2], 200)
+    values = set(samples[:, place][~np.isnan(samples[:, place])].round(6))
+    assert mean[place] == 0 and {-100, 100} < values
+    mean, samples = image_intervals.differences(runs[:2], [runs[2]] * 2, 200)
+    assert mean[place] == -50 and set(samples[:, place][~np.isnan(samples[:, place])]) == {-50}
