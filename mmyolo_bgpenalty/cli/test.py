@@ -108,6 +108,7 @@ def _write_tested(runner: Runner, metric: Mapping, checkpoint: str) -> None:
         classes=list(map(str, dataset.metainfo.get('classes') or ())),
         iou_thr=metric.get('iou_thr', 0.5),
         score_thr=metric.get('score_thr', 0.25),
+        prevalence=metric.get('prevalence'),
         checkpoint=os.path.abspath(checkpoint),
         images=[[info['img_id'], os.path.abspath(info['img_path'])] for info in infos],
     )

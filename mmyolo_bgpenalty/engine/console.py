@@ -22,7 +22,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmyolo.registry import HOOKS
 
 from mmyolo_bgpenalty.engine.checkpoints.checkpoint_files import CheckpointError
-from mmyolo_bgpenalty.evaluation.table import class_table, summary_table
+from mmyolo_bgpenalty.evaluation.table import class_table, good_parts_table, summary_table
 from mmyolo_bgpenalty.utils.distributed import unwrapped
 from mmyolo_bgpenalty.utils.files import printable_lines
 
@@ -57,8 +57,10 @@ class ValidationLoggerHook(LoggerHook):
 
     - A training iteration is one line, see ``short_line``.
     - Validation and test are a table with one row per model, teacher and student or 'model': mAP, mAP50, and precision,
-      recall and false positives at a fixed confidence. After a test, a second table has the classes. If the metrics
-      have none of these values, the console shows LoggerHook's line.
+      recall and false positives at a fixed confidence. If the metrics have none of these values, the console shows
+      LoggerHook's line.
+    - After a validation on a set with good parts, a second table has the false alarms on them where 70, 80 and 90 % of
+      the objects or of the defective parts are found, see ``false_alarms``. After a test, it has the classes.
     - The removal of an outdated best checkpoint is not shown.
 
     The log file also has LoggerHook's complete lines, and the tables of the metrics. The json files and the backends of
@@ -81,8 +83,9 @@ class ValidationLoggerHook(LoggerHook):
         table = summary_table(metrics or {}, f'Validation{_progress(runner)}', evaluated_model(runner))
         with self._off_the_console(table is not None):
             super().after_val_epoch(runner, metrics)
-        if table is not None:
-            runner.logger.info(table)
+        for text in (table, good_parts_table(metrics or {}, 'Validation')):
+            if text is not None:
+                runner.logger.info(text)
 
     def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         table = summary_table(metrics or {}, 'Test', evaluated_model(runner))

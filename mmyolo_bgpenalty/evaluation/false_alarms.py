@@ -19,7 +19,7 @@ A figure is inf if no confidence reaches the recall (a precision is 0), and nan 
 recall is of.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -56,16 +56,24 @@ def false_alarm_intervals(
 ) -> dict[str, Interval]:
     """95 % intervals of the figures: percentiles over ``resamples`` bootstrap samples of the images.
 
+    See ``intervals_of``.
+    """
+    samples = false_alarm_samples(matches, score_thr, recalls, prevalence, resamples, seed)
+    return intervals_of(samples, matches.empty_images)
+
+
+def intervals_of(samples: Mapping[str, np.ndarray], good: int) -> dict[str, Interval]:
+    """The intervals of the figures of ``false_alarm_samples`` of a set with ``good`` good parts.
+
     A figure that is nan in a sample, for example because the sample has no good part, is left out of the percentiles.
     See ``widened`` for figures without any alarm. A precision at a prevalence has no known lower end then, nan.
     """
-    samples = false_alarm_samples(matches, score_thr, recalls, prevalence, resamples, seed)
     found = {name: interval_of(values) for name, values in samples.items()}
     for name in found:
         recall = name.removeprefix('precision_at_').partition('_at_prevalence')[0]
         if 'prevalence' in name and found[f'alarms_per_100_good_at_{recall}'].high == 0:
             found[name] = found[name]._replace(low=float('nan'))
-    return {name: widened(name, interval, matches.empty_images) for name, interval in found.items()}
+    return {name: widened(name, interval, good) for name, interval in found.items()}
 
 
 def widened(name: str, interval: Interval, good: int) -> Interval:

@@ -35,6 +35,16 @@ _CLASS_COLUMNS = {
 }
 _CLASSES = 20  # rows of the table of classes
 
+# The same for the figures of `false_alarms` at a recall, in the rows of `good_parts_table`.
+_ALARM_COLUMNS = {
+    'all objects:\nalarms per 100 good': 'alarms_per_100_good_at_recall_{recall}',
+    'all objects:\ngood with alarm': 'good_with_alarm_at_recall_{recall}',
+    'defective parts:\nalarms per 100 good': 'alarms_per_100_good_at_part_recall_{recall}',
+    'defective parts:\ngood with alarm': 'good_with_alarm_at_part_recall_{recall}',
+    'all objects: precision\nif {share} of parts are good': 'precision_at_recall_{recall}_at_prevalence_{share}',
+}
+_ALARM_RECALLS = ('0.7', '0.8', '0.9')
+
 
 def headline(metrics: Mapping, model: str = 'model') -> dict[str, dict[str, float]]:
     """The values that a person reads first, such as ``{'teacher': {'mAP': 0.31, …}, 'student': {…}}``.
@@ -98,14 +108,39 @@ def _is_known(value) -> bool:
     return isinstance(value, Real) and 0 <= float(value) < math.inf
 
 
+def good_parts_table(metrics: Mapping, title: str) -> str | None:
+    """The figures of ``false_alarms`` at recalls from 0.7 on, or None if the metrics have none.
+
+    A row is the share that is found: of the objects, or of the defective parts. With a teacher the values are those of
+    the teacher.
+    """
+    models: dict[str | None, dict[str, float]] = {}
+    for name, value in metrics.items():
+        match = re.fullmatch(f'{_MODEL}[^/]+/([^/]+_at_(?:part_)?recall_[^/]+)', name)
+        if match and isinstance(value, Real):
+            models.setdefault(match[1], {}).setdefault(match[2], float(value))
+    model, figures = next(iter(models.items()), (None, {}))
+    share = next((name.partition('_at_prevalence_')[2] for name in figures if '_at_prevalence_' in name), '')
+    columns = {head: name for head, name in _ALARM_COLUMNS.items() if share or '{share}' not in name}
+    rows = []
+    for recall in _ALARM_RECALLS:
+        names = [name.format(recall=recall, share=share) for name in columns.values()]
+        if names[0] in figures:
+            rows.append([recall, *(_shown(figures[name]) if name in figures else '-' for name in names)])
+    if not rows:
+        return None
+    title += f', false alarms on good parts where this share is found{f" ({model})" if model else ""}'
+    return f'{title}\n{AsciiTable([["found", *(head.format(share=share) for head in columns)], *rows]).table}'
+
+
+def _shown(value: float) -> str:
+    return 'not reached' if value == math.inf else 'unknown' if value != value else f'{value:.3f}'
+
+
 def alarm_table(figures: Mapping[str, float], intervals: Mapping[str, Interval]) -> str:
     """The figures of ``false_alarms`` with their intervals."""
-
-    def shown(value: float) -> str:
-        return 'not reached' if value == math.inf else 'unknown' if value != value else f'{value:.3f}'
-
     rows = [
-        [name.replace('_', ' '), shown(value), f'[{shown(intervals[name].low)}, {shown(intervals[name].high)}]']
+        [name.replace('_', ' '), _shown(value), f'[{_shown(intervals[name].low)}, {_shown(intervals[name].high)}]']
         for name, value in figures.items()
     ]
     title = 'False alarms on the empty images (good parts), with 95 % intervals over the images'
@@ -138,15 +173,19 @@ def _good_parts(good: int) -> str:
 
 
 def unreached(matches: Matches, recalls: Sequence[float], names: Sequence[str]) -> str:
-    """A line on the classes that do not reach all of ``recalls``, or ''."""
+    """A line on the classes that do not reach all of ``recalls``, or ''.
+
+    If all classes together do not reach one, the line is about the lowest such recall. Else it is about the highest.
+    """
     together, ends = where_recall_ends(matches)
     least = min((recall for recall in recalls if recall > together), default=None)
-    low = [f'{printable(name)} at {end:.2f}' for name, end in zip(names, ends) if least is not None and end < least]
-    if least is None:
-        return ''
+    goal = max(recalls, default=0.0) if least is None else least
+    low = [f'{printable(name)} at {end:.2f}' for name, end in zip(names, ends) if end < goal]
     more = f', and {len(low) - _CLASSES} more' if len(low) > _CLASSES else ''
-    ending = f': {", ".join(low[:_CLASSES])}{more}' if low else ''
-    return f'Recall {least:g} is not reached. All classes together end at {together:.2f}{ending}'
+    listed = f': {", ".join(low[:_CLASSES])}{more}' if low else ''
+    if least is None:
+        return f'Recall {goal:g} is not reached by{listed}' if low else ''
+    return f'Recall {goal:g} is not reached. All classes together end at {together:.2f}{listed}'
 
 
 def report_table(report: dict, iou_thr: float, score_thr: float, recalls: Sequence[float], classwise: bool) -> str:

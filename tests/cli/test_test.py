@@ -175,6 +175,7 @@ def test_intervals_and_operating_points_of_the_false_alarms(run, trained, tmp_pa
     run('--out', 'new', '--cfg-options', *files, *options)
     metrics = json.loads((tmp_path / 'new/metrics.json').read_text())
     assert metrics['pr/alarms_per_100_good_at_0.25'] == 200 and metrics['pr/good_with_alarm_at_0.25'] == 1
+    assert json.loads((tmp_path / 'new/tested.json').read_text())['prevalence'] == 0.5  # `report` needs it
     log = '\n'.join(lines)
     assert 'with 95 % intervals over the images' in log and 'at prevalence 0.5' in log
     assert 'With 1 good part, fewer than 100 false alarms per 100 cannot be shown' in log

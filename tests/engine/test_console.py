@@ -5,6 +5,7 @@ import json
 import logging
 import re
 from contextlib import redirect_stdout
+from pathlib import Path
 from types import SimpleNamespace
 
 import mmengine
@@ -196,6 +197,17 @@ def test_other_metrics_show_what_they_have(other_metrics, data):
     [(title, columns, rows)] = tables(seen.console)
     assert (title, columns, list(rows)) == ('Validation', ['mAP', 'mAP50'], ['model'])
     assert 'copypaste' in seen.log and 'copypaste' not in seen.console
+
+
+def test_false_alarms_on_good_parts_follow_as_a_second_table(other_metrics, data, tmp_path):
+    content = json.loads(Path(data, 'val.json').read_text())
+    good = content['images'][0]['id']
+    content['annotations'] = [box for box in content['annotations'] if box['image_id'] != good]
+    (tmp_path / 'good.json').write_text(json.dumps(content))
+    seen = other_metrics(dict(type='PrecisionRecallMetric', ann_file=f'{tmp_path}/good.json', prevalence=0.99))
+    first, second = seen.console.split('Validation, false alarms on good parts where this share is found\n')
+    assert 'Validation (precision, recall and false positives at confidence 0.25)' in first
+    assert re.findall(r'^\| (0\.\d) ', second, re.M) == ['0.7', '0.8', '0.9'] and 'if 0.99 of parts are good' in second
 
 
 def test_without_a_known_metric_the_line_of_mmengine_stays(other_metrics):

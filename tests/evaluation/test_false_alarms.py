@@ -148,9 +148,18 @@ def test_where_the_recall_ends():
     together, classes = where_recall_ends(matches)
     assert together == pytest.approx(2 / 3) and classes == pytest.approx([1, 0.5, math.nan], nan_ok=True)
     names = ['hole', 'spur', 'open']
-    assert unreached(matches, (0.5, 0.6), names) == ''
+    assert unreached(matches, (0.5, 0.4), names) == unreached(matches, (), names) == ''
+    # All classes together reach 0.6, but one class does not.
+    assert unreached(matches, (0.6, 0.5), names) == 'Recall 0.6 is not reached by: spur at 0.50'
     expected = 'Recall 0.7 is not reached. All classes together end at 0.67: spur at 0.50'
     assert unreached(matches, (0.6, 0.9, 0.7), names) == expected
+
+
+def test_a_class_that_is_never_found_is_named():
+    """Nine objects of class 0 are found, and one of class 1 is not. A class without objects is not named."""
+    matches = match_images([*[image([0.5], [0], objects=[0])] * 9, image([], [], objects=[1])], CLASSES)
+    line = unreached(matches, (0.6, 0.7, 0.8, 0.9), ['a', 'b', 'none'])
+    assert line == 'Recall 0.9 is not reached by: b at 0.00'
 
 
 def test_the_table_says_that_a_recall_is_not_reached():

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from mmyolo_bgpenalty.evaluation.table import class_table, headline, summary_table
+from mmyolo_bgpenalty.evaluation.table import class_table, good_parts_table, headline, summary_table
 
 PR = {'pr/precision': 0.9, 'pr/precision_at_0.25': 0.5, 'pr/precision_at_recall_0.6': 0.8, 'pr/recall_at_0.25': 0.25}
 PR |= {'pr/fp_per_image_at_0.25': 1.5, 'pr/alarms_per_100_good_at_recall_0.8': 0.125, 'pr/hot/cell_precision': 0.7}
@@ -69,6 +69,45 @@ def test_of_many_classes_the_first_20_are_shown(number, more):
     assert [row.split('|')[1].strip() for row in rows] == [f'class {k}' for k in range(20)]
     left = [f'… {more} more, see metrics.json of `test --out`'] if more else []
     assert [line for line in lines if line.startswith('…')] == left
+
+
+def alarms(recall, *values, share='0.99'):
+    """The figures of a recall, in the order of the table. Without a fifth value there is no prevalence."""
+    names = [
+        f'{name}_at_{of}recall_{recall}' for of in ('', 'part_') for name in ('alarms_per_100_good', 'good_with_alarm')
+    ]
+    names += [f'precision_at_recall_{recall}_at_prevalence_{share}']
+    return {f'pr/{name}': value for name, value in zip(names, values)}
+
+
+def test_the_false_alarms_on_good_parts_of_the_first_model():
+    figures = alarms('0.6', 1, 0.01, 1, 0.01, 1.0) | alarms('0.7', 4, 0.04, 2, 0.02, 0.5)
+    figures |= alarms('0.8', 8, 0.0625, 5, 0.03, 0.125) | alarms('0.9', math.inf, math.inf, math.nan, math.nan, 0.0)
+    metrics = {f'teacher/{name}': value for name, value in (COCO | PR | figures).items()}
+    metrics |= {f'student/{name}': 0.75 for name in figures}
+    head = 'Validation, false alarms on good parts where this share is found'
+    for shown, title in ((metrics, f'{head} (teacher)'), (COCO | PR | figures, head)):
+        first, _, *lines, _ = good_parts_table(shown, 'Validation').splitlines()
+        cells = [[cell.strip() for cell in line.strip('|').split('|')] for line in lines if '--' not in line]
+        of, what = ['all objects:', 'all objects:'], ['alarms per 100 good', 'good with alarm']
+        assert first == title and cells == [
+            ['found', *of, 'defective parts:', 'defective parts:', 'all objects: precision'],
+            ['', *what, *what, 'if 0.99 of parts are good'],
+            ['0.7', '4.000', '0.040', '2.000', '0.020', '0.500'],
+            ['0.8', '8.000', '0.062', '5.000', '0.030', '0.125'],
+            ['0.9', 'not reached', 'not reached', 'unknown', 'unknown', '0.000'],
+        ]
+
+
+def test_false_alarms_without_a_prevalence_and_of_other_recalls():
+    *_, row, _ = good_parts_table(alarms('0.5', 1, 1, 1, 1) | alarms('0.9', 4, 0.5, 2, 0.25), '').splitlines()
+    assert row.replace(' ', '') == '|0.9|4.000|0.500|2.000|0.250|'
+    for without in (
+        COCO,
+        {name: value for name, value in PR.items() if 'alarms' not in name},
+        alarms('0.5', 1, 1, 1, 1),
+    ):
+        assert good_parts_table(without, '') is None
 
 
 def test_the_names_of_other_metrics_and_of_the_model():

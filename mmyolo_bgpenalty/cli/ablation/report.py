@@ -31,7 +31,11 @@ METRICS = {
     'pr/recall_at_0.25': ('recall @ 0.25', True),
     'pr/fp_per_image_at_0.25': ('FP / image @ 0.25', False),
     'pr/alarms_per_100_good_at_0.25': ('alarms / 100 good @ 0.25', False),
+    'pr/alarms_per_100_good_at_recall_0.7': ('alarms / 100 good at recall 0.7', False),
     'pr/alarms_per_100_good_at_recall_0.8': ('alarms / 100 good at recall 0.8', False),
+    'pr/alarms_per_100_good_at_recall_0.9': ('alarms / 100 good at recall 0.9', False),
+    'pr/good_with_alarm_at_recall_0.8': ('good with alarm at recall 0.8', False),
+    'pr/alarms_per_100_good_at_part_recall_0.8': ('alarms / 100 good at part recall 0.8', False),
     'pr/precision_at_recall_0.6': ('precision at recall 0.6', True),
     'pr/precision_at_recall_0.7': ('precision at recall 0.7', True),
     'pr/precision_at_recall_0.8': ('precision at recall 0.8', True),
@@ -42,8 +46,9 @@ SHORT = ('coco/bbox_mAP', 'coco/bbox_mAP_50', 'pr/precision_at_recall_0.8', 'pr/
 LEARNT = 0.05  # a baseline with a lower mAP50 has learnt nothing
 LEGEND = """\
 mAP, mAP50: COCO's average precision (AP), mean over classes; IoU 0.5 to 0.95, and 0.5. @ 0.25: at a confidence of 0.25.
-FP: false positives. A good image shows no object, and alarms are the false positives on good images. precision at
-recall 0.8: where the model finds 80 % of the objects.
+FP: false positives. A good image shows no object, and alarms are the false positives on good images. good with alarm:
+the share of the good images with an alarm. precision at recall 0.8: where the model finds 80 % of the objects. at part
+recall 0.8: where it finds an object in 80 % of the images with objects.
 """
 STATISTICS = f"""\
 If there were no true difference, 1 of 20 such intervals would still not contain 0. Fewer than {LEAST_SEEDS} seeds

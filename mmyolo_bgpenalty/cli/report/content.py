@@ -2,21 +2,21 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from mmyolo_bgpenalty.cli.report.sources import Run
+from mmyolo_bgpenalty.cli.report.sources import Run, Source
 from mmyolo_bgpenalty.evaluation.bootstrap import Interval, interval_of
 from mmyolo_bgpenalty.evaluation.false_alarms import (
     false_alarm_samples,
     false_alarms,
+    intervals_of,
     operating_points,
     supported,
-    widened,
 )
 from mmyolo_bgpenalty.evaluation.judged import HIT, Judged, judged, partner_scores
 from mmyolo_bgpenalty.evaluation.matching import (
@@ -33,7 +33,7 @@ from mmyolo_bgpenalty.evaluation.table import few_good_parts
 MISSED = -1  # the kind of a missed object
 NEAR = 0.1  # lowest IoU of a detection that is near an object
 LEAST = 0.01  # the lowest confidence on the page
-ALARMS, RECALLS = (1.0, 5.0, 20.0), (0.8, 0.9)
+ALARMS, RECALLS = (1.0, 5.0, 20.0), (0.7, 0.8, 0.9)
 SIZES = {'small': 32**2, 'medium': 96**2, 'large': np.inf}  # area in pixels below which a box has this size, as in COCO
 FIGURES = {  # name -> what the page calls it, the factor, and the digits
     'alarms_per_100_good': ('false alarms per 100 good parts', 1, 1),
@@ -43,9 +43,16 @@ FIGURES = {  # name -> what the page calls it, the factor, and the digits
     'recall': ('recall', 1, 3),
     'f1': ('F1', 1, 3),
 }
-Samples = Mapping[str, np.ndarray]
 MOST_OBJECTS = 20  # that a crop shows
 CROP = 144  # pixels of the longer side of a picture
+
+
+class Figures(NamedTuple):
+    """All figures of a run, those of each bootstrap sample of the images, (S,), and their 95 % intervals."""
+
+    values: dict[str, float]
+    samples: dict[str, np.ndarray]
+    intervals: dict[str, Interval]
 
 
 def content_of(runs: Sequence[Run], most: int, resamples: int) -> dict[str, Any]:
@@ -58,7 +65,7 @@ def content_of(runs: Sequence[Run], most: int, resamples: int) -> dict[str, Any]
     ]
     good = [not len(truth.boxes) for truth in source.truth]
     matches = [match_images(zip(run.found, source.truth), len(source.classes), source.iou_thr) for run in runs]
-    first = _figures(matches[0], source.score_thr, resamples)
+    first = _figures(matches[0], source, resamples)
     return dict(
         file=source.file,
         classes=source.classes,
@@ -74,7 +81,7 @@ def content_of(runs: Sequence[Run], most: int, resamples: int) -> dict[str, Any]
         kinds=MISTAKES,
         objectLabels=_packed(all_judged[0].object_labels, np.uint16),
         objectImages=_packed(all_judged[0].object_image, np.uint32),
-        runs=[_run(*parts, all_judged, good, first, resamples) for parts in zip(runs, all_judged, matches)],
+        runs=[_run(*parts, all_judged, good, source, first, resamples) for parts in zip(runs, all_judged, matches)],
         names=[str(image['file_name']) for image in source.images],
         links=[Path(path).as_uri() for path in source.paths],
         pictures=pictures.encoded,
@@ -89,15 +96,15 @@ def _run(
     matches: Matches,
     judged_runs: Sequence[Judged],
     good: Sequence[bool],
-    first: tuple[dict[str, float], Samples],
+    source: Source,
+    first: Figures,
     resamples: int,
 ) -> dict[str, Any]:
-    source = run.source
     shown = one.scores >= LEAST
     return dict(
         name=run.name,
         points=_points(matches),
-        key=[*_coco_figures(run.metrics), *_key_figures(matches, source.score_thr, first, resamples)],
+        key=[*_coco_figures(run.metrics), *_key_figures(matches, source, first, resamples)],
         scores=_packed(one.scores[shown], np.float32),
         labels=_packed(one.labels[shown], np.uint16),
         kinds=_packed(one.kinds[shown], np.uint16),
@@ -124,43 +131,60 @@ def _coco_figures(metrics: Mapping[str, float | None]) -> list[list[str]]:
     ]
 
 
-def _figures(matches: Matches, score_thr: float, resamples: int) -> tuple[dict[str, float], Samples]:
-    """All figures, and those of each bootstrap sample of the images, (S,). Equal images have the same samples."""
-    figures = precision_recall(matches, score_thr, RECALLS)['metrics'] | false_alarms(matches, score_thr, RECALLS)
-    alarms = false_alarm_samples(matches, score_thr, RECALLS, resamples=resamples) if matches.empty_images else {}
+def _figures(matches: Matches, source: Source, resamples: int) -> Figures:
+    """Equal images have the same samples."""
+    score_thr, prevalence = source.score_thr, source.prevalence
+    values = precision_recall(matches, score_thr, RECALLS)['metrics']
+    values |= false_alarms(matches, score_thr, RECALLS, prevalence)
+    good = matches.empty_images
+    alarms = false_alarm_samples(matches, score_thr, RECALLS, prevalence, resamples) if good else {}
     found = false_positive_samples(matches, RECALLS, resamples) | ratio_samples(matches, score_thr, resamples)
-    return figures, alarms | found
+    intervals = intervals_of(alarms, good) | {name: interval_of(one) for name, one in found.items()}
+    return Figures(values, alarms | found, intervals)
 
 
-def _key_figures(
-    matches: Matches, score_thr: float, first: tuple[dict[str, float], Samples], resamples: int
-) -> list[list[str]]:
+def _key_figures(matches: Matches, source: Source, first: Figures, resamples: int) -> list[list[str]]:
     """[where, what, the figure with its interval, its difference to the first run with its interval, if there is any].
 
-    The intervals are 95 % over the images. ``first``: ``_figures`` of the first run.
+    The intervals are 95 % over the images. ``first``: the figures of the first run.
     """
-    figures, samples = _figures(matches, score_thr, resamples)
+    own = _figures(matches, source, resamples)
     rows = []
-    for place in (*(f'recall_{recall:g}' for recall in RECALLS), f'{score_thr:g}'):
-        where = f'at {place.replace("_", " ")} of all objects' if 'recall' in place else f'at confidence {place}'
-        for name, (what, factor, digits) in FIGURES.items():
-            key = f'{name}_at_{place}'
-            # Without objects only the false alarms at a confidence are known.
-            if key in samples and not np.isnan(samples[key]).all():
-                interval = widened(key, interval_of(samples[key]), matches.empty_images)
-                figure = _with_interval(figures[key], interval, factor, digits)
-                change = (
-                    factor * (figures[key] - first[0][key]),
-                    _difference(samples[key], first[1][key], factor, digits),
-                )
-                rows.append([where, what, figure, f'{change[0]:+.{digits}f} {change[1]}' if change[1] else ''])
+    for where, key, what, factor, digits in _named(source):
+        # Without objects only the false alarms at a confidence are known.
+        if key in own.samples and not np.isnan(own.samples[key]).all():
+            figure = _with_interval(own.values[key], own.intervals[key], factor, digits)
+            change = (
+                factor * (own.values[key] - first.values[key]),
+                _difference(own.samples[key], first.samples[key], factor, digits),
+            )
+            # If an end is unknown, because no good part has an alarm, so is how much the runs differ.
+            known = change[1] and not np.isnan([own.intervals[key].low, first.intervals[key].low]).any()
+            rows.append([where, what, figure, f'{change[0]:+.{digits}f} {change[1]}' if known else ''])
     return rows
 
 
+def _named(source: Source) -> Iterator[tuple[str, str, str, float, int]]:
+    """Where each figure is, its name, what the page calls it, the factor, and the digits."""
+    places = {f'recall_{recall:g}': f'at recall {recall:g} of all objects' for recall in RECALLS}
+    places |= {f'part_recall_{recall:g}': f'at recall {recall:g} of the defective parts' for recall in RECALLS}
+    places[f'{source.score_thr:g}'] = f'at confidence {source.score_thr:g}'
+    share = source.prevalence
+    for place, where in places.items():
+        figures = {f'{name}_at_{place}': figure for name, figure in FIGURES.items()}
+        if share is not None:
+            what = f'precision if {share:g} of the parts are good'
+            figures[f'precision_at_{place}_at_prevalence_{share:g}'] = what, 1, 3
+        for name, figure in figures.items():
+            yield where, name, *figure
+
+
 def _with_interval(value: float, interval: Interval, factor: float, digits: int) -> str:
-    """A figure and its interval. An infinite value stands for a recall that is not reached."""
-    numbers = [value, *interval]
-    texts = [f'{factor * one:.{digits}f}' if np.isfinite(one) else 'not reached' for one in numbers]
+    """A figure and its interval. An infinite number stands for a recall that is not reached, nan for an unknown end."""
+    texts = [
+        'unknown' if np.isnan(one) else f'{factor * one:.{digits}f}' if np.isfinite(one) else 'not reached'
+        for one in (value, *interval)
+    ]
     return f'{texts[0]} [{texts[1]}, {texts[2]}]' if np.isfinite(value) else texts[0]
 
 

@@ -25,6 +25,7 @@ class Source(NamedTuple):
     categories: list[Any]  # id of each class
     iou_thr: float
     score_thr: float
+    prevalence: float | None  # of the metric, see `false_alarms`
 
 
 class Run(NamedTuple):
@@ -97,6 +98,7 @@ def read_run(folder: Path, name: str) -> Run:
         categories=categories,
         iou_thr=tested['iou_thr'],
         score_thr=tested['score_thr'],
+        prevalence=tested.get('prevalence'),  # earlier versions did not write it
     )
     files = [place / 'metrics.json' for place in (folder, folder.parent) if (place / 'metrics.json').is_file()]
     metrics: Mapping = read_json(files[0]) if files else {}

@@ -182,6 +182,26 @@ def test_nothing_to_report(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_false_alarms_on_good_parts_are_columns_and_less_is_better():
+    columns = {
+        'alarms_per_100_good_at_0.25': 'alarms / 100 good @ 0.25',
+        'alarms_per_100_good_at_recall_0.7': 'alarms / 100 good at recall 0.7',
+        'alarms_per_100_good_at_recall_0.8': 'alarms / 100 good at recall 0.8',
+        'alarms_per_100_good_at_recall_0.9': 'alarms / 100 good at recall 0.9',
+        'good_with_alarm_at_recall_0.8': 'good with alarm at recall 0.8',
+        'alarms_per_100_good_at_part_recall_0.8': 'alarms / 100 good at part recall 0.8',
+    }
+    results = _runs(base=(0.3, 0.3, 0.3), other=(0.3, 0.3, 0.3))
+    for result in results:
+        more = (result['variant'] == 'base') + result['seed'] / 10
+        result['metrics'] |= {f'pr/{name}': more + place for place, name in enumerate(columns)}
+    rows = compare(results, ['base', 'other'])
+    heads, *_ = _cells(markdown(rows))
+    assert heads == ['', 'runs', 'mAP', 'mAP50', *columns.values()]
+    said = {row['metric']: row['conclusion'] for row in rows if row['variant'] == 'other'}
+    assert [said[f'pr/{name}'] for name in columns] == ['helps'] * len(columns)
+
+
 def test_a_figure_that_only_some_runs_reach_says_how_many():
     alarms, precision = 'pr/alarms_per_100_good_at_recall_0.8', 'pr/precision_at_0.25'
     reached = {('a', 0): 40.0, ('a', 1): math.inf, ('a', 2): 60.0, ('b', 0): 10.0, ('b', 1): 20.0, ('b', 2): math.inf}

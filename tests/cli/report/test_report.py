@@ -14,7 +14,7 @@ from mmyolo_bgpenalty.cli.report import report
 from mmyolo_bgpenalty.cli.report.plots import COLOURS, TEXT, history_svg, precision_recall_svg, training_history
 from mmyolo_bgpenalty.cli.report.sources import read_run
 from mmyolo_bgpenalty.evaluation.bootstrap import interval_of
-from mmyolo_bgpenalty.evaluation.false_alarms import false_alarm_samples, false_alarms
+from mmyolo_bgpenalty.evaluation.false_alarms import false_alarm_samples, false_alarms, widened
 from mmyolo_bgpenalty.evaluation.judged import HIT, judged
 from mmyolo_bgpenalty.evaluation.matching import MISTAKES, match_images
 from mmyolo_bgpenalty.evaluation.precision_recall import false_positive_samples, precision_recall, ratio_samples
@@ -100,38 +100,67 @@ def test_key_figures_are_those_of_the_evaluation_with_intervals(page, results):
     runs = content(page)['runs']
     found = [read_run(results / run['name'], run['name']) for run in runs]
     matches = [match_images(zip(run.found, run.source.truth), 2) for run in found]
-    figures = [precision_recall(one, 0.25)['metrics'] | false_alarms(one, 0.25, (0.8, 0.9)) for one in matches]
+    recalls = 0.7, 0.8, 0.9
+    figures = [precision_recall(one, 0.25)['metrics'] | false_alarms(one, 0.25, recalls) for one in matches]
     samples = [
-        ratio_samples(one, 0.25) | false_alarm_samples(one, 0.25, (0.8, 0.9)) | false_positive_samples(one, (0.8, 0.9))
+        ratio_samples(one, 0.25) | false_alarm_samples(one, 0.25, recalls) | false_positive_samples(one, recalls)
         for one in matches
     ]
     named = dict(precision='precision', recall='recall', f1='F1', alarms_per_100_good='false alarms per 100 good parts')
-    named |= dict(fp_per_image='false positives per image')
+    named |= dict(fp_per_image='false positives per image', good_with_alarm='good parts with an alarm, %')
+    places = {'0.25': 'at confidence 0.25'}
+    for recall in recalls:
+        places[f'recall_{recall}'] = f'at recall {recall} of all objects'
+        places[f'part_recall_{recall}'] = f'at recall {recall} of the defective parts'
     keys = [({(where, what): rest for where, what, *rest in run['key']}) for run in runs]
     assert all(key['over all confidences', 'mAP'] == ['–', ''] for key in keys)  # without metrics.json
     compared = 0
-    for place in ('0.25', 'recall_0.8', 'recall_0.9'):
-        where = f'at confidence {place}' if place == '0.25' else f'at {place.replace("_", " ")} of all objects'
+    at_a_place = {'0': {'precision', 'recall', 'f1'}, 'r': {'fp_per_image'}, 'p': set()}
+    for place, where in places.items():
         for name, what in named.items():
             if (where, what) not in keys[0]:
-                # precision, recall and F1 are at a confidence, and false positives per image at a recall
-                assert (place == '0.25') == (name == 'fp_per_image')
+                assert name not in {'alarms_per_100_good', 'good_with_alarm', *at_a_place[place[0]]}
                 continue
-            digits = dict(alarms_per_100_good=1, fp_per_image=2).get(name, 3)
+            digits = dict(alarms_per_100_good=1, good_with_alarm=1, fp_per_image=2).get(name, 3)
+            factor = 100 if name == 'good_with_alarm' else 1
             for run, key in enumerate(keys):
                 values = samples[run][f'{name}_at_{place}']
-                numbers = [figures[run][f'{name}_at_{place}'], *interval_of(values)]
-                texts = [f'{one:.{digits}f}' if math.isfinite(one) else 'not reached' for one in numbers]
+                numbers = [figures[run][f'{name}_at_{place}'], *widened(name, interval_of(values), 4)]
+                texts = [f'{factor * one:.{digits}f}' if math.isfinite(one) else 'not reached' for one in numbers]
                 text, difference = key[where, what]
                 assert text == (f'{texts[0]} [{texts[1]}, {texts[2]}]' if math.isfinite(numbers[0]) else texts[0])
-                low, high = interval_of(values - samples[0][f'{name}_at_{place}'])
+                with np.errstate(invalid='ignore'):  # inf - inf
+                    low, high = interval_of(factor * (values - samples[0][f'{name}_at_{place}']))
                 if run and math.isfinite(low) and math.isfinite(high):
-                    change = figures[run][f'{name}_at_{place}'] - figures[0][f'{name}_at_{place}']
+                    change = factor * (figures[run][f'{name}_at_{place}'] - figures[0][f'{name}_at_{place}'])
                     assert difference == f'{change:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]'
                     compared += 1
                 else:
                     assert difference == ''
     assert compared >= 4
+
+
+def test_the_precision_on_a_line_is_shown_if_the_test_had_a_prevalence(page, results, tmp_path):
+    """The prevalence of the first run counts. Without an alarm, the lower end of an interval is unknown."""
+    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
+    edit(tmp_path / 'before/tested.json', prevalence=0.9)
+    found = tmp_path / 'after/test.bbox.json'
+    rows = json.loads(found.read_text(encoding='utf-8'))
+    found.write_text(json.dumps([row for row in rows if row['image_id'] >= 4]), encoding='utf-8')
+    report.main([str(tmp_path / 'before'), str(tmp_path / 'after'), '--out', str(tmp_path / 'page.html')])
+    before, after = (
+        {where: rest for where, what, *rest in run['key'] if what == 'precision if 0.9 of the parts are good'}
+        for run in content((tmp_path / 'page.html').read_text(encoding='utf-8'))['runs']
+    )
+    assert list(before) == list(after) == [f'at recall {recall} of all objects' for recall in (0.7, 0.8, 0.9)]
+    run = read_run(tmp_path / 'before', 'before')
+    matches = match_images(zip(run.found, run.source.truth), 2)
+    name = 'precision_at_recall_0.7_at_prevalence_0.9'
+    low, high = interval_of(false_alarm_samples(matches, 0.25, (0.7,), 0.9)[name])
+    value = false_alarms(matches, 0.25, (0.7,), 0.9)[name]
+    assert 0 < value < 1 and before['at recall 0.7 of all objects'] == [f'{value:.3f} [{low:.3f}, {high:.3f}]', '']
+    assert all('[unknown, ' in text and difference == '' for text, difference in after.values())
+    assert 'of the parts are good' not in page
 
 
 def test_a_missed_object_names_the_surest_detection_that_overlaps_it(page, results):
