@@ -35,7 +35,13 @@ GOOD_PANELS = (
         'all labels, bf16',
         'all labels and 400 good boards, bf16',
     ),
-    ('solar', 'labels only', '400 good panels'),
+    (
+        'solar',
+        'labels only, bf16',
+        '400 good panels, misfires first, bf16',
+        'all labels, bf16',
+        'all labels and 400 good panels, bf16',
+    ),
 )
 LABEL = dict(facecolor='white', edgecolor='none', pad=1)  # lines do not cross the number
 RECALLS, ALARMS = (0.6, 0.7, 0.8, 0.9), (0, 1, 3, 10, 30, 100, 300)
