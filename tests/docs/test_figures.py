@@ -25,7 +25,7 @@ def rows_of(page):
 README = {
     '40 labels': ('labels only, bf16', '1170'),
     '40 labels and 360 unlabeled boards': ('360 unlabeled boards, bf16', '1170'),
-    '40 labels and 400 good boards': ('400 good boards, misfires first, bf16', '1170'),
+    '40 labels and 400 good boards': ('400 good boards, misfires first, lambda 0.3, bf16', '1170'),
     'all 400 labels': ('all labels, bf16', '1200'),
 }
 
@@ -214,15 +214,16 @@ def test_a_row_of_whole_trainings_is_that_of_the_benchmark(other):
 PENALISED = '(focal, positives, lambda 1), bf16'
 ARMS = {
     'labels only, bf16': '40 labels only',
-    '400 good boards, misfires first, bf16': '400 good boards, as shipped',
-    '400 good boards, bf16': '400 good boards, drawn uniformly',
-    f'400 good boards, and penalty on them {PENALISED}': '400 good boards, and the penalty on them',
+    '400 good boards, misfires first, lambda 0.3, bf16': '400 good boards, as shipped (λ = 0.3)',
+    '400 good boards, misfires first, bf16': '400 good boards, λ = 0',
+    '400 good boards, bf16': '400 good boards, λ = 0, drawn uniformly',
+    f'400 good boards, and penalty on them {PENALISED}': '400 good boards, penalty of another form (λ = 1), drawn uniformly',
     f'400 good boards, penalty in place of the classification loss {PENALISED}': (
-        '400 good boards, the penalty in place of the classification loss'
+        '400 good boards, that penalty in place of their classification loss'
     ),
     '360 unlabeled boards, bf16': '360 unlabeled boards',
     '360 unlabeled and 400 good boards, bf16': '360 unlabeled and 400 good boards',
-    'labels only, a tenth more of good boards among them, bf16': '4 good boards among the 40 labels',
+    'labels only, a tenth more of good boards among them, bf16': '4 good boards in addition, among the 40 labels',
     'all labels, bf16': 'all 400 labels',
     'all labels and 400 good boards, bf16': 'all 400 labels and 400 good boards',
 }

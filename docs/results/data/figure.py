@@ -31,7 +31,7 @@ GOOD_PANELS = (
     (
         'DeepPCB',
         'labels only, bf16',
-        '400 good boards, misfires first, bf16',
+        '400 good boards, misfires first, lambda 0.3, bf16',
         'all labels, bf16',
         'all labels and 400 good boards, bf16',
     ),
