@@ -27,6 +27,8 @@ TAKEN_OUT = dict(
     OPTIMIZERS={'batch_size_per_gpu'},
 )
 READ = ('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'optim_wrapper', 'env_cfg')
+# The default hooks of MMEngine's Runner, which None removes.
+REMOVABLE = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 # Dicts in READ, and the keys that are read. Other keys are ignored, or fail late. A user's own code may read more keys,
 # so only a key that is similar to one of these is a mistake.
 LOOSE = dict(
@@ -94,6 +96,16 @@ def check_loose_dicts(parts: ConfigParts) -> Findings:
         if kind and parts.get(hook.path):  # else it is a hook of the Runner
             own = inspect.signature(kind).parameters
             yield from _misspelt(hook.path, hook.node, {*inspect.signature(CheckpointHook).parameters, *own})
+
+
+def check_removed_hooks(parts: ConfigParts) -> Findings:
+    """MMEngine fails at other hooks that are None, and does not name them."""
+    hooks = parts.get('default_hooks')
+    for name, hook in hooks.items() if isinstance(hooks, Mapping) else ():
+        if hook is None and name not in REMOVABLE:
+            what = f'None removes only the hooks {", ".join(sorted(REMOVABLE))}'
+            hint = 'write floor=1.0, which draws all images equally often' if name == 'misfires' else 'remove the entry'
+            yield error(f'default_hooks.{name}', what, hint)
 
 
 def _misspelt(path: str, node: Mapping, known: Collection[str]) -> Findings:
@@ -194,4 +206,4 @@ def _is(node: ast.expr, text: str) -> bool:
     return ast.unparse(node) == text
 
 
-CHECKS = (check_arguments, check_options, check_loose_dicts)
+CHECKS = (check_arguments, check_options, check_loose_dicts, check_removed_hooks)

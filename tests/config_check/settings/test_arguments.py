@@ -56,6 +56,17 @@ def test_a_misspelt_entry_is_found_and_the_right_name_is_given(cfg, path, only_f
     assert findings[0].instead == f'write `{MISSPELT[path]}`'
 
 
+@pytest.mark.parametrize('name, hint', [('misfires', 'floor=1.0'), ('guard', 'remove the entry'), ('timer', None)])
+def test_none_removes_only_the_hooks_of_mmengine(supervised, name, hint, only_finding):
+    change(supervised, {f'default_hooks.{name}': None})
+    found = [one for one in check_config(supervised, data=False) if one.where == f'default_hooks.{name}']
+    if hint:
+        only_finding(found, 'error', f'default_hooks.{name}', 'None removes only the hooks checkpoint, logger')
+        assert hint in found[0].instead
+    else:
+        assert not found
+
+
 def test_good_parts_need_another_config(supervised, only_finding):
     change(supervised, {'train_dataloader.dataset.empty': 'good_parts/'})
     found = [one for one in check_config(supervised, data=False) if one.where == 'train_dataloader.dataset.empty']
