@@ -217,7 +217,9 @@ ARMS = {
     '400 good boards, misfires first, lambda 0.3, bf16': '400 good boards, as shipped (λ = 0.3)',
     '400 good boards, misfires first, bf16': '400 good boards, λ = 0',
     '400 good boards, bf16': '400 good boards, λ = 0, drawn uniformly',
-    f'400 good boards, and penalty on them {PENALISED}': '400 good boards, penalty of another form (λ = 1), drawn uniformly',
+    f'400 good boards, and penalty on them {PENALISED}': (
+        '400 good boards, penalty of another form (λ = 1), drawn uniformly'
+    ),
     f'400 good boards, penalty in place of the classification loss {PENALISED}': (
         '400 good boards, that penalty in place of their classification loss'
     ),
