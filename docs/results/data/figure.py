@@ -38,7 +38,7 @@ GOOD_PANELS = (
     (
         'solar',
         'labels only, bf16',
-        '400 good panels, misfires first, bf16',
+        '400 good panels, misfires first, lambda 0.3, bf16',
         'all labels, bf16',
         'all labels and 400 good panels, bf16',
     ),
