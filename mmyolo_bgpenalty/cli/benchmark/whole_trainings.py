@@ -260,7 +260,7 @@ def beside_others(device: str, quick: bool, rounds: int) -> Iterator[Compared]:
 @contextmanager
 def other_programs(number: int) -> Iterator[None]:
     """As many processes that compute all the time."""
-    code = 'import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass'  # also if the parent is killed
+    code = f'import os\nwhile os.getppid() == {os.getpid()}: pass'  # it also ends if this process is killed
     programs = [subprocess.Popen([sys.executable, '-c', code]) for _ in range(number)]
     try:
         yield
