@@ -38,7 +38,8 @@ TIMED = dict(loss=loss_pairs, traffic=traffic_pairs, assigner=assigner_pairs, st
 PROCESSES = dict(
     training=against_others, data=waiting_for_data, start=starting, busy=beside_others, ablation=short_runs
 )
-ROUNDS = dict(training=5, data=15, start=5, busy=5, ablation=5)  # the pairs are divided by it: they take minutes
+# How many `--pairs` make a round of these cases. A round takes minutes.
+ROUNDS = dict(training=5, data=15, start=5, busy=5, ablation=5)
 
 
 class Row(NamedTuple):
@@ -65,7 +66,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--pairs',
         type=int,
         default=30,
-        help='number of pairs (default 30); whole steps have half, and whole processes a fifth',
+        help='number of pairs (default 30). Whole steps have half, and whole processes a fifth or fewer',
     )
     threads = torch.get_num_threads()
     parser.add_argument('--threads', type=int, default=threads, help=f'CPU threads of torch (default {threads})')
@@ -111,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 write_report(args.out, machine, rows)
 
 
-def write_report(out: str, machine: dict, rows: Sequence['Row']) -> None:
+def write_report(out: str, machine: dict, rows: Sequence[Row]) -> None:
     content = dict(machine, rows=[dict(row._asdict(), ratio=row.ratio._asdict()) for row in rows])
     with InputCheck():
         write_whole(f'{out}.md', '\n'.join([HEADER.format(**machine), *map(line, rows), '']))
