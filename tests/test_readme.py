@@ -21,6 +21,7 @@ from mmyolo.registry import HOOKS, MODELS
 
 from mmyolo_bgpenalty import config
 from mmyolo_bgpenalty.__main__ import COMMANDS as COMMAND_NAMES
+from mmyolo_bgpenalty.cli.ablation.processes import Processes
 from mmyolo_bgpenalty.utils.files import read_json
 from tests.helpers.environments import OwnEnvironment, copy_checkout
 from tests.helpers.labels import make_voc, save_picture
@@ -75,12 +76,26 @@ def stage(tmp_path_factory):
     return root
 
 
-def run(stage: Path, command: list, *more: str) -> str:
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT), 'PYTHONWARNINGS': 'ignore'}
-    arguments = [sys.executable, *command[1:], *more]
-    done = subprocess.run(arguments, cwd=stage, env=environment, text=True, capture_output=True)
-    assert done.returncode == 0, [command, done.stdout[-3000:] + done.stderr[-3000:]]
-    return done.stdout
+@pytest.fixture
+def commands(stage, monkeypatch):
+    """Processes in the stage. A child of the warm worker starts faster than a new Python."""
+    monkeypatch.chdir(stage)
+    for name, value in dict(OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT), PYTHONWARNINGS='ignore').items():
+        monkeypatch.setenv(name, value)
+    with Processes(1) as started:
+        yield started
+
+
+def run(commands: Processes, stage: Path, command: list, *more: str) -> str:
+    arguments, output = [*command[1:], *more], stage / 'output.txt'
+    with output.open('w') as file:
+        if arguments[:2] == ['-m', 'mmyolo_bgpenalty']:
+            code = commands.start(arguments[2:], file).wait()
+        else:
+            code = subprocess.run([sys.executable, *arguments], stdout=file, stderr=subprocess.STDOUT).returncode
+    text = output.read_text(encoding='utf-8')
+    assert code == 0, [command, text[-3000:]]
+    return text
 
 
 def test_no_block_is_left_out():
@@ -115,7 +130,7 @@ def test_install(tmp_path):
     assert places[:2] == [f'{checkout}/mmyolo_bgpenalty/__init__.py', f'{checkout}/configs/yolov8_bgpenalty.py']
 
 
-def test_commands(stage):
+def test_commands(stage, commands):
     """In the order of README, since a command may need the files of another."""
     seen = []
     for command in COMMANDS:
@@ -124,7 +139,7 @@ def test_commands(stage):
         if command[1] != '-m':
             tool = Path(command[1]).stem
             if tool == 'make_solar_set':
-                run(stage, [part.replace('1500', '3') for part in command])
+                run(commands, stage, [part.replace('1500', '3') for part in command])
                 assert len(read_json(stage / command[2] / 'annotations/val.json')['images']) == 3
                 continue
             command[1:2] = ['-m', 'mmyolo_bgpenalty', dict(ablation='ablate').get(tool, tool)]
@@ -137,31 +152,31 @@ def test_commands(stage):
         if name == 'init':
             small = ('--model', 'n', '--size', '64', '--batch', '4', '--iterations', '8')
             project = f'{command[4]}/{command[4]}.py'
-            assert f'train {project}' in run(stage, command, *small)
+            assert f'train {project}' in run(commands, stage, command, *small)
             assert Config.fromfile(stage / project).train_dataloader.batch_size == (
                 4 if '--unlabeled' in command else 2
             )
         elif name == 'train':
-            taken = 'tensors taken' in run(stage, command, *options, *SHORT)
+            taken = 'tensors taken' in run(commands, stage, command, *options, *SHORT)
             assert taken or config_file != PROJECT or '--resume' in command
         elif name == 'check':
-            assert 'loss_bg' in run(stage, command, *options)
+            assert 'loss_bg' in run(commands, stage, command, *options)
         elif name == 'test':
-            run(stage, command, *options, '--launcher', 'none')  # `mim test` adds this
+            run(commands, stage, command, *options, '--launcher', 'none')  # `mim test` adds this
             assert {'metrics.json', 'precision_recall.png', 'confusion_matrix.png'} <= set(
                 os.listdir(stage / 'results')
             )
             assert len([*(stage / 'shown').rglob('*.jpg')]) == 2
         elif name == 'browse':
-            run(stage, command, *options)
+            run(commands, stage, command, *options)
             assert sorted(os.listdir(stage / 'browse')) == [
                 f'1_{branch}.jpg' for branch in ('sup', 'unsup_student', 'unsup_teacher')
             ]
         elif name == 'report':
-            run(stage, command)
+            run(commands, stage, command)
             assert '<title>Detection report' in (stage / 'report.html').read_text(encoding='utf-8')
         elif name == 'predict':
-            run(stage, command, *options)
+            run(commands, stage, command, *options)
             if '--labels' in command:
                 (found,) = stage.glob('predictions/*/predictions.json')
                 assert len(read_json(found)['images']) == 8
@@ -170,14 +185,14 @@ def test_commands(stage):
         elif name == 'ablate':
             # test_real_runs.py trains a tiny ablation.
             command.insert(5, '--dry-run')
-            assert re.search(r'(\d+) of \1 runs to do', run(stage, command, *options))
+            assert re.search(r'(\d+) of \1 runs to do', run(commands, stage, command, *options))
         elif name == 'split':
-            run(stage, command)
+            run(commands, stage, command)
             assert len(read_json(stage / 'data/bccd/semi_anns/train.1@10.json')['images']) == 4
         elif name == 'export':
-            run(stage, command, *options)
+            run(commands, stage, command, *options)
             exported = DETECTOR.replace('…', 'work_dirs/my_project/epoch_2').replace('picture.jpg', 'data/new/0.jpg')
-            found = run(stage, ['python', '-c', f'{exported}\nprint(sorted(found))'])
+            found = run(commands, stage, ['python', '-c', f'{exported}\nprint(sorted(found))'])
             assert found.endswith("['bboxes', 'labels', 'scores']\n") and (stage / 'out/vis/0.jpg').exists()
         else:
             pytest.fail(f'no test of {name}')

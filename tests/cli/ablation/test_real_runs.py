@@ -138,7 +138,8 @@ def test_mistakes_are_reported_as_by_a_new_process(tmp_path, monkeypatch):
 def test_a_stopped_ablation_saves_and_continues(data, tmp_path):
     make_config(data, tmp_path)
     (tmp_path / 'variants.py').write_text("variants = {'one': {}}")
-    options = ['--variants', str(tmp_path / 'variants.py'), '--seeds', '0', '--cfg-options', 'train_cfg.max_epochs=15']
+    options = ['--variants', str(tmp_path / 'variants.py'), '--seeds', '0', '--cfg-options']
+    options += ['train_cfg.max_epochs=8', 'train_cfg.val_interval=8', 'default_hooks.checkpoint.interval=8']
     run, process = tmp_path / 'work/one/seed_0', ablation(tmp_path, *options)
     for _ in range(1200):
         if (run / 'log.txt').exists() and '[2][5/5]' in (run / 'log.txt').read_text():
@@ -148,11 +149,11 @@ def test_a_stopped_ablation_saves_and_continues(data, tmp_path):
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 128 + signal.SIGTERM and 'waiting until the running trainings have saved' in output
     log = (run / 'log.txt').read_text()
-    done = int(re.search(r'Stopped after iteration (\d+) of 75', log)[1])
-    assert 10 <= done < 75 and last_checkpoint(run)['meta']['iter'] == done and not (run / 'result.json').exists()
+    done = int(re.search(r'Stopped after iteration (\d+) of 40', log)[1])
+    assert 10 <= done < 40 and last_checkpoint(run)['meta']['iter'] == done and not (run / 'result.json').exists()
     process = ablation(tmp_path, *options)
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, output
     assert f'continues after iteration {done}' in (run / 'log.txt').read_text()
     result, times = json.loads((run / 'result.json').read_text()), last_checkpoint(run)['message_hub']
-    assert len(times['log_scalars']['train/time'].data[0]) == 75 and 0 < result['train_seconds'] < result['seconds']
+    assert len(times['log_scalars']['train/time'].data[0]) == 40 and 0 < result['train_seconds'] < result['seconds']
