@@ -25,6 +25,6 @@ train_dataloader = dict(
 )
 images = dict(_base_.model.data_preprocessor, type='StackingDetDataPreprocessor', pad_size_divisor=32)
 data_preprocessor = dict(_delete_=True, type='SemiDataPreprocessor', data_preprocessor=images)
-model = dict(type='EmptyImagesYOLODetector', data_preprocessor=data_preprocessor)
-# Empty images with false alarms are drawn more often.
-default_hooks = dict(misfires=dict(type='MisfiresFirstHook'))
+# The penalty is on empty images only: labeled images may show objects that nobody has marked.
+model = dict(type='EmptyImagesYOLODetector', data_preprocessor=data_preprocessor, sup_loss_weights=dict(loss_bg=0.0))
+default_hooks = dict(misfires=dict(type='MisfiresFirstHook'))  # images with false alarms are drawn more often

@@ -189,12 +189,11 @@ def test_a_weight_of_0_stops_a_loss_that_is_not_finite(weights):
 
 
 @pytest.mark.parametrize('branches', [('sup',), ('sup', 'bg')])
-def test_the_penalty_on_empty_images_only(branches, data, tmp_path):
+def test_the_penalty_is_on_empty_images_only(branches, data, tmp_path):
+    """In the shipped config. Without its weights of labeled losses it is on labeled images, too."""
     cfg = own_empty(data, tmp_path)
-    cfg.model.bbox_head.bg_penalty = dict(lambda_bg=0.5)
-    plain, weighed = (
-        MODELS.build(dict(cfg.model, sup_loss_weights=weights, init_cfg=None)) for weights in (None, dict(loss_bg=0.0))
-    )
+    cfg.model.update(init_cfg=None, bbox_head=dict(cfg.model.bbox_head, bg_penalty=dict(lambda_bg=0.5)))
+    plain, weighed = (MODELS.build(model) for model in (dict(cfg.model, sup_loss_weights=None), cfg.model))
     weighed.load_state_dict(plain.state_dict())
     inputs = {branch: torch.rand(2, 3, 64, 64) for branch in branches}
     samples = {branch: batch('list', objects) for branch, objects in (('sup', OBJECTS), ('bg', NO_OBJECTS))}

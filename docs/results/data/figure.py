@@ -31,14 +31,14 @@ GOOD_PANELS = (
     (
         'DeepPCB',
         'labels only, bf16',
-        '400 good boards, misfires first, lambda 0.3, bf16',
+        '400 good boards, misfires first, lambda 0.3 on them only, bf16',
         'all labels, bf16',
         'all labels and 400 good boards, bf16',
     ),
     (
         'solar',
         'labels only, bf16',
-        '400 good panels, misfires first, lambda 0.3, bf16',
+        '400 good panels, misfires first, lambda 0.3 on them only, bf16',
         'all labels, bf16',
         'all labels and 400 good panels, bf16',
     ),
@@ -82,7 +82,7 @@ def picture_of_alarms(runs: Sequence[dict]) -> bytes:
             chosen = [run for run in runs if (run['set'], run['variant'], run['images']) == (name, variant, 'test')]
             for place, run in enumerate(chosen):
                 values = [float(run[f'alarms_at_recall_{recall:g}'] or 'nan') for recall in RECALLS]
-                label = {} if place else dict(label=variant.removesuffix(', bf16'))
+                label = {} if place else dict(label=variant.partition(',')[0])
                 panel.plot(RECALLS, values, 'o-', color=f'C{number}', linewidth=1, markersize=4, **label)
         panel.set_xticks(RECALLS)
         panel.set_xlabel('recall')
